@@ -1,0 +1,109 @@
+"""Components by name: `load("loss", "clip")` gives the factory of clipjax/losses/clip.py.
+
+A family is one place: a package with one file per component (its factory is called
+`make`), or a module whose public functions are the components. A dotted path
+("my_code.losses.mine") loads the `make` of a module of your own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from clipjax.types import UserError
+
+FAMILIES = {
+    "model": "clipjax.models",
+    "image": "clipjax.models.image",
+    "text": "clipjax.models.text",
+    "loss": "clipjax.losses",
+    "optim": "clipjax.optim.optimizers",
+    "schedule": "clipjax.optim.schedules",
+    "data": "clipjax.data.sources",
+    "tokenizer": "clipjax.data.tokenizers",
+    "preprocess": "clipjax.data.preprocess",
+    "augment": "clipjax.data.augment",
+    "evals": "clipjax.evals",
+}
+
+# Modules of a family's package that serve its components and are none themselves.
+HELPERS = {"clipjax.models.layers"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter of a factory: its default and annotation."""
+
+    default: Any
+    annotation: Any
+
+
+def suggest(word: str, known: typing.Iterable[str]) -> str:
+    """Returns ' Did you mean ...?' where something known is near, else ''."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def names(family: str) -> list[str]:
+    """The components of a family, sorted; imports none of a package's files."""
+    place = importlib.import_module(FAMILIES[family])
+    if hasattr(place, "__path__"):
+        return sorted(
+            module.name
+            for module in pkgutil.iter_modules(place.__path__)
+            if not module.ispkg and f"{place.__name__}.{module.name}" not in HELPERS
+        )
+    return sorted(
+        name
+        for name, value in vars(place).items()
+        if isinstance(value, types.FunctionType)
+        and value.__module__ == place.__name__
+        and not name.startswith("_")
+    )
+
+
+def load(family: str, name: str) -> Callable[..., Any]:
+    """Returns the factory of a component.
+
+    Raises UserError for an unknown name, with the known ones and the nearest.
+    """
+    known = names(family)
+    if name in known:
+        place = importlib.import_module(FAMILIES[family])
+        if not hasattr(place, "__path__"):
+            return getattr(place, name)
+        return importlib.import_module(f"{place.__name__}.{name}").make
+    if "." in name:
+        try:
+            return importlib.import_module(name).make
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{family}={name}: cannot load it: {error}") from error
+    raise UserError(
+        f"unknown {family} {name!r}.{suggest(name, known)} Known: {', '.join(known)}"
+    )
+
+
+def options(factory: Callable[..., Any]) -> dict[str, Option]:
+    """The keyword-only parameters of a factory, in order: what a config can set.
+
+    Raises TypeError for one without an annotation or a default, which is a defect of
+    the component.
+    """
+    hints = typing.get_type_hints(factory)
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if name not in hints or parameter.default is inspect.Parameter.empty:
+            raise TypeError(
+                f"{factory.__module__}: option {name!r} needs a type and a default"
+            )
+        found[name] = Option(parameter.default, hints[name])
+    return found

@@ -1,0 +1,180 @@
+"""The contracts that keep towers, losses, sources and evaluators interchangeable.
+
+Dimensions in shape comments: b batch, h w c image, l text length, e embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+Variables = Mapping[str, Any]  # {"params": tree, and "batch_stats": tree if any}
+Batch = Mapping[str, Any]  # flat dict of arrays; the keys are listed at `BATCH_KEYS`
+Outputs = dict[str, Any]
+Metrics = dict[str, Any]
+
+BATCH_KEYS = {
+    "image": "uint8 [b h w 3], normalised on the device by the model",
+    "text": "int32 [b l], token ids, padded with the tokenizer's pad_id",
+    "text_mask": "bool [b l], true on tokens, false on padding",
+    "image_id": "int32 [b], the example's index in its source",
+    "text_id": "int32 [b], image_id * max_captions + caption index",
+    "valid": "bool [b], false where the example was broken and is masked",
+    "replaced": "bool [b], true where a broken example was replaced by another",
+    "label": "int32 [b], the class where the source has one, else -1",
+}
+
+# Outputs of a model that do not have a leading batch dimension.
+GLOBAL_OUTPUTS = ("logit_scale", "logit_bias")
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line naming the value and the fix (exit 2)."""
+
+
+class BadExample(Exception):
+    """One example cannot be used; `str()` is the reason, without the example's key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One distinct image with its captions and labels.
+
+    image: encoded bytes (JPEG, PNG, WebP), or uint8 [h w 3].
+    captions: zero or more strings.
+    labels: class index per label set, e.g. {"class": 3}; keys are those of the
+      source's `class_names`.
+    key: where it comes from, for messages ("train-00001.tar:000123").
+    """
+
+    image: bytes | np.ndarray
+    captions: Sequence[str] = ()
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    key: str = ""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """`make(split, *, options) -> Source`: random access to examples; picklable.
+
+    max_captions: the largest caption count of any example (0 without captions).
+    caption_counts: int32 [len], captions of each example, known without decoding.
+    class_names: label set -> names in index order; empty without labels.
+    templates: label set -> prompt templates with one `{}`; may lack a set.
+    """
+
+    max_captions: int
+    caption_counts: np.ndarray
+    class_names: Mapping[str, Sequence[str]]
+    templates: Mapping[str, Sequence[str]]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Raises BadExample where this one example is broken."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """`make(captions, state, *, context_length, ...) -> Tokenizer`; picklable.
+
+    captions: a function giving an iterator over training captions, for tokenizers
+      that are trained; state: what `state()` returned in an earlier run, or None.
+    """
+
+    vocab_size: int
+    context_length: int
+    pad_id: int
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 [b context_length] and mask bool, same shape.
+
+        Every row holds at least one valid token; a text that is too long is cut and
+        keeps its end token. Raises BadExample for a text that is not a str.
+        """
+        ...
+
+    def state(self) -> str | None:
+        """What `make` needs to build the same tokenizer without captions."""
+        ...
+
+
+class Model(Protocol):
+    """A Linen module with its sizes fixed; holds no arrays."""
+
+    def init(self, key: Any) -> Variables:
+        """Fresh variables (float32); pure, so it can run under jit and eval_shape."""
+        ...
+
+    def apply(
+        self, variables: Variables, batch: Batch, train: bool, key: Any
+    ) -> tuple[Outputs, Any]:
+        """Returns (outputs, new_model_state).
+
+        outputs: image_embed, text_embed float32 [b e] of unit norm, image_features,
+        text_features [b e] before normalisation, and the GLOBAL_OUTPUTS it has:
+        logit_scale (exponentiated) and logit_bias, float32 scalars.
+        new_model_state: the `batch_stats` tree, {} where the model has none.
+        """
+        ...
+
+    def encode_image(self, variables: Variables, image: Any) -> Outputs: ...
+
+    def encode_text(self, variables: Variables, text: Any, mask: Any) -> Outputs: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSpec:
+    """What a loss may know at construction."""
+
+    num_images: int
+    num_texts: int
+    embed_dim: int
+    global_batch: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+class Loss(Protocol):
+    """`make(spec, *, options) -> Loss`; pure, over the GLOBAL batch, >= float32."""
+
+    def init(self) -> Any:
+        """The loss state, {} where there is none."""
+        ...
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: Any, step: Any
+    ) -> tuple[Any, Any, Metrics]:
+        """Returns (scalar value, new state, metrics)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalResult:
+    """What an evaluator found.
+
+    metrics: name -> value (fractions in [0, 1] for accuracies and recalls, ranks from
+      1); chance: the value of an uninformed model for the metrics that have one.
+    primary: the metric that best-checkpoint and summaries quote.
+    size: what was evaluated, in words ("1000 images x 5000 captions").
+    broken: examples that could not be read and were left out.
+    """
+
+    metrics: dict[str, float]
+    chance: dict[str, float]
+    primary: str
+    size: str
+    broken: int = 0
+
+
+class Evaluator(Protocol):
+    """`make(encoder, source, *, options) -> Evaluator`."""
+
+    def run(
+        self, variables: Variables, progress: Callable[[int, int], None] | None = None
+    ) -> EvalResult:
+        """Pure in `variables`; `progress(done, total)` is called now and then."""
+        ...
