@@ -1,4 +1,4 @@
-"""Components by name: `load("loss", "clip")` gives the factory of clipjax/losses/clip.py.
+"""Components by name: `load("loss", "clip")` is the factory of clipjax/losses/clip.py.
 
 A family is one place: a package with one file per component (its factory is called
 `make`), or a module whose public functions are the components. A dotted path

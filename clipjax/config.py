@@ -1,0 +1,445 @@
+"""Configs: `base` builds one, `validate` checks it, `differences` compares two.
+
+*Which* component is said after the colon of `--config file.py:loss=clip,optim=sgd`;
+*how much* by dotted flags, `--config.optim.lr=3e-4`. A section holds the shared keys
+listed at SHARED plus exactly the options of the component chosen for it, which are the
+keyword-only parameters of its factory; every other word is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from clipjax import registry
+from clipjax.types import UserError
+
+# The component words and what they choose when neither file nor argument says.
+WORDS = {
+    "model": "two_tower",
+    "image": "vit",
+    "text": "transformer",
+    "tokenizer": "words",
+    "preprocess": "clip",
+    "augment": "none",
+    "loss": "clip",
+    "optim": "adamw",
+    "schedule": "cosine",
+    "data": "scenes",
+    "eval_data": "",  # empty: the training source, with its own split
+    "evals": "retrieval",  # several: retrieval+zeroshot; of other data: zeroshot@scenes
+}
+
+# Keys every run has, with their defaults. Comments are the user's documentation.
+SHARED: dict[str, dict[str, Any]] = {
+    "": {
+        "seed": 0,  # of initialisation, data order, augmentation and dropout
+        "init_from": "",  # a run directory whose parameters to start from
+    },
+    "data": {
+        "image_size": 224,  # pixels a side
+        "batch_size": 128,  # of all devices and hosts together
+        "unit": "image",  # an epoch visits every image once, or every "pair"
+        "workers": 0,  # processes that read and decode; 0: threads of this one
+        "threads": 1,  # decoding threads where workers is 0
+        "on_broken": "replace",  # or "raise": what an unreadable example does
+    },
+    "optim": {
+        "clip_norm": 1.0,  # global gradient norm; 0: no clipping
+        # Never decayed, beside every parameter of fewer than two dimensions.
+        "no_decay": r"(^|/)(positions|class_token|logit_scale|logit_bias)$",
+        # (pattern, lr factor, weight decay factor); first match wins; 0 lr freezes.
+        "groups": (),
+    },
+    "train": {
+        "steps": 0,  # the run's length: steps, or
+        "epochs": 0.0,  # epochs; one of the two is 0
+        "ema": 0.0,  # decay of the moving average of parameters; 0: none
+        "max_logit_scale": 100.0,  # clamp of the inverse temperature
+        "max_bad_steps": 10,  # non-finite steps in a row that end the run
+        "eval_every": 0,  # steps; 0: only at the end
+        "eval_ema": True,  # evaluate the moving average where there is one
+        "val_batches": 8,  # of validation loss at each evaluation; 0: none
+    },
+    "checkpoint": {
+        "every": 0,  # steps between saves; 0: one save an epoch
+        "keep": 2,  # latest saves kept
+        "keep_every": 0,  # additionally kept for ever, in steps; 0: none
+        "best": "",  # metric whose best save is kept, e.g. "retrieval/mean_recall@1"
+        "best_mode": "max",  # or "min"
+    },
+    "log": {
+        "every": 10,  # steps between metric rows
+        "tensorboard": True,
+    },
+    "mesh": {
+        "data": -1,  # devices along the batch; -1: all that are left
+        "fsdp": 1,  # devices that share each parameter
+    },
+}
+
+# Keys that may change between a run and its resumption without changing its result,
+# apart from the rounding that another device layout brings.
+HOW_KEYS = (
+    r"data\.(workers|threads)",
+    r"data\.eval\..*",
+    r"(log|mesh|checkpoint|evals)\..*",
+    r"train\.(eval_every|eval_ema|val_batches|max_bad_steps)",
+)
+LENGTH_KEYS = ("train.steps", "train.epochs")
+
+
+def word(arg: str | None, name: str, choices: Iterable[str]) -> str:
+    """Returns what the config argument says of the file's own word, else choices[0].
+
+    Raises UserError for a value that is not among the choices.
+    """
+    choices = list(choices)
+    value = _parse(arg).get(name, choices[0])
+    if value not in choices:
+        hint = registry.suggest(value, choices)
+        raise UserError(f"{name}={value}: unknown.{hint} Known: {', '.join(choices)}")
+    return value
+
+
+def base(
+    arg: str | None,
+    *,
+    words: Iterable[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    **defaults: str,
+) -> ConfigDict:
+    """Returns the locked config of a run.
+
+    Args:
+      arg: what stands after the colon of --config: "loss=clip,optim=sgd", or None.
+      words: further words of `arg` that the config file reads itself with `word`.
+      options: values by section ("train": {"steps": 100}) or by component
+        ("optim.adamw": {"b2": 0.98}); those of components that are not chosen are
+        checked and dropped. "data.eval" sets the evaluation source alone.
+      **defaults: the file's choice of components (see WORDS), before `arg`.
+
+    Raises:
+      UserError: for unknown words, components, options, or values of a wrong type.
+    """
+    chosen = {**WORDS, **_known(defaults, WORDS, "component")}
+    given = _parse(arg)
+    chosen.update(
+        (name, value)
+        for name, value in _known(given, [*WORDS, *words], "config argument").items()
+        if name in WORDS
+    )
+    options = dict(options or {})
+    config = ConfigDict({"": None})
+    del config[""]
+    for key, value in _shared(options, "").items():
+        config[key] = value
+    model = _component("model", chosen["model"], options)
+    model["image"] = _component("image", chosen["image"], options)
+    model["text"] = _component("text", chosen["text"], options)
+    config.model = model
+    config.data = _data(chosen, options)
+    config.loss = _component("loss", chosen["loss"], options)
+    optim = _component("optim", chosen["optim"], options)
+    optim.update(_shared(options, "optim", beside=optim))
+    optim["schedule"] = _component("schedule", chosen["schedule"], options)
+    config.optim = optim
+    for name in ("train", "checkpoint", "log", "mesh"):
+        config[name] = ConfigDict(_shared(options, name))
+    config.evals = _evals(chosen["evals"], options)
+    for key in options:
+        _unused(key, options[key])
+    return config.lock()
+
+
+def _parse(arg: str | None) -> dict[str, str]:
+    pairs = {}
+    for item in (arg or "").split(","):
+        if not item.strip():
+            continue
+        name, equals, value = item.strip().partition("=")
+        if not equals or not value:
+            raise UserError(
+                f"config argument {item.strip()!r}: write it as name=value, "
+                "e.g. --config configs/quickstart.py:loss=clip,optim=sgd"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _known(given: Mapping[str, Any], known: Iterable[str], what: str) -> dict[str, Any]:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            hint = registry.suggest(name, known)
+            raise UserError(
+                f"unknown {what} {name!r}.{hint} Known: {', '.join(sorted(known))}"
+            )
+    return dict(given)
+
+
+def _shared(options, section: str, beside: Mapping[str, Any] = ()) -> dict[str, Any]:
+    """The shared keys of a section with the file's values in place of defaults."""
+    defaults = SHARED[section]
+    for key in defaults:
+        if key in beside:
+            raise TypeError(f"option {section}.{key} collides with a shared key")
+    given = _known(options.pop(section, {}), defaults, f"key of {section or 'config'}")
+    for key, value in given.items():
+        given[key] = _typed(value, type(defaults[key]), f"{section}.{key}")
+    return {**defaults, **given}
+
+
+def _component(family: str, name: str, options) -> ConfigDict:
+    """The section of one component: its name and every option of its factory."""
+    factory = registry.load(family, name)
+    known = registry.options(factory)
+    given = options.pop(f"{family}.{name}", {})
+    _known(given, known, f"option of {family}.{name}")
+    section = ConfigDict({"name": name})
+    for key, option in known.items():
+        value = given.get(key, option.default)
+        section[key] = _field(value, option.annotation, f"{family}.{name}.{key}")
+    return section
+
+
+def _field(value: Any, annotation: Any, path: str) -> Any:
+    """A value as a config field: an optional one stays overridable while it is None."""
+    members = typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType) and type(None) in members:
+        (kind,) = (member for member in members if member is not type(None))
+        field = config_dict.placeholder(kind)
+        if value is not None:
+            field.set(_typed(value, kind, path))
+        return field
+    return _typed(value, annotation, path)
+
+
+def _typed(value: Any, annotation: Any, path: str) -> Any:
+    """Returns the value, ints widened to floats; raises UserError for a wrong type."""
+    kind = typing.get_origin(annotation) or annotation
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{path}={value!r}: must be {_type_name(annotation)}")
+    members = typing.get_args(annotation)
+    if kind is tuple and members:
+        if members[-1] is Ellipsis:
+            members = members[:1] * len(value)
+        if len(value) != len(members):
+            raise UserError(f"{path}={value!r}: must have {len(members)} entries")
+        return tuple(_typed(v, m, path) for v, m in zip(value, members, strict=True))
+    return value
+
+
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _source(name: str, options, split: str) -> ConfigDict:
+    section = _component("data", name, options)
+    section["split"] = split
+    return section
+
+
+def _data(chosen: Mapping[str, str], options) -> ConfigDict:
+    data = ConfigDict(_shared(options, "data"))
+    eval_given = dict(options.pop("data.eval", {}))
+    data.train = _source(chosen["data"], options, "train")
+    if chosen["eval_data"] and chosen["eval_data"] != chosen["data"]:
+        data.eval = _source(chosen["eval_data"], options, "val")
+    else:
+        # The same source: what a flag changes for training holds here too.
+        data.eval = ConfigDict()
+        for key in data.train:
+            data.eval[key] = data.train.get_oneway_ref(key)
+        data.eval.split = "val"
+    for key, value in _known(eval_given, data.eval, "key of data.eval").items():
+        data.eval[key] = value
+    for name in ("tokenizer", "preprocess", "augment"):
+        data[name] = _component(name, chosen[name], options)
+    return data
+
+
+def _evals(chosen: str, options) -> ConfigDict:
+    """Labelled sections: "retrieval+zeroshot@imagefolder" makes two."""
+    evals = ConfigDict()
+    for item in filter(None, chosen.split("+")):
+        name, _, source = item.partition("@")
+        label = name.rpartition(".")[2]
+        if label in evals:
+            raise UserError(f"evals={chosen}: {label!r} is there twice")
+        evals[label] = _component("evals", name, options)
+        if source:
+            evals[label]["data"] = _source(source, options, "val")
+    return evals
+
+
+def _unused(key: str, given: Mapping[str, Any]) -> None:
+    """Checks options of a component that was not chosen; raises UserError if wrong."""
+    family, _, name = key.partition(".")
+    if family not in registry.FAMILIES or not name:
+        known = [*filter(None, SHARED), *(f"{f}.NAME" for f in registry.FAMILIES)]
+        raise UserError(f"options[{key!r}]: no such section. Known: {', '.join(known)}")
+    known = registry.options(registry.load(family, name))
+    _known(given, known, f"option of {key}")
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> JSON value of every leaf, after a JSON round trip."""
+    resolved = config
+    if isinstance(config, ConfigDict):
+        resolved = config.copy_and_resolve_references().to_dict()
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            found[prefix] = node
+
+    walk("", json.loads(json.dumps(resolved)))
+    return found
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The resolved config as plain JSON values, to be saved with the run."""
+    plain = config.copy_and_resolve_references().to_dict()
+    return json.loads(json.dumps(plain))
+
+
+def from_dict(saved: Mapping[str, Any]) -> ConfigDict:
+    """A saved config again as a ConfigDict, lists back to tuples."""
+
+    def convert(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: convert(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return tuple(convert(value) for value in node)
+        return node
+
+    return ConfigDict(convert(dict(saved))).lock()
+
+
+def differences(saved: Mapping[str, Any], config: ConfigDict) -> dict[str, tuple]:
+    """Result keys in which a run and a config differ: path -> (saved, given)."""
+    old, new = flat(saved), flat(config)
+    absent = "(absent)"
+    return {
+        path: (old.get(path, absent), new.get(path, absent))
+        for path in sorted({*old, *new})
+        if old.get(path, absent) != new.get(path, absent)
+        and not any(re.fullmatch(pattern, path) for pattern in HOW_KEYS)
+    }
+
+
+def create(family: str, section: Mapping[str, Any], *args: Any) -> Any:
+    """Calls the factory that a section names, with the section's options."""
+    factory = registry.load(family, section["name"])
+    chosen = {key: section[key] for key in registry.options(factory)}
+    return factory(*args, **chosen)
+
+
+def validate(config: ConfigDict, chosen: ConfigDict | None = None) -> None:
+    """Checks what can be known before any device work.
+
+    chosen: the same config before dotted flags, to refuse a component chosen by flag.
+    Raises UserError with one line naming the key and the fix.
+    """
+    values = flat(config)
+    if chosen is not None:
+        for path, before in flat(chosen).items():
+            if path.endswith(".name") and values[path] != before:
+                kind = _argument_word(path)
+                raise UserError(
+                    f"--config.{path}={values[path]}: components are chosen after the "
+                    f"colon: --config FILE.py:{kind}={values[path]}"
+                )
+    steps, epochs = values["train.steps"], values["train.epochs"]
+    if (steps > 0) == (epochs > 0):
+        raise UserError(
+            f"train.steps={steps}, train.epochs={epochs}: set one of the two above 0 "
+            "and leave the other at 0"
+        )
+    for path, low in LOWEST.items():
+        if values[path] < low:
+            raise UserError(f"{path}={values[path]}: must be at least {low}")
+    for path, allowed in ONE_OF.items():
+        if values[path] not in allowed:
+            hint = registry.suggest(str(values[path]), allowed)
+            raise UserError(
+                f"{path}={values[path]!r}: must be one of {', '.join(allowed)}.{hint}"
+            )
+    if not 0 <= values["train.ema"] < 1:
+        raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
+    if values["mesh.data"] == 0 or values["mesh.data"] < -1:
+        raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
+    for rule in config.optim.groups:
+        _check_group(rule)
+    _check_pattern("optim.no_decay", values["optim.no_decay"])
+
+
+LOWEST = {
+    "seed": 0,
+    "data.image_size": 1,
+    "data.batch_size": 1,
+    "data.workers": 0,
+    "data.threads": 0,
+    "optim.clip_norm": 0,
+    "train.max_logit_scale": 1,
+    "train.max_bad_steps": 1,
+    "train.eval_every": 0,
+    "train.val_batches": 0,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_every": 0,
+    "log.every": 1,
+    "mesh.fsdp": 1,
+}
+ONE_OF = {
+    "data.unit": ("image", "pair"),
+    "data.on_broken": ("replace", "raise"),
+    "checkpoint.best_mode": ("max", "min"),
+}
+
+
+def _argument_word(path: str) -> str:
+    """The config argument that chooses the component of a section's `name`."""
+    words = {
+        "data.train.name": "data",
+        "data.eval.name": "eval_data",
+        "optim.schedule.name": "schedule",
+    }
+    if path in words:
+        return words[path]
+    parts = path.split(".")
+    return parts[0] if parts[0] == "evals" else parts[-2]
+
+
+def _check_group(rule: Any) -> None:
+    form = "(pattern, lr factor, weight decay factor), e.g. ('^image/', 0.1, 1.0)"
+    if not isinstance(rule, tuple) or len(rule) != 3:
+        raise UserError(f"optim.groups: {rule!r} is not of the form {form}")
+    pattern, *factors = rule
+    _check_pattern("optim.groups", pattern)
+    for factor in factors:
+        if not isinstance(factor, int | float) or factor < 0:
+            raise UserError(f"optim.groups: {rule!r} is not of the form {form}")
+
+
+def _check_pattern(path: str, pattern: Any) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise UserError(
+            f"{path}: {pattern!r} is no regular expression: {error}"
+        ) from error

@@ -1,0 +1,80 @@
+"""Where arrays live: one mesh, one rule table, used for parameters and their moments."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from clipjax.optim.factory import paths
+from clipjax.types import UserError
+
+# Path pattern -> what is done with the array; first match wins, the last is explicit.
+# "fsdp" splits the largest dimension that the axis divides; "replicate" splits none.
+RULES = (
+    (r"(^|/)(step|key|bad_total|bad_in_row|count)$", "replicate"),
+    (r".*", "fsdp"),
+)
+
+
+def make_mesh(config: Mapping[str, int]) -> Mesh:
+    """The mesh (data, fsdp) of the `mesh` section over all devices of all hosts.
+
+    Raises UserError where the two do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    data, fsdp = config["data"], config["fsdp"]
+    if data == -1:
+        data = max(count // fsdp, 1)
+    if data * fsdp != count:
+        raise UserError(
+            f"mesh.data={config['data']}, mesh.fsdp={fsdp}: their product must be the "
+            f"number of devices, {count} ({jax.devices()[0].device_kind})"
+        )
+    # make_mesh's default axis type is Explicit since jax 0.9, under which indexing a
+    # sharded table and the product of two batch-sharded embeddings raise.
+    return jax.make_mesh(
+        (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The batch dimension over every device."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def tree_shardings(mesh: Mesh, tree: Any) -> Any:
+    """A NamedSharding for every leaf of a tree of arrays or their shapes."""
+    return jax.tree.map(lambda path, leaf: _rule(mesh, path, leaf), paths(tree), tree)
+
+
+def _rule(mesh: Mesh, path: str, leaf: Any) -> NamedSharding:
+    for pattern, action in RULES:
+        if re.search(pattern, path):
+            break
+    size = mesh.shape["fsdp"]
+    spec: list[str | None] = [None] * leaf.ndim
+    if action == "fsdp" and size > 1:
+        fitting = [d for d in range(leaf.ndim) if leaf.shape[d] % size == 0]
+        # A small array is not worth the exchange.
+        if fitting and math.prod(leaf.shape) >= 2**12:
+            spec[max(fitting, key=lambda d: leaf.shape[d])] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def put_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Global arrays from this process's block of the batch."""
+    sharding = batch_sharding(mesh)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for key, value in local.items()
+    }

@@ -1,0 +1,96 @@
+"""TrainState: everything a run needs to go on, as one pytree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from clipjax.engine import sharding
+from clipjax.optim.factory import Optim
+from clipjax.types import Loss, Model
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: int32, batches seen. params: what the model is applied to, float32.
+    model_state: BatchNorm statistics, {} without. ema: {} or moving averages
+    {"params", "model_state"}. bad_total, bad_in_row: int32, steps whose update was
+    dropped because a value was not finite. key: of (seed), folded with step.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    loss_state: Any
+    ema: Any
+    bad_total: jax.Array
+    bad_in_row: jax.Array
+    key: jax.Array
+
+
+def variables(params: Any, model_state: Any) -> dict[str, Any]:
+    """As a Linen module takes them."""
+    return {"params": params, **({"batch_stats": model_state} if model_state else {})}
+
+
+def eval_variables(state: TrainState, ema: bool) -> dict[str, Any]:
+    """The variables to evaluate: the moving averages where asked and there."""
+    if ema and state.ema:
+        return variables(state.ema["params"], state.ema["model_state"])
+    return variables(state.params, state.model_state)
+
+
+def create(model: Model, loss: Loss, tx: Any, ema: bool, seed: int) -> TrainState:
+    """A fresh state; pure, for jit and eval_shape."""
+    key = jax.random.key(seed)
+    # The step folds step numbers into `key`: initialisation takes a stream of its own.
+    fresh = model.init(jax.random.fold_in(key, 2**31 - 1))
+    params, model_state = fresh["params"], fresh.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=tx.init(params),
+        loss_state=loss.init(),
+        # Copies, or donation would see one buffer twice.
+        ema=jax.tree.map(jnp.copy, {"params": params, "model_state": model_state})
+        if ema
+        else {},
+        bad_total=jnp.zeros((), jnp.int32),
+        bad_in_row=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def shapes(
+    model: Model,
+    loss: Loss,
+    optim: Optim,
+    ema: bool,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
+    abstract = jax.eval_shape(lambda: create(model, loss, optim.tx, ema, seed))
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        abstract,
+        sharding.tree_shardings(mesh, abstract),
+    )
+
+
+def initialise(
+    model: Model, loss: Loss, optim: Optim, ema: bool, seed: int, template: TrainState
+) -> TrainState:
+    """A fresh state, computed under one jit straight into its place on the devices."""
+    where = jax.tree.map(lambda leaf: leaf.sharding, template)
+    make = jax.jit(
+        lambda: create(model, loss, optim.tx, ema, seed), out_shardings=where
+    )
+    return make()

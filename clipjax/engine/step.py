@@ -1,0 +1,114 @@
+"""The training step: one pure function, free of mesh, writer and config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clipjax.engine.state import TrainState, variables
+from clipjax.optim.factory import Optim
+from clipjax.types import Batch, Loss, Metrics, Model
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    model: Model, loss: Loss, optim: Optim, *, ema: float, max_logit_scale: float
+) -> TrainStep:
+    """Returns train_step(state, batch) -> (state, metrics), to be jitted.
+
+    ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
+    logit_scale (a logarithm) is kept in [0, ln max_logit_scale].
+
+    A step whose loss or gradient is not finite changes nothing but `step` (or the same
+    batch would come for ever) and the counts of such steps.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+
+        def objective(params):
+            outputs, model_state = model.apply(
+                variables(params, state.model_state), batch, True, key
+            )
+            value, loss_state, metrics = loss(
+                outputs, batch, state.loss_state, state.step
+            )
+            return value, (model_state, loss_state, outputs, metrics)
+
+        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        model_state, loss_state, outputs, metrics = aux
+        grad_norm = optax.global_norm(grads)
+        updates, opt_state = optim.tx.update(
+            grads, state.opt_state, state.params, value=value
+        )
+        params = _clamp(optax.apply_updates(state.params, updates), max_logit_scale)
+        averages = _average(state, params, model_state, ema)
+
+        good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        new = state.replace(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            loss_state=loss_state,
+            ema=averages,
+            bad_in_row=jnp.zeros_like(state.bad_in_row),
+        )
+        old = state.replace(
+            bad_total=state.bad_total + 1, bad_in_row=state.bad_in_row + 1
+        )
+        new = jax.tree.map(lambda ours, theirs: jnp.where(good, ours, theirs), new, old)
+        new = new.replace(step=state.step + 1)
+        if "logit_scale" in outputs:
+            metrics = {**metrics, "logit_scale": outputs["logit_scale"]}
+        metrics = {
+            **metrics,
+            "loss": value,
+            "grad_norm": grad_norm,
+            "learning_rate": optim.schedule(state.step),
+            "bad_total": new.bad_total,
+            "bad_in_row": new.bad_in_row,
+        }
+        return new, metrics
+
+    return train_step
+
+
+def make_loss_step(
+    model: Model, loss: Loss
+) -> Callable[[TrainState, Batch], jax.Array]:
+    """Returns loss_step(state, batch) -> loss in evaluation mode, changing nothing."""
+
+    def loss_step(state: TrainState, batch: Batch) -> jax.Array:
+        outputs, _ = model.apply(
+            variables(state.params, state.model_state), batch, False, state.key
+        )
+        return loss(outputs, batch, state.loss_state, state.step)[0]
+
+    return loss_step
+
+
+def _clamp(params: dict, max_logit_scale: float) -> dict:
+    if "logit_scale" not in params:
+        return params
+    clamped = jnp.clip(params["logit_scale"], 0.0, math.log(max_logit_scale))
+    return {**params, "logit_scale": clamped}
+
+
+def _average(state: TrainState, params, model_state, decay: float):
+    if not state.ema:
+        return state.ema
+    # Short runs: early on, weigh recent parameters more, as (1 + t) / (10 + t).
+    step = state.step.astype(jnp.float32)
+    rate = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(
+        lambda mean, value: (
+            rate.astype(mean.dtype) * mean + (1 - rate).astype(mean.dtype) * value
+        ),
+        state.ema,
+        {"params": params, "model_state": model_state},
+    )

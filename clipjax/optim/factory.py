@@ -1,0 +1,127 @@
+"""The optimizer of a run: clipping, groups, freezing and decay around an update."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clipjax.config import create
+from clipjax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """tx: optax transformation over the whole parameter tree.
+
+    schedule: step -> learning rate of the default group.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
+    schedule: optax.Schedule
+
+
+def paths(tree: Any) -> Any:
+    """The same tree with each leaf's '/'-joined path in its place."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "/".join(str(getattr(k, "key", k)) for k in path), tree
+    )
+
+
+def make(
+    config: Mapping[str, Any], total_steps: int, steps_per_epoch: int, params: Any
+) -> Optim:
+    """Builds the optimizer of a run.
+
+    Args:
+      config: the `optim` section.
+      params: the parameter tree, or its shapes.
+
+    Raises:
+      UserError: where a group's pattern matches no parameter.
+    """
+    names = paths(params)
+    factors = _factors(config["groups"], names)
+    lr_factor = jax.tree.map(lambda name: factors[name][0], names)
+    decayed = re.compile(config["no_decay"])
+    decay_factor = jax.tree.map(
+        lambda name, leaf: (
+            0.0 if leaf.ndim < 2 or decayed.search(name) else factors[name][1]
+        ),
+        names,
+        params,
+    )
+
+    def rate(peak: float) -> optax.Schedule:
+        return create(
+            "schedule", config["schedule"], peak, total_steps, steps_per_epoch
+        )
+
+    def decay(strength: float) -> optax.GradientTransformation:
+        return _decay(strength, decay_factor) if strength else optax.identity()
+
+    tx = create("optim", config, rate, decay)
+    if any(factor != 1.0 for factor in jax.tree.leaves(lr_factor)):
+        tx = optax.chain(tx, _scale(lr_factor))
+    frozen = jax.tree.map(lambda factor: factor == 0.0, lr_factor)
+    if config["clip_norm"] > 0:
+        tx = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), tx)
+    if any(jax.tree.leaves(frozen)):
+        # Partitioned, so that frozen parameters have no optimizer state.
+        labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "on", frozen)
+        tx = optax.partition({"on": tx, "frozen": optax.set_to_zero()}, labels)
+    return Optim(optax.with_extra_args_support(tx), rate(config["lr"]))
+
+
+def _factors(groups: tuple, names: Any) -> dict[str, tuple[float, float]]:
+    """Parameter path -> (lr factor, decay factor) of the first group that matches."""
+    found = {name: (1.0, 1.0) for name in jax.tree.leaves(names)}
+    unmatched = set(found)
+    for pattern, lr, weight_decay in groups:
+        matched = {name for name in found if re.search(pattern, name)}
+        if not matched:
+            raise UserError(
+                f"optim.groups: {pattern!r} matches no parameter; there are "
+                f"{', '.join(sorted(found)[:3])}, ... (--dry_run lists all)"
+            )
+        for name in matched & unmatched:
+            found[name] = (float(lr), float(weight_decay))
+        unmatched -= matched
+    return found
+
+
+def _decay(strength: float, factors: Any) -> optax.GradientTransformation:
+    def update(updates, state, params):
+        def add(update, param, factor):
+            # optax masks leaves of other partitions, which have no factor of their own.
+            return update + strength * factor * param if factor else update
+
+        return _over(add, updates, params, factors), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scale(factors: Any) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        scale = lambda update, factor: update * jnp.asarray(factor, update.dtype)  # noqa: E731
+        return _over(scale, updates, factors), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _over(function, updates: Any, *trees: Any) -> Any:
+    """Maps over the updates that are there; masked ones (of a partition) stay."""
+
+    def one(update, *rest):
+        return (
+            update if isinstance(update, optax.MaskedNode) else function(update, *rest)
+        )
+
+    return jax.tree.map(
+        one, updates, *trees, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode)
+    )

@@ -1,0 +1,77 @@
+"""Optimizers: each `name(rate, decay, *, lr, options)` returns an optax transformation.
+
+rate: makes the schedule from the peak learning rate. decay: makes the transformation
+that adds weight decay, given its strength, under the run's exclusions and groups; where
+an optimizer puts it decides whether the decay is decoupled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optax
+
+Rate = Callable[[float], optax.Schedule]
+Decay = Callable[[float], optax.GradientTransformation]
+
+
+def adamw(
+    rate: Rate,
+    decay: Decay,
+    *,
+    lr: float = 5e-4,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    eps: float = 1e-6,
+    weight_decay: float = 0.2,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (arXiv 1711.05101).
+
+    The defaults are CLIP's for ViT towers (arXiv 2103.00020, appendix).
+    """
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        decay(weight_decay),
+        optax.scale_by_learning_rate(rate(lr)),
+    )
+
+
+def adam(
+    rate: Rate,
+    decay: Decay,
+    *,
+    lr: float = 1e-4,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Adam (arXiv 1412.6980); weight decay is coupled: added to the gradient (L2).
+
+    The same update as torch.optim.Adam, coupled decay included.
+    """
+    return optax.chain(
+        decay(weight_decay),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_learning_rate(rate(lr)),
+    )
+
+
+def sgd(
+    rate: Rate,
+    decay: Decay,
+    *,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Gradient descent with (Nesterov) momentum and coupled weight decay.
+
+    The same update as torch.optim.SGD with dampening 0.
+    """
+    return optax.chain(
+        decay(weight_decay),
+        optax.trace(decay=momentum, nesterov=nesterov),
+        optax.scale_by_learning_rate(rate(lr)),
+    )

@@ -1,0 +1,100 @@
+"""Learning-rate schedules: each `name(peak, total_steps, steps_per_epoch, *, options)`
+returns a function of the step (int32 array or int) giving a float32 rate.
+
+`warmup` is in steps where it is 1 or more, else a fraction of the run.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from clipjax.types import UserError
+
+
+def _with_warmup(
+    after: optax.Schedule, peak: float, total_steps: int, warmup: float, start: float
+) -> optax.Schedule:
+    """Linear warmup from start * peak, then `after`, called with steps from 0."""
+    steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
+    if not 0 <= steps < max(total_steps, 1):
+        raise UserError(
+            f"optim.schedule.warmup={warmup}: {steps} steps of warmup do not fit into "
+            f"a run of {total_steps} steps"
+        )
+    if steps == 0:
+        return after
+
+    def schedule(count):
+        # Step 0 already moves: the first rate is one warmup step above the start.
+        rising = start + (1 - start) * (jnp.asarray(count) + 1) / steps
+        return jnp.where(count < steps, peak * rising, after(count - steps))
+
+    return schedule
+
+
+def _decay_steps(total_steps: int, warmup: float) -> int:
+    steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
+    return max(total_steps - steps, 1)
+
+
+def cosine(
+    peak: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    warmup: float = 0.0,
+    warmup_start: float = 0.0,
+    floor: float = 0.0,
+    per_epoch: bool = False,
+) -> optax.Schedule:
+    """Half a cosine from peak to floor (arXiv 1608.03983, without restarts).
+
+    floor is a rate, not a factor. per_epoch holds the rate for a whole epoch, as
+    PyTorch's CosineAnnealingLR does when it is stepped once an epoch.
+    """
+    length = _decay_steps(total_steps, warmup)
+
+    def decay(count):
+        if per_epoch:
+            count = count // steps_per_epoch * steps_per_epoch
+        share = jnp.clip(count / length, 0.0, 1.0)
+        return floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * share))
+
+    return _with_warmup(decay, peak, total_steps, warmup, warmup_start)
+
+
+def linear(
+    peak: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    warmup: float = 0.0,
+    warmup_start: float = 0.0,
+    floor: float = 0.0,
+) -> optax.Schedule:
+    """A straight line from peak to floor (a rate)."""
+    length = _decay_steps(total_steps, warmup)
+
+    def decay(count):
+        return peak + (floor - peak) * jnp.clip(count / length, 0.0, 1.0)
+
+    return _with_warmup(decay, peak, total_steps, warmup, warmup_start)
+
+
+def constant(
+    peak: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    warmup: float = 0.0,
+    warmup_start: float = 0.0,
+) -> optax.Schedule:
+    """Always the peak, after warmup."""
+    return _with_warmup(
+        lambda count: jnp.full((), peak, jnp.float32),
+        peak,
+        total_steps,
+        warmup,
+        warmup_start,
+    )
