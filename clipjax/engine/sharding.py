@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, one rule table, used for parameters and their moments."""
+"""Where arrays live: one mesh, and one rule table for parameters and their moments."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def _rule(mesh: Mesh, path: str, leaf: Any) -> NamedSharding:
-    for pattern, action in RULES:
-        if re.search(pattern, path):
-            break
+    action = next(action for pattern, action in RULES if re.search(pattern, path))
     size = mesh.shape["fsdp"]
     spec: list[str | None] = [None] * leaf.ndim
     if action == "fsdp" and size > 1:

@@ -50,19 +50,31 @@ def make_train_step(
         averages = _average(state, params, model_state, ema)
 
         good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        new = state.replace(
+        old = (
+            state.params,
+            state.model_state,
+            state.opt_state,
+            state.loss_state,
+            state.ema,
+        )
+        new = (params, model_state, opt_state, loss_state, averages)
+        params, model_state, opt_state, loss_state, averages = jax.tree.map(
+            lambda ours, theirs: jnp.where(good, ours, theirs), new, old
+        )
+        bad = 1 - good.astype(jnp.int32)
+        new_state = TrainState(
+            step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
             loss_state=loss_state,
             ema=averages,
-            bad_in_row=jnp.zeros_like(state.bad_in_row),
+            bad_total=state.bad_total + bad,
+            bad_in_row=(state.bad_in_row + bad) * bad,
+            key=state.key,
         )
-        old = state.replace(
-            bad_total=state.bad_total + 1, bad_in_row=state.bad_in_row + 1
-        )
-        new = jax.tree.map(lambda ours, theirs: jnp.where(good, ours, theirs), new, old)
-        new = new.replace(step=state.step + 1)
+        if "replaced" in batch:
+            metrics = {**metrics, "replaced": jnp.sum(batch["replaced"])}
         if "logit_scale" in outputs:
             metrics = {**metrics, "logit_scale": outputs["logit_scale"]}
         metrics = {
@@ -70,10 +82,10 @@ def make_train_step(
             "loss": value,
             "grad_norm": grad_norm,
             "learning_rate": optim.schedule(state.step),
-            "bad_total": new.bad_total,
-            "bad_in_row": new.bad_in_row,
+            "bad_total": new_state.bad_total,
+            "bad_in_row": new_state.bad_in_row,
         }
-        return new, metrics
+        return new_state, metrics
 
     return train_step
 

@@ -1,0 +1,128 @@
+"""From a config to its parts: the one place that calls the components' factories."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from clipjax.config import create
+from clipjax.data import pipeline
+from clipjax.encoder import Encoder
+from clipjax.types import (
+    EvalResult,
+    Evaluator,
+    Loss,
+    LossSpec,
+    Model,
+    Source,
+    Tokenizer,
+    UserError,
+)
+
+
+def source(section: Mapping[str, Any]) -> Source:
+    """The source of a `data.train`, `data.eval` or `evals.LABEL.data` section.
+
+    Raises UserError where data is missing or empty.
+    """
+    made = create("data", section, section["split"])
+    if len(made) == 0:
+        raise UserError(
+            f"data={section['name']}, split={section['split']!r}: the source is empty"
+        )
+    return made
+
+
+def tokenizer(
+    config: ConfigDict, workdir: pathlib.Path | None, train_source: Source | None
+) -> Tokenizer:
+    """The run's tokenizer: the one saved in workdir, else made (and trained) anew."""
+    saved = workdir / "tokenizer.json" if workdir else None
+    if saved is not None and saved.exists():
+        state = json.loads(saved.read_text(encoding="utf-8"))["state"]
+        return create("tokenizer", config.data.tokenizer, None, state)
+    captions: Callable[[], Iterator[str]] | None = None
+    if train_source is not None:
+        captions = functools.partial(pipeline.captions, train_source)
+    return create("tokenizer", config.data.tokenizer, captions, None)
+
+
+def save_tokenizer(made: Tokenizer, name: str, workdir: pathlib.Path) -> None:
+    """Keeps the tokenizer's state with the run."""
+    write_json(workdir / "tokenizer.json", {"name": name, "state": made.state()})
+
+
+def model(config: ConfigDict, made: Tokenizer) -> Model:
+    image = create("image", config.model.image, config.data.image_size)
+    text = create("text", config.model.text, made.vocab_size, made.context_length)
+    return create("model", config.model, image, text)
+
+
+def loss(
+    config: ConfigDict, train_source: Source, steps_per_epoch: int, total_steps: int
+) -> Loss:
+    spec = LossSpec(
+        num_images=len(train_source),
+        num_texts=len(train_source) * max(train_source.max_captions, 1),
+        embed_dim=config.model.embed_dim,
+        global_batch=config.data.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    return create("loss", config.loss, spec)
+
+
+def encoder(
+    config: ConfigDict, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
+) -> Encoder:
+    preprocess = create("preprocess", config.data.preprocess, config.data.image_size)
+    return Encoder(made, words, preprocess, mesh=mesh)
+
+
+def evaluators(
+    config: ConfigDict, made: Encoder, eval_source: Callable[[], Source]
+) -> dict[str, Evaluator]:
+    """Label -> evaluator, each over its own source or the run's evaluation source."""
+    found = {}
+    for label in config.evals:
+        section = config.evals[label]
+        own = source(section["data"]) if "data" in section else eval_source()
+        found[label] = create("evals", section, made, own)
+    return found
+
+
+def evaluate(
+    made: Mapping[str, Evaluator],
+    variables: Any,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> dict[str, EvalResult]:
+    """Runs evaluators in turn; `progress(label)` gives each its callback."""
+    return {
+        label: evaluator.run(variables, progress(label) if progress else None)
+        for label, evaluator in made.items()
+    }
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes by a temporary file, so that a killed process leaves old or new."""
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPreprocess:
+    """An evaluation preprocess where an augmentation is expected: draws nothing."""
+
+    preprocess: Callable[[Any], Any]
+
+    def __call__(self, image: Any, rng: Any) -> Any:
+        return self.preprocess(image)

@@ -1,0 +1,74 @@
+"""The persistent compilation cache: compile once, start fast ever after."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zlib
+from collections.abc import Callable
+
+import jax
+
+
+def cache_dir() -> pathlib.Path:
+    """Folder of what can be made again: $CLIPJAX_CACHE or ~/.cache/clipjax."""
+    given = os.environ.get("CLIPJAX_CACHE")
+    return pathlib.Path(given) if given else pathlib.Path.home() / ".cache" / "clipjax"
+
+
+def enable_cache(say: Callable[[str], None]) -> pathlib.Path:
+    """Turns jax's compilation cache on, after deleting entries that cannot be read.
+
+    A process killed while it writes leaves a cut entry, which jax would report and
+    compile around at every start but never replace.
+    """
+    folder = cache_dir() / "xla"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in unreadable(folder):
+        say(f"deleted an unreadable compilation-cache entry: {path.name}")
+        path.unlink(missing_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return folder
+
+
+def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Entries whose compressed content is cut or damaged.
+
+    Those checked before, by name, size and time, are not read again.
+    """
+    listing = folder / "checked.txt"
+    checked = set(listing.read_text().splitlines()) if listing.exists() else set()
+    good, bad = [], []
+    for path in sorted(folder.glob("*-cache")):
+        try:
+            status = path.stat()
+            mark = f"{path.name} {status.st_size} {status.st_mtime_ns}"
+            if mark not in checked and not _readable(path.read_bytes()):
+                bad.append(path)
+                continue
+        except FileNotFoundError:  # another process tidied it away
+            continue
+        good.append(mark)
+    scratch = listing.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text("\n".join(good))
+    scratch.replace(listing)
+    return bad
+
+
+def _readable(content: bytes) -> bool:
+    if content[:4] == b"\x28\xb5\x2f\xfd":  # zstd, which jax takes where installed
+        try:
+            import zstandard
+        except ImportError:
+            return False  # jax could not read it either
+        try:
+            zstandard.ZstdDecompressor().decompress(content)
+        except zstandard.ZstdError:
+            return False
+        return True
+    try:
+        zlib.decompress(content)
+    except zlib.error:
+        return False
+    return True

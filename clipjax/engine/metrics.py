@@ -1,0 +1,108 @@
+"""Metric files of a run: metrics.jsonl, metrics.csv and TensorBoard events.
+
+The vocabulary is that of clu's MetricWriter (write_scalars, write_texts, flush,
+close), which itself needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class MetricWriter:
+    """Rows of scalars by step.
+
+    Rows after `resume_step` of an earlier part of the run are dropped, since those
+    steps are run again, and so is a last line that a killed process left unfinished.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike, resume_step: int, *, tensorboard: bool
+    ):
+        self._folder = pathlib.Path(workdir)
+        self._jsonl_path = self._folder / "metrics.jsonl"
+        self._csv_path = self._folder / "metrics.csv"
+        self._rows = [row for row in read(self._folder) if row["step"] <= resume_step]
+        _replace(
+            self._jsonl_path, "".join(json.dumps(row) + "\n" for row in self._rows)
+        )
+        self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
+        self._columns: list[str] = []
+        self._write_csv(extra=())
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(
+                str(self._folder / "tensorboard"), purge_step=resume_step + 1
+            )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        row = {"step": step, "time": round(time.time(), 3)}
+        row.update((name, float(value)) for name, value in scalars.items())
+        self._rows.append(row)
+        self._jsonl.write(json.dumps(row) + "\n")
+        self._jsonl.flush()
+        if set(row) <= set(self._columns):
+            with self._csv_path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow(row)
+        else:
+            self._write_csv(extra=row)
+        if self._events is not None:
+            for name, value in scalars.items():
+                self._events.add_scalar(name, float(value), step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        if self._events is not None:
+            for name, text in texts.items():
+                self._events.add_text(name, text, step)
+
+    def flush(self) -> None:
+        self._jsonl.flush()
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self._jsonl.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _write_csv(self, extra: Any) -> None:
+        """The whole table again: a new column changes the header."""
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        names.update(dict.fromkeys(extra))
+        self._columns = list(names)
+        lines: list[list[Any]] = [self._columns] if self._columns else []
+        for row in self._rows:
+            lines.append([row.get(name, "") for name in self._columns])
+        scratch = self._csv_path.with_suffix(".tmp")
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(lines)
+        scratch.replace(self._csv_path)
+
+
+def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl, without an unfinished last line."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                rows.append({**row, "step": int(row["step"])})
+            except (ValueError, TypeError, KeyError):
+                continue
+    return rows
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

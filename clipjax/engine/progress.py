@@ -1,0 +1,95 @@
+"""What a person sees while a run goes on: a live line, or plain lines without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+
+PLAIN_SECONDS = 5.0  # between lines where there is no terminal to rewrite
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    seconds = round(seconds)
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """Rates and the line that shows them; one per run, on process 0."""
+
+    def __init__(self, console: Console, total_steps: int, step: int, images: int):
+        """images: of one global batch."""
+        self._console = console
+        self._total = total_steps
+        self._images = images
+        self._first = step
+        self._begin = self._shown = time.monotonic()
+        self._mark = (self._begin, step)
+        self._waited = 0.0
+        self._waited_total = 0.0
+        self._paused = 0.0
+        self._live = None
+        if console.is_terminal:
+            self._live = console.status("")
+            self._live.start()
+
+    def wait(self, seconds: float) -> None:
+        """Adds time in which the step stood still for want of data."""
+        self._waited += seconds
+        self._waited_total += seconds
+
+    def pause(self, seconds: float) -> None:
+        """Takes evaluation and the like out of the rates."""
+        self._paused += seconds
+        self._mark = (self._mark[0] + seconds, self._mark[1])
+        self._begin += seconds
+
+    def rates(self, step: int) -> dict[str, float]:
+        """images/s and the share of time in want of data, since the last call."""
+        now = time.monotonic()
+        then, from_step = self._mark
+        seconds = max(now - then, 1e-9)
+        rates = {
+            "time/images_per_second": (step - from_step) * self._images / seconds,
+            "time/data_wait_share": min(self._waited / seconds, 1.0),
+        }
+        self._mark, self._waited = (now, step), 0.0
+        return rates
+
+    def show(self, step: int, values: Mapping[str, float], final: bool = False) -> None:
+        now = time.monotonic()
+        done = step - self._first
+        left = (now - self._begin) / max(done, 1) * (self._total - step)
+        width = len(str(self._total))
+        parts = [f"step {step:>{width}}/{self._total}"]
+        parts.append(f"loss {values['train/loss']:.4f}")
+        parts.append(f"{values['time/images_per_second']:,.0f} images/s")
+        parts.append(f"data wait {values['time/data_wait_share']:.0%}")
+        parts.append(f"left {duration(left)}")
+        line = "  ".join(parts)
+        if self._live is not None:
+            self._live.update(line)
+        elif final or done <= 1 or now - self._shown >= PLAIN_SECONDS:
+            self._shown = now
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def doing(self, what: str):
+        """A callback progress(done, total) for something other than steps."""
+
+        def progress(done: int, total: int) -> None:
+            if self._live is not None:
+                self._live.update(f"{what} {done}/{total}")
+
+        return progress
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

@@ -1,0 +1,94 @@
+"""What a run directory says of itself, and whether a config may go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from clipjax import config as configs
+from clipjax.engine.assemble import write_json
+from clipjax.types import UserError
+
+
+def environment() -> dict[str, Any]:
+    """What the bits of a result depend on beside config and code."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **{
+            name: metadata.version(name)
+            for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+        },
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "cpus": sorted(affinity(0)) if affinity else os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config of a run directory.
+
+    Raises UserError where there is none.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"{workdir} is no run directory: it has no config.json. Train one with "
+            f"python -m clipjax.train --config configs/quickstart.py --workdir {workdir}"
+        )
+    try:
+        return configs.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+
+
+def check(
+    workdir: pathlib.Path, config: ConfigDict, extend: bool, say: Callable[[str], None]
+) -> None:
+    """Compares a config with the one that the run in workdir began with.
+
+    Raises UserError where a result key differs, with every difference; a longer run
+    needs `extend`.
+    """
+    saved = configs.to_dict(load_config(workdir))
+    found = configs.differences(saved, config)
+    length = {key: found.pop(key) for key in configs.LENGTH_KEYS if key in found}
+    if found:
+        lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(lines)}). Give "
+            "those values again to resume it, or another --workdir to start anew"
+        )
+    if length and not extend:
+        lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in length.items()]
+        raise UserError(
+            f"{workdir} holds a run of another length ({'; '.join(lines)}). Add "
+            "--extend to go on to the new length, with its learning-rate schedule"
+        )
+    path = workdir / "environment.json"
+    if path.exists():
+        before, now = json.loads(path.read_text(encoding="utf-8")), environment()
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                say(
+                    f"{key} was {before.get(key)!r} and is {now.get(key)!r}: results "
+                    "will not be bit-identical to an uninterrupted run's"
+                )
+
+
+def save(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes config.json and environment.json."""
+    write_json(workdir / "config.json", configs.to_dict(config))
+    write_json(workdir / "environment.json", environment())
