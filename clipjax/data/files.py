@@ -1,0 +1,152 @@
+"""Local files for the file-based sources: reading, the cache folder, and complaints.
+
+Paths are local. Whatever a source must say about missing data is worded here, so that
+all sources say it alike.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import operator
+import os
+import pathlib
+import threading
+
+from clipjax.types import BadExample, UserError
+
+SET_PATH = (
+    "set it with --config.data.train.path=FOLDER (for evaluation data: "
+    "--config.data.eval.path=FOLDER)"
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+logger = logging.getLogger(__name__)
+
+
+def missing(path: str | os.PathLike[str], how: str) -> UserError:
+    """The complaint about data that are not there; `how` is how to get or name them."""
+    return UserError(f"{path} does not exist. {how}")
+
+
+def folder(path: str, kind: str) -> pathlib.Path:
+    """Returns the data folder; raises UserError where it is unset or absent.
+
+    kind: what the folder should hold, for the message ("webdataset shards").
+    """
+    if not path:
+        raise UserError(f"no folder of {kind} is given: {SET_PATH}")
+    place = pathlib.Path(path).expanduser()
+    if not place.exists():
+        raise missing(place, f"Put the {kind} there, or {SET_PATH}")
+    if not place.is_dir():
+        raise UserError(f"{place} is not a folder of {kind}: {SET_PATH}")
+    return place
+
+
+def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
+    """The file that an option names, relative to the data folder or absolute."""
+    place = base / pathlib.Path(name).expanduser()
+    if not place.is_file():
+        raise missing(place, f"It is named by the option {option}={name}")
+    return place
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a UTF-8 text file without their ends; blank lines at the end go.
+
+    Raises UserError for another encoding.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason})") from error
+    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
+
+
+def read_bytes(path: pathlib.Path, key: str) -> bytes:
+    """The content of an example's file; raises BadExample where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BadExample(f"{key}: the file {path} is missing") from error
+    except OSError as error:
+        raise BadExample(f"{key}: cannot read {path}: {error.strerror}") from error
+
+
+def position(index: int, length: int) -> int:
+    """Checks an example's index as sequences do; raises IndexError outside."""
+    index = operator.index(index)
+    if not 0 <= index < length:
+        raise IndexError(f"example {index} of {length}")
+    return index
+
+
+def cache_folder(name: str) -> pathlib.Path:
+    """Where derived data are kept: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
+    base = os.environ.get("CLIPJAX_CACHE") or "~/.cache/clipjax"
+    return pathlib.Path(base).expanduser() / name
+
+
+def report(source: str, problems: list[str]) -> None:
+    """Logs a source's problems as one warning line; nothing where there are none."""
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        logger.warning("%s: %s%s", source, problems[0], more)
+
+
+class FilePool:
+    """Reads parts of many files through a bounded number of open handles.
+
+    Safe among threads (positioned reads; a handle closes when its last reader is
+    done). A pickled pool arrives empty, so each process opens its own handles.
+    """
+
+    def __init__(self, limit: int = 64):
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: collections.OrderedDict[str, _Handle] = collections.OrderedDict()
+
+    def read(self, path: str, start: int, size: int) -> bytes:
+        """Returns `size` bytes from `start`, fewer at the file's end; raises OSError."""
+        handle = self._handle(path)
+        parts = []
+        while size > 0:  # a network file system may return less than asked
+            part = os.pread(handle.descriptor, size, start)
+            if not part:
+                break
+            parts.append(part)
+            start += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __getstate__(self) -> int:
+        return self._limit
+
+    def __setstate__(self, limit: int) -> None:
+        self.__init__(limit)
+
+    def _handle(self, path: str) -> _Handle:
+        with self._lock:
+            handle = self._open.get(path)
+            if handle is None:
+                handle = self._open[path] = _Handle(path)
+                if len(self._open) > self._limit:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(path)
+            return handle
+
+
+class _Handle:
+    """A file descriptor that closes with its last reference."""
+
+    def __init__(self, path: str):
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self):
+        if self.descriptor >= 0:
+            os.close(self.descriptor)

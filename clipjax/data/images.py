@@ -1,0 +1,153 @@
+"""From encoded bytes or arrays to RGB pictures: the one place that decodes images.
+
+`decode` serves training and evaluation; `read` stops before the conversion to RGB, for
+the preprocessing that must convert last. Both are safe to call from many threads.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from clipjax.types import BadExample
+
+# Named so that no other plugin is tried: some (EPS) start external programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+ORIENTATION_TAG = 0x0112
+# EXIF orientation -> what brings the picture upright (JEITA CP-3451, tag 274).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+PILLOW_MODULES = re.compile(r"PIL\.")
+
+Picture = bytes | np.ndarray | Image.Image
+DraftSize = Callable[[int, int], tuple[int, int]]
+
+
+def decode(
+    image: Picture, *, exif: bool = True, draft_size: DraftSize | None = None
+) -> Image.Image:
+    """Returns the image as an RGB picture.
+
+    Args:
+      image: encoded bytes, uint8 [h w 3] (also [h w], [h w 1] and [h w 4]), or a PIL
+        image. Of several frames the first is used.
+      exif: turn the picture upright as its EXIF orientation says; an unreadable EXIF
+        block says nothing. Arrays have none.
+      draft_size: (width, height) of the upright picture -> the smallest size that
+        will do. A JPEG is then decoded at 1/2, 1/4 or 1/8 scale where that is still
+        large enough: faster, and slightly different pixels.
+
+    Transparency is dropped, not composited, as `convert("RGB")` does (and with it
+    OpenAI's CLIP); 16-bit grey keeps its upper 8 bits.
+
+    Raises BadExample with a short reason where the image cannot be used: empty, cut
+    off, not an image, a decompression bomb (Pillow's limit), an array of another form.
+    """
+    picture = read(image, exif=exif, draft_size=draft_size)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def read(
+    image: Picture, *, exif: bool = True, draft_size: DraftSize | None = None
+) -> Image.Image:
+    """As `decode`, but in the image's own 8-bit mode (RGB, L, P, RGBA, CMYK, ...)."""
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    _silence_pillow()
+    if not isinstance(image, Image.Image):
+        if not len(image):
+            raise BadExample("the image is empty (0 bytes)")
+        picture = _open(bytes(image))
+    else:
+        picture = image
+    try:
+        if draft_size is not None and picture is not image:
+            width, height = picture.size
+            turned = exif and _orientation(picture) >= 5
+            wanted = draft_size(*((height, width) if turned else (width, height)))
+            picture.draft("RGB", wanted[::-1] if turned else wanted)
+        picture.load()
+        if exif and (turn := UPRIGHT.get(_orientation(picture))) is not None:
+            picture = picture.transpose(turn)
+        return _to_8_bit(picture)
+    except (BadExample, MemoryError):
+        raise
+    except Exception as error:  # broken bytes make the plugins raise nearly anything
+        raise BadExample(f"the image cannot be decoded: {_reason(error)}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise BadExample(
+            f"not an image of a known format; it starts with {data[:12]!r}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise BadExample(f"the image is too large: {_reason(error)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise BadExample(f"the image cannot be opened: {_reason(error)}") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    usual = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))
+    if array.dtype != np.uint8 or not usual or 0 in array.shape:
+        raise BadExample(
+            f"an image array must be uint8 [h w 3], got {array.dtype} "
+            f"{list(array.shape)}"
+        )
+    return Image.fromarray(array)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(ORIENTATION_TAG)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged EXIF block does not make the pixels bad
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_8_bit(picture: Image.Image) -> Image.Image:
+    """Pillow's own conversion of the wide grey modes clips them to white."""
+    if picture.mode.startswith("I"):  # "I" too holds 16 bits in PNG and PGM files
+        grey = np.clip(np.asarray(picture), 0, 0xFFFF) >> 8
+        return Image.fromarray(grey.astype(np.uint8))
+    if picture.mode == "F":
+        raise BadExample("the image has float pixels, whose range is unknown")
+    return picture
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 120 else words[:117] + "..."
+
+
+def _silence_pillow() -> None:
+    """Ignores the warnings of Pillow's modules: each is an image's fault, not ours.
+
+    Not `warnings.catch_warnings`, which is not safe among threads. Checked on every
+    call, since other code may put its filters before this one or drop it.
+    """
+    first = warnings.filters[0] if warnings.filters else None
+    if first is None or first[0] != "ignore" or first[3] != PILLOW_MODULES:
+        warnings.filterwarnings("ignore", module=PILLOW_MODULES.pattern)
