@@ -71,7 +71,9 @@ SHARED: dict[str, dict[str, Any]] = {
         "every": 0,  # steps between saves; 0: one save an epoch
         "keep": 2,  # latest saves kept
         "keep_every": 0,  # additionally kept for ever, in steps; 0: none
-        "best": "",  # metric whose best save is kept, e.g. "retrieval/mean_recall@1"
+        # Metric whose best save is kept ("retrieval/mean_recall@1", "val_loss"); empty:
+        # the primary metric of the first evaluator.
+        "best": "",
         "best_mode": "max",  # or "min"
     },
     "log": {

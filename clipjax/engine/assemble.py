@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from clipjax.config import create
 from clipjax.data import pipeline
 from clipjax.encoder import Encoder
+from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.state import TrainState
+from clipjax.optim.factory import paths
 from clipjax.types import (
     EvalResult,
     Evaluator,
-    Loss,
-    LossSpec,
     Model,
     Source,
     Tokenizer,
@@ -66,20 +68,6 @@ def model(config: ConfigDict, made: Tokenizer) -> Model:
     return create("model", config.model, image, text)
 
 
-def loss(
-    config: ConfigDict, train_source: Source, steps_per_epoch: int, total_steps: int
-) -> Loss:
-    spec = LossSpec(
-        num_images=len(train_source),
-        num_texts=len(train_source) * max(train_source.max_captions, 1),
-        embed_dim=config.model.embed_dim,
-        global_batch=config.data.batch_size,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-    )
-    return create("loss", config.loss, spec)
-
-
 def encoder(
     config: ConfigDict, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
 ) -> Encoder:
@@ -109,6 +97,55 @@ def evaluate(
         label: evaluator.run(variables, progress(label) if progress else None)
         for label, evaluator in made.items()
     }
+
+
+def take_weights(
+    workdir: str, state: TrainState, template: TrainState, say: Callable[[str], None]
+) -> TrainState:
+    """The state with parameters and model state of another run's best checkpoint.
+
+    Raises UserError where the run is absent or a parameter is missing, left over or of
+    another shape.
+    """
+    raw, step = load_state(pathlib.Path(workdir))
+    for part in ("params", "model_state"):
+        wanted = dict(_named(getattr(template, part)))
+        given = dict(_named(raw[part]))
+        for name in sorted({*wanted, *given}):
+            ours = wanted[name].shape if name in wanted else "absent"
+            theirs = given[name].shape if name in given else "absent"
+            if ours != theirs:
+                raise UserError(
+                    f"init_from={workdir}: {part}/{name} is {theirs} there and {ours} "
+                    "in this config's model"
+                )
+        put = jax.tree.map(
+            lambda array, leaf: jax.device_put(array.astype(leaf.dtype), leaf.sharding),
+            raw[part],
+            getattr(template, part),
+        )
+        state = state.replace(**{part: put})
+    if state.ema:
+        # Copies, or donation would see one buffer twice.
+        averages = {"params": state.params, "model_state": state.model_state}
+        state = state.replace(ema=jax.tree.map(jnp.copy, averages))
+    say(f"starting from the parameters of {workdir}, step {step}")
+    return state
+
+
+def load_state(workdir: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """The best saved state of a run (the latest where none is best) as host arrays."""
+    saves = Checkpoints(workdir, read_only=True)
+    if not saves.steps():
+        raise UserError(f"{workdir} holds no checkpoint to load")
+    best = saves.best_step()
+    step = saves.steps()[-1] if best is None else best
+    state, _, step = saves.restore(step)
+    return state, step
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    return list(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

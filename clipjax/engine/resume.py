@@ -45,8 +45,8 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(
-            f"{workdir} is no run directory: it has no config.json. Train one with "
-            f"python -m clipjax.train --config configs/quickstart.py --workdir {workdir}"
+            f"{workdir} is no run directory: it has no config.json. Make one with "
+            "python -m clipjax.train --config configs/quickstart.py"
         )
     try:
         return configs.from_dict(json.loads(path.read_text(encoding="utf-8")))

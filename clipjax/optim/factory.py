@@ -28,9 +28,17 @@ class Optim:
 
 def paths(tree: Any) -> Any:
     """The same tree with each leaf's '/'-joined path in its place."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "/".join(str(getattr(k, "key", k)) for k in path), tree
-    )
+
+    def join(path, _):
+        return "/".join(str(word(part)) for part in path)
+
+    def word(part):
+        for name in ("key", "name", "idx"):  # dict, attribute and sequence keys
+            if hasattr(part, name):
+                return getattr(part, name)
+        return part
+
+    return jax.tree_util.tree_map_with_path(join, tree)
 
 
 def make(

@@ -1,0 +1,124 @@
+"""Flags shared by the commands: --config, dotted overrides, and one-line errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from clipjax import config as configs
+from clipjax import registry
+from clipjax.types import UserError
+
+
+def run(main: Callable[[list[str]], int]) -> None:
+    """Calls a command's main(argv) and exits; a UserError is one line and status 2."""
+    try:
+        status = main(sys.argv)
+    except (UserError, flags.Error) as error:
+        message = " ".join(str(error).split())
+        if message.startswith("FATAL Flags parsing error:"):
+            message = message.removeprefix("FATAL Flags parsing error:").strip()
+        print(f"error: {message}", file=sys.stderr)
+        status = 2
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def parse(argv: list[str], known: Iterable[str], chosen: ConfigDict | None) -> None:
+    """Parses absl flags.
+
+    Args:
+      known: the flags that this command declares.
+      chosen: the config before overrides, where there is one.
+
+    Raises:
+      UserError: for a flag or config key that does not exist, with the nearest, for a
+        value of a wrong type, and for stray words, most often a flag without dashes.
+    """
+    known = list(known)
+    for item in argv[1:]:
+        name = item.lstrip("-").partition("=")[0]
+        stem = name.partition(".")[0]
+        if item.startswith("-"):
+            if stem not in known and stem.removeprefix("no") not in known:
+                hint = registry.suggest(stem, known)
+                listing = ", ".join(f"--{flag}" for flag in known)
+                raise UserError(f"unknown flag {item!r}.{hint} Known: {listing}")
+        elif "=" in item and stem in known:
+            raise UserError(f"{item!r}: did you forget the dashes? --{item}")
+    if chosen is not None:
+        check_overrides(argv, chosen)
+    try:
+        left = flags.FLAGS(argv)[1:]
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise UserError(f"bad flag value: {error}") from error
+    if left:
+        raise UserError(f"{left[0]!r}: not understood. Flags are written --name=value")
+
+
+def load_file(value: str) -> ConfigDict:
+    """The config of FILE.py or FILE.py:ARGUMENT, before overrides.
+
+    Raises UserError where the file is missing or has no get_config.
+    """
+    file, _, argument = value.partition(":")
+    path = pathlib.Path(file)
+    if not path.is_file():
+        near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = registry.suggest(path.name, [p.name for p in near])
+        raise UserError(f"--config={value}: there is no file {file}.{hint}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={value}: {file} defines no get_config(arg)")
+    return module.get_config(argument or None)
+
+
+def check_overrides(argv: list[str], chosen: ConfigDict) -> None:
+    """Raises UserError for a dotted flag whose key does not exist, with the nearest."""
+    leaves = configs.flat(chosen)
+    sections = {key.rpartition(".")[0] for key in leaves}
+    for item in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", item)
+        if not match:
+            continue
+        key = match.group(1)
+        if key in sections:
+            inside = [leaf for leaf in leaves if leaf.startswith(f"{key}.")]
+            raise UserError(
+                f"--config.{key} is a section; set a key of it: {', '.join(inside)}"
+            )
+        if key not in leaves:
+            hint = registry.suggest(key, leaves)
+            if not hint:  # the right word in the wrong section
+                last = key.rpartition(".")[2]
+                found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == last]
+                hint = f" Did you mean {found[0]!r}?" if found else ""
+            raise UserError(f"unknown config key {key!r}.{hint}")
+
+
+def config_value(argv: list[str]) -> str | None:
+    """What the command line says of --config, in either form."""
+    for i, item in enumerate(argv):
+        name, equals, value = item.partition("=")
+        if name in ("--config", "-config"):
+            if equals:
+                return value
+            return argv[i + 1] if i + 1 < len(argv) else None
+    return None
+
+
+def list_components() -> str:
+    """Every family and its components, as --help prints them."""
+    lines = []
+    for family in registry.FAMILIES:
+        lines.append(f"  {family:<11} {', '.join(registry.names(family))}")
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""`train(config, workdir)`: the only trainer.
+
+The order of each turn is a contract: step, log (fetched one step late, so that the
+device never waits), evaluate, save, check for a request to stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from clipjax.engine import assemble, resume, sharding
+from clipjax.engine import state as states
+from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.compilation import enable_cache
+from clipjax.engine.evaluation import Evaluation
+from clipjax.engine.metrics import MetricWriter
+from clipjax.engine.preempt import StopRequest
+from clipjax.engine.progress import Progress, duration
+from clipjax.engine.run import Run, batches, jit_step, prepare
+from clipjax.types import EvalResult, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    step: steps done. results: of the evaluators at the last evaluation. stopped_by: the
+    signal that asked for the end, 0 where the run is complete.
+    """
+
+    step: int
+    total_steps: int
+    results: dict[str, EvalResult]
+    stopped_by: int = 0
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    *,
+    extend: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Trains to the end of the config's run, or goes on where workdir left off.
+
+    Precedence, said aloud: resume this run > start from `init_from` > scratch.
+
+    Raises:
+      UserError: for anything the user can mend: bad config, missing data, a run of
+        another config in workdir, a loss that stays non-finite.
+    """
+    workdir = pathlib.Path(workdir).resolve()
+    console = console or Console(quiet=jax.process_index() > 0)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    enable_cache(say)
+    if (workdir / "config.json").exists():
+        resume.check(workdir, config, extend, say)
+    run = prepare(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    saves = Checkpoints(
+        workdir,
+        keep=config.checkpoint.keep,
+        every_keep=config.checkpoint.keep_every,
+        best_metric=config.checkpoint.best or "primary",
+        best_mode=config.checkpoint.best_mode,
+        warn=say,
+    )
+    with saves, StopRequest() as stop:
+        state, start, replaced = _start(run, saves, say)
+        if jax.process_index() == 0:
+            resume.save(workdir, config)
+            assemble.save_tokenizer(run.tokenizer, config.data.tokenizer.name, workdir)
+        if start >= run.total_steps:
+            say(f"complete: all {run.total_steps} steps of {workdir} are done")
+            return Outcome(start, run.total_steps, {})
+        return _loop(run, saves, stop, state, start, replaced, console)
+
+
+def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
+    """The state to begin with, its step, and the replaced examples counted so far."""
+    config = run.config
+    restored = saves.restore_latest(run.template)
+    if restored is not None:
+        state, meta, step = restored
+        say(f"resuming {run.workdir} from step {step} of {run.total_steps}")
+        return state, step, meta["replaced"]
+    state = states.initialise(
+        run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
+    )
+    if config.init_from:
+        state = assemble.take_weights(config.init_from, state, run.template, say)
+    else:
+        say("starting from scratch")
+    return state, 0, 0
+
+
+def _loop(
+    run: Run,
+    saves: Checkpoints,
+    stop: StopRequest,
+    state: states.TrainState,
+    start: int,
+    replaced: int,
+    console: Console,
+) -> Outcome:
+    config, total = run.config, run.total_steps
+    writer = None
+    if jax.process_index() == 0:
+        writer = MetricWriter(run.workdir, start, tensorboard=config.log.tensorboard)
+    progress = Progress(console, total, start, config.data.batch_size)
+    train_step = jit_step(run)
+    evaluation = Evaluation(run, progress)
+    source = batches(run, start)
+    save_every = config.checkpoint.every or run.steps_per_epoch
+    late: tuple[int, Any] | None = None
+    results: dict[str, EvalResult] = {}
+    begin = time.monotonic()
+
+    def finish_log() -> None:
+        """Fetches and logs the step before; by now the device has its values."""
+        nonlocal late, replaced
+        if late is None:
+            return
+        step, values = late[0], jax.device_get(late[1])
+        late = None
+        replaced += int(values.pop("replaced"))
+        if step == start + 1:
+            progress.say(f"first step after {duration(time.monotonic() - begin)}")
+        for key, reason in source.take_broken():
+            progress.say(f"replaced a broken example, {key}: {reason}")
+        if int(values["bad_in_row"]) >= config.train.max_bad_steps:
+            raise UserError(_diverged(run, saves, step, values))
+        if due(step, config.log.every, total):
+            row = {f"train/{name}": float(value) for name, value in values.items()}
+            row["train/replaced_total"] = float(replaced)
+            row["train/epoch"] = step / run.steps_per_epoch
+            row.update(progress.rates(step))
+            if writer is not None:
+                writer.write_scalars(step, row)
+            progress.show(step, row, final=step == total)
+
+    try:
+        for step in range(start + 1, total + 1):
+            # 1. Step: dispatched, not awaited.
+            asked = time.monotonic()
+            local = next(source)
+            if late is None or late[1]["loss"].is_ready():
+                progress.wait(time.monotonic() - asked)
+            state, metrics = train_step(state, sharding.put_batch(run.mesh, local))
+            # 2. Log the step before.
+            finish_log()
+            late = (step, metrics)
+            asked_to_stop = stop.received(step)
+            # 3. Evaluate.
+            found: dict[str, float] = {}
+            if due(step, config.train.eval_every, total):
+                finish_log()
+                results, found = evaluation.run(state)
+                if writer is not None:
+                    writer.write_scalars(
+                        step, {f"eval/{name}": value for name, value in found.items()}
+                    )
+            # 4. Save.
+            if due(step, save_every, total) or found or asked_to_stop:
+                finish_log()
+                meta = {"replaced": replaced}
+                saves.save(step, state, meta, found or None)
+            # 5. Check for a request to stop.
+            if asked_to_stop and step < total:
+                progress.say(f"stopped by signal {asked_to_stop}; saving step {step}")
+                return Outcome(step, total, results, asked_to_stop)
+        return Outcome(total, total, results)
+    finally:
+        progress.close()
+        source.close()
+        if writer is not None:
+            writer.close()
+
+
+def due(step: int, every: int, total: int) -> bool:
+    """True at multiples of `every` (0: at none of them) and at the last step."""
+    return step == total or (every > 0 and step % every == 0)
+
+
+def _diverged(run: Run, saves: Checkpoints, step: int, values: Any) -> str:
+    bad = int(values["bad_in_row"])
+    saves.wait()
+    saved = saves.steps()
+    last = f"the last checkpoint is step {saved[-1]}" if saved else "none was saved"
+    return (
+        f"the loss or its gradient was not finite in {bad} steps in a row, up to step "
+        f"{step} (loss {float(values['loss'])}, gradient norm "
+        f"{float(values['grad_norm'])}); parameters have not changed since step "
+        f"{step - bad} and {last}. Try a lower --config.optim.lr or more warmup"
+    )

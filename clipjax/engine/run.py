@@ -1,0 +1,120 @@
+"""A run's parts, made and checked before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from clipjax.config import create, validate
+from clipjax.data import pipeline
+from clipjax.engine import assemble, sharding
+from clipjax.engine import state as states
+from clipjax.engine.step import make_train_step
+from clipjax.optim import factory
+from clipjax.types import Loss, LossSpec, Model, Source, Tokenizer, UserError
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run, made before anything is compiled."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    source: Source
+    tokenizer: Tokenizer
+    model: Model
+    loss: Loss
+    optim: factory.Optim
+    template: states.TrainState
+    steps_per_epoch: int
+    total_steps: int
+
+
+def prepare(config: ConfigDict, workdir: pathlib.Path) -> Run:
+    """Makes every part of a run; raises UserError for what cannot work."""
+    validate(config)
+    mesh = sharding.make_mesh(config.mesh)
+    batch, devices = config.data.batch_size, mesh.size
+    if batch % devices:
+        raise UserError(
+            f"data.batch_size={batch} is not divisible by the {devices} devices; "
+            f"use e.g. {max(batch // devices, 1) * devices}"
+        )
+    source = assemble.source(config.data.train)
+    steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
+    total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+    if total_steps < 1:
+        raise UserError(
+            f"train.epochs={config.train.epochs}: less than one step of "
+            f"{steps_per_epoch} an epoch"
+        )
+    tokenizer = assemble.tokenizer(config, workdir, source)
+    model = assemble.model(config, tokenizer)
+    spec = LossSpec(
+        num_images=len(source),
+        num_texts=len(source) * max(source.max_captions, 1),
+        embed_dim=config.model.embed_dim,
+        global_batch=batch,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    loss = create("loss", config.loss, spec)
+    parameters = jax.eval_shape(lambda: model.init(jax.random.key(0)))["params"]
+    optim = factory.make(config.optim, total_steps, steps_per_epoch, parameters)
+    template = states.shapes(
+        model, loss, optim, config.train.ema > 0, config.seed, mesh
+    )
+    return Run(
+        config,
+        workdir,
+        mesh,
+        source,
+        tokenizer,
+        model,
+        loss,
+        optim,
+        template,
+        steps_per_epoch,
+        total_steps,
+    )
+
+
+def jit_step(run: Run):
+    """The training step, jitted with donated state and explicit shardings."""
+    config = run.config
+    step = make_train_step(
+        run.model,
+        run.loss,
+        run.optim,
+        ema=config.train.ema,
+        max_logit_scale=config.train.max_logit_scale,
+    )
+    where = jax.tree.map(lambda leaf: leaf.sharding, run.template)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(where, sharding.replicated(run.mesh)),
+    )
+
+
+def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
+    """This process's blocks of the training batches from start_step on."""
+    data = run.config.data
+    return pipeline.train_batches(
+        run.source,
+        run.tokenizer,
+        create("augment", data.augment, data.image_size),
+        seed=run.config.seed,
+        global_batch=data.batch_size,
+        start_step=start_step,
+        unit=data.unit,
+        workers=data.workers,
+        threads=data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        on_broken=data.on_broken,
+    )

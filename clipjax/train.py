@@ -1,0 +1,96 @@
+"""Train a model: `python -m clipjax.train --config configs/quickstart.py`.
+
+Started again with the same command, it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from clipjax import commandline, config
+from clipjax.types import UserError
+
+FLAGS = ("config", "workdir", "extend", "dry_run", "help")
+
+HELP = """\
+usage: python -m clipjax.train --config FILE.py[:COMPONENTS] [--config.KEY=VALUE ...]
+                               [--workdir DIR] [--extend] [--dry_run]
+
+  --config FILE.py:loss=clip,optim=sgd   a config, with components chosen by name
+  --config.optim.lr=3e-4                 a value of the config (--dry_run lists all)
+  --workdir DIR                          where the run is kept; runs/<config name>
+  --extend                               go on to a new, longer train.steps or epochs
+  --dry_run                              show what would be trained, and train nothing
+
+The same command again resumes a run that was stopped.
+
+components, after the colon:
+{components}
+
+examples:
+  python -m clipjax.train --config configs/quickstart.py
+  python -m clipjax.train --config configs/quickstart.py:optim=sgd \\
+      --config.optim.lr=0.05 --workdir runs/sgd
+  python -m clipjax.train --config configs/flickr8k_vit.py:size=cpu \\
+      --config.data.train.path=DATA/flickr8k
+  python -m clipjax.train --config configs/vit_b16.py --dry_run
+"""
+
+
+def main(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        print(HELP.format(components=commandline.list_components()))
+        return 0
+    from clipjax.engine import host
+
+    host.fast_cpu()  # before jax's backend starts
+    value = commandline.config_value(argv)
+    if not value:
+        raise UserError(
+            "no --config given. Start with "
+            "python -m clipjax.train --config configs/quickstart.py"
+        )
+    chosen = commandline.load_file(value)
+    config_flag = config_flags.DEFINE_config_file("config")
+    flags.DEFINE_string("workdir", "", "directory of the run")
+    flags.DEFINE_bool("extend", False, "go on to a longer run")
+    flags.DEFINE_bool("dry_run", False, "show, do not train")
+    commandline.parse(argv, FLAGS, chosen)
+    made = config_flag.value
+    config.validate(made, chosen)
+    name = pathlib.Path(value.partition(":")[0]).stem
+    workdir = flags.FLAGS.workdir or f"runs/{name}"
+
+    from clipjax.engine import distributed
+
+    distributed.initialise()
+    if flags.FLAGS.dry_run:
+        from clipjax.engine import describe
+
+        describe.describe(made, pathlib.Path(workdir))
+        return 0
+    from clipjax import results
+    from clipjax.engine import loop
+
+    outcome = loop.train(made, workdir, extend=flags.FLAGS.extend)
+    if outcome.stopped_by:
+        print(f"saved; the same command goes on from step {outcome.step}")
+        return 128 + outcome.stopped_by
+    if outcome.results:
+        results.show(outcome.results)
+    print(
+        f"done: {workdir}. Next:\n"
+        f"  python -m clipjax.evaluate --workdir {workdir}\n"
+        f"  python -m clipjax.train --config {value} --workdir {workdir}-2 "
+        "--config.seed=1"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    commandline.run(main)
+    sys.exit()
