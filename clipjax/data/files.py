@@ -74,6 +74,13 @@ def read_bytes(path: pathlib.Path, key: str) -> bytes:
         raise BadExample(f"{key}: cannot read {path}: {error.strerror}") from error
 
 
+def limit(option: str, value: int) -> int | None:
+    """A 'first so many' option as the end of a slice: None for 0, which means all."""
+    if value < 0:
+        raise UserError(f"{option}={value}: use 0 for all, or how many to take")
+    return value or None
+
+
 def position(index: int, length: int) -> int:
     """Checks an example's index as sequences do; raises IndexError outside."""
     index = operator.index(index)
@@ -108,7 +115,7 @@ class FilePool:
         self._open: collections.OrderedDict[str, _Handle] = collections.OrderedDict()
 
     def read(self, path: str, start: int, size: int) -> bytes:
-        """Returns `size` bytes from `start`, fewer at the file's end; raises OSError."""
+        """Returns `size` bytes from `start`, fewer at the end; raises OSError."""
         handle = self._handle(path)
         parts = []
         while size > 0:  # a network file system may return less than asked

@@ -1,0 +1,321 @@
+"""Where each example lies inside a webdataset tar shard, found once and cached.
+
+`cached(path, folder)` reads a shard's headers and caption files in one pass and keeps what it
+found beside the user's cache; as long as size and time of the shard stay the same, the
+cached index is used. Images are then read by position, without unpacking anything.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from clipjax.data import files
+from clipjax.types import BadExample, UserError
+
+FORMAT = 1  # raise it when the meaning of an index changes: old caches are then unread
+IMAGES = frozenset(suffix[1:] for suffix in files.IMAGE_SUFFIXES)
+NO_TEXT, TXT, JSON = 0, 1, 2  # kinds of an example's caption file
+NO_LABEL, BAD_LABEL = -1, -2
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardIndex:
+    """The examples (keys with an image) of one shard, in the order of their first file.
+
+    keys: uint8, the keys' UTF-8 bytes joined; key_end: int64 [n], where each ends.
+    image_start, image_size, text_start, text_size: int64 [n], bytes within the shard.
+    text_kind: uint8 [n], NO_TEXT, TXT or JSON.
+    captions: int32 [n], how many captions; 1 where they cannot be read.
+    label: int32 [n], from `.cls`; NO_LABEL where there is none, BAD_LABEL if broken.
+    problems: what was ignored or is damaged, in words, without the shard's name.
+    """
+
+    keys: np.ndarray
+    key_end: np.ndarray
+    image_start: np.ndarray
+    image_size: np.ndarray
+    text_start: np.ndarray
+    text_size: np.ndarray
+    text_kind: np.ndarray
+    captions: np.ndarray
+    label: np.ndarray
+    problems: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def key(self, i: int) -> str:
+        """The key of example i, made printable."""
+        start = int(self.key_end[i - 1]) if i else 0
+        raw = self.keys[start : int(self.key_end[i])].tobytes()
+        return raw.decode("utf-8", "backslashreplace")
+
+
+ARRAYS = tuple(f.name for f in dataclasses.fields(ShardIndex) if f.name != "problems")
+
+
+def cached(path: pathlib.Path, cache: pathlib.Path | None) -> ShardIndex:
+    """Returns the index of a shard, from the cache folder where it is still valid.
+
+    Raises UserError for a file that is no readable tar (compressed, for one).
+    """
+    path = path.resolve()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read the shard {path}: {error.strerror}") from error
+    stamp = json.dumps([FORMAT, str(path), stat.st_size, stat.st_mtime_ns])
+    if cache is None:
+        return build(path)
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".npz"
+    found = load(cache / name, stamp)
+    if found is None:
+        found = build(path)
+        save(cache / name, stamp, found)
+    return found
+
+
+def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
+    """Writes a cached index, whole or not at all; a failure is logged and no more."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+            try:
+                np.savez(
+                    file,
+                    stamp=np.array(stamp),
+                    problems=np.array(json.dumps(found.problems)),
+                    **{name: getattr(found, name) for name in ARRAYS},
+                )
+                file.close()
+                os.replace(file.name, place)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        logger.warning("cannot keep a shard's index in %s: %s", place.parent, error)
+
+
+def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
+    """Reads a cached index; None where it is absent, outdated or damaged."""
+    try:
+        with np.load(place, allow_pickle=False) as stored:
+            if str(stored["stamp"]) != stamp:
+                return None
+            arrays = {name: stored[name] for name in ARRAYS}
+            problems = tuple(json.loads(str(stored["problems"])))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        logger.info("the cached index %s is damaged and is made anew", place)
+        return None
+    return ShardIndex(**arrays, problems=problems)
+
+
+def parse_captions(kind: int, data: bytes) -> list[str]:
+    """The captions of a `.txt` (its whole text) or `.json` file; empty ones dropped.
+
+    JSON gives the list `captions`, else the string `caption`, else none. Raises
+    BadExample for text that is not UTF-8 or no such JSON.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadExample("the caption is not UTF-8 text") from error
+    if kind == TXT:
+        found = [text]
+    else:
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadExample(f"the caption file is broken JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise BadExample("the caption file is JSON, but not an object")
+        found = fields.get("captions")
+        if found is None:
+            found = fields.get("caption")
+            found = [] if found is None else [found]
+    if not isinstance(found, list) or not all(isinstance(c, str) for c in found):
+        raise BadExample("the captions must be strings")
+    return [caption.strip() for caption in found if caption.strip()]
+
+
+@dataclasses.dataclass
+class _Text:
+    """A caption file; of several that a key has, the one of lowest rank is taken."""
+
+    place: tuple[int, int]
+    kind: int
+    captions: int
+    rank: int
+
+
+@dataclasses.dataclass
+class _Entry:
+    """What one key has gathered; places are (start, size) in the shard."""
+
+    image: tuple[int, int] | None = None
+    texts: list[_Text] = dataclasses.field(default_factory=list)
+    label: int = NO_LABEL
+    kinds: set[str] = dataclasses.field(default_factory=set)
+
+
+def build(path: pathlib.Path) -> ShardIndex:
+    """Reads a shard's index from the shard itself, in one pass."""
+    entries: dict[str, _Entry] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    problems: list[str] = []
+    try:
+        with open(path, "rb") as file:
+            for member in _members(file, path, problems):
+                _note(member, file, entries, counts)
+    except OSError as error:
+        raise UserError(f"cannot read the shard {path}: {error}") from error
+    found = {key: entry for key, entry in entries.items() if entry.image is not None}
+    if lone := len(entries) - len(found):
+        counts["keys without an image, left out"] += lone
+    problems += [f"{n} {what}" for what, n in sorted(counts.items())]
+    return _pack(found, tuple(problems))
+
+
+def _members(
+    file: BinaryIO, path: pathlib.Path, problems: list[str]
+) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar as far as it is whole; says in `problems` where it ends."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(6)
+    if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\0":
+        raise UserError(f"the shard {path} is compressed: unpack it to a plain .tar")
+    if not head:
+        problems.append("the file is empty (0 bytes)")
+        return
+    file.seek(0)
+    position = 0
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:")
+        while (member := tar.next()) is not None:
+            tar.members = []  # it would keep every header in memory
+            if tar.offset <= position or member.size < 0:
+                problems.append(f"bad header at byte {position}; the rest is lost")
+                return
+            position = tar.offset
+            yield member
+            if position > size:
+                problems.append(f"cut off inside {member.name!r} (byte {size})")
+                return
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        if position == 0:
+            raise UserError(f"the shard {path} is not a tar file: {error}") from error
+        problems.append(f"cut off or damaged after byte {position}: {error}")
+        return
+    file.seek(position)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        problems.append(f"no end mark at byte {position}; it may be cut off there")
+    elif any(block):
+        problems.append(f"bad header at byte {position}; the rest is lost")
+
+
+def _note(
+    member: tarfile.TarInfo,
+    file: BinaryIO,
+    entries: dict[str, _Entry],
+    counts: collections.Counter[str],
+) -> None:
+    """Files a member under its key: its path up to the first dot of its last part."""
+    if member.isdir():
+        return
+    if not member.isreg() or member.issparse():
+        counts["members that are links or special files, left out"] += 1
+        return
+    name = member.name.removeprefix("./")
+    if name.startswith("/") or ".." in name.split("/"):
+        counts["members with an unsafe name, left out"] += 1
+        return
+    folder, slash, last = name.rpartition("/")
+    stem, _, suffix = last.partition(".")
+    if not stem:  # hidden files, as macOS adds them
+        return
+    suffix = suffix.lower()
+    kind = "image" if suffix in IMAGES else suffix
+    entry = entries.setdefault(folder + slash + stem, _Entry())
+    if kind not in ("image", "txt", "json", "cls"):
+        return
+    if kind in entry.kinds:
+        counts["files of a key that has such a file already, left out"] += 1
+        return
+    entry.kinds.add(kind)
+    place = (member.offset_data, member.size)
+    if kind == "image":
+        entry.image = place
+        return
+    file.seek(member.offset_data)
+    data = file.read(member.size)
+    if kind == "cls":
+        entry.label = _label(data)
+        return
+    text = _text(TXT if kind == "txt" else JSON, place, data)
+    if text.captions < 0:
+        counts["caption files that cannot be read"] += 1
+        text.captions = 1  # so that the example is met, and its fault reported
+    entry.texts.append(text)
+
+
+def _label(data: bytes) -> int:
+    try:
+        label = int(data)
+    except ValueError:
+        return BAD_LABEL
+    return label if 0 <= label < 2**31 else BAD_LABEL
+
+
+def _text(kind: int, place: tuple[int, int], data: bytes) -> _Text:
+    """Counts the captions of a file, -1 where it is cut off or cannot be read.
+
+    A JSON list comes first, as it holds the most; then the text file; then a single
+    JSON field.
+    """
+    rank = 1 if kind == TXT else 0 if b'"captions"' in data else 2
+    try:
+        captions = len(parse_captions(kind, data)) if len(data) == place[1] else -1
+    except BadExample:
+        captions = -1
+    return _Text(place, kind, captions, rank)
+
+
+def _pack(entries: dict[str, _Entry], problems: tuple[str, ...]) -> ShardIndex:
+    names = [key.encode("utf-8", "surrogateescape") for key in entries]
+    found = list(entries.values())
+    nothing = _Text((0, 0), NO_TEXT, 0, 0)
+    chosen = [min(e.texts, key=lambda t: t.rank, default=nothing) for e in found]
+    images = np.array([entry.image for entry in found], np.int64).reshape(-1, 2)
+    texts = np.array([text.place for text in chosen], np.int64).reshape(-1, 2)
+    return ShardIndex(
+        keys=np.frombuffer(b"".join(names), np.uint8).copy(),
+        key_end=np.cumsum([len(name) for name in names], dtype=np.int64),
+        image_start=images[:, 0].copy(),
+        image_size=images[:, 1].copy(),
+        text_start=texts[:, 0].copy(),
+        text_size=texts[:, 1].copy(),
+        text_kind=np.array([text.kind for text in chosen], np.uint8),
+        captions=np.array([text.captions for text in chosen], np.int32),
+        label=np.array([entry.label for entry in found], np.int32),
+        problems=problems,
+    )
