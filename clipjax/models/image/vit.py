@@ -1,0 +1,214 @@
+"""Vision transformer tower (arXiv 2010.11929), by default in OpenAI CLIP's layout.
+
+    load("image", "vit")(224, variant="B/16")
+
+Dimensions in shape comments: b batch, n patches, d width.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from clipjax.models import layers
+from clipjax.registry import suggest
+from clipjax.types import UserError
+
+# Size -> (width, depth, heads, MLP width).
+SIZES = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "H": (1280, 32, 16, 5120),
+}
+POOLS = ("cls", "mean", "map")
+POSITIONS = ("learned", "sincos")
+
+
+def make(
+    image_size: int,
+    *,
+    variant: str = "B/16",
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    mlp_dim: int | None = None,
+    pool: str = "cls",
+    positions: str = "learned",
+    pre_norm: bool = True,
+    activation: str = "gelu",
+    dropout: float = 0.0,
+    patch_dropout: float = 0.0,
+    remat: bool = False,
+) -> VisionTransformer:
+    """A vision transformer.
+
+    Args:
+      image_size: height and width in pixels, a multiple of the patch size.
+      variant: size and patch size in pixels, "B/16"; any patch size goes.
+      width, depth, heads, mlp_dim: None takes the variant's.
+      pool: "cls" (a class token), "mean" over patches, "map" (attention pooling).
+      positions: "learned", or fixed "sincos" (MoCo v3, arXiv 2104.02057).
+      pre_norm: a layer normalisation before the first block, as OpenAI CLIP has.
+      activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
+      dropout: rate after the embeddings and in every block.
+      patch_dropout: share of patches left out in training (arXiv 2212.00794).
+      remat: spend compute to save memory; see layers.Transformer.
+
+    Raises:
+      UserError: for an unknown variant or choice, or sizes that do not divide.
+    """
+    match = re.fullmatch(r"([A-Za-z]+)/([1-9]\d*)", variant)
+    if match is None or match[1] not in SIZES:
+        known = [f"{size}/{match[2] if match else 16}" for size in SIZES]
+        raise UserError(
+            f"image.variant={variant!r}: must be a size ({', '.join(SIZES)}), a slash "
+            f"and the patch size in pixels, like 'B/16'.{suggest(variant, known)}"
+        )
+    patch = int(match[2])
+    if image_size % patch or image_size < patch:
+        near = max(patch, image_size // patch * patch)
+        raise UserError(
+            f"image_size={image_size}: must be a multiple of the patch size {patch} of "
+            f"image.variant={variant!r}, such as {near}"
+        )
+    layers.one_of("image.pool", pool, POOLS)
+    layers.one_of("image.positions", positions, POSITIONS)
+    layers.one_of("image.activation", activation, layers.ACTIVATIONS)
+    layers.in_range("image.dropout", dropout)
+    layers.in_range("image.patch_dropout", patch_dropout)
+    asked = (width, depth, heads, mlp_dim)
+    sizes = zip(asked, SIZES[match[1]], strict=True)
+    d, layer_count, head_count, hidden = (
+        default if value is None else value for value, default in sizes
+    )
+    if mlp_dim is None and width is not None:
+        hidden = 4 * d
+    layers.check_sizes("image", d, layer_count, head_count)
+    if positions == "sincos" and d % 4:
+        raise UserError(f"image.width={d}: must be a multiple of 4 for positions=sincos")
+    return VisionTransformer(
+        image_size=image_size,
+        patch=patch,
+        width=d,
+        depth=layer_count,
+        heads=head_count,
+        hidden=hidden,
+        pool=pool,
+        positions=positions,
+        pre_norm=pre_norm,
+        activation=activation,
+        dropout=dropout,
+        patch_dropout=patch_dropout,
+        remat=remat,
+    )
+
+
+class VisionTransformer(nn.Module):
+    """See `make`. Initial values: OpenAI CLIP's, with zero biases and normal kernels
+    of std fan_in^-0.5 where OpenAI leaves PyTorch's default.
+    """
+
+    image_size: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    pool: str
+    positions: str
+    pre_norm: bool
+    activation: str
+    dropout: float
+    patch_dropout: float
+    remat: bool
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """Encodes normalised images, float [b image_size image_size 3].
+
+        Returns "pooled" [b d], and "tokens" [b n d], the patches row by row (without
+        the class token; fewer of them in training with patch dropout).
+        """
+        x = patches(image, self.patch)
+        b, n, fan_in = x.shape
+        embed = layers.Dense(
+            self.width, fan_in**-0.5, False, self.dtype, name="patch_embedding"
+        )
+        x = embed(x)
+        std = self.width**-0.5
+        class_count = int(self.pool == "cls")
+        if self.positions == "learned":
+            shape = (n + class_count, self.width)
+            table = self.param("positions", nn.initializers.normal(std), shape)
+        else:
+            table = sincos(self.image_size // self.patch, self.width)
+            table = jnp.asarray(np.pad(table, ((class_count, 0), (0, 0))))
+        table = table.astype(x.dtype)
+        x = x + table[None, class_count:]
+        if train and self.patch_dropout:
+            kept = max(1, round(n * (1 - self.patch_dropout)))
+            x = keep_some(x, kept, self.make_rng("dropout"))
+        if class_count:
+            token = self.param("class_token", nn.initializers.normal(std), (self.width,))
+            first = token.astype(x.dtype)[None] + table[:1]
+            first = jnp.broadcast_to(first[None], (b, 1, self.width))
+            x = jnp.concatenate([first, x], axis=1)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        if self.pre_norm:
+            x = layers.LayerNorm(dtype=self.dtype, name="pre_norm")(x)
+        x = layers.Transformer(
+            self.depth,
+            self.heads,
+            self.hidden,
+            activation=self.activation,
+            dropout=self.dropout,
+            remat=self.remat,
+            dtype=self.dtype,
+            name="transformer",
+        )(x, None, train)
+        norm = layers.LayerNorm(dtype=self.dtype, name="post_norm")
+        tokens = norm(x[:, class_count:])
+        if self.pool == "cls":
+            # Normalised apart from the patches, which are rarely asked for.
+            pooled = norm(x[:, 0])
+        elif self.pool == "mean":
+            pooled = tokens.mean(axis=1)
+        else:
+            pooled = layers.AttentionPool(
+                self.heads, self.hidden, self.activation, self.dtype, name="map"
+            )(tokens)
+        return {"pooled": pooled, "tokens": tokens}
+
+
+def patches(image: jax.Array, size: int) -> jax.Array:
+    """Cuts [b h w c] into [b n size*size*c], row by row."""
+    b, h, w, c = image.shape
+    x = image.reshape(b, h // size, size, w // size, size, c)
+    return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
+
+
+def keep_some(x: jax.Array, count: int, key: jax.Array) -> jax.Array:
+    """Returns `count` of the n tokens of each row of [b n d], drawn without repeat."""
+    noise = jax.random.uniform(key, x.shape[:2])
+    _, index = jax.lax.top_k(noise, count)
+    return jnp.take_along_axis(x, index[:, :, None], axis=1)
+
+
+def sincos(side: int, width: int) -> np.ndarray:
+    """Fixed positions of a side x side grid, float32 [side*side width].
+
+    A quarter of the width each for sine and cosine of column and row, at wavelengths
+    from 2 pi to 20,000 pi.
+    """
+    rows, columns = np.mgrid[:side, :side].reshape(2, -1, 1)
+    omega = 10_000.0 ** -np.linspace(0, 1, width // 4)
+    waves = [f(at * omega) for at in (columns, rows) for f in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=1).astype(np.float32)

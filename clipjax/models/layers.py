@@ -1,0 +1,296 @@
+"""Layers that the towers share: dense, normalisation, attention, transformer blocks.
+
+Every layer computes in `dtype` if it is given, else in the promoted type of its input
+and its parameters, so float64 parameters give float64 throughout. Parameters are
+float32 when fresh.
+
+Dimensions in shape comments: b batch, n tokens, d width, h heads, e width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clipjax.registry import suggest
+from clipjax.types import UserError
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+def one_of(option: str, value: str, known: Any) -> None:
+    """Raises UserError where an option's value is none of the known ones."""
+    if value not in known:
+        raise UserError(
+            f"{option}={value!r}: must be one of {', '.join(known)}."
+            + suggest(value, known)
+        )
+
+
+def in_range(option: str, value: float) -> None:
+    """Raises UserError where a dropout rate is not in [0, 1)."""
+    if not 0.0 <= value < 1.0:
+        raise UserError(f"{option}={value}: must be at least 0 and less than 1")
+
+
+def check_sizes(option: str, width: int, depth: int, heads: int) -> None:
+    """Raises UserError where a transformer of these sizes cannot be built."""
+    for name, size in (("width", width), ("depth", depth), ("heads", heads)):
+        if size < 1:
+            raise UserError(f"{option}.{name}={size}: must be at least 1")
+    if width % heads:
+        raise UserError(
+            f"{option}.heads={heads}: must divide {option}.width={width}; 64 numbers a "
+            f"head would be heads={max(1, width // 64)}"
+        )
+
+
+class Dense(nn.Module):
+    """y = x W + b over the last axis."""
+
+    features: int
+    std: float  # of the kernel's normal initial values
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        # One two-dimensional product: with more dimensions XLA:CPU writes transposed
+        # copies for the kernel's gradient (measured: 1.2 x on a training step).
+        y = x.reshape(-1, shape[0]) @ kernel
+        if bias is not None:
+            y = y + bias[None]
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (arXiv 1607.06450); statistics in float32 or better."""
+
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        out_dtype = self.dtype or jnp.result_type(x, scale)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(x).mean(axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(variance + self.epsilon)
+        line = (1,) * (x.ndim - 1) + (-1,)
+        return (x * scale.reshape(line) + bias.reshape(line)).astype(out_dtype)
+
+
+def attention_weights(
+    query: jax.Array, key: jax.Array, causal: bool, key_mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax attention before its normalisation.
+
+    Args:
+      query, key: [b n h e], [b m h e].
+      causal: position i sees positions up to i only.
+      key_mask: bool [b m], false where nobody may look; a row without any true key
+        looks at all of them evenly, so that no NaN arises.
+
+    Returns:
+      (weights [b h n m], their sums [b h n 1]), float32 or better; a weight is the
+      exponential of the logit less its row's maximum.
+    """
+    accumulate = jnp.promote_types(query.dtype, jnp.float32)
+    query = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum(
+        "bnhe,bmhe->bhnm", query, key, preferred_element_type=accumulate
+    )
+    lowest = jnp.finfo(logits.dtype).min
+    if causal:
+        n, m = logits.shape[-2:]
+        seen = jnp.tril(jnp.ones((n, m), bool))
+        logits = jnp.where(seen[None, None], logits, lowest)
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, :], logits, lowest)
+    peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - peak)
+    return weights, weights.sum(axis=-1, keepdims=True)
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    causal: bool = False,
+    key_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Attends from query [b n h e] to key and value [b m h e]; returns [b n h e].
+
+    `causal` and `key_mask` are those of `attention_weights`. bfloat16 on an NVIDIA GPU
+    without a key mask goes to cuDNN's fused kernel, whose memory is linear in n.
+    """
+    if key_mask is None and _has_fused_kernel(query):
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=causal, implementation="cudnn"
+        )
+    weights, sums = attention_weights(query, key, causal, key_mask)
+    mixed = jnp.einsum("bhnm,bmhe->bnhe", weights.astype(value.dtype), value)
+    # Dividing [n e] results instead of [n m] weights is less work and less memory.
+    return (mixed / sums.swapaxes(1, 2)).astype(value.dtype)
+
+
+def _has_fused_kernel(query: jax.Array) -> bool:
+    """Whether cuDNN's attention takes these heads on this process's devices."""
+    if query.dtype != jnp.bfloat16 or query.shape[-1] % 8 or query.shape[-1] > 128:
+        return False
+    device = jax.local_devices()[0]
+    if "cuda" not in device.client.platform_version:
+        return False
+    return float(device.compute_capability) >= 8.0
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (arXiv 1706.03762)."""
+
+    heads: int
+    depth: int  # of the whole tower, for the initial values
+    causal: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, key_mask: jax.Array | None) -> jax.Array:
+        b, n, d = x.shape
+        qkv = Dense(3 * d, d**-0.5, dtype=self.dtype, name="qkv")(x)
+        split = jnp.split(qkv, 3, axis=-1)
+        query, key, value = (part.reshape(b, n, self.heads, -1) for part in split)
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
+            weights, sums = attention_weights(query, key, self.causal, key_mask)
+            self.sow("intermediates", "attention_weights", weights / sums)
+        mixed = attention(query, key, value, self.causal, key_mask).reshape(b, n, d)
+        std = d**-0.5 * (2 * self.depth) ** -0.5
+        return Dense(d, std, dtype=self.dtype, name="out")(mixed)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between; dropout after either."""
+
+    hidden: int
+    depth: int  # of the whole tower, for the initial values
+    activation: str = "gelu"
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        d = x.shape[-1]
+        x = Dense(self.hidden, (2 * d) ** -0.5, dtype=self.dtype, name="fc1")(x)
+        x = ACTIVATIONS[self.activation](x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        std = d**-0.5 * (2 * self.depth) ** -0.5
+        x = Dense(d, std, dtype=self.dtype, name="fc2")(x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+class Block(nn.Module):
+    """A transformer block, normalised before attention and before the MLP."""
+
+    heads: int
+    hidden: int
+    depth: int
+    causal: bool = False
+    activation: str = "gelu"
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, key_mask: jax.Array | None, train: bool
+    ) -> jax.Array:
+        y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
+        y = SelfAttention(
+            self.heads, self.depth, self.causal, self.dtype, name="attention"
+        )(y, key_mask)
+        x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
+        return x + Mlp(
+            self.hidden,
+            self.depth,
+            self.activation,
+            self.dropout,
+            self.dtype,
+            name="mlp",
+        )(y, train)
+
+
+class Transformer(nn.Module):
+    """`depth` blocks, "block_0" first.
+
+    remat: keep only the input of each block for the backward pass and compute the rest
+    again (arXiv 1604.06174): about a third more work, a tenth of the memory.
+    """
+
+    depth: int
+    heads: int
+    hidden: int
+    causal: bool = False
+    activation: str = "gelu"
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, key_mask: jax.Array | None, train: bool
+    ) -> jax.Array:
+        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        for index in range(self.depth):
+            x = block(
+                self.heads,
+                self.hidden,
+                self.depth,
+                self.causal,
+                self.activation,
+                self.dropout,
+                self.dtype,
+                name=f"block_{index}",
+            )(x, key_mask, train)
+        return x
+
+
+class AttentionPool(nn.Module):
+    """Pools [b n d] to [b d] by a learned query, then an MLP (arXiv 2106.04560)."""
+
+    heads: int
+    hidden: int
+    activation: str = "gelu"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, n, d = x.shape
+        std = d**-0.5
+        probe = self.param("probe", nn.initializers.normal(std), (1, d))
+        probe = jnp.broadcast_to(probe[None], (b, 1, d))
+        query = Dense(d, std, dtype=self.dtype, name="query")(probe)
+        key, value = jnp.split(
+            Dense(2 * d, std, dtype=self.dtype, name="key_value")(x), 2, axis=-1
+        )
+        mixed = attention(
+            query.reshape(b, 1, self.heads, -1),
+            key.reshape(b, n, self.heads, -1),
+            value.reshape(b, n, self.heads, -1),
+        )
+        x = Dense(d, std, dtype=self.dtype, name="out")(mixed.reshape(b, d))
+        y = LayerNorm(dtype=self.dtype, name="norm")(x)
+        mlp = Mlp(self.hidden, 1, self.activation, dtype=self.dtype, name="mlp")
+        return x + mlp(y, False)

@@ -1,0 +1,168 @@
+"""Text transformer tower, by default in OpenAI CLIP's layout (arXiv 2103.00020, 2.4).
+
+    load("text", "transformer")(49_408, 77, variant="B")
+
+Dimensions in shape comments: b batch, l text length, d width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clipjax.models import layers
+from clipjax.types import UserError
+
+# The text tower that goes with a ViT of that name -> (width, depth, heads).
+SIZES = {
+    "Ti": (192, 12, 3),
+    "S": (384, 12, 6),
+    "B": (512, 12, 8),
+    "L": (768, 12, 12),
+    "H": (1024, 24, 16),
+}
+POOLS = ("eot", "mean", "last", "cls")
+
+
+def make(
+    vocab_size: int,
+    context_length: int,
+    *,
+    variant: str = "B",
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    mlp_dim: int | None = None,
+    causal: bool = True,
+    pool: str = "eot",
+    activation: str = "gelu",
+    dropout: float = 0.0,
+    remat: bool = False,
+) -> TextTransformer:
+    """A text transformer.
+
+    Args:
+      vocab_size: number of token ids.
+      context_length: largest number of tokens of a text; shorter batches are taken.
+      variant: the text tower of the ViT of that name: Ti, S, B, L or H.
+      width, depth, heads: None takes the variant's.
+      mlp_dim: width inside the MLP, None for 4 x width.
+      causal: a token sees those before it only; else all tokens but the padding.
+      pool: "eot" (the last token of the text), "mean" over the text's tokens, "last"
+        (the last position, padding or not), "cls" (the first; not if causal).
+      activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
+      dropout: rate after the embeddings and in every block.
+      remat: spend compute to save memory; see layers.Transformer.
+
+    Raises:
+      UserError: for an unknown variant or choice, or sizes that do not divide.
+    """
+    layers.one_of("text.variant", variant, SIZES)
+    layers.one_of("text.pool", pool, POOLS)
+    layers.one_of("text.activation", activation, layers.ACTIVATIONS)
+    layers.in_range("text.dropout", dropout)
+    if causal and pool == "cls":
+        raise UserError(
+            "text.pool='cls': the first token of a causal tower sees only itself; set "
+            "text.causal=False or text.pool=eot"
+        )
+    sizes = zip((width, depth, heads), SIZES[variant], strict=True)
+    d, layer_count, head_count = (
+        default if value is None else value for value, default in sizes
+    )
+    layers.check_sizes("text", d, layer_count, head_count)
+    return TextTransformer(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        width=d,
+        depth=layer_count,
+        heads=head_count,
+        hidden=4 * d if mlp_dim is None else mlp_dim,
+        causal=causal,
+        pool=pool,
+        activation=activation,
+        dropout=dropout,
+        remat=remat,
+    )
+
+
+class TextTransformer(nn.Module):
+    """See `make`. Initial values: OpenAI CLIP's."""
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    causal: bool
+    pool: str
+    activation: str
+    dropout: float
+    remat: bool
+    dtype: Any = None
+
+    @property
+    def padding_invariant(self) -> bool:
+        """Whether padding after the text leaves the pooled features as they are."""
+        return self.pool != "last"
+
+    @nn.compact
+    def __call__(
+        self, text: jax.Array, mask: jax.Array, train: bool
+    ) -> dict[str, jax.Array]:
+        """Encodes ids int32 [b l] with mask bool [b l], true on tokens.
+
+        An id outside the vocabulary gives NaN. A row without any token gives finite
+        numbers without meaning.
+
+        Returns "pooled" [b d], and "tokens" [b l d] of which only those under the mask
+        mean something.
+
+        Raises UserError where l exceeds the context length.
+        """
+        b, length = text.shape
+        if length > self.context_length:
+            raise UserError(
+                f"text of {length} tokens: the text tower takes at most "
+                f"{self.context_length}; cut the texts or raise the context length"
+            )
+        normal = nn.initializers.normal
+        shape = (self.vocab_size, self.width)
+        table = self.param("token_embedding", normal(0.02), shape)
+        shape = (self.context_length, self.width)
+        positions = self.param("positions", normal(0.01), shape)
+        table, positions = nn.dtypes.promote_dtype(table, positions, dtype=self.dtype)
+        x = jnp.take(table, text, axis=0) + positions[None, :length]
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = layers.Transformer(
+            self.depth,
+            self.heads,
+            self.hidden,
+            causal=self.causal,
+            activation=self.activation,
+            dropout=self.dropout,
+            remat=self.remat,
+            dtype=self.dtype,
+            name="transformer",
+        )(x, None if self.causal else mask, train)
+        norm = layers.LayerNorm(dtype=self.dtype, name="post_norm")
+        tokens = norm(x)
+        if self.pool == "mean":
+            weights = mask.astype(tokens.dtype)
+            count = jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
+            pooled = (tokens * weights[:, :, None]).sum(axis=1) / count
+        else:
+            index = jnp.zeros((b,), jnp.int32)
+            if self.pool == "last":
+                index = index + length - 1
+            elif self.pool == "eot":
+                places = jnp.arange(length, dtype=jnp.int32)
+                index = jnp.max(mask * places[None], axis=1)
+            # Normalised apart from the tokens, which are rarely asked for.
+            chosen = jnp.take_along_axis(x, index[:, None, None], axis=1)
+            pooled = norm(chosen[:, 0])
+        return {"pooled": pooled, "tokens": tokens}

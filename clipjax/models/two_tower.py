@@ -1,0 +1,193 @@
+"""Two towers into one embedding space: CLIP (arXiv 2103.00020).
+
+    image = load("image", "vit")(224)
+    text = load("text", "transformer")(49_408, 77)
+    model = load("model", "two_tower")(image, text)
+    variables = jax.jit(model.init)(jax.random.key(0))
+    outputs, model_state = model.apply(variables, batch, True, key)
+
+A tower is a Linen module with a field `dtype` (None computes in the parameters' type)
+that returns "pooled" [b d] and "tokens" [b n d]. The image tower has `image_size` and is
+called with normalised images float [b h w 3] and `train`; the text tower has
+`context_length` and `padding_invariant` and is called with ids int32 [b l], mask bool
+[b l] and `train`.
+
+Dimensions in shape comments: b batch, l text length, d tower width, e embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from clipjax.models import layers
+from clipjax.types import Batch, Outputs, UserError, Variables
+
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+
+# Of OpenAI's training images, as every published CLIP model expects them.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def make(
+    image_tower: nn.Module,
+    text_tower: nn.Module,
+    *,
+    embed_dim: int = 512,
+    logit_scale_init: float = 1 / 0.07,
+    learnable_scale: bool = True,
+    logit_bias_init: float | None = None,
+    mean: tuple[float, float, float] = MEAN,
+    std: tuple[float, float, float] = STD,
+    precision: str = "float32",
+) -> TwoTowerModel:
+    """A model of two towers.
+
+    Args:
+      image_tower, text_tower: Linen modules as above.
+      embed_dim: size of the shared embedding.
+      logit_scale_init: inverse temperature at the start (the parameter is its log).
+      learnable_scale: False keeps the inverse temperature; then it is no parameter.
+      logit_bias_init: a learned bias of the logits (SigLIP), None for none.
+      mean, std: of red, green and blue in [0, 1], to normalise images with.
+      precision: "float32", or "bfloat16" products with float32 parameters, statistics,
+        softmax and embeddings. float64 parameters compute in float64 under "float32".
+
+    Raises:
+      UserError: for a value that cannot be used.
+    """
+    layers.one_of("model.precision", precision, PRECISIONS)
+    if embed_dim < 1:
+        raise UserError(f"model.embed_dim={embed_dim}: must be at least 1")
+    if not logit_scale_init > 0:
+        raise UserError(f"model.logit_scale_init={logit_scale_init}: must be above 0")
+    if not all(value > 0 for value in std):
+        raise UserError(f"model.std={std}: must be three numbers above 0")
+    dtype = PRECISIONS[precision]
+    module = TwoTower(
+        image=image_tower.clone(dtype=dtype),
+        text=text_tower.clone(dtype=dtype),
+        embed_dim=embed_dim,
+        logit_scale_init=logit_scale_init,
+        learnable_scale=learnable_scale,
+        logit_bias_init=logit_bias_init,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return TwoTowerModel(module)
+
+
+class TwoTower(nn.Module):
+    """See `make`. The projections start with std d^-0.5 and have no bias."""
+
+    image: nn.Module
+    text: nn.Module
+    embed_dim: int
+    logit_scale_init: float
+    learnable_scale: bool
+    logit_bias_init: float | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @nn.compact
+    def __call__(
+        self,
+        image: jax.Array | None,
+        text: jax.Array | None,
+        mask: jax.Array | None,
+        train: bool,
+    ) -> Outputs:
+        """Encodes whichever side is given; see TwoTowerModel."""
+        outputs = {}
+        if image is not None:
+            if image.dtype != jnp.uint8:
+                raise TypeError(f"images must be uint8 [b h w 3], not {image.dtype}")
+            # (image / 255 - mean) / std in one multiplication and one addition.
+            scale = 1 / (255 * np.asarray(self.std))
+            shift = -np.asarray(self.mean) / np.asarray(self.std)
+            image = image * jnp.asarray(scale, jnp.float32)[None, None, None]
+            image = image + jnp.asarray(shift, jnp.float32)[None, None, None]
+            encoded = self.image(image, train)
+            outputs |= self._embed("image", encoded)
+        if text is not None:
+            outputs |= self._embed("text", self.text(text, mask, train))
+        if self.learnable_scale:
+            start = nn.initializers.constant(math.log(self.logit_scale_init))
+            outputs["logit_scale"] = jnp.exp(self.param("logit_scale", start, ()))
+        else:
+            outputs["logit_scale"] = jnp.asarray(self.logit_scale_init, jnp.float32)
+        if self.logit_bias_init is not None:
+            start = nn.initializers.constant(self.logit_bias_init)
+            outputs["logit_bias"] = self.param("logit_bias", start, ())
+        return outputs
+
+    def _embed(self, side: str, encoded: dict[str, jax.Array]) -> Outputs:
+        pooled = encoded["pooled"]
+        pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
+        std = pooled.shape[-1] ** -0.5
+        project = layers.Dense(self.embed_dim, std, False, name=f"{side}_projection")
+        features = project(pooled)
+        squares = jnp.square(features).sum(axis=-1, keepdims=True)
+        # The floor keeps the gradient finite at features of zero.
+        embed = features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+        return {
+            f"{side}_embed": embed,
+            f"{side}_features": features,
+            f"{side}_tokens": encoded["tokens"],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTowerModel:
+    """The two towers as a types.Model. Equal settings give equal, hashable models.
+
+    Outputs of a side: {side}_embed float32 [b e] of unit norm, {side}_features float32
+    [b e] before normalisation, {side}_tokens [b n d] of the tower.
+    """
+
+    module: TwoTower
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh float32 variables; pure: run it under jit, or eval_shape."""
+        size, length = self.module.image.image_size, self.module.text.context_length
+        image = jnp.zeros((1, size, size, 3), jnp.uint8)
+        text = jnp.zeros((1, length), jnp.int32)
+        mask = jnp.ones((1, length), bool)
+        return self.module.init({"params": key}, image, text, mask, False)
+
+    def apply(
+        self, variables: Variables, batch: Batch, train: bool, key: jax.Array
+    ) -> tuple[Outputs, Any]:
+        """Encodes batch["image"] uint8 [b h w 3], ["text"] and ["text_mask"] [b l].
+
+        Where `train` is set, `key` draws the dropout masks, over the whole batch, so
+        that they do not depend on the number of devices.
+
+        Returns both sides' outputs, logit_scale, logit_bias if there is one, and the
+        new batch_stats ({} without).
+        """
+        inputs = batch["image"], batch["text"], batch["text_mask"]
+        stats = variables.get("batch_stats", {})
+        if not train:
+            return self.module.apply(variables, *inputs, False), stats
+        outputs, updated = self.module.apply(
+            variables, *inputs, True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        return outputs, updated.get("batch_stats", stats)
+
+    def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
+        """The image side's outputs of images uint8 [b h w 3], in evaluation mode."""
+        return self.module.apply(variables, image, None, None, False)
+
+    def encode_text(
+        self, variables: Variables, text: jax.Array, mask: jax.Array
+    ) -> Outputs:
+        """The text side's outputs of ids int32 [b l] and mask bool [b l]."""
+        return self.module.apply(variables, None, text, mask, False)
