@@ -122,9 +122,7 @@ class Crop:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.array(self._coloured(picture, colours))
 
-    def _crop_size(
-        self, width: int, height: int, tries: np.ndarray
-    ) -> tuple[int, int]:
+    def _crop_size(self, width: int, height: int, tries: np.ndarray) -> tuple[int, int]:
         """(width, height) in pixels of the first try that fits, else of the largest."""
         least, most = self.scale
         log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])

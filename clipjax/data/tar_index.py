@@ -1,8 +1,8 @@
 """Where each example lies inside a webdataset tar shard, found once and cached.
 
-`cached(path, folder)` reads a shard's headers and caption files in one pass and keeps what it
-found beside the user's cache; as long as size and time of the shard stay the same, the
-cached index is used. Images are then read by position, without unpacking anything.
+`cached(path, folder)` reads a shard's headers and caption files in one pass and keeps
+what it found in the cache folder; as long as size and time of the shard stay the same,
+that index is used. Images are then read by position, without unpacking anything.
 """
 
 from __future__ import annotations

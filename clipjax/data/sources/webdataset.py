@@ -89,7 +89,7 @@ class WebDataset:
         return len(self.caption_counts)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one example; raises BadExample, naming shard and key, if it is broken."""
+        """Reads one example; raises BadExample, naming shard and key, if broken."""
         index = files.position(index, len(self))
         shard = bisect.bisect_right(self._ends, index)
         found = self._indexes[shard]
@@ -141,7 +141,7 @@ class WebDataset:
 
 
 def _find(base: pathlib.Path, pattern: str, split: str) -> list[pathlib.Path]:
-    """The shards that a pattern names, sorted; raises UserError where there are none."""
+    """The shards that a pattern names, sorted; raises UserError for none."""
     wanted = pattern.replace("{split}", split)
     if pathlib.PurePath(wanted).is_absolute() or not wanted:
         raise UserError(f"shards={pattern}: give a pattern relative to path={base}")

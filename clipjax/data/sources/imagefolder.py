@@ -1,0 +1,151 @@
+"""Labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot tests.
+
+The label set is "class", the class names are the folders' names (or those of
+`class_names_file`), in the order of the sorted folders. There are no captions.
+
+    --config configs/x.py:data=imagefolder --config.data.eval.path=FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+
+from clipjax.data import files
+from clipjax.types import Example, UserError
+
+SUFFIXES = (*files.IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+
+
+def make(
+    split: str,
+    *,
+    path: str = "",
+    class_names_file: str = "",
+    max_samples_per_class: int = 0,
+) -> ImageFolder:
+    """Lists the images of a split, sorted by class and path (subfolders included).
+
+    Classes are numbered as in PATH/train where that has all classes of this split, so
+    that a split that lacks some keeps the numbers; else by this split's own folders.
+
+    Options:
+      path: the folder that holds the split folders.
+      class_names_file: lines `folder<TAB>name`, to name the classes otherwise than by
+        their folders; relative to `path`.
+      max_samples_per_class: use the first so many images of each class (0: all).
+
+    Raises UserError for missing folders, classes without a name, and no images.
+    """
+    base = files.folder(path, "images by split and class")
+    limit = files.limit("max_samples_per_class", max_samples_per_class)
+    place = base / split
+    if not split or not place.is_dir():
+        raise UserError(_no_split(base, split))
+    own, train = _folders(place), _folders(base / "train")
+    classes = train if set(own) <= set(train) else own
+    problems = []
+    if train and not set(own) <= set(train):
+        problems.append("its classes are not among those of train: numbered apart")
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images(place / name)[:limit] if name in own else []
+        if not found:
+            problems.append(f"the class {name} has no images")
+        paths += [os.path.relpath(image, base) for image in found]
+        labels += [label] * len(found)
+    if not paths:
+        raise UserError(
+            f"{place} holds no images in class folders "
+            f"({split}/CLASS/*{', *'.join(SUFFIXES[:3])}, ...)"
+        )
+    files.report(f"imagefolder {place}", problems)
+    names = _named(base, classes, class_names_file) if class_names_file else classes
+    return ImageFolder(base, paths, np.array(labels, np.int32), names, problems)
+
+
+class ImageFolder:
+    """See `clipjax.types.Source`; `problems` says which classes are empty."""
+
+    max_captions = 0
+
+    def __init__(
+        self,
+        base: pathlib.Path,
+        paths: list[str],
+        labels: np.ndarray,
+        names: list[str],
+        problems: list[str],
+    ):
+        self._base = base
+        self._paths = paths
+        self._labels = labels
+        self.problems = problems
+        self.caption_counts = np.zeros(len(paths), np.int32)
+        self.class_names = {"class": names}
+        self.templates = {"class": ("a photo of a {}.",)}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one image; raises BadExample, naming it, where that fails."""
+        index = files.position(index, len(self))
+        key = self._paths[index].encode("utf-8", "backslashreplace").decode()
+        return Example(
+            image=files.read_bytes(self._base / self._paths[index], key),
+            labels={"class": int(self._labels[index])},
+            key=key,
+        )
+
+
+def _folders(place: pathlib.Path) -> list[str]:
+    """Names of the subfolders, sorted; hidden ones left out; [] where none."""
+    if not place.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in os.scandir(place)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _images(place: pathlib.Path) -> list[str]:
+    """Paths of the images at any depth, sorted; hidden files left out."""
+    return sorted(
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(place)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    )
+
+
+def _no_split(base: pathlib.Path, split: str) -> str:
+    """Says which splits there are, or that the class folders lack a split above."""
+    inner = _folders(base)
+    splits = [name for name in inner if _folders(base / name)]
+    if splits:
+        return f"{base} has no split {split!r}; its splits: {', '.join(splits)}"
+    if any(_images(base / name) for name in inner):
+        return (
+            f"{base} holds class folders ({', '.join(inner[:3])}, ...) but no split "
+            f"folder: give its parent as path and {base.resolve().name!r} as split, or "
+            f"move them into {base / (split or 'train')}"
+        )
+    return f"{base / split} does not exist. {files.SET_PATH}, to hold SPLIT/CLASS/*.jpg"
+
+
+def _named(base: pathlib.Path, classes: list[str], option: str) -> list[str]:
+    place = files.inside(base, option, "class_names_file")
+    names = {}
+    for number, line in enumerate(files.read_lines(place), 1):
+        folder, tab, name = line.partition("\t")
+        if line.strip() and not (tab and name.strip()):
+            raise UserError(f"{place}, line {number}: write FOLDER<TAB>NAME")
+        names[folder.strip()] = name.strip()
+    if unnamed := [name for name in classes if name not in names]:
+        raise UserError(f"{place} does not name the class folder {unnamed[0]!r}")
+    return [names[name] for name in classes]

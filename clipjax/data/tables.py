@@ -1,0 +1,170 @@
+"""Caption tables: which captions belong to which image, from the usual text forms.
+
+Three forms are known, told apart by their first line:
+- delimited by tab, bar or comma, with or without a header (`image,caption` of Flickr8k,
+  `image_name| comment_number| comment` of Flickr30k); quotes count only with commas;
+- `name.jpg#0<TAB>caption` (Flickr8k.token.txt, results_20130124.token).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import pathlib
+import re
+from collections.abc import Iterator
+
+from clipjax.data import files
+from clipjax.types import UserError
+
+IMAGE_HEADERS = (
+    *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),
+    *("image_path", "path", "name"),
+)
+CAPTION_HEADERS = ("caption", "comment", "text", "title", "description", "sentence")
+
+TOKEN_LINE = re.compile(r"(\S.*?)#\d+\t(.*)", re.DOTALL)
+# Flickr30k's results.csv has a row without its second bar: "4   A dog runs ...".
+LOST_BAR = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
+NEXT_ROW = re.compile(r"\n[^,\n\"]+\.(jpe?g|png|webp),", re.IGNORECASE)
+
+
+@dataclasses.dataclass
+class Entry:
+    """One image of a table: its captions, and why it is broken ("" where it is not).
+
+    rows: how many captions the table means it to have, broken ones included.
+    """
+
+    captions: list[str] = dataclasses.field(default_factory=list)
+    rows: int = 0
+    fault: str = ""
+
+
+def read(
+    path: pathlib.Path, image_column: str, caption_column: str
+) -> tuple[dict[str, Entry], list[str]]:
+    """Returns (image name -> entry, in the order of first mention; problems in words).
+
+    image_column, caption_column: names in the header; "" finds the usual ones.
+    Raises UserError for a table that is empty, has no such columns, is UTF-16, or has a
+    quote that is never closed. A row that is merely broken marks its own image.
+    """
+    raw = path.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path} is UTF-16 text: save it as UTF-8")
+    # Bytes that are not UTF-8 become surrogates, so that they mark their row alone.
+    text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    if not text.strip():
+        raise UserError(f"the caption table {path} is empty")
+    entries: dict[str, Entry] = {}
+    nameless = empty = 0
+    for name, caption in _rows(path, text, image_column, caption_column):
+        if not name:
+            nameless += 1
+            continue
+        entry = entries.setdefault(name, Entry())
+        if caption is None:
+            entry.fault = "a row of the caption table has no caption field"
+        elif any("\udc80" <= letter <= "\udcff" for letter in caption):
+            entry.fault = "a caption is not UTF-8 text"
+        elif not caption:
+            empty += 1
+            continue
+        else:
+            entry.captions.append(caption)
+        entry.rows += 1
+    if not entries:
+        raise UserError(f"the caption table {path} names no images")
+    problems = []
+    if nameless:
+        problems.append(f"{nameless} rows without an image name, left out")
+    if empty:
+        problems.append(f"{empty} empty captions, left out")
+    if broken := sum(1 for entry in entries.values() if entry.fault):
+        problems.append(f"{broken} images with a caption that cannot be read")
+    return entries, problems
+
+
+def _rows(
+    path: pathlib.Path, text: str, image_column: str, caption_column: str
+) -> Iterator[tuple[str, str | None]]:
+    """(image name, caption) of each row; the caption is None where it is missing."""
+    first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
+    if TOKEN_LINE.fullmatch(first) and not (image_column or caption_column):
+        for line in _lines(text):
+            match = TOKEN_LINE.fullmatch(line)
+            name, caption = match.groups() if match else (line.split("#")[0], None)
+            yield name.strip(), caption if caption is None else caption.strip()
+        return
+    delimiter, header = _dialect(path, first, image_column, caption_column)
+    rows = _csv(path, text) if delimiter == "," else _split(text, delimiter)
+    if header:
+        next(rows)
+    image_at, caption_at = header or (0, -1)
+    for row in rows:
+        name = row[image_at].strip() if image_at < len(row) else ""
+        if delimiter == "|" and len(row) == 2 and (header or (0, 2)) == (0, 2):
+            match = LOST_BAR.fullmatch(row[1])
+            caption = match[1] if match else None
+        elif caption_at >= len(row) or len(row) < 2:
+            caption = None
+        else:
+            caption = row[caption_at]
+        yield name, caption if caption is None else caption.strip()
+
+
+def _dialect(
+    path: pathlib.Path, first: str, image_column: str, caption_column: str
+) -> tuple[str, tuple[int, int] | None]:
+    """(delimiter, columns of image and caption by header, or None without a header)."""
+    image_names = (image_column,) if image_column else IMAGE_HEADERS
+    caption_names = (caption_column,) if caption_column else CAPTION_HEADERS
+    for delimiter in "\t|,":
+        columns = [_plain(word) for word in first.split(delimiter)]
+        image_at = next((columns.index(n) for n in image_names if n in columns), None)
+        caption_at = next(
+            (columns.index(n) for n in caption_names if n in columns), None
+        )
+        if image_at is not None and caption_at is not None:
+            return delimiter, (image_at, caption_at)
+    if not (image_column or caption_column):
+        for delimiter in "\t|,":
+            name, found, _ = first.partition(delimiter)
+            if found and _plain(name).lower().endswith(files.IMAGE_SUFFIXES):
+                return delimiter, None
+    raise UserError(
+        f"{path}: cannot tell the image and caption columns from its first line "
+        f"{first[:80]!r}; set the options image_column and caption_column"
+    )
+
+
+def _plain(word: str) -> str:
+    return word.strip().strip('"').strip()
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines that hold something; only \\n ends a line, as captions hold others."""
+    for line in text.split("\n"):
+        if line.strip():
+            yield line.rstrip("\r")
+
+
+def _split(text: str, delimiter: str) -> Iterator[list[str]]:
+    for line in _lines(text):
+        yield line.split(delimiter, 2 if delimiter == "|" else -1)
+
+
+def _csv(path: pathlib.Path, text: str) -> Iterator[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    line = 1
+    try:
+        for row in reader:
+            if any(NEXT_ROW.search(field) for field in row if "\n" in field):
+                raise UserError(f"{path}, line {line}: a quote is never closed")
+            if row:
+                yield row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: not a CSV row ({error})") from error
