@@ -18,7 +18,7 @@ from clipjax.config import create
 from clipjax.data import pipeline
 from clipjax.encoder import Encoder
 from clipjax.engine.checkpoint import Checkpoints
-from clipjax.engine.state import TrainState
+from clipjax.engine.state import TrainState, variables
 from clipjax.optim.factory import paths
 from clipjax.types import (
     EvalResult,
@@ -27,6 +27,7 @@ from clipjax.types import (
     Source,
     Tokenizer,
     UserError,
+    Variables,
 )
 
 
@@ -107,7 +108,7 @@ def take_weights(
     Raises UserError where the run is absent or a parameter is missing, left over or of
     another shape.
     """
-    raw, step = load_state(pathlib.Path(workdir))
+    raw, step = load_state(pathlib.Path(workdir).resolve(), "best")
     for part in ("params", "model_state"):
         wanted = dict(_named(getattr(template, part)))
         given = dict(_named(raw[part]))
@@ -133,15 +134,39 @@ def take_weights(
     return state
 
 
-def load_state(workdir: pathlib.Path) -> tuple[dict[str, Any], int]:
-    """The best saved state of a run (the latest where none is best) as host arrays."""
+def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
+    """A saved state of a run as nested dicts of host arrays, and its step.
+
+    which: "best" (the latest where none is best), "latest" or a step's number.
+    Raises UserError where there is none such.
+    """
     saves = Checkpoints(workdir, read_only=True)
-    if not saves.steps():
+    steps = saves.steps()
+    if not steps:
         raise UserError(f"{workdir} holds no checkpoint to load")
     best = saves.best_step()
-    step = saves.steps()[-1] if best is None else best
+    if which == "latest" or (which == "best" and best is None):
+        step = steps[-1]
+    elif which == "best":
+        step = best
+    elif which.isdigit() and int(which) in steps:
+        step = int(which)
+    else:
+        known = ", ".join(map(str, steps))
+        raise UserError(
+            f"checkpoint {which!r} is not there; {workdir} holds steps {known}"
+        )
     state, _, step = saves.restore(step)
     return state, step
+
+
+def load_variables(
+    workdir: pathlib.Path, which: str, ema: bool
+) -> tuple[Variables, int]:
+    """What `model.apply` takes, from a saved state; see `load_state`."""
+    state, step = load_state(workdir, which)
+    kept = state["ema"] if ema and state.get("ema") else state
+    return variables(kept["params"], kept.get("model_state") or {}), step
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -9,11 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-
-def cache_dir() -> pathlib.Path:
-    """Folder of what can be made again: $CLIPJAX_CACHE or ~/.cache/clipjax."""
-    given = os.environ.get("CLIPJAX_CACHE")
-    return pathlib.Path(given) if given else pathlib.Path.home() / ".cache" / "clipjax"
+from clipjax.data.files import cache_folder
 
 
 def enable_cache(say: Callable[[str], None]) -> pathlib.Path:
@@ -22,7 +18,7 @@ def enable_cache(say: Callable[[str], None]) -> pathlib.Path:
     A process killed while it writes leaves a cut entry, which jax would report and
     compile around at every start but never replace.
     """
-    folder = cache_dir() / "xla"
+    folder = cache_folder("xla")
     folder.mkdir(parents=True, exist_ok=True)
     for path in unreadable(folder):
         say(f"deleted an unreadable compilation-cache entry: {path.name}")

@@ -1,0 +1,73 @@
+"""`--dry_run`: what a config would train, from its shapes and compiled program."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from clipjax import config as configs
+from clipjax.data import pipeline
+from clipjax.engine import sharding
+from clipjax.engine.compilation import enable_cache
+from clipjax.engine.run import batches, jit_step, prepare
+from clipjax.types import BadExample
+
+
+def describe(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing."""
+    enable_cache(print)
+    run = prepare(config, workdir)
+    print(json.dumps(configs.to_dict(config), indent=1))
+    params = run.template.params
+    print(parameter_overview.get_parameter_overview(params, include_stats=False))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    print(f"{count:,} parameters")
+    print(
+        f"{len(run.source)} examples, {run.steps_per_epoch} steps an epoch, "
+        f"{run.total_steps} steps in all"
+    )
+    source = batches(run, 0)
+    try:
+        batch = sharding.put_batch(run.mesh, next(source))
+    finally:
+        source.close()
+    print("batch, of all devices:")
+    for name, array in batch.items():
+        print(f"  {name:<10} {array.dtype}{list(array.shape)}")
+    plan = pipeline.plan(
+        run.source, seed=config.seed, global_batch=config.data.batch_size, step=0
+    )
+    print("first examples:")
+    for item in itertools.islice(plan, 4):
+        try:
+            example = run.source[item.index]
+        except BadExample as error:
+            print(f"  {item.index}: broken: {error}")
+            continue
+        caption = example.captions[item.caption] if example.captions else ""
+        print(f"  {example.key}: {caption}")
+    compiled = jit_step(run).lower(run.template, batch).compile()
+    cost = compiled.cost_analysis() or {}
+    flops = cost.get("flops", float("nan"))
+    a_pair = flops * run.mesh.size / config.data.batch_size
+    print(
+        f"one step: {flops / 1e9:,.1f} GFLOP on each device, "
+        f"{a_pair / 1e9:,.2f} an image-text pair"
+    )
+    memory = compiled.memory_analysis()
+    if memory is not None:
+        state = memory.argument_size_in_bytes / 2**20
+        temporary = memory.temp_size_in_bytes / 2**20
+        print(
+            f"memory on each device: {state:,.0f} MiB of state and batch, "
+            f"{temporary:,.0f} MiB of temporaries"
+        )
+    print(f"device: {run.mesh.size} x {jax.devices()[0].device_kind}")
+    print(f"dtype of parameters: {jnp.result_type(*jax.tree.leaves(params))}")

@@ -1,0 +1,100 @@
+"""Evaluate a trained run: `python -m clipjax.evaluate --workdir runs/quickstart`.
+
+Runs the evaluators of the run's config, or those of another config's `evals` and
+evaluation data, on the run's best, latest or a numbered checkpoint.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from clipjax import commandline
+from clipjax.types import UserError
+
+FLAGS = ("workdir", "config", "checkpoint", "ema", "json", "help")
+
+HELP = """\
+usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
+                                  [--noema] [--json FILE]
+                                  [--config FILE.py:evals=NAME,data=NAME ...]
+
+  --workdir DIR        the run, as given to clipjax.train
+  --checkpoint best    which checkpoint; a step's number, latest, or best (default)
+  --noema              the plain weights also where the run kept a moving average
+  --json FILE          where results go; DIR/evaluation-STEP.json by default
+  --config FILE.py     take evaluators and evaluation data from this config (with its
+                       --config.evals... and --config.data.eval... flags), not the run's
+
+evaluators: {evals}
+"""
+
+
+def main(argv: list[str]) -> int:
+    from clipjax import registry
+
+    if "--help" in argv or "-h" in argv:
+        print(HELP.format(evals=", ".join(registry.names("evals"))))
+        return 0
+    from clipjax.engine import host
+
+    host.fast_cpu()
+    value = commandline.config_value(argv)
+    chosen = commandline.load_file(value) if value else None
+    config_flag = config_flags.DEFINE_config_file("config")
+    flags.DEFINE_string("workdir", "", "directory of the run")
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    flags.DEFINE_bool("ema", True, "the moving average where there is one")
+    flags.DEFINE_string("json", "", "file for the results")
+    commandline.parse(argv, FLAGS, chosen)
+    if not flags.FLAGS.workdir:
+        raise UserError(
+            "no --workdir given: the directory of a run, e.g. runs/quickstart"
+        )
+    evaluate(
+        pathlib.Path(flags.FLAGS.workdir).resolve(),
+        flags.FLAGS.checkpoint,
+        flags.FLAGS.ema,
+        flags.FLAGS.json,
+        config_flag.value if value else None,
+    )
+    return 0
+
+
+def evaluate(
+    workdir: pathlib.Path,
+    checkpoint: str,
+    ema: bool,
+    json_file: str,
+    other: ConfigDict | None,
+) -> None:
+    """Prints a table and writes the results as JSON."""
+    from clipjax import results
+    from clipjax.engine import assemble, distributed, resume, sharding
+    from clipjax.engine.compilation import enable_cache
+
+    distributed.initialise()
+    config = resume.load_config(workdir)
+    enable_cache(print)
+    tokenizer = assemble.tokenizer(config, workdir, None)
+    model = assemble.model(config, tokenizer)
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+    encoder = assemble.encoder(config, model, tokenizer, mesh)
+    what = other or config
+    evaluators = assemble.evaluators(
+        what, encoder, lambda: assemble.source(what.data.eval)
+    )
+    variables, step = assemble.load_variables(workdir, checkpoint, ema)
+    print(f"evaluating {workdir}, step {step}")
+    found = assemble.evaluate(evaluators, variables, results.progress)
+    results.show(found)
+    path = pathlib.Path(json_file or workdir / f"evaluation-{step}.json")
+    meta = {"workdir": str(workdir), "step": step, "ema": ema}
+    assemble.write_json(path, results.to_json(found, meta))
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,78 @@
+"""The library face: `clipjax.load("runs/x")`, then encode images and texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from clipjax.encoder import Encoder
+from clipjax.engine import assemble, resume
+from clipjax.types import Model, Tokenizer, UserError, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trained model with everything it needs to be used.
+
+    variables: as `model.apply` takes them, host arrays. step: of the checkpoint.
+    tokenizer: texts -> (ids, mask). preprocess: image (PIL, encoded bytes or uint8
+    [h w 3]) -> uint8 [s s 3].
+    """
+
+    config: ConfigDict
+    model: Model
+    variables: Variables
+    tokenizer: Tokenizer
+    preprocess: Callable[[Any], np.ndarray]
+    encoder: Encoder
+    step: int
+
+    def encode_image(self, images: Sequence[Image.Image | bytes | np.ndarray]):
+        """Unit-norm float32 [n e].
+
+        Raises UserError naming the first image that cannot be read.
+        """
+        if isinstance(images, Image.Image | bytes | np.ndarray):
+            raise UserError("encode_image takes a list of images: [image]")
+        embeds, valid, broken = self.encoder.images(self.variables, images)
+        if not valid.all():
+            key, reason = broken[0]
+            raise UserError(f"image {key or int(np.argmin(valid))}: {reason}")
+        return embeds
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-norm float32 [n e]."""
+        if isinstance(texts, str):
+            raise UserError('encode_text takes a list of strings: ["a dog"]')
+        return self.encoder.texts(self.variables, list(texts))
+
+    @property
+    def logit_scale(self) -> float:
+        """The inverse temperature: logits are logit_scale * image @ text.T."""
+        blank = np.zeros((1, self.config.data.image_size) * 2 + (3,), np.uint8)
+        outputs = self.model.encode_image(self.variables, blank)
+        return float(outputs["logit_scale"])
+
+
+def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
+    """Loads a run directory: its best checkpoint, else its latest.
+
+    ema: the moving average of the parameters, where the run kept one.
+
+    Raises UserError where workdir is no run or holds no readable checkpoint.
+    """
+    folder = pathlib.Path(workdir).resolve()
+    config = resume.load_config(folder)
+    tokenizer = assemble.tokenizer(config, folder, None)
+    model = assemble.model(config, tokenizer)
+    variables, step = assemble.load_variables(folder, "best", ema)
+    encoder = assemble.encoder(config, model, tokenizer, None)
+    return Loaded(
+        config, model, variables, tokenizer, encoder.preprocess, encoder, step
+    )

@@ -1,0 +1,43 @@
+"""A small CLIP from scratch on Flickr8k: one GPU, or `:size=cpu` for two CPU cores.
+
+    python -m clipjax.train --config configs/flickr8k_vit.py:size=cpu \\
+        --config.data.train.path=DATA/flickr8k
+
+The folder holds webdataset shards train-*.tar and val-*.tar (docs/data.md); choose
+`data=captions` for the form in which the data set is distributed. Measured results:
+docs/results.md.
+"""
+
+from clipjax.config import base, word
+
+
+def get_config(arg: str | None = None):
+    cpu = word(arg, "size", ("gpu", "cpu")) == "cpu"
+    options = {
+        "data": {"image_size": 224, "batch_size": 512, "workers": 8},
+        "image.vit": {"variant": "S/16", "patch_dropout": 0.25},
+        "text.transformer": {"variant": "S", "depth": 6},
+        "tokenizer.bpe": {"vocab_size": 6000, "context_length": 40},
+        "model.two_tower": {"embed_dim": 384, "precision": "bfloat16"},
+        "augment.crop": {"scale": (0.5, 1.0), "flip": 0.5, "color_jitter": 0.2},
+        "optim.adamw": {"lr": 1e-3, "weight_decay": 0.2},
+        "schedule.cosine": {"warmup": 0.05},
+        "train": {"epochs": 60.0, "eval_every": 100},
+    }
+    if cpu:
+        options |= {
+            "data": {"image_size": 96, "batch_size": 256},
+            "image.vit": {"variant": "Ti/16", "depth": 6},
+            "text.transformer": {"variant": "Ti", "depth": 3},
+            "tokenizer.words": {"vocab_size": 6000, "context_length": 24},
+            "model.two_tower": {"embed_dim": 256},
+            "train": {"epochs": 10.0, "eval_every": 100},
+        }
+    return base(
+        arg,
+        words=["size"],
+        data="webdataset",
+        tokenizer="words" if cpu else "bpe",
+        augment="crop",
+        options=options,
+    )

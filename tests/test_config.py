@@ -1,0 +1,154 @@
+"""Configs: what the argument, the options and the flags can and cannot say."""
+
+import pytest
+
+from clipjax import config, registry
+from clipjax.types import UserError
+
+
+def test_sections_hold_exactly_the_chosen_options():
+    made = config.base(None, options={"train": {"steps": 5}})
+    assert made.loss.name == "clip"
+    assert set(made.loss) == {"name", "label_smoothing"}
+    assert set(made.optim) == {
+        *("name", "lr", "b1", "b2", "eps", "weight_decay"),
+        *config.SHARED["optim"],
+        "schedule",
+    }
+
+
+def test_argument_beats_file_and_options_of_others_are_dropped():
+    made = config.base(
+        "optim=sgd",
+        optim="adam",
+        options={
+            "train": {"steps": 5},
+            "optim.sgd": {"lr": 0.5},
+            "optim.adam": {"lr": 0.25},
+        },
+    )
+    assert (made.optim.name, made.optim.lr) == ("sgd", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arg", "options", "message"),
+    [
+        ("los=clip", {}, "Did you mean 'loss'"),
+        ("loss=clop", {}, "Did you mean 'clip'"),
+        ("loss", {}, "write it as name=value"),
+        (None, {"optim.adamw": {"lrr": 1.0}}, "Did you mean 'lr'"),
+        (None, {"optim.sgd": {"lrr": 1.0}}, "Did you mean 'lr'"),
+        (None, {"train": {"stepz": 1}}, "Did you mean 'steps'"),
+        (None, {"train": {"steps": "5"}}, "must be int"),
+        (None, {"trian": {"steps": 5}}, "no such section"),
+        ("evals=retrieval+retrieval", {}, "there twice"),
+    ],
+)
+def test_mistakes_are_named(arg, options, message):
+    with pytest.raises(UserError, match=message):
+        config.base(arg, options=options)
+
+
+def test_evaluation_source_follows_the_training_source_until_it_is_set():
+    made = config.base("data=webdataset", options={"train": {"steps": 1}})
+    made.data.train.path = "there"
+    assert made.data.eval.path == "there"
+    assert made.data.eval.split == "val"
+    made.data.eval.path = "elsewhere"
+    assert made.data.train.path == "there"
+    assert config.flat(made)["data.eval.path"] == "elsewhere"
+
+
+def test_evaluators_take_their_own_source():
+    made = config.base("evals=retrieval+zeroshot@imagefolder")
+    assert "data" not in made.evals.retrieval
+    assert made.evals.zeroshot.data.name == "imagefolder"
+
+
+def test_unset_optional_values_can_be_overridden():
+    made = config.base(None)
+    key = next(
+        key
+        for key, option in registry.options(
+            registry.load("text", "transformer")
+        ).items()
+        if option.default is None
+    )
+    assert made.model.text[key] is None
+    made.model.text[key] = 3
+    assert config.flat(made)[f"model.text.{key}"] == 3
+
+
+def test_round_trip_through_json():
+    made = config.base(None, options={"train": {"steps": 5}})
+    again = config.from_dict(config.to_dict(made))
+    assert config.flat(again) == config.flat(made)
+    assert config.differences(config.to_dict(made), again) == {}
+
+
+def test_only_result_keys_count_as_differences():
+    options = {"train": {"steps": 5}}
+    old = config.to_dict(config.base(None, options=options))
+    new = config.base(None, options=options)
+    new.data.workers = 3
+    new.log.every = 77
+    new.evals.retrieval.block = 2
+    assert config.differences(old, new) == {}
+    new.optim.lr = 0.125
+    new.train.steps = 9
+    assert config.differences(old, new) == {
+        "optim.lr": (old["optim"]["lr"], 0.125),
+        "train.steps": (5, 9),
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.steps", 0, "set one of the two"),
+        ("train.epochs", 1.0, "set one of the two"),
+        ("data.batch_size", 0, "at least 1"),
+        ("data.unit", "images", "Did you mean 'image'"),
+        ("train.ema", 1.0, "must be in"),
+        ("mesh.data", 0, "mesh.data"),
+        ("optim.no_decay", "(", "no regular expression"),
+        ("optim.groups", (("x", 1.0),), "is not of the form"),
+    ],
+)
+def test_validation(path, value, message):
+    made = config.base(None, options={"train": {"steps": 5}})
+    section, _, key = path.partition(".")
+    made[section][key] = value
+    with pytest.raises(UserError, match=message):
+        config.validate(made)
+
+
+def test_a_component_chosen_by_flag_is_refused_with_the_right_form():
+    made = config.base(None, options={"train": {"steps": 5}})
+    chosen = config.base(None, options={"train": {"steps": 5}})
+    made.optim.name = "sgd"
+    with pytest.raises(UserError, match=r"--config FILE.py:optim=sgd"):
+        config.validate(made, chosen)
+
+
+def test_own_words_of_a_file():
+    assert config.word("size=cpu", "size", ("gpu", "cpu")) == "cpu"
+    assert config.word(None, "size", ("gpu", "cpu")) == "gpu"
+    with pytest.raises(UserError, match="Did you mean 'cpu'"):
+        config.word("size=cpus", "size", ("gpu", "cpu"))
+    config.base("size=cpu", words=["size"])
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_every_component_declares_typed_options_with_defaults(family):
+    names = registry.names(family)
+    assert names
+    for name in names:
+        for key, option in registry.options(registry.load(family, name)).items():
+            config._field(option.default, option.annotation, f"{family}.{name}.{key}")
+
+
+def test_dotted_paths_load_foreign_modules():
+    assert registry.load("loss", "clipjax.losses.clip") is registry.load("loss", "clip")
+    with pytest.raises(UserError, match="cannot load it"):
+        registry.load("loss", "no.such.module")

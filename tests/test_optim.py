@@ -1,0 +1,169 @@
+"""Optimizers and schedules against PyTorch's numbers and hand-computed ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from clipjax import config
+from clipjax.optim import factory, schedules
+from clipjax.types import UserError
+
+
+def section(arg=None, **values):
+    made = config.base(arg).optim
+    with made.unlocked():
+        made.update(ConfigDict({"clip_norm": 0.0, **values}))
+    return made
+
+
+def parameters():
+    return {
+        "kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]),
+        "bias": jnp.array([0.1, -0.2]),
+        "positions": jnp.array([[0.3, 0.4]]),
+    }
+
+
+def gradients(step):
+    values = np.array([[0.3, -0.1], [0.2, 0.7]]) * (1 + 0.5 * step)
+    return {
+        "kernel": jnp.asarray(values),
+        "bias": jnp.asarray(values[0]),
+        "positions": jnp.asarray(values[:1]),
+    }
+
+
+def run(made, steps, params):
+    optim = factory.make(made, 1000, 100, params)
+    state = optim.tx.init(params)
+    for step in range(steps):
+        updates, state = optim.tx.update(gradients(step), state, params, value=0.0)
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+    return params
+
+
+# torch 2.13, float64, on the kernel of `parameters` with `gradients`, 3 steps, constant
+# lr 0.01: SGD(momentum=.9, nesterov=True, weight_decay=.1), Adam(weight_decay=.1),
+# AdamW(betas=(.9, .98), eps=1e-6, weight_decay=.1). test_torch_optimizers_live, which
+# needs the parity extra, computes them again.
+TORCH = {
+    "sgd": [[0.9581000196, -1.9726415084], [0.4734058629, 2.8968766464]],
+    "adam": [[0.9700929392, -1.9699573318], [0.4701147542, 2.9700720369]],
+    "adamw": [[0.9673096503, -1.9643128094], [0.4688081908, 2.9613156026]],
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_three_steps_equal_torch(name):
+    made = section(f"optim={name},schedule=constant", lr=0.01, weight_decay=0.1)
+    moved = run(made, 3, parameters())
+    np.testing.assert_allclose(moved["kernel"], TORCH[name], rtol=2e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", TORCH)
+def test_torch_optimizers_live(name):
+    torch = pytest.importorskip("torch")
+    make = {
+        "sgd": lambda p: torch.optim.SGD(
+            p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1
+        ),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+        "adamw": lambda p: torch.optim.AdamW(
+            p, lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1
+        ),
+    }[name]
+    kernel = torch.nn.Parameter(
+        torch.tensor(np.asarray(parameters()["kernel"], np.float64))
+    )
+    optimizer = make([kernel])
+    for step in range(3):
+        values = np.array([[0.3, -0.1], [0.2, 0.7]]) * (1 + 0.5 * step)
+        kernel.grad = torch.tensor(values)
+        optimizer.step()
+    np.testing.assert_allclose(kernel.detach().numpy(), TORCH[name], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_vectors_and_positions_are_not_decayed(name):
+    made = section(f"optim={name},schedule=constant", weight_decay=0.5)
+    plain = section(f"optim={name},schedule=constant", weight_decay=0.0)
+    decayed, kept = run(made, 2, parameters()), run(plain, 2, parameters())
+    np.testing.assert_array_equal(decayed["bias"], kept["bias"])
+    np.testing.assert_array_equal(decayed["positions"], kept["positions"])
+    assert np.abs(decayed["kernel"] - kept["kernel"]).min() > 1e-5
+
+
+def test_groups_scale_and_freeze_in_order():
+    groups = (("bias", 0.0, 1.0), ("k", 0.5, 1.0), ("kernel", 9.0, 9.0))
+    plain = section("optim=sgd,schedule=constant", lr=0.1)
+    grouped = section("optim=sgd,schedule=constant", lr=0.1, groups=groups)
+    start = parameters()
+    full, part = run(plain, 2, start), run(grouped, 2, start)
+    np.testing.assert_array_equal(part["bias"], start["bias"])
+    np.testing.assert_allclose(
+        part["kernel"] - start["kernel"], (full["kernel"] - start["kernel"]) / 2, 1e-5
+    )
+    state = factory.make(grouped, 10, 10, start).tx.init(start)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert start["bias"].shape not in shapes  # frozen: no momentum is kept
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    made = section(groups=(("nothing", 1.0, 1.0),))
+    with pytest.raises(UserError, match="matches no parameter"):
+        factory.make(made, 10, 10, parameters())
+
+
+def test_clipping_is_by_global_norm():
+    made = section("optim=sgd,schedule=constant", lr=1.0, momentum=0.0, nesterov=False)
+    made.clip_norm = 0.5
+    start = parameters()
+    moved = run(made, 1, start)
+    steps = jax.tree.leaves(jax.tree.map(lambda a, b: a - b, moved, start))
+    norm = np.sqrt(sum(float(jnp.sum(step**2)) for step in steps))
+    assert norm == pytest.approx(0.5, rel=1e-5)
+
+
+def test_cosine_per_epoch_is_report_1s_row():
+    # Learning rates x 1e-4 at epochs 1, 5, 10, ..., 50 of CosineAnnealingLR(T_max=50,
+    # eta_min=1e-6) stepped once an epoch.
+    rate = schedules.cosine(1e-4, 50 * 16, 16, floor=1e-6, per_epoch=True)
+    epochs = [1, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50]
+    row = [1.0, 0.984, 0.923, 0.821, 0.687, 0.536, 0.382, 0.240, 0.124, 0.034, 0.011]
+    row[9] = (1 + 99 * (1 + np.cos(np.pi * 44 / 50)) / 2) / 100
+    for offset in (0, 15):
+        got = [float(rate((epoch - 1) * 16 + offset)) * 1e4 for epoch in epochs]
+        np.testing.assert_allclose(got, row, atol=6e-4)
+
+
+def test_cosine_per_epoch_is_report_2s_row():
+    # history_flickr8k.json of report 2: lr .01, T=30, eta_min 1e-4, after epochs 1-3.
+    rate = schedules.cosine(0.01, 30 * 469, 469, floor=1e-4, per_epoch=True)
+    got = [float(rate(epoch * 469)) for epoch in (1, 2, 3)]
+    np.testing.assert_allclose(got, [0.00997288338, 0.00989183062, 0.00975772976], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_warmup_rises_to_the_peak(name):
+    rate = getattr(schedules, name)(2.0, 100, 10, warmup=10.0)
+    np.testing.assert_allclose(
+        [float(rate(s)) for s in range(10)], np.arange(1, 11) / 5
+    )
+    assert float(rate(10)) == pytest.approx(2.0)
+    share = getattr(schedules, name)(2.0, 100, 10, warmup=0.1)
+    assert float(share(4)) == float(rate(4))
+
+
+def test_floors_and_ends():
+    assert float(schedules.linear(2.0, 100, 10, floor=0.5)(50)) == pytest.approx(1.25)
+    assert float(schedules.linear(2.0, 100, 10, floor=0.5)(100)) == pytest.approx(0.5)
+    assert float(schedules.cosine(2.0, 100, 10, floor=0.5)(100)) == pytest.approx(0.5)
+    assert float(schedules.constant(2.0, 100, 10)(99)) == 2.0
+
+
+def test_warmup_longer_than_the_run_is_an_error():
+    with pytest.raises(UserError, match="do not fit"):
+        schedules.cosine(1.0, 10, 5, warmup=10.0)
