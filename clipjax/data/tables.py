@@ -24,6 +24,8 @@ IMAGE_HEADERS = (
 )
 CAPTION_HEADERS = ("caption", "comment", "text", "title", "description", "sentence")
 
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape marks such bytes
+TOKEN_NAME = re.compile(r"(\S.*?)#\d")
 TOKEN_LINE = re.compile(r"(\S.*?)#\d+\t(.*)", re.DOTALL)
 # Flickr30k's results.csv has a row without its second bar: "4   A dog runs ...".
 LOST_BAR = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
@@ -61,13 +63,14 @@ def read(
     entries: dict[str, Entry] = {}
     nameless = empty = 0
     for name, caption in _rows(path, text, image_column, caption_column):
-        if not name:
+        stray = caption is None and not name.lower().endswith(files.IMAGE_SUFFIXES)
+        if not name or stray:
             nameless += 1
             continue
         entry = entries.setdefault(name, Entry())
         if caption is None:
             entry.fault = "a row of the caption table has no caption field"
-        elif any("\udc80" <= letter <= "\udcff" for letter in caption):
+        elif NOT_UTF8.search(caption):
             entry.fault = "a caption is not UTF-8 text"
         elif not caption:
             empty += 1
@@ -79,7 +82,7 @@ def read(
         raise UserError(f"the caption table {path} names no images")
     problems = []
     if nameless:
-        problems.append(f"{nameless} rows without an image name, left out")
+        problems.append(f"{nameless} rows that name no image, left out")
     if empty:
         problems.append(f"{empty} empty captions, left out")
     if broken := sum(1 for entry in entries.values() if entry.fault):
@@ -94,9 +97,11 @@ def _rows(
     first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
     if TOKEN_LINE.fullmatch(first) and not (image_column or caption_column):
         for line in _lines(text):
-            match = TOKEN_LINE.fullmatch(line)
-            name, caption = match.groups() if match else (line.split("#")[0], None)
-            yield name.strip(), caption if caption is None else caption.strip()
+            if match := TOKEN_LINE.fullmatch(line):
+                yield match[1].strip(), match[2].strip()
+            else:
+                match = TOKEN_NAME.match(line)
+                yield (match[1].strip() if match else ""), None
         return
     delimiter, header = _dialect(path, first, image_column, caption_column)
     rows = _csv(path, text) if delimiter == "," else _split(text, delimiter)
@@ -119,14 +124,10 @@ def _dialect(
     path: pathlib.Path, first: str, image_column: str, caption_column: str
 ) -> tuple[str, tuple[int, int] | None]:
     """(delimiter, columns of image and caption by header, or None without a header)."""
-    image_names = (image_column,) if image_column else IMAGE_HEADERS
-    caption_names = (caption_column,) if caption_column else CAPTION_HEADERS
     for delimiter in "\t|,":
         columns = [_plain(word) for word in first.split(delimiter)]
-        image_at = next((columns.index(n) for n in image_names if n in columns), None)
-        caption_at = next(
-            (columns.index(n) for n in caption_names if n in columns), None
-        )
+        image_at = _column(columns, image_column, IMAGE_HEADERS)
+        caption_at = _column(columns, caption_column, CAPTION_HEADERS)
         if image_at is not None and caption_at is not None:
             return delimiter, (image_at, caption_at)
     if not (image_column or caption_column):
@@ -138,6 +139,14 @@ def _dialect(
         f"{path}: cannot tell the image and caption columns from its first line "
         f"{first[:80]!r}; set the options image_column and caption_column"
     )
+
+
+def _column(columns: list[str], wanted: str, usual: tuple[str, ...]) -> int | None:
+    """Where the wanted column is, or without a wish the first of the usual names."""
+    if wanted:
+        return columns.index(wanted) if wanted in columns else None
+    lowered = [column.lower() for column in columns]
+    return next((lowered.index(name) for name in usual if name in lowered), None)
 
 
 def _plain(word: str) -> str:

@@ -110,7 +110,7 @@ class Captions:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one image; raises BadExample, naming it, where it or a caption fails."""
+        """Reads one image; raises BadExample, naming it, where it is broken."""
         index = files.position(index, len(self))
         name, entry = self._names[index], self._entries[index]
         key = name.encode("utf-8", "backslashreplace").decode()
