@@ -34,7 +34,7 @@ FAMILIES = {
 }
 
 # Modules of a family's package that serve its components and are none themselves.
-HELPERS = {"clipjax.models.layers"}
+HELPERS = {"clipjax.models.layers", "clipjax.evals.ranking"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""Exact ranks of the right answers, with ties: the arithmetic of the evaluators.
+
+A tie is broken at random and the expected value reported, so a model that cannot tell
+two answers apart gets what guessing between them would get. Chance is the same
+arithmetic for a model to which all answers are alike.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+MAX_SIMILARITIES = 2**25  # held at once (128 MiB), whatever the size of the gallery
+
+
+class Ranks(NamedTuple):
+    """Where the best right answer of each of n queries stands; int64 [n] each.
+
+    greater: answers that score higher than the best right one.
+    ties: wrong answers that score the same.
+    own: right answers that score the same, at least 1.
+    """
+
+    greater: np.ndarray
+    ties: np.ndarray
+    own: np.ndarray
+
+    def hits(self, k: int) -> np.ndarray:
+        """float64 [n], the probability that a right answer is among the first k.
+
+        With m = k - greater places left for the own + ties that are alike, it is
+        1 - C(ties, m) / C(own + ties, m).
+        """
+        places = k - self.greater
+        missed = np.ones(len(self.greater))
+        for i in range(max(0, int(places.max(initial=0)))):
+            alike = np.maximum(self.own + self.ties - i, 1)
+            step = np.clip((self.ties - i) / alike, 0, None)
+            missed *= np.where(i < places, step, 1)
+        return 1 - missed
+
+    def expected(self) -> np.ndarray:
+        """float64 [n], the expected rank, from 1, of the best right answer."""
+        return self.greater + 1 + self.ties / (self.own + 1)
+
+
+def rank(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    right: np.ndarray,
+    *,
+    copies: np.ndarray | None = None,
+    block: int = 1024,
+) -> Ranks:
+    """Ranks the gallery for each query by the float32 inner product.
+
+    On the host: as fast as XLA on a CPU, the same for every device, and never rounded
+    to TF32 or bfloat16. Identical gallery entries tie exactly. An embedding that is
+    not finite ranks behind everything, and so does the answer to such a query.
+
+    Args:
+      queries: float32 [n e].
+      gallery: float32 [m e].
+      right: int [n p], the right answers of each query as places in the gallery, -1
+        where there are fewer than p; at least one each.
+      copies: int [m], how often each entry is in the gallery, of which one is right;
+        once where None.
+      block: queries at a time; fewer where the gallery is large.
+    """
+    ok, usable = np.isfinite(queries).all(1), np.isfinite(gallery).all(1)
+    # A product may differ in the last bit with the place of a column in the matrix, so
+    # copies of one entry are counted at its first place.
+    first = _first_places(gallery)
+    queries = np.where(ok[:, None], queries, 0).astype(np.float32)
+    gallery = np.where(usable[:, None], gallery, 0).astype(np.float32)
+    copies = np.ones(len(gallery), np.int64) if copies is None else copies
+    weights = np.zeros(len(gallery), np.int64)
+    np.add.at(weights, first, copies)
+    answers = np.where(right >= 0, first[right], -1)
+    wide = int(weights.max(initial=0)) > 1
+
+    greater, same, own = (np.zeros(len(queries), np.int64) for _ in range(3))
+    rows = max(1, min(block, MAX_SIMILARITIES // max(len(gallery), 1)))
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        scores = queries[part] @ gallery.T
+        scores[:, ~usable] = -np.inf
+        mine = np.take_along_axis(scores, answers[part], axis=1)
+        mine[right[part] < 0] = -np.inf
+        best = mine.max(axis=1, keepdims=True)
+        ok[part] &= np.isfinite(best[:, 0])
+        greater[part] = _count(scores > best, weights, wide)
+        same[part] = _count(scores == best, weights, wide)
+        own[part] = ((mine == best) & (right[part] >= 0)).sum(1)
+    return Ranks(
+        np.where(ok, greater, copies.sum()),
+        np.where(ok, same - own, 0),
+        np.where(ok, own, 1),
+    )
+
+
+def chance(own: np.ndarray, total: int) -> Ranks:
+    """The ranks of a model to which all `total` answers, `own` of them right, tie."""
+    own = np.asarray(own, np.int64)
+    return Ranks(np.zeros_like(own), total - own, own)
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """int64: `count` of `total` places, evenly spread; all where count is 0."""
+    count = min(count or total, total)
+    return np.arange(count) * total // max(count, 1)
+
+
+def _first_places(gallery: np.ndarray) -> np.ndarray:
+    seen: dict[bytes, int] = {}
+    gallery = gallery + np.float32(0)  # -0.0 becomes 0.0
+    return np.array(
+        [seen.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)],
+        np.int64,
+    )
+
+
+def _count(where: np.ndarray, weights: np.ndarray, wide: bool) -> np.ndarray:
+    if wide:
+        return np.where(where, weights, 0).sum(1)
+    return np.count_nonzero(where, axis=1)

@@ -1,0 +1,213 @@
+"""`evals=retrieval`: finding the captions of an image and the image of a caption.
+
+Two protocols, each with the chance level of every recall and mean rank beside it:
+
+- standard: N distinct images against all M captions. Image to text hits where any of
+  the image's own captions is among the first k of M; text to image where the caption's
+  image is among the first k of N. As papers report it since Karpathy and Fei-Fei
+  (arXiv:1412.2306) for Flickr and COCO.
+- pair_diagonal: M (image, caption) pairs, each image repeated for each caption, and
+  only the pair's own partner counts. The copies of an image tie and hide each other,
+  so a perfect model with five captions an image gets 20 % at k=1. For comparison with
+  numbers computed that way, never with standard ones.
+
+Ties are broken at random, in expectation; see clipjax/evals/ranking.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from clipjax import registry
+from clipjax.encoder import Encoder, part_of
+from clipjax.evals.ranking import Ranks, chance, rank, spread
+from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
+
+PROTOCOLS = ("standard", "pair_diagonal")
+
+
+def make(
+    encoder: Encoder,
+    source: Source,
+    *,
+    ks: tuple[int, ...] = (1, 5, 10),
+    block: int = 1024,
+    protocols: tuple[str, ...] = ("standard",),
+    max_samples: int = 0,
+) -> Retrieval:
+    """Retrieval in both directions over all images of the source that have captions.
+
+    Args:
+      ks: of the recalls; 1 is always among them, and one that is not below the number
+        of images is left out, since it would always hit.
+      block: queries ranked at a time; no influence on the result.
+      protocols: any of PROTOCOLS. The metrics of the first have plain names
+        ("mean_recall@1"), those of the others begin with theirs.
+      max_samples: images at most, evenly spread over the source; 0: all.
+
+    Raises:
+      UserError: for an option out of range, or a source with fewer than two images
+        that have captions.
+    """
+    if not ks or min(ks) < 1 or block < 1 or max_samples < 0:
+        raise UserError(
+            f"evals=retrieval: ks={ks}, block={block}, max_samples={max_samples}: use "
+            f"ks and block from 1 on, max_samples from 0 on"
+        )
+    for protocol in protocols or ("",):
+        if protocol not in PROTOCOLS:
+            raise UserError(
+                f"evals=retrieval has no protocol {protocol!r}."
+                f"{registry.suggest(protocol, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}"
+            )
+    captioned = np.flatnonzero(source.caption_counts)
+    if len(captioned) < 2:
+        raise UserError(
+            f"evals=retrieval needs two or more images with captions, and the data has "
+            f"{len(captioned)}; choose other evaluation data or evals=zeroshot"
+        )
+    indices = captioned[spread(len(captioned), max_samples)].tolist()
+    return Retrieval(
+        encoder, source, tuple(sorted({1, *ks})), block, tuple(protocols), indices
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """The evaluator; see the module and `make`.
+
+    What the numbers do not mean. They fall as the gallery grows, so they compare models
+    on the same gallery only. Another image that fits a caption just as well counts as
+    wrong. A model can be good at telling scenes apart and poor at attributes, counts or
+    order of words, which few galleries ask for. Images that cannot be read leave the
+    gallery with their captions, which makes it slightly easier; `broken` counts them.
+    """
+
+    encoder: Encoder
+    source: Source
+    ks: tuple[int, ...]
+    block: int
+    protocols: tuple[str, ...]
+    indices: list[int]
+
+    def run(
+        self, variables: Variables, progress: Callable[[int, int], None] | None = None
+    ) -> EvalResult:
+        """Metrics by direction (image_to_text, text_to_image, and their mean):
+        recall@k, and the mean and median of the rank of the best right answer.
+
+        Raises UserError where fewer than two images can be read.
+        """
+        images_total = len(self.indices)
+        total = images_total + int(self.source.caption_counts[self.indices].sum())
+        found = self.encoder.images(
+            variables,
+            self.source,
+            self.indices,
+            keep=_captions,
+            progress=part_of(progress, 0, total),
+        )
+        if found.valid.sum() < 2:
+            key, reason = found.broken[0]
+            raise UserError(
+                f"evals=retrieval: {len(found.broken)} of {images_total} images cannot "
+                f"be read, the first is {key}: {reason}; mend the evaluation data"
+            )
+        captions = [own for own in found.kept if own is not None]
+        counts = np.array([len(own) for own in captions])
+        owner = np.repeat(np.arange(len(captions)), counts)
+        images = found.embed[found.valid]
+        texts = self.encoder.texts(
+            variables,
+            [text for own in captions for text in own],
+            progress=part_of(progress, images_total, total),
+        )
+
+        metrics: dict[str, float] = {}
+        chances: dict[str, float] = {}
+        for protocol in self.protocols:
+            if protocol == "standard":
+                directions = self._standard(images, texts, counts, owner)
+            else:
+                directions = self._pair_diagonal(images, texts, counts, owner)
+            start = "" if protocol == self.protocols[0] else f"{protocol}/"
+            ks = [k for k in self.ks if k < len(images)]
+            for name, (ranks, uninformed) in directions.items():
+                for k in ks:
+                    metrics[f"{start}{name}_recall@{k}"] = float(ranks.hits(k).mean())
+                    chances[f"{start}{name}_recall@{k}"] = float(
+                        uninformed.hits(k).mean()
+                    )
+                expected = ranks.expected()
+                metrics[f"{start}{name}_mean_rank"] = float(expected.mean())
+                metrics[f"{start}{name}_median_rank"] = float(np.median(expected))
+                chances[f"{start}{name}_mean_rank"] = float(
+                    uninformed.expected().mean()
+                )
+            for k in ks:
+                for values in (metrics, chances):
+                    values[f"{start}mean_recall@{k}"] = (
+                        values[f"{start}image_to_text_recall@{k}"]
+                        + values[f"{start}text_to_image_recall@{k}"]
+                    ) / 2
+        size = f"{len(images)} images x {len(texts)} captions"
+        wrong = sum(
+            int((~np.isfinite(side)).any(axis=1).sum()) for side in (images, texts)
+        )
+        if wrong:
+            size += f", {wrong} embeddings not finite and ranked last"
+        return EvalResult(metrics, chances, "mean_recall@1", size, len(found.broken))
+
+    def _standard(
+        self,
+        images: np.ndarray,
+        texts: np.ndarray,
+        counts: np.ndarray,
+        owner: np.ndarray,
+    ) -> dict[str, tuple[Ranks, Ranks]]:
+        """Direction -> (ranks, ranks of chance)."""
+        column = np.arange(counts.max())
+        own = np.where(
+            column < counts[:, None], (counts.cumsum() - counts)[:, None] + column, -1
+        )
+        return {
+            "image_to_text": (
+                rank(images, texts, own, block=self.block),
+                chance(counts, len(texts)),
+            ),
+            "text_to_image": (
+                rank(texts, images, owner[:, None], block=self.block),
+                chance(np.ones(len(texts)), len(images)),
+            ),
+        }
+
+    def _pair_diagonal(
+        self,
+        images: np.ndarray,
+        texts: np.ndarray,
+        counts: np.ndarray,
+        owner: np.ndarray,
+    ) -> dict[str, tuple[Ranks, Ranks]]:
+        """As `_standard`."""
+        uninformed = chance(np.ones(len(texts)), len(texts))
+        itself = np.arange(len(texts))[:, None]
+        return {
+            "image_to_text": (
+                rank(images[owner], texts, itself, block=self.block),
+                uninformed,
+            ),
+            "text_to_image": (
+                rank(texts, images, owner[:, None], copies=counts, block=self.block),
+                uninformed,
+            ),
+        }
+
+
+def _captions(example: Example) -> list[str]:
+    captions = list(example.captions)
+    if not captions or not all(isinstance(text, str) for text in captions):
+        raise BadExample("its captions are missing or not text")
+    return captions

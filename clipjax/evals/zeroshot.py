@@ -1,0 +1,201 @@
+"""`evals=zeroshot`: classifying images by the names of the classes alone.
+
+Each class name goes into every prompt template; the text embeddings are averaged over
+the templates and brought back to unit norm, and an image belongs to the class whose
+embedding is nearest (CLIP, arXiv:2103.00020, section 3.1.4). A source may have several
+label sets (shape, colour, ...); every image is encoded once for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from clipjax import registry
+from clipjax.encoder import Encoder, Progress, part_of
+from clipjax.evals.ranking import rank, spread
+from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
+
+TEMPLATES = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "an image of the {}.",
+    "a close view of a {}.",
+    "{}",
+)
+
+
+def make(
+    encoder: Encoder,
+    source: Source,
+    *,
+    label_sets: tuple[str, ...] = (),
+    templates: tuple[str, ...] = (),
+    ks: tuple[int, ...] = (1, 5),
+    max_samples: int = 0,
+) -> ZeroShot:
+    """Zero-shot classification for each label set of the source.
+
+    Args:
+      label_sets: which; empty: all that the source has.
+      templates: prompts with one `{}` for the class name, for every label set; empty:
+        the source's own, or TEMPLATES for a set that has none.
+      ks: of the top-k accuracies; 1 is always among them, and one that is not below
+        the number of classes is left out, since it would always hit.
+      max_samples: images at most, evenly spread over the source; 0: all.
+
+    Raises:
+      UserError: for an option out of range, a template without exactly one `{}`, a
+        source without labels or with fewer than two classes in a set.
+    """
+    if not ks or min(ks) < 1 or max_samples < 0:
+        raise UserError(
+            f"evals=zeroshot: ks={ks}, max_samples={max_samples}: use ks from 1 on, "
+            f"max_samples from 0 on"
+        )
+    known = list(source.class_names)
+    if not known or not len(source):
+        raise UserError(
+            "evals=zeroshot needs images with class labels, and the data has none; "
+            "choose other evaluation data (zeroshot@imagefolder) or evals=retrieval"
+        )
+    prompts = {}
+    for name in label_sets or known:
+        if name not in known:
+            raise UserError(
+                f"evals=zeroshot: the data has no label set {name!r}."
+                f"{registry.suggest(name, known)} Known: {', '.join(known)}"
+            )
+        if len(source.class_names[name]) < 2:
+            raise UserError(
+                f"evals=zeroshot: label set {name!r} has fewer than two classes; leave "
+                f"it out of label_sets"
+            )
+        prompts[name] = tuple(templates or source.templates.get(name) or TEMPLATES)
+        for template in prompts[name]:
+            if template.count("{}") != 1:
+                raise UserError(
+                    f"evals=zeroshot: template {template!r} needs one {{}} for the "
+                    f"class name"
+                )
+    indices = spread(len(source), max_samples).tolist()
+    return ZeroShot(encoder, source, prompts, tuple(sorted({1, *ks})), indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot:
+    """The evaluator; see the module and `make`. `prompts`: label set -> templates.
+
+    What the numbers do not mean. "Zero-shot" says that no label was fitted, not that
+    the classes were absent from the training captions. The prompts are part of the
+    model under test: other templates move the result by points. Top-1 rewards the
+    frequent classes where the set is not balanced; compare it with majority_share, and
+    see mean_class_recall. The model chooses among the given names only, so a high
+    number does not say that it knows when none of them fits.
+    """
+
+    encoder: Encoder
+    source: Source
+    prompts: dict[str, tuple[str, ...]]
+    ks: tuple[int, ...]
+    indices: list[int]
+
+    def run(
+        self, variables: Variables, progress: Callable[[int, int], None] | None = None
+    ) -> EvalResult:
+        """Metrics "<set>/top<k>", "<set>/mean_class_recall" (of the classes that occur)
+        and "<set>/majority_share", what always naming the most frequent class gets;
+        with several sets also "mean_top1".
+
+        Ties count in expectation; see clipjax/evals/ranking.py. An image without a
+        label in a set does not count there.
+
+        Raises UserError where no image with a label of a set can be read.
+        """
+        prompt_counts = {
+            name: len(self.source.class_names[name]) * len(templates)
+            for name, templates in self.prompts.items()
+        }
+        done, total = len(self.indices), len(self.indices) + sum(prompt_counts.values())
+        found = self.encoder.images(
+            variables,
+            self.source,
+            self.indices,
+            keep=self._labels,
+            progress=part_of(progress, 0, total),
+        )
+        metrics: dict[str, float] = {}
+        chances: dict[str, float] = {}
+        words = []
+        for name, templates in self.prompts.items():
+            names = self.source.class_names[name]
+            labels = np.array([(kept or {}).get(name, -1) for kept in found.kept])
+            counted = labels >= 0
+            if not counted.any():
+                why = f"; {found.broken[0][1]}" if found.broken else ""
+                raise UserError(
+                    f"evals=zeroshot: no image with a label in {name!r} can be read"
+                    f"{why}; mend the evaluation data or leave it out of label_sets"
+                )
+            classes = class_embeddings(
+                self.encoder,
+                variables,
+                names,
+                templates,
+                part_of(progress, done, total),
+            )
+            done += prompt_counts[name]
+            labels = labels[counted]
+            ranks = rank(found.embed[counted], classes, labels[:, None])
+            for k in self.ks:
+                if k < len(names):
+                    metrics[f"{name}/top{k}"] = float(ranks.hits(k).mean())
+                    chances[f"{name}/top{k}"] = k / len(names)
+            counts = np.bincount(labels, minlength=len(names))
+            hits = np.bincount(labels, weights=ranks.hits(1), minlength=len(names))
+            recalls = hits[counts > 0] / counts[counts > 0]
+            metrics[f"{name}/mean_class_recall"] = float(recalls.mean())
+            chances[f"{name}/mean_class_recall"] = 1 / len(names)
+            metrics[f"{name}/majority_share"] = float(counts.max() / counts.sum())
+            words.append(f"{name}: {len(labels)} images, {len(names)} classes")
+        primary = f"{next(iter(self.prompts))}/top1"
+        if len(self.prompts) > 1:
+            primary = "mean_top1"
+            for values in (metrics, chances):
+                each = [values[f"{name}/top1"] for name in self.prompts]
+                values["mean_top1"] = float(np.mean(each))
+        wrong = int((~np.isfinite(found.embed)).any(axis=1).sum())
+        if wrong:
+            words.append(f"{wrong} embeddings not finite and counted as wrong")
+        return EvalResult(
+            metrics, chances, primary, "; ".join(words), len(found.broken)
+        )
+
+    def _labels(self, example: Example) -> dict[str, int]:
+        labels = {}
+        for name in self.prompts:
+            if name in example.labels:
+                label = int(example.labels[name])
+                if not 0 <= label < len(self.source.class_names[name]):
+                    raise BadExample(f"its label {label} is no class of {name!r}")
+                labels[name] = label
+        return labels
+
+
+def class_embeddings(
+    encoder: Encoder,
+    variables: Variables,
+    names: Sequence[str],
+    templates: Sequence[str],
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    texts = encoder.texts(variables, prompts, progress=progress)
+    with np.errstate(invalid="ignore"):  # what is not finite stays so, and ranks last
+        means = texts.reshape(len(names), len(templates), -1).mean(axis=1)
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        # Embeddings that cancel out point nowhere: left at zero, so those classes tie.
+        return means / np.where(norms > 0, norms, 1)
