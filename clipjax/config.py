@@ -124,7 +124,8 @@ def base(
       words: further words of `arg` that the config file reads itself with `word`.
       options: values by section ("train": {"steps": 100}) or by component
         ("optim.adamw": {"b2": 0.98}); those of components that are not chosen are
-        checked and dropped. "data.eval" sets the evaluation source alone.
+        checked and dropped. "data.eval" and "evals.LABEL.data" set keys of those
+        sources alone.
       **defaults: the file's choice of components (see WORDS), before `arg`.
 
     Raises:
@@ -156,7 +157,7 @@ def base(
         config[name] = ConfigDict(_shared(options, name))
     config.evals = _evals(chosen["evals"], options)
     for key in options:
-        _unused(key, options[key])
+        _component_options(key, options[key])
     return config.lock()
 
 
@@ -202,7 +203,7 @@ def _component(family: str, name: str, options) -> ConfigDict:
     """The section of one component: its name and every option of its factory."""
     factory = registry.load(family, name)
     known = registry.options(factory)
-    given = options.pop(f"{family}.{name}", {})
+    given = options.get(f"{family}.{name}", {})
     _known(given, known, f"option of {family}.{name}")
     section = ConfigDict({"name": name})
     for key, option in known.items():
@@ -281,13 +282,19 @@ def _evals(chosen: str, options) -> ConfigDict:
             raise UserError(f"evals={chosen}: {label!r} is there twice")
         evals[label] = _component("evals", name, options)
         if source:
-            evals[label]["data"] = _source(source, options, "val")
+            data = _source(source, options, "val")
+            own = options.pop(f"evals.{label}.data", {})
+            for key, value in _known(own, data, f"key of evals.{label}.data").items():
+                data[key] = value
+            evals[label]["data"] = data
     return evals
 
 
-def _unused(key: str, given: Mapping[str, Any]) -> None:
-    """Checks options of a component that was not chosen; raises UserError if wrong."""
+def _component_options(key: str, given: Mapping[str, Any]) -> None:
+    """Checks options of a component, chosen or not; raises UserError if wrong."""
     family, _, name = key.partition(".")
+    if family == "evals" and name.endswith(".data"):
+        return  # of an evaluator that was not chosen
     if family not in registry.FAMILIES or not name:
         known = [*filter(None, SHARED), *(f"{f}.NAME" for f in registry.FAMILIES)]
         raise UserError(f"options[{key!r}]: no such section. Known: {', '.join(known)}")

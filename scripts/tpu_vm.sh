@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Train on every host of a TPU VM slice; the same command again resumes the run.
+#
+#   scripts/tpu_vm.sh NAME ZONE gs://BUCKET/runs/x configs/vit_b16.py [--config.KEY=VALUE ...]
+#
+# Needs gcloud, a TPU VM called NAME in ZONE with a clone of this repository in
+# ~/clipjax, and a bucket that the VM may write to. jax finds the other hosts itself.
+set -euo pipefail
+if [ $# -lt 4 ]; then
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+name=$1 zone=$2 workdir=$3 config=$4
+shift 4
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
+  cd ~/clipjax &&
+  pip install -q -e '.[tpu,gcs]' &&
+  python -m clipjax.train --config $config --workdir $workdir $(printf '%q ' "$@")"

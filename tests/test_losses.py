@@ -1,0 +1,81 @@
+"""Losses against golden numbers recomputed in NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+
+IMAGE = np.array([(1, 0), (0, 1), (0.6, 0.8)])
+TEXT = np.array([(0.8, 0.6), (0.28, 0.96), (1, 0)])
+
+
+def outputs(temperature, dtype=np.float64, **more):
+    return {
+        "image_embed": jnp.asarray(IMAGE, dtype),
+        "text_embed": jnp.asarray(TEXT, dtype),
+        "logit_scale": jnp.asarray(1 / temperature, dtype),
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("temperature", "golden"),
+    [(0.5, 1.0526379876), (0.07, 2.8738777336), (0.01, 18.6956120698)],
+)
+def test_clip_golden(temperature, golden):
+    with jax.enable_x64(True):
+        value, state, metrics = tiny.loss()(outputs(temperature), {}, {}, 0)
+        assert value.dtype == jnp.float64
+        assert float(value) == pytest.approx(golden, abs=1e-9)
+        assert state == {}
+        assert float(metrics["image_to_text_accuracy"]) == pytest.approx(1 / 3)
+        assert float(metrics["text_to_image_accuracy"]) == pytest.approx(1 / 3)
+    value, _, _ = tiny.loss()(outputs(temperature, np.float32), {}, {}, 0)
+    assert float(value) == pytest.approx(golden, rel=1e-6)
+
+
+def test_clip_gradient_is_the_closed_form():
+    # dL/dS = (P_row + P_col - 2 I) / (2 B tau), S = image text^T.
+    with jax.enable_x64(True):
+        tau = 0.5
+        given = outputs(tau)
+
+        def value(image):
+            return tiny.loss()({**given, "image_embed": image}, {}, {}, 0)[0]
+
+        gradient = jax.grad(value)(given["image_embed"])
+        s = IMAGE @ TEXT.T / tau
+        rows = np.exp(s) / np.exp(s).sum(1, keepdims=True)
+        columns = np.exp(s) / np.exp(s).sum(0, keepdims=True)
+        expected = (rows + columns - 2 * np.eye(3)) / (6 * tau) @ TEXT
+        np.testing.assert_allclose(gradient, expected, atol=1e-12)
+
+
+def test_clip_of_identical_embeddings_is_ln_b():
+    ones = jnp.ones((3, 2))
+    same = {"image_embed": ones, "text_embed": ones, "logit_scale": jnp.float32(100)}
+    value, _, _ = tiny.loss()(same, {}, {}, 0)
+    assert float(value) == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_a_bias_leaves_the_softmax_loss_as_it_is():
+    plain, _, _ = tiny.loss()(outputs(0.5, np.float32), {}, {}, 0)
+    biased, _, _ = tiny.loss()(
+        outputs(0.5, np.float32, logit_bias=jnp.float32(-3.0)), {}, {}, 0
+    )
+    assert float(biased) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_label_smoothing_by_hand():
+    s = IMAGE @ TEXT.T / 0.5
+    target = np.full((3, 3), 0.2 / 3) + 0.8 * np.eye(3)
+
+    def cross_entropy(logits):
+        log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        return -(target * log).sum(1).mean()
+
+    expected = (cross_entropy(s) + cross_entropy(s.T)) / 2
+    value, _, _ = tiny.loss(label_smoothing=0.2)(outputs(0.5, np.float32), {}, {}, 0)
+    assert float(value) == pytest.approx(expected, rel=1e-5)

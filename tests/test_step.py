@@ -1,0 +1,164 @@
+"""The step: the same on any number of devices, safe against non-finite values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tiny
+from clipjax import config
+from clipjax.engine import sharding
+from clipjax.engine import state as states
+from clipjax.engine.step import make_loss_step, make_train_step
+
+
+def mesh(data, fsdp=1):
+    devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
+    return jax.sharding.Mesh(devices, ("data", "fsdp"))
+
+
+def section(arg="schedule=constant"):
+    return config.base(arg).optim
+
+
+def fresh(model, ema=False, arg="schedule=constant"):
+    loss = tiny.loss()
+    optim = tiny.optim(model, section(arg))
+    state = states.create(model, loss, optim.tx, ema, seed=0)
+    return state, make_train_step(
+        model, loss, optim, ema=0.5 if ema else 0.0, max_logit_scale=100.0
+    )
+
+
+def loss_and_gradient(model, variables, layout):
+    """Loss and flat gradient, dropout on, of a batch spread over a mesh."""
+    loss = tiny.loss()
+    key = jax.random.key(3)
+
+    def objective(params, batch):
+        outputs, _ = model.apply({"params": params}, batch, True, key)
+        return loss(outputs, batch, {}, 0)[0]
+
+    where = sharding.tree_shardings(layout, variables["params"])
+    params = jax.device_put(variables["params"], where)
+    batch = sharding.put_batch(layout, tiny.batch())
+    value, grads = jax.jit(jax.value_and_grad(objective))(params, batch)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
+    return float(value), flat
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_same_loss_and_gradient_on_1_2_and_8_devices(x64):
+    with jax.enable_x64(x64):
+        model = tiny.model(dropout=0.3)
+        variables = jax.jit(model.init)(jax.random.key(0))
+        if x64:
+            variables = tiny.to_float64(variables)
+        one, gradient = loss_and_gradient(model, variables, mesh(1))
+        assert gradient.dtype == (np.float64 if x64 else np.float32)
+        for layout in (mesh(2), mesh(8), mesh(2, 4), mesh(1, 2)):
+            value, other = loss_and_gradient(model, variables, layout)
+            assert value == pytest.approx(one, rel=1e-12 if x64 else 1e-6)
+            distance = np.linalg.norm(other - gradient) / np.linalg.norm(gradient)
+            assert distance < (1e-10 if x64 else 1e-5)
+
+
+def test_dropout_follows_the_step():
+    state, step = fresh(tiny.model(dropout=0.5))
+    batch = tiny.batch()
+    step = jax.jit(step)
+    _, at_0 = step(state, batch)
+    _, again = step(state, batch)
+    _, at_1 = step(state.replace(step=jnp.int32(1)), batch)
+    assert at_0["loss"] == again["loss"]
+    assert at_0["loss"] != at_1["loss"]
+
+
+def test_training_lowers_the_loss_to_what_memorising_gives():
+    state, step = fresh(tiny.model(), arg="schedule=constant,optim=adam")
+    step = jax.jit(step, donate_argnums=0)
+    batch = tiny.batch()
+    state, first = step(state, batch)
+    for _ in range(150):
+        state, last = step(state, batch)
+    assert float(first["loss"]) == pytest.approx(np.log(16), abs=0.5)
+    assert float(last["loss"]) < 0.5
+    assert float(last["image_to_text_accuracy"]) > 0.9
+    assert int(state.step) == 151
+
+
+def test_a_non_finite_step_changes_only_step_and_counts():
+    model = tiny.model()
+    state, step = fresh(model, ema=True)
+    step = jax.jit(step)
+    batch = tiny.batch()
+    state, _ = step(state, batch)
+    poisoned = state.replace(
+        params={**state.params, "logit_scale": jnp.float32(np.nan)}
+    )
+    after, metrics = step(poisoned, batch)
+    assert (int(after.step), int(after.bad_total), int(after.bad_in_row)) == (2, 1, 1)
+    assert not np.isfinite(metrics["loss"])
+    for name in ("params", "opt_state", "ema"):
+        before = jax.tree.leaves(getattr(poisoned, name))
+        for old, new in zip(before, jax.tree.leaves(getattr(after, name)), strict=True):
+            np.testing.assert_array_equal(old, new)
+    good, _ = step(after.replace(params=state.params), batch)
+    assert (int(good.bad_total), int(good.bad_in_row)) == (1, 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.params))
+
+
+def test_the_logit_scale_is_clamped():
+    state, step = fresh(tiny.model(logit_scale_init=99.9), arg="optim=sgd")
+    state = state.replace(params={**state.params, "logit_scale": jnp.float32(7.0)})
+    after, _ = jax.jit(step)(state, tiny.batch())
+    assert float(after.params["logit_scale"]) == pytest.approx(np.log(100))
+
+
+def test_the_moving_average_by_hand():
+    state, step = fresh(tiny.model(), ema=True)
+    after, _ = jax.jit(step)(state, tiny.batch())
+    rate = min(0.5, 1 / 10)
+    for old, new, mean in zip(
+        jax.tree.leaves(state.params),
+        jax.tree.leaves(after.params),
+        jax.tree.leaves(after.ema["params"]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mean, rate * old + (1 - rate) * new, rtol=1e-5)
+
+
+def test_evaluation_loss_has_no_dropout_and_is_the_softmax_loss():
+    model = tiny.model(dropout=0.5)
+    state, _ = fresh(model)
+    batch = tiny.batch()
+    value = make_loss_step(model, tiny.loss())(state, batch)
+    image = model.encode_image({"params": state.params}, batch["image"])
+    text = model.encode_text(
+        {"params": state.params}, batch["text"], batch["text_mask"]
+    )
+    logits = image["image_embed"] @ text["text_embed"].T / 0.07
+    labels = jnp.arange(16)
+    expected = (
+        optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        + optax.softmax_cross_entropy_with_integer_labels(logits.T, labels).mean()
+    ) / 2
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_moments_are_sharded_as_their_parameters():
+    model = tiny.model()
+    optim = tiny.optim(model, section())
+    layout = mesh(2, 4)
+    template = states.shapes(model, tiny.loss(), optim, False, 0, layout)
+    state = states.initialise(model, tiny.loss(), optim, False, 0, template)
+    kernel = state.params["text"]["token_embedding"]
+    moments = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if "token_embedding" in str(path)
+    ]
+    assert len(moments) == 2
+    for array in (kernel, *moments):
+        assert "fsdp" in jax.tree.leaves(tuple(array.sharding.spec))
