@@ -34,7 +34,7 @@ def table(results: Mapping[str, EvalResult]) -> Group:
             primary = name == result.primary
             chance = result.chance.get(name)
             rows.add_row(
-                f"{'*' if primary else ' '} {name}",
+                Text(f"{'*' if primary else ' '} {name}"),  # no markup in names
                 _quantity(name, value),
                 "" if chance is None else _quantity(name, chance),
                 _ratio(name, value, chance),

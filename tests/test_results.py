@@ -1,0 +1,84 @@
+"""The table and the JSON of evaluation results."""
+
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from clipjax import results
+from clipjax.types import EvalResult
+
+RESULTS = {
+    "retrieval": EvalResult(
+        {
+            "image_to_text_recall@1": 0.3,
+            "image_to_text_mean_rank": 12.25,
+            "mean_recall@1": 0.25,
+            "pair_diagonal/image_to_text_median_rank": float("nan"),
+        },
+        {
+            "image_to_text_recall@1": 0.0002,
+            "image_to_text_mean_rank": 500.5,
+            "mean_recall@1": 0.0025,
+        },
+        "mean_recall@1",
+        "1000 images x 5000 captions",
+        broken=3,
+    ),
+    "zeroshot": EvalResult({"a/top1": 1.0}, {"a/top1": 0.5}, "a/top1", "a: 9 images"),
+}
+
+GOLDEN = """\
+retrieval: 1000 images x 5000 captions (3 broken examples left out)
+  metric                                     value  chance  times chance
+  image_to_text_recall@1                   30.00 %  0.02 %        1500.0
+  image_to_text_mean_rank                     12.2   500.5
+* mean_recall@1                            25.00 %  0.25 %         100.0
+  pair_diagonal/image_to_text_median_rank      nan
+
+zeroshot: a: 9 images
+  metric     value   chance  times chance
+* a/top1  100.00 %  50.00 %           2.0
+"""
+
+
+def test_plain_text():
+    assert results.text(RESULTS) == GOLDEN
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_no_number_is_cut_at_a_narrow_width(width):
+    lines = results.text(RESULTS, width).splitlines()
+    assert max(map(len, lines)) <= width
+    for word in ("30.00 %", "1500.0", "nan", "500.5"):
+        assert any(word in line for line in lines)
+
+
+def test_a_terminal_shows_the_primary_metric_in_bold():
+    file = io.StringIO()
+    Console(file=file, force_terminal=True, width=80).print(results.table(RESULTS))
+    bold = [line for line in file.getvalue().splitlines() if "\x1b[1m" in line]
+    assert len(bold) == 2 and "mean_recall@1" in bold[0] and "a/top1" in bold[1]
+
+
+def test_words_in_brackets_are_not_taken_for_markup():
+    odd = EvalResult({"[red]set/top1": 0.5}, {}, "[red]set/top1", "[bold]x")
+    text = results.text({"[blue]e": odd})
+    assert "[blue]e: [bold]x" in text and "[red]set/top1" in text
+
+
+def test_json_is_strict_and_complete():
+    meta = {"path": pathlib.PurePosixPath("a/b"), "sizes": (1, np.int64(2)), "x": None}
+    found = results.to_json(RESULTS, meta)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["meta"] == {"path": "a/b", "sizes": [1, 2], "x": None}
+    retrieval = found["results"]["retrieval"]
+    assert retrieval["metrics"]["image_to_text_recall@1"] == 0.3
+    assert retrieval["metrics"]["pair_diagonal/image_to_text_median_rank"] is None
+    assert retrieval["chance"]["mean_recall@1"] == 0.0025
+    assert (retrieval["primary"], retrieval["broken"]) == ("mean_recall@1", 3)
+    with pytest.raises(TypeError, match="set has no JSON form"):
+        results.to_json(RESULTS, {"odd": {1}})
