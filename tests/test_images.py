@@ -197,20 +197,17 @@ def test_pillow_warnings_do_not_leak(monkeypatch):
     assert [str(w.message) for w in seen] == ["ours"]
 
 
-def test_draft_shrinks_a_jpeg_but_not_below_what_is_wanted():
-    data = encoded(picture(400, 640), "JPEG")
-    got = images.decode(
-        data, draft_size=lambda width, height: (width // 3, height // 3)
-    )
-    assert got.size == (320, 200)
+def test_a_jpeg_is_decoded_smaller_but_not_below_what_is_wanted():
     exif = Image.Exif()
     exif[images.ORIENTATION_TAG] = 6
-    turned = encoded(picture(400, 640), "JPEG", exif=exif)
-    seen = []
-    got = images.decode(
-        turned, draft_size=lambda *size: seen.append(size) or (100, 200)
-    )
-    assert seen == [(400, 640)] and got.size == (200, 320)
+    plain = encoded(picture(400, 645), "JPEG")
+    turned = encoded(picture(400, 645), "JPEG", exif=exif)
+    assert images.size(plain) == (645, 400) and images.size(turned) == (400, 645)
+    assert images.size(turned, exif=False) == (645, 400)
+    assert images.decode(plain, at_least=(215, 133)).size == (323, 200)
+    assert images.decode(plain, at_least=(324, 100)).size == (645, 400)
+    assert images.decode(turned, at_least=(100, 161)).size == (100, 162)
+    assert images.decode(encoded(picture()), at_least=(1, 1)).size == (60, 40)
 
 
 # Preprocessing

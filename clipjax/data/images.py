@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -31,14 +30,15 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+SIDEWAYS = (5, 6, 7, 8)
+
 PILLOW_MODULES = re.compile(r"PIL\.")
 
 Picture = bytes | np.ndarray | Image.Image
-DraftSize = Callable[[int, int], tuple[int, int]]
 
 
 def decode(
-    image: Picture, *, exif: bool = True, draft_size: DraftSize | None = None
+    image: Picture, *, exif: bool = True, at_least: tuple[int, int] | None = None
 ) -> Image.Image:
     """Returns the image as an RGB picture.
 
@@ -47,9 +47,9 @@ def decode(
         image. Of several frames the first is used.
       exif: turn the picture upright as its EXIF orientation says; an unreadable EXIF
         block says nothing. Arrays have none.
-      draft_size: (width, height) of the upright picture -> the smallest size that
-        will do. A JPEG is then decoded at 1/2, 1/4 or 1/8 scale where that is still
-        large enough: faster, and slightly different pixels.
+      at_least: (width, height) of the upright picture that will do. A JPEG is then
+        decoded at 1/2, 1/4 or 1/8 of its size (rounded up) where that is no smaller:
+        faster, and slightly different pixels.
 
     Transparency is dropped, not composited, as `convert("RGB")` does (and with it
     OpenAI's CLIP); 16-bit grey keeps its upper 8 bits.
@@ -57,29 +57,19 @@ def decode(
     Raises BadExample with a short reason where the image cannot be used: empty, cut
     off, not an image, a decompression bomb (Pillow's limit), an array of another form.
     """
-    picture = read(image, exif=exif, draft_size=draft_size)
+    picture = read(image, exif=exif, at_least=at_least)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def read(
-    image: Picture, *, exif: bool = True, draft_size: DraftSize | None = None
+    image: Picture, *, exif: bool = True, at_least: tuple[int, int] | None = None
 ) -> Image.Image:
     """As `decode`, but in the image's own 8-bit mode (RGB, L, P, RGBA, CMYK, ...)."""
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    _silence_pillow()
-    if not isinstance(image, Image.Image):
-        if not len(image):
-            raise BadExample("the image is empty (0 bytes)")
-        picture = _open(bytes(image))
-    else:
-        picture = image
+    picture = _open(image)
     try:
-        if draft_size is not None and picture is not image:
-            width, height = picture.size
-            turned = exif and _orientation(picture) >= 5
-            wanted = draft_size(*((height, width) if turned else (width, height)))
-            picture.draft("RGB", wanted[::-1] if turned else wanted)
+        if at_least is not None and picture is not image:
+            turned = exif and _orientation(picture) in SIDEWAYS
+            picture.draft("RGB", at_least[::-1] if turned else at_least)
         picture.load()
         if exif and (turn := UPRIGHT.get(_orientation(picture))) is not None:
             picture = picture.transpose(turn)
@@ -90,7 +80,22 @@ def read(
         raise BadExample(f"the image cannot be decoded: {_reason(error)}") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def size(image: Picture, *, exif: bool = True) -> tuple[int, int]:
+    """(width, height) of the upright picture, from its header; raises BadExample."""
+    picture = _open(image)
+    turned = exif and _orientation(picture) in SIDEWAYS
+    return picture.size[::-1] if turned else picture.size
+
+
+def _open(image: Picture) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    _silence_pillow()
+    if isinstance(image, Image.Image):
+        return image
+    if not len(image):
+        raise BadExample("the image is empty (0 bytes)")
+    data = bytes(image)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
