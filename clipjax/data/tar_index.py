@@ -31,6 +31,12 @@ IMAGES = frozenset(suffix[1:] for suffix in files.IMAGE_SUFFIXES)
 NO_TEXT, TXT, JSON = 0, 1, 2  # kinds of an example's caption file
 NO_LABEL, BAD_LABEL = -1, -2
 
+# What np.load raises on a file that is cut off, altered or of another kind.
+DAMAGED = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -115,14 +121,15 @@ def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
 def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
     """Reads a cached index; None where it is absent, outdated or damaged."""
     try:
-        with np.load(place, allow_pickle=False) as stored:
+        # Opened here because np.load forgets to close a file that it cannot read.
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["stamp"]) != stamp:
                 return None
             arrays = {name: stored[name] for name in ARRAYS}
             problems = tuple(json.loads(str(stored["problems"])))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except DAMAGED:
         logger.info("the cached index %s is damaged and is made anew", place)
         return None
     return ShardIndex(**arrays, problems=problems)
@@ -211,7 +218,6 @@ def _members(
     try:
         tar = tarfile.open(fileobj=file, mode="r:")
         while (member := tar.next()) is not None:
-            tar.members = []  # it would keep every header in memory
             if tar.offset <= position or member.size < 0:
                 problems.append(f"bad header at byte {position}; the rest is lost")
                 return
