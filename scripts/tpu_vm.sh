@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Train on every host of a TPU VM slice; the same command again resumes the run.
 #
-#   scripts/tpu_vm.sh NAME ZONE gs://BUCKET/runs/x configs/vit_b16.py [--config.KEY=VALUE ...]
+#   scripts/tpu_vm.sh NAME ZONE /mnt/nfs/runs/x configs/vit_b16.py [--config.KEY=VALUE ...]
 #
 # Needs gcloud, a TPU VM called NAME in ZONE with a clone of this repository in
-# ~/clipjax, and a bucket that the VM may write to. jax finds the other hosts itself.
+# ~/clipjax, and a workdir that every host sees (Filestore or another NFS mount). jax
+# finds the other hosts itself.
 set -euo pipefail
 if [ $# -lt 4 ]; then
-  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1 zone=$2 workdir=$3 config=$4
 shift 4
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
   cd ~/clipjax &&
-  pip install -q -e '.[tpu,gcs]' &&
+  pip install -q -e '.[tpu]' &&
   python -m clipjax.train --config $config --workdir $workdir $(printf '%q ' "$@")"
