@@ -1,0 +1,367 @@
+"""Checkpoints of a run: saved in the background, verified when read, pruned last.
+
+The only user of orbax. The order of a save is a contract:
+1. orbax writes to a temporary folder and commits it by renaming;
+2. the files are hashed and forced to the disk, and the manifest appears;
+3. only then are older steps deleted.
+Retention is ours (see store.py) since orbax's CheckpointManager deletes before 2, keeps
+a list of its own that ignores what is moved, and refuses older steps without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+from clipjax.engine import leaves
+from clipjax.engine.agree import gather, on_primary
+from clipjax.engine.store import BROKEN, JSON_NAME, Store
+from clipjax.types import UserError
+
+State = TypeVar("State")
+logger = logging.getLogger(__name__)
+
+# orbax gives a save up after 10 minutes, which is short for a slow disk.
+_SAVE_SECONDS = 6 * 3600
+
+
+class Checkpoints:
+    """The saved steps of one run directory.
+
+    One process group writes at a time (held by a lock); any number may read with
+    `read_only`. On several hosts every process makes the same calls; process 0 writes
+    manifests and prunes.
+
+    Args:
+      keep: the latest this many steps are kept.
+      every_keep: steps that it divides are kept for ever; 0: none.
+      best_metric: the step with the best value of this metric is kept too; "": none
+        when writing, that of the saved run when reading.
+      best_mode: "max" or "min".
+      warn: takes one line about what was found damaged, ignored or moved.
+
+    Raises:
+      UserError: where the directory cannot be written or another process writes in it.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int = 2,
+        every_keep: int = 0,
+        best_metric: str = "",
+        best_mode: str = "max",
+        read_only: bool = False,
+        warn: Callable[[str], None] = logger.warning,
+    ):
+        if keep < 1 or every_keep < 0 or best_mode not in ("max", "min"):
+            raise UserError(
+                f"checkpoints: keep={keep} must be at least 1, every_keep={every_keep} "
+                f"at least 0, best_mode={best_mode!r} 'max' or 'min'"
+            )
+        self._store = Store(workdir, warn)
+        self.workdir = self._store.workdir
+        self._keep = keep
+        self._every_keep = every_keep
+        self._best = (best_metric, best_mode)
+        self._read_only = read_only
+        self._warn = warn
+        self._thread: threading.Thread | None = None
+        self._failure: tuple[int, BaseException] | None = None
+        self._note = ""
+        _quieten_orbax()
+        if not read_only:
+            on_primary(self._store.open)
+        self._saver = ocp.AsyncCheckpointer(_handler(), timeout_secs=_SAVE_SECONDS)
+        self._reader = ocp.Checkpointer(_handler())
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.close()
+        except UserError as late:
+            if error is None:
+                raise
+            self._warn(str(late))  # the first error is the one to show
+
+    def steps(self) -> list[int]:
+        """The committed steps, ascending; damaged ones among them."""
+        return self._store.steps()
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics saved with a step; {} without. Raises UserError if unreadable."""
+        try:
+            return self._store.item(step, "meta")["metrics"]
+        except BROKEN as error:
+            raise UserError(self._damaged(step, [_line(error)])) from error
+
+    def best_step(self) -> int | None:
+        """The step with the best finite value of the best metric; ties: the latest."""
+        metric, mode = self._best
+        steps = self.steps()
+        while self._read_only and not metric and steps:
+            try:
+                metric, mode = self._store.item(steps.pop(), "meta")["best"]
+                break
+            except BROKEN:
+                continue  # damaged: the step before knows too
+        return self._store.best(metric, mode) if metric else None
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts saving; returns when the state is copied, so it may be donated.
+
+        Waits for the save before, and raises its error. Saved steps that are not older
+        are set aside, never overwritten.
+
+        Args:
+          state: a pytree of arrays, numbers and typed keys.
+          meta: JSON values.
+          metrics: what `best_metric` chooses from.
+
+        Raises:
+          UserError: this save, or the one before, failed.
+          ValueError: the state holds something else, or the checkpoints are read-only.
+        """
+        if self._read_only:
+            raise ValueError(f"the checkpoints of {self.workdir} are open read-only")
+        self.wait()
+        values = {name: float(value) for name, value in (metrics or {}).items()}
+        if values and self._best[0] and self._best[0] not in values:
+            self._warn(
+                f"no metric {self._best[0]!r} among {', '.join(values)}: step {step} "
+                "cannot become the best checkpoint"
+            )
+        items = {
+            "meta": {"meta": dict(meta), "metrics": values, "best": self._best},
+            "layout": leaves.layout(state),
+        }
+        json.dumps(items)  # raises TypeError here rather than in the background
+        arrays = leaves.arrays(state)
+        on_primary(lambda: self._store.make_way(step))
+        args = {name: ocp.args.JsonSave(item) for name, item in items.items()}
+        args["state"] = ocp.args.StandardSave(arrays)
+        try:
+            self._saver.save(self._store.path(step), args=ocp.args.Composite(**args))
+        except Exception as error:
+            raise UserError(self._not_saved(step, error)) from error
+        self._thread = threading.Thread(target=self._finish, args=(step,))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when all is on the disk; raises UserError where that failed."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        failure, self._failure = self._failure, None
+        note, self._note = self._note, ""
+        if note:
+            self._warn(note)
+        texts = gather(self._not_saved(*failure) if failure else "")
+        if any(texts):
+            raise UserError(max(texts)) from (failure and failure[1])
+
+    def close(self) -> None:
+        """Finishes the save under way and lets another process write."""
+        try:
+            self.wait()
+        finally:
+            self._saver.close()
+            self._reader.close()
+            self._store.close()
+
+    def restore_latest(
+        self, template: State
+    ) -> tuple[State, dict[str, Any], int] | None:
+        """The newest good step: (state, meta, step), or None where none was saved.
+
+        A damaged step is named through `warn`, passed over and, unless read-only, set
+        aside, so that it can be saved again.
+
+        Args:
+          template: the state, or its shapes; leaves that carry a sharding are restored
+            straight to it, whatever devices saved them.
+
+        Raises:
+          UserError: every saved step is damaged, or the newest good one is of another
+            tree, shape or dtype.
+        """
+        self.wait()
+        if not self._read_only:
+            self._check_space(template)
+        return self._newest(template, set_aside=not self._read_only)
+
+    def restore(self, which: int | str = "latest", template: Any = None) -> Any:
+        """A step by number, "latest" or "best": (state, meta, step).
+
+        Without a template the state comes as nested dicts of host arrays, tuples by
+        index and typed keys as their uint32 data.
+
+        Raises UserError where there is no such step, or it is damaged ("latest" passes
+        over damaged steps), or it does not fit the template.
+        """
+        self.wait()
+        if which == "latest":
+            found = self._newest(template, set_aside=False)
+            if found is None:
+                raise UserError(f"{self.workdir} holds no checkpoint")
+            return found
+        steps = on_primary(self.steps)
+        step = on_primary(self.best_step) if which == "best" else which
+        if step not in steps:
+            raise UserError(
+                f"{self.workdir} holds no checkpoint {which!r}; its steps: "
+                f"{', '.join(map(str, steps)) or 'none'}"
+            )
+        loaded, problems = self._load(step, template)
+        if problems:
+            raise UserError(self._damaged(step, problems))
+        return loaded
+
+    def _newest(self, template: Any, set_aside: bool) -> Any:
+        damaged: list[int] = []
+        for step in on_primary(self._store.candidates):
+            loaded, problems = self._load(step, template)
+            if not problems:
+                if set_aside:
+                    on_primary(lambda: self._store.set_aside(damaged))
+                return loaded
+            self._warn(self._damaged(step, problems))
+            damaged.append(step)
+        if damaged:
+            raise UserError(
+                f"{self.workdir}: none of its checkpoints (step "
+                f"{', '.join(map(str, damaged))}) can be read; nothing was changed. Put "
+                f"the files back from a copy, or move {self._store.folder} away to "
+                "start from scratch, or give another --workdir"
+            )
+        return None
+
+    def _load(self, step: int, template: Any) -> tuple[Any, list[str]]:
+        """Returns ((state, meta, step), []) or (None, what is wrong with the files)."""
+        sealed, problems = on_primary(lambda: self._store.verify(step))
+        if sealed and problems:
+            return None, problems
+        try:
+            rows = [(tuple(p), text) for p, text in self._store.item(step, "layout")]
+            meta = self._store.item(step, "meta")["meta"]
+        except BROKEN as error:
+            return None, [f"its JSON cannot be read: {_line(error)}"]
+        if template is None:
+            targets = leaves.raw_targets(rows)
+        else:
+            self._check_fit(step, leaves.differences(rows, template))
+            targets = leaves.targets(template)
+        state, failure = None, ""
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
+            stored = self._reader.restore(self._store.path(step), args=args)["state"]
+            if template is None:
+                state = leaves.raw_rebuild(rows, stored)
+            else:
+                state = leaves.rebuild(template, stored)
+        except Exception as error:  # orbax raises anything, over many lines
+            failure = f"orbax cannot read it: {_line(error)}"
+        if any(failures := gather(failure)):
+            return None, [max(failures)]
+        if not sealed:
+            self._warn(
+                f"step {step} of {self.workdir} has no manifest (the run ended before "
+                "it was written): its files are readable but unverified"
+            )
+        return (state, meta, step), []
+
+    def _check_fit(self, step: int, differences: list[str]) -> None:
+        if differences:
+            more = len(differences) - 3
+            raise UserError(
+                f"step {step} of {self.workdir} is of another model or optimizer: "
+                + "; ".join(differences[:3])
+                + (f"; and {more} more" if more > 0 else "")
+                + ". Use the config that the run was started with, or another --workdir"
+            )
+
+    def _check_space(self, template: Any) -> None:
+        size = sum(
+            math.prod(leaf.shape) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(leaves.targets(template))
+        )
+        free = shutil.disk_usage(self._store.folder).free
+        if free < size:
+            self._warn(
+                f"{self._store.folder} has {free / 1e9:.2f} GB free and a checkpoint "
+                f"takes up to {size / 1e9:.2f} GB: saving may fail; make room"
+            )
+
+    def _finish(self, step: int) -> None:
+        """In a thread: what follows orbax's commit."""
+        try:
+            self._saver.wait_until_finished()
+            if jax.process_index() > 0:
+                return
+            self._store.seal(step)
+        except BaseException as error:
+            self._failure = (step, error)
+            return
+        try:
+            best = self.best_step()
+            self._store.prune(self._keep, self._every_keep, best)
+        except OSError as error:  # the save itself is good
+            self._note = f"{self._store.folder}: cannot delete old steps: {error}"
+
+    def _damaged(self, step: int, problems: list[str]) -> str:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"step {step} of {self.workdir} is damaged: {problems[0]}{more}"
+
+    def _not_saved(self, step: int, error: BaseException) -> str:
+        return (
+            f"saving step {step} in {self._store.folder} failed: {_line(error)}. Mend "
+            "the cause and start again: the run goes on from the last good step"
+        )
+
+
+def _handler() -> ocp.CompositeCheckpointHandler:
+    return ocp.CompositeCheckpointHandler(
+        state=ocp.StandardCheckpointHandler(),
+        meta=ocp.JsonCheckpointHandler(filename=JSON_NAME),
+        layout=ocp.JsonCheckpointHandler(filename=JSON_NAME),
+    )
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, cut to what fits into a message."""
+    text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+class _NotFromOrbax(logging.Filter):
+    """Drops orbax's records: every failure reaches the user as our own one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # With --verbosity=1 (absl's debug) everything is shown.
+        return "/orbax/" not in record.pathname or absl_logging.level_debug()
+
+
+def _quieten_orbax() -> None:
+    log = absl_logging.get_absl_logger()
+    if not any(isinstance(found, _NotFromOrbax) for found in log.filters):
+        log.addFilter(_NotFromOrbax())
