@@ -10,6 +10,7 @@ import pathlib
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from rich.console import Console
 
 from clipjax import commandline
 from clipjax.types import UserError
@@ -88,8 +89,14 @@ def evaluate(
     )
     variables, step = assemble.load_variables(workdir, checkpoint, ema)
     print(f"evaluating {workdir}, step {step}")
-    found = assemble.evaluate(evaluators, variables, results.progress)
-    results.show(found)
+    console = Console()
+    with console.status("") as status:
+
+        def progress(label: str):
+            return lambda done, total: status.update(f"{label} {done}/{total}")
+
+        found = assemble.evaluate(evaluators, variables, progress)
+    console.print(results.table(found))
     path = pathlib.Path(json_file or workdir / f"evaluation-{step}.json")
     meta = {"workdir": str(workdir), "step": step, "ema": ema}
     assemble.write_json(path, results.to_json(found, meta))

@@ -33,18 +33,20 @@ class Loaded:
     encoder: Encoder
     step: int
 
-    def encode_image(self, images: Sequence[Image.Image | bytes | np.ndarray]):
+    def encode_image(
+        self, images: Sequence[Image.Image | bytes | np.ndarray]
+    ) -> np.ndarray:
         """Unit-norm float32 [n e].
 
         Raises UserError naming the first image that cannot be read.
         """
         if isinstance(images, Image.Image | bytes | np.ndarray):
             raise UserError("encode_image takes a list of images: [image]")
-        embeds, valid, broken = self.encoder.images(self.variables, images)
-        if not valid.all():
-            key, reason = broken[0]
-            raise UserError(f"image {key or int(np.argmin(valid))}: {reason}")
-        return embeds
+        found = self.encoder.images(self.variables, list(images))
+        if found.broken:
+            key, reason = found.broken[0]
+            raise UserError(f"{key}: {reason}")
+        return found.embed
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-norm float32 [n e]."""
@@ -72,7 +74,6 @@ def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
     tokenizer = assemble.tokenizer(config, folder, None)
     model = assemble.model(config, tokenizer)
     variables, step = assemble.load_variables(folder, "best", ema)
-    encoder = assemble.encoder(config, model, tokenizer, None)
-    return Loaded(
-        config, model, variables, tokenizer, encoder.preprocess, encoder, step
-    )
+    preprocess = assemble.preprocess(config)
+    encoder = Encoder(model, tokenizer, preprocess)
+    return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)

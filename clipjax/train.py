@@ -10,6 +10,7 @@ import sys
 
 from absl import flags
 from ml_collections import config_flags
+from rich.console import Console
 
 from clipjax import commandline, config
 from clipjax.types import UserError
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
         print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by
     if outcome.results:
-        results.show(outcome.results)
+        Console().print(results.table(outcome.results))
     print(
         f"done: {workdir}. Next:\n"
         f"  python -m clipjax.evaluate --workdir {workdir}\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from clipjax.config import create
@@ -72,8 +73,12 @@ def model(config: ConfigDict, made: Tokenizer) -> Model:
 def encoder(
     config: ConfigDict, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
 ) -> Encoder:
-    preprocess = create("preprocess", config.data.preprocess, config.data.image_size)
-    return Encoder(made, words, preprocess, mesh=mesh)
+    return Encoder(made, words, preprocess(config), mesh=mesh)
+
+
+def preprocess(config: ConfigDict) -> Callable[[Any], np.ndarray]:
+    """Images as the run evaluates them: anything decodable -> uint8 [s s 3]."""
+    return create("preprocess", config.data.preprocess, config.data.image_size)
 
 
 def evaluators(

@@ -7,7 +7,6 @@ import time
 import jax
 import numpy as np
 
-from clipjax.config import create
 from clipjax.data import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
@@ -83,11 +82,10 @@ class Evaluation:
         size = min(data.batch_size, len(self._source) // run.mesh.size * run.mesh.size)
         if size == 0:
             return float("nan")
-        preprocess = create("preprocess", data.preprocess, data.image_size)
         source = pipeline.train_batches(
             self._source,
             run.tokenizer,
-            assemble.EvalPreprocess(preprocess),
+            assemble.EvalPreprocess(assemble.preprocess(run.config)),
             seed=0,
             global_batch=size,
             start_step=0,
