@@ -267,6 +267,20 @@ def test_garbage_in_the_middle_of_a_tar_is_reported(tmp_path):
     ]
 
 
+def test_a_negative_size_does_not_read_a_tar_for_ever(tmp_path):
+    back = tarfile.TarInfo("b.jpg")
+    back.size = -2048  # back over this header and the member before it
+    block = back.tobuf(tarfile.GNU_FORMAT)
+    whole = write_tar(tmp_path / "train-0.tar", [("a.jpg", jpeg())]).read_bytes()
+    at = int(tar_index.build(tmp_path / "train-0.tar").image_start[0]) + 1024
+    (tmp_path / "train-0.tar").write_bytes(whole[:at] + block + bytes(1024))
+    source = webdataset.make("train", path=str(tmp_path))
+    assert len(source) == 1 and source[0].image == jpeg()
+    assert source.problems == [
+        f"train-0.tar: bad header at byte {at}; the rest is lost"
+    ]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damaged_tars_are_user_errors_or_indexes(tmp_path_factory, data):
