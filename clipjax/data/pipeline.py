@@ -1,0 +1,345 @@
+"""Training batches whose order and random draws are a function of the step alone.
+
+The unit of an epoch is an image, with a random one of its captions, or a pair. Unit
+number n of the endless stream is planned, without reading anything, from (seed, n):
+which example, which caption, and a 63-bit draw from which the example is augmented.
+Epoch e is units [e N, (e + 1) N) in an order of its own; step s of training is units
+[s B, (s + 1) B), so a batch may straddle two epochs, and to resume is to start at s.
+Each process makes its own block of every global batch; worker processes and threads
+change nothing but speed.
+
+A broken example is replaced by another that its own draw determines, so that all others
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from clipjax.types import BadExample, Batch, Example, Source, Tokenizer, UserError
+
+UNITS = ("image", "pair")
+ON_BROKEN = ("replace", "raise")
+REPLACEMENTS = 20  # broken ones in a row, after which the data are taken for damaged
+BROKEN = "broken"  # key of a block, between its maker and TrainBatches: JSON notes
+CAPTIONS_READ = 200_000  # examples enough to train a tokenizer on
+
+Augment = Callable[[Any, np.random.Generator], np.ndarray]
+
+
+class Planned(NamedTuple):
+    """One planned example: its index, that of its caption, and its random draw."""
+
+    index: int
+    caption: int
+    draw: int
+
+
+def steps_per_epoch(source: Source, unit: str, global_batch: int) -> int:
+    """Whole steps nearest to one epoch; nothing is dropped between epochs.
+
+    Raises UserError where one batch would hold more than an epoch.
+    """
+    size = len(_Units(source, unit))
+    if not 1 <= global_batch <= size:
+        raise UserError(
+            f"data.batch_size={global_batch}: an epoch has {size} {unit}s; use 1 to "
+            f"{size}"
+        )
+    return (size + global_batch // 2) // global_batch
+
+
+def plan(
+    source: Source, *, seed: int, global_batch: int, step: int, unit: str = "image"
+) -> list[Planned]:
+    """The examples of the global batch of a step (from 0); reads none of them."""
+    plans = _plans(_Units(source, unit), seed)
+    return [plans[step * global_batch + row] for row in range(global_batch)]
+
+
+def train_batches(
+    source: Source,
+    tokenizer: Tokenizer | None,
+    augment: Augment,
+    *,
+    seed: int,
+    global_batch: int,
+    start_step: int,
+    total_steps: int | None = None,
+    unit: str = "image",
+    label_set: str | None = None,
+    workers: int = 0,
+    threads: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_broken: str = "replace",
+) -> TrainBatches:
+    """This process's blocks of the global batches of steps start_step, start_step + 1...
+
+    Args:
+      tokenizer: None leaves the text out.
+      augment: (encoded bytes or uint8 [h w 3], generator) -> uint8 [h w 3], of one size.
+      total_steps: where the batches end; None for never.
+      unit: "image": an epoch visits every image once, with one caption drawn at random;
+        "pair": every caption once, with its image. In a source with captions, examples
+        without one are left out.
+      label_set: which labels; None: those of the only set, where there is only one.
+      workers: processes that make batches ahead; each needs seconds to start.
+      threads: where workers is 0, threads that make batches ahead; 0: none ahead.
+      on_broken: "replace" or "raise".
+
+    Raises:
+      UserError: at once, for options that cannot work; later, for a broken example
+        under on_broken="raise", for too many of them, and for a worker that died.
+    """
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("global_batch", global_batch, 1),
+        ("start_step", start_step, 0),
+        ("workers", workers, 0),
+        ("threads", threads, 0),
+    ):
+        if value < least:
+            raise UserError(f"data: {name}={value} is below {least}")
+    if on_broken not in ON_BROKEN:
+        raise UserError(f"data.on_broken={on_broken!r}: use {' or '.join(ON_BROKEN)}")
+    if global_batch % process_count:
+        raise UserError(
+            f"data.batch_size={global_batch} is not divisible by the {process_count} "
+            f"processes"
+        )
+    units = _Units(source, unit)
+    size = global_batch // process_count
+    maker = _BlockMaker(
+        source,
+        tokenizer,
+        augment,
+        units,
+        _plans(units, seed),
+        label_set=_label_set(source, label_set),
+        global_batch=global_batch,
+        rows=range(process_index * size, (process_index + 1) * size),
+        on_broken=on_broken,
+    )
+    last = sys.maxsize if total_steps is None else max(total_steps, start_step)
+    blocks = grain.MapDataset.range(start_step, last).map(maker)
+    ahead = 1 if workers else threads
+    ready = blocks.to_iter_dataset(
+        grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
+            flags.FLAGS.mark_as_parsed()
+        ready = ready.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return TrainBatches(iter(ready), units.left_out)
+
+
+def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
+    """All captions of up to `limit` examples, evenly spread; broken ones are skipped."""
+    having = np.flatnonzero(source.caption_counts)
+    for i in having[:: max(1, -(-len(having) // limit))]:
+        try:
+            example = source[int(i)]
+        except BadExample:
+            continue
+        yield from example.captions
+
+
+class TrainBatches(Iterator[Batch]):
+    """Iterator over host-local batches; close it when done, even half-way.
+
+    left_out: examples without a caption in a source with captions.
+    """
+
+    def __init__(self, blocks: grain.DatasetIterator, left_out: int):
+        self._blocks = blocks
+        self._broken: list[tuple[str, str]] = []
+        self._told: set[str] = set()
+        self.left_out = left_out
+
+    def __next__(self) -> Batch:
+        try:
+            block = next(self._blocks)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                f"a data worker process died ({str(error).partition('. ')[0]}); if it "
+                f"ran out of memory, use fewer of data.workers or a smaller batch"
+            ) from error
+        for key, reason in json.loads(block.pop(BROKEN)):
+            if key not in self._told:
+                self._told.add(key)
+                self._broken.append((key, reason))
+        # Copies, since arrays in shared memory must not outlive the workers.
+        return {
+            name: value if type(value) is np.ndarray else np.array(value)
+            for name, value in block.items()
+        }
+
+    def take_broken(self) -> list[tuple[str, str]]:
+        """(key, reason) of broken examples met since the last call, each key once."""
+        taken, self._broken = self._broken, []
+        return taken
+
+    def close(self) -> None:
+        """Ends workers and threads; may be called twice."""
+        self._blocks.close()
+
+
+class _Units:
+    """The units of an epoch, numbered, and what is planned for each."""
+
+    def __init__(self, source: Source, unit: str):
+        if unit not in UNITS:
+            raise UserError(f"data.unit={unit!r}: use {' or '.join(UNITS)}")
+        counts = np.asarray(source.caption_counts)
+        captioned = source.max_captions > 0
+        if len(source) * max(source.max_captions, 1) >= 2**31:
+            raise UserError(
+                f"{len(source)} examples x {source.max_captions} captions are too many "
+                f"for 32-bit ids; use fewer examples"
+            )
+        if unit == "pair" and not captioned:
+            raise UserError("data.unit=pair, but the source has no captions; use image")
+        self._pair = unit == "pair"
+        self._ends = np.cumsum(counts) if self._pair else None
+        self._counts = counts if captioned else None
+        self._having = np.flatnonzero(counts) if captioned else None
+        self._images = len(source)
+        self.left_out = self._images - len(self._having) if captioned else 0
+
+    def __len__(self) -> int:
+        if self._ends is not None:
+            return int(self._ends[-1]) if len(self._ends) else 0
+        return self._images if self._having is None else len(self._having)
+
+    def plan(self, number: int, rng: np.random.Generator) -> Planned:
+        caption = 0
+        if self._ends is not None:
+            index = int(np.searchsorted(self._ends, number, side="right"))
+            caption = number - int(self._ends[index] - self._counts[index])
+        elif self._having is not None:
+            index = int(self._having[number])
+            caption = int(rng.integers(self._counts[index]))
+        else:
+            index = number
+        return Planned(index, caption, int(rng.integers(2**63)))
+
+    def other(self, planned: Planned, attempt: int) -> Planned:
+        """The replacement of a broken example, from its own draw."""
+        rng = _generator(planned.draw, attempt)
+        return self.plan(int(rng.integers(len(self))), rng)
+
+
+def _plans(units: _Units, seed: int) -> grain.MapDataset:
+    """The endless stream of plans; element n is a function of (seed, n)."""
+    if not len(units):
+        raise UserError("the training data are empty; choose another data or split")
+    stream = grain.MapDataset.range(len(units)).seed(seed).shuffle().repeat()
+    plans = stream.random_map(units.plan)
+    plans[0]  # grain sets up its bookkeeping at first use, which threads may not do
+    return plans
+
+
+def _generator(*seeds: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seeds))
+
+
+def _label_set(source: Source, label_set: str | None) -> str | None:
+    known = source.class_names
+    if label_set is None:
+        return next(iter(known)) if len(known) == 1 else None
+    if label_set not in known:
+        raise UserError(
+            f"label set {label_set!r} is not of this source; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    return label_set
+
+
+class _BlockMaker:
+    """step -> this process's rows of the step's global batch; picklable."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Tokenizer | None,
+        augment: Augment,
+        units: _Units,
+        plans: grain.MapDataset,
+        *,
+        label_set: str | None,
+        global_batch: int,
+        rows: range,
+        on_broken: str,
+    ):
+        self._source = source
+        self._tokenizer = tokenizer
+        self._augment = augment
+        self._units = units
+        self._plans = plans
+        self._label_set = label_set
+        self._global_batch = global_batch
+        self._rows = rows
+        self._on_broken = on_broken
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        first = operator.index(step) * self._global_batch
+        notes: list[tuple[str, str]] = []
+        made = [self._row(self._plans[first + row], notes) for row in self._rows]
+        block: dict[str, Any] = {
+            name: np.stack([row[name] for row in made]) for name in made[0]
+        }
+        block["valid"] = np.ones(len(made), bool)
+        block[BROKEN] = json.dumps(notes)
+        return block
+
+    def _row(self, planned: Planned, notes: list) -> dict[str, Any]:
+        """One row, of the planned example or of what replaces it."""
+        chosen = planned
+        for attempt in range(REPLACEMENTS + 1):
+            if attempt:
+                chosen = self._units.other(planned, attempt)
+            key = f"example {chosen.index}"
+            try:
+                example = self._source[chosen.index]
+                key = example.key or key
+                return self._read(example, chosen, replaced=attempt > 0)
+            except BadExample as error:
+                if self._on_broken == "raise":
+                    raise UserError(
+                        f"{key} is broken: {error}; mend or remove it, or set "
+                        f"data.on_broken=replace"
+                    ) from error
+                notes.append((key, str(error)))
+        raise UserError(
+            f"{key} and {REPLACEMENTS} examples drawn to replace it are all broken: "
+            f"{notes[-1][1]}; mend the data"
+        )
+
+    def _read(
+        self, example: Example, chosen: Planned, *, replaced: bool
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "image": self._augment(example.image, _generator(chosen.draw)),
+            "image_id": np.int32(chosen.index),
+            "replaced": np.bool_(replaced),
+            "label": np.int32(example.labels.get(self._label_set or "", -1)),
+        }
+        if self._tokenizer is not None:
+            if chosen.caption >= len(example.captions):
+                raise BadExample(f"it has no caption number {chosen.caption}")
+            ids, mask = self._tokenizer([example.captions[chosen.caption]])
+            row["text"], row["text_mask"] = ids[0], mask[0]
+            text_id = chosen.index * self._source.max_captions + chosen.caption
+            row["text_id"] = np.int32(text_id)
+        return row

@@ -1,0 +1,93 @@
+"""What the tokenizers share: cleaning captions, and packing ids into fixed rows."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+
+import ftfy
+import numpy as np
+
+from clipjax.types import BadExample, UserError
+
+Captions = Callable[[], Iterator[str]]
+
+
+def clean(text: str, *, lower: bool = True) -> str:
+    """Repairs broken encodings, undoes HTML escapes and squeezes white space.
+
+    The steps and their order are those of OpenAI's CLIP: ftfy, HTML unescaping twice
+    ("&amp;amp;"), single blanks, lower case. Raises BadExample for what is no str.
+    """
+    check(text)
+    # Printable ASCII without "&" leaves ftfy and unescaping nothing to do.
+    if not text.isascii() or not text.isprintable() or "&" in text:
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = " ".join(text.split())
+    return text.lower() if lower else text
+
+
+def check(text: str) -> None:
+    """Raises BadExample for a caption that is no str."""
+    if not isinstance(text, str):
+        raise BadExample(f"the caption is not text but {type(text).__name__}: {text!r}")
+
+
+def check_length(name: str, context_length: int, least: int) -> None:
+    """Raises UserError for a context too short for one token and its frame."""
+    if context_length < least:
+        raise UserError(
+            f"tokenizer {name}: context_length={context_length} is too short; use "
+            f"{least} or more"
+        )
+
+
+def check_list(texts: Sequence[str]) -> Sequence[str]:
+    """Raises UserError for a bare string, which would pass as a list of characters."""
+    if isinstance(texts, str):
+        raise UserError(f"a tokenizer takes a list of texts: [{texts[:20]!r}]")
+    return texts
+
+
+def pack(
+    rows: Sequence[Sequence[int]],
+    context_length: int,
+    *,
+    start: int,
+    end: int,
+    pad: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames rows of ids by start and end tokens, cuts and pads them.
+
+    Returns ids int32 [b context_length], and the mask bool that is true from the start
+    to the end token; a row that is too long loses its last ids, never its end token.
+    """
+    ids = np.full((len(rows), context_length), pad, np.int32)
+    mask = np.zeros((len(rows), context_length), bool)
+    for i, row in enumerate(rows):
+        framed = [start, *row[: context_length - 2], end]
+        ids[i, : len(framed)] = framed
+        mask[i, : len(framed)] = True
+    return ids, mask
+
+
+def training_captions(name: str, captions: Captions | None) -> Iterator[str]:
+    """The captions that a tokenizer is trained on, cleaned by nobody yet.
+
+    Raises UserError where there are none to be had.
+    """
+    if captions is None:
+        raise UserError(
+            f"tokenizer {name} is trained on captions and none are at hand; start from "
+            f"a run directory that holds its tokenizer.json"
+        )
+    empty = True
+    for caption in captions():
+        if isinstance(caption, str):
+            empty = False
+            yield caption
+    if empty:
+        raise UserError(
+            f"tokenizer {name} is trained on captions, but the training data have "
+            f"none; use data with captions, or tokenizer=clip_bpe"
+        )

@@ -1,0 +1,113 @@
+"""Byte-pair encoding trained on the run's own captions; needs the `text` extra.
+
+Sennrich et al. 2016 (arXiv:1508.07909), over bytes, so that no text is unknown.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.data import text
+from clipjax.data.text import Captions
+from clipjax.types import UserError
+
+PAD, START, END = range(3)
+# Kept outside the trained part, whose ids follow: a caption cannot spell them.
+SPECIALS = 3
+BYTES = 256
+
+
+class BpeTokenizer:
+    """See `make`. state: the trained part as the `tokenizers` library's JSON."""
+
+    pad_id = PAD
+
+    def __init__(self, state: str, context_length: int, lowercase: bool):
+        text.check_length("bpe", context_length, 3)
+        self.context_length = context_length
+        self.lowercase = lowercase
+        self._state = state
+        try:
+            self._trained = _library().Tokenizer.from_str(state)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(
+                f"the saved state of tokenizer bpe is damaged ({error}); restore the "
+                f"run's tokenizer.json"
+            ) from error
+        self.vocab_size = SPECIALS + self._trained.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
+        rows = []
+        for one in text.check_list(texts):
+            cleaned = text.clean(one, lower=self.lowercase)
+            rows.append([SPECIALS + i for i in self._trained.encode(cleaned).ids])
+        return text.pack(rows, self.context_length, start=START, end=END)
+
+    def state(self) -> str:
+        """The trained part in JSON."""
+        return self._state
+
+    def __reduce__(self):
+        return BpeTokenizer, (self._state, self.context_length, self.lowercase)
+
+
+def make(
+    captions: Captions | None,
+    state: str | None,
+    *,
+    vocab_size: int = 4096,
+    context_length: int = 32,
+    lowercase: bool = True,
+) -> BpeTokenizer:
+    """The trained tokenizer: padding 0, start 1, end 2, then bytes and their merges.
+
+    Args:
+      captions: training captions, read once where there is no state.
+      state: of an earlier run; then vocab_size has no effect.
+      vocab_size: ids at most, special ones included; few captions may yield fewer.
+      context_length: tokens of a row, start and end included.
+      lowercase: captions are lower-cased after cleaning.
+
+    Raises UserError without the library, without captions, or for a bad option or state.
+    """
+    if state is None:
+        if vocab_size < SPECIALS + BYTES:
+            raise UserError(
+                f"tokenizer bpe: vocab_size={vocab_size} is below the "
+                f"{SPECIALS + BYTES} ids of bytes and special tokens"
+            )
+        state = _train(captions, vocab_size - SPECIALS, lowercase)
+    return BpeTokenizer(state, context_length, lowercase)
+
+
+def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
+    library = _library()
+    made = library.Tokenizer(library.models.BPE())
+    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    cleaned = (
+        text.clean(caption, lower=lowercase)
+        for caption in text.training_captions("bpe", captions)
+    )
+    made.train_from_iterator(cleaned, trainer)
+    return made.to_str()
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("tokenizers")
+    except ImportError as error:
+        raise UserError(
+            'tokenizer bpe needs the tokenizers library: pip install "clipjax[text]"'
+        ) from error

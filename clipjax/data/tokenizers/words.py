@@ -1,0 +1,92 @@
+"""One token a word or punctuation mark, over the words of the training captions."""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipjax.data import text
+from clipjax.data.text import Captions
+from clipjax.types import UserError
+
+PAD, START, END, UNKNOWN = range(4)
+SPECIALS = 4
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+
+
+class WordTokenizer:
+    """See `make`. words: the vocabulary, whose ids begin at SPECIALS."""
+
+    pad_id = PAD
+
+    def __init__(self, words: Sequence[str], context_length: int):
+        text.check_length("words", context_length, 3)
+        self.context_length = context_length
+        self.vocab_size = SPECIALS + len(words)
+        self._ids = {word: i for i, word in enumerate(words, start=SPECIALS)}
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
+        rows = [
+            [self._ids.get(word, UNKNOWN) for word in split(one)]
+            for one in text.check_list(texts)
+        ]
+        return text.pack(rows, self.context_length, start=START, end=END)
+
+    def state(self) -> str:
+        """The vocabulary in JSON."""
+        return json.dumps({"words": list(self._ids)}, ensure_ascii=False)
+
+
+def split(caption: str) -> list[str]:
+    """The lower-cased words and punctuation marks of a caption, cleaned."""
+    return WORD.findall(text.clean(caption))
+
+
+def make(
+    captions: Captions | None,
+    state: str | None,
+    *,
+    vocab_size: int = 8192,
+    min_count: int = 1,
+    context_length: int = 32,
+) -> WordTokenizer:
+    """The word tokenizer: padding 0, start 1, end 2, unknown 3, then the words.
+
+    Args:
+      captions: training captions, read once where there is no state.
+      state: of an earlier run; then vocab_size and min_count have no effect.
+      vocab_size: ids at most, the four special ones included. The most frequent words
+        are kept; among equally frequent ones the first in the order of code points.
+      min_count: how often a word must occur to be kept.
+      context_length: tokens of a row, start and end included.
+
+    Raises UserError for options out of range, without captions, or for a bad state.
+    """
+    if state is not None:
+        return WordTokenizer(_words(state), context_length)
+    if vocab_size <= SPECIALS or min_count < 1:
+        raise UserError(
+            f"tokenizer words: vocab_size={vocab_size}, min_count={min_count}: use a "
+            f"vocab_size above {SPECIALS} and a min_count of 1 or more"
+        )
+    counts: collections.Counter[str] = collections.Counter()
+    for caption in text.training_captions("words", captions):
+        counts.update(split(caption))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [word for word, count in ordered if count >= min_count]
+    return WordTokenizer(words[: vocab_size - SPECIALS], context_length)
+
+
+def _words(state: str) -> list[str]:
+    try:
+        return json.loads(state)["words"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the saved state of tokenizer words is damaged ({error!r}); restore the "
+            f"run's tokenizer.json"
+        ) from error
