@@ -272,7 +272,9 @@ assert np.flatnonzero(found.valid).tolist() == good
 assert [found.kept[i] for i in good] == [f"k{i}" for i in good]
 expected = own._expected([own._pictures(11)[i] for i in good])
 np.testing.assert_allclose(found.embed[good], expected, rtol=1e-4, atol=1e-5)
-assert encoder.texts(variables, ["a", "b", "c"] * 3).shape == (9, own.WIDTH)
+texts = [chr(97 + i) for i in range(11)]
+alone = own._encoder(batch_size=4).texts(own._variables(), texts)
+np.testing.assert_allclose(encoder.texts(variables, texts), alone, rtol=1e-5)
 print("read", sorted(read))
 """
 

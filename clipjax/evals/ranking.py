@@ -68,7 +68,7 @@ def rank(
         once where None.
       block: queries at a time; fewer where the gallery is large.
     """
-    ok, usable = np.isfinite(queries).all(1), np.isfinite(gallery).all(1)
+    ok, usable = finite(queries), finite(gallery)
     # A product may differ in the last bit with the place of a column in the matrix, so
     # copies of one entry are counted at its first place.
     first = _first_places(gallery)
@@ -92,7 +92,7 @@ def rank(
         ok[part] &= np.isfinite(best[:, 0])
         greater[part] = _count(scores > best, weights, wide)
         same[part] = _count(scores == best, weights, wide)
-        own[part] = ((mine == best) & (right[part] >= 0)).sum(1)
+        own[part] = (mine == best).sum(1)
     return Ranks(
         np.where(ok, greater, copies.sum()),
         np.where(ok, same - own, 0),
@@ -106,6 +106,11 @@ def chance(own: np.ndarray, total: int) -> Ranks:
     return Ranks(np.zeros_like(own), total - own, own)
 
 
+def finite(embed: np.ndarray) -> np.ndarray:
+    """bool [n], which of the embeddings [n e] have finite numbers only."""
+    return np.asarray(np.isfinite(embed).all(axis=1))
+
+
 def spread(total: int, count: int) -> np.ndarray:
     """int64: `count` of `total` places, evenly spread; all where count is 0."""
     count = min(count or total, total)
@@ -114,7 +119,6 @@ def spread(total: int, count: int) -> np.ndarray:
 
 def _first_places(gallery: np.ndarray) -> np.ndarray:
     seen: dict[bytes, int] = {}
-    gallery = gallery + np.float32(0)  # -0.0 becomes 0.0
     return np.array(
         [seen.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)],
         np.int64,
@@ -122,6 +126,8 @@ def _first_places(gallery: np.ndarray) -> np.ndarray:
 
 
 def _count(where: np.ndarray, weights: np.ndarray, wide: bool) -> np.ndarray:
-    if wide:
-        return np.where(where, weights, 0).sum(1)
+    """int64 [n]: the copies in each row of a bool [n m]."""
+    if wide:  # BLAS is many times faster than an integer sum, and exact up to 2^24
+        exact = np.float32 if weights.sum() < 2**24 else np.float64
+        return (where.astype(exact) @ weights.astype(exact)).astype(np.int64)
     return np.count_nonzero(where, axis=1)

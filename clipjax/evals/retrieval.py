@@ -23,7 +23,7 @@ import numpy as np
 
 from clipjax import registry
 from clipjax.encoder import Encoder, part_of
-from clipjax.evals.ranking import Ranks, chance, rank, spread
+from clipjax.evals.ranking import Ranks, chance, finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
 
 PROTOCOLS = ("standard", "pair_diagonal")
@@ -154,9 +154,7 @@ class Retrieval:
                         + values[f"{start}text_to_image_recall@{k}"]
                     ) / 2
         size = f"{len(images)} images x {len(texts)} captions"
-        wrong = sum(
-            int((~np.isfinite(side)).any(axis=1).sum()) for side in (images, texts)
-        )
+        wrong = sum(int((~finite(side)).sum()) for side in (images, texts))
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
         return EvalResult(metrics, chances, "mean_recall@1", size, len(found.broken))

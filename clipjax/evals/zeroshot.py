@@ -15,7 +15,7 @@ import numpy as np
 
 from clipjax import registry
 from clipjax.encoder import Encoder, Progress, part_of
-from clipjax.evals.ranking import rank, spread
+from clipjax.evals.ranking import finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
 
 TEMPLATES = (
@@ -166,7 +166,7 @@ class ZeroShot:
             for values in (metrics, chances):
                 each = [values[f"{name}/top1"] for name in self.prompts]
                 values["mean_top1"] = float(np.mean(each))
-        wrong = int((~np.isfinite(found.embed)).any(axis=1).sum())
+        wrong = int((~finite(found.embed)).sum())
         if wrong:
             words.append(f"{wrong} embeddings not finite and counted as wrong")
         return EvalResult(
