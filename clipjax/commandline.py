@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 from absl import flags
 from ml_collections import ConfigDict
 
-from clipjax import config as configs
-from clipjax import registry
+from clipjax import config_check, registry
 from clipjax.types import UserError
 
 
@@ -84,7 +83,7 @@ def load_file(value: str) -> ConfigDict:
 
 def check_overrides(argv: list[str], chosen: ConfigDict) -> None:
     """Raises UserError for a dotted flag whose key does not exist, with the nearest."""
-    leaves = configs.flat(chosen)
+    leaves = config_check.flat(chosen)
     sections = {key.rpartition(".")[0] for key in leaves}
     for item in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", item)

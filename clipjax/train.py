@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from clipjax import commandline, config
+from clipjax import commandline, config_check
 from clipjax.types import UserError
 
 FLAGS = ("config", "workdir", "extend", "dry_run", "help")
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_bool("dry_run", False, "show, do not train")
     commandline.parse(argv, FLAGS, chosen)
     made = config_flag.value
-    config.validate(made, chosen)
+    config_check.validate(made, chosen)
     name = pathlib.Path(value.partition(":")[0]).stem
     workdir = flags.FLAGS.workdir or f"runs/{name}"
 

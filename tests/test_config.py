@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipjax import config, registry
+from clipjax import config, config_check, registry
 from clipjax.types import UserError
 
 
@@ -56,7 +56,7 @@ def test_evaluation_source_follows_the_training_source_until_it_is_set():
     assert made.data.eval.split == "val"
     made.data.eval.path = "elsewhere"
     assert made.data.train.path == "there"
-    assert config.flat(made)["data.eval.path"] == "elsewhere"
+    assert config_check.flat(made)["data.eval.path"] == "elsewhere"
 
 
 def test_evaluators_take_their_own_source():
@@ -76,27 +76,27 @@ def test_unset_optional_values_can_be_overridden():
     )
     assert made.model.text[key] is None
     made.model.text[key] = 3
-    assert config.flat(made)[f"model.text.{key}"] == 3
+    assert config_check.flat(made)[f"model.text.{key}"] == 3
 
 
 def test_round_trip_through_json():
     made = config.base(None, options={"train": {"steps": 5}})
-    again = config.from_dict(config.to_dict(made))
-    assert config.flat(again) == config.flat(made)
-    assert config.differences(config.to_dict(made), again) == {}
+    again = config_check.from_dict(config_check.to_dict(made))
+    assert config_check.flat(again) == config_check.flat(made)
+    assert config_check.differences(config_check.to_dict(made), again) == {}
 
 
 def test_only_result_keys_count_as_differences():
     options = {"train": {"steps": 5}}
-    old = config.to_dict(config.base(None, options=options))
+    old = config_check.to_dict(config.base(None, options=options))
     new = config.base(None, options=options)
     new.data.workers = 3
     new.log.every = 77
     new.evals.retrieval.block = 2
-    assert config.differences(old, new) == {}
+    assert config_check.differences(old, new) == {}
     new.optim.lr = 0.125
     new.train.steps = 9
-    assert config.differences(old, new) == {
+    assert config_check.differences(old, new) == {
         "optim.lr": (old["optim"]["lr"], 0.125),
         "train.steps": (5, 9),
     }
@@ -120,7 +120,7 @@ def test_validation(path, value, message):
     section, _, key = path.partition(".")
     made[section][key] = value
     with pytest.raises(UserError, match=message):
-        config.validate(made)
+        config_check.validate(made)
 
 
 def test_a_component_chosen_by_flag_is_refused_with_the_right_form():
@@ -128,7 +128,7 @@ def test_a_component_chosen_by_flag_is_refused_with_the_right_form():
     chosen = config.base(None, options={"train": {"steps": 5}})
     made.optim.name = "sgd"
     with pytest.raises(UserError, match=r"--config FILE.py:optim=sgd"):
-        config.validate(made, chosen)
+        config_check.validate(made, chosen)
 
 
 def test_own_words_of_a_file():

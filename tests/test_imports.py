@@ -14,7 +14,7 @@ LEVELS = [
     ["commandline"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results"],
-    ["config"],
+    ["config", "config_check"],
     ["registry"],
     ["types"],
 ]

@@ -88,8 +88,8 @@ def test_torch_optimizers_live(name):
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_vectors_and_positions_are_not_decayed(name):
-    made = section(f"optim={name},schedule=constant", weight_decay=0.5)
-    plain = section(f"optim={name},schedule=constant", weight_decay=0.0)
+    made = section(f"optim={name},schedule=constant", lr=0.1, weight_decay=0.5)
+    plain = section(f"optim={name},schedule=constant", lr=0.1, weight_decay=0.0)
     decayed, kept = run(made, 2, parameters()), run(plain, 2, parameters())
     np.testing.assert_array_equal(decayed["bias"], kept["bias"])
     np.testing.assert_array_equal(decayed["positions"], kept["positions"])

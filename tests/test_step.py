@@ -57,7 +57,7 @@ def test_same_loss_and_gradient_on_1_2_and_8_devices(x64):
             variables = tiny.to_float64(variables)
         one, gradient = loss_and_gradient(model, variables, mesh(1))
         assert gradient.dtype == (np.float64 if x64 else np.float32)
-        for layout in (mesh(2), mesh(8), mesh(2, 4), mesh(1, 2)):
+        for layout in (mesh(2), mesh(2, 4)):
             value, other = loss_and_gradient(model, variables, layout)
             assert value == pytest.approx(one, rel=1e-12 if x64 else 1e-6)
             distance = np.linalg.norm(other - gradient) / np.linalg.norm(gradient)
@@ -153,11 +153,11 @@ def test_moments_are_sharded_as_their_parameters():
     layout = mesh(2, 4)
     template = states.shapes(model, tiny.loss(), optim, False, 0, layout)
     state = states.initialise(model, tiny.loss(), optim, False, 0, template)
-    kernel = state.params["text"]["token_embedding"]
+    kernel = state.params["text"]["transformer"]["block_0"]["mlp"]["fc1"]["kernel"]
     moments = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-        if "token_embedding" in str(path)
+        if "text" in str(path) and "fc1" in str(path) and "kernel" in str(path)
     ]
     assert len(moments) == 2
     for array in (kernel, *moments):

@@ -13,10 +13,10 @@ IMAGE, VOCAB, LENGTH = 16, 50, 8
 
 def model(dropout=0.0, **options):
     image = registry.load("image", "vit")(
-        IMAGE, variant="Ti/8", width=32, depth=2, heads=2, dropout=dropout
+        IMAGE, variant="Ti/8", width=32, depth=1, heads=2, dropout=dropout
     )
     text = registry.load("text", "transformer")(
-        VOCAB, LENGTH, width=32, depth=2, heads=2, dropout=dropout
+        VOCAB, LENGTH, width=32, depth=1, heads=2, dropout=dropout
     )
     return registry.load("model", "two_tower")(image, text, embed_dim=16, **options)
 

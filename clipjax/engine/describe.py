@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from clipjax import config as configs
+from clipjax.config_check import to_dict
 from clipjax.data import pipeline
 from clipjax.engine import sharding
 from clipjax.engine.compilation import enable_cache
@@ -24,7 +24,7 @@ def describe(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing."""
     enable_cache(print)
     run = prepare(config, workdir)
-    print(json.dumps(configs.to_dict(config), indent=1))
+    print(json.dumps(to_dict(config), indent=1))
     params = run.template.params
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

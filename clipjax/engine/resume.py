@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from clipjax import config as configs
+from clipjax import config_check
 from clipjax.engine.assemble import write_json
 from clipjax.types import UserError
 
@@ -49,7 +49,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
             "python -m clipjax.train --config configs/quickstart.py"
         )
     try:
-        return configs.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return config_check.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
 
@@ -62,9 +62,9 @@ def check(
     Raises UserError where a result key differs, with every difference; a longer run
     needs `extend`.
     """
-    saved = configs.to_dict(load_config(workdir))
-    found = configs.differences(saved, config)
-    length = {key: found.pop(key) for key in configs.LENGTH_KEYS if key in found}
+    saved = config_check.to_dict(load_config(workdir))
+    found = config_check.differences(saved, config)
+    length = {key: found.pop(key) for key in config_check.LENGTH_KEYS if key in found}
     if found:
         lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
         raise UserError(
@@ -90,5 +90,5 @@ def check(
 
 def save(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes config.json and environment.json."""
-    write_json(workdir / "config.json", configs.to_dict(config))
+    write_json(workdir / "config.json", config_check.to_dict(config))
     write_json(workdir / "environment.json", environment())

@@ -8,7 +8,8 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
-from clipjax.config import create, validate
+from clipjax.config import create
+from clipjax.config_check import validate
 from clipjax.data import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states

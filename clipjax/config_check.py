@@ -1,0 +1,168 @@
+"""Configs at rest: as JSON and back, checked before a run, compared for a resume."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from clipjax import registry
+from clipjax.types import UserError
+
+# Keys that may change between a run and its resumption without changing its result,
+# apart from the rounding that another device layout brings.
+HOW_KEYS = (
+    r"data\.(workers|threads)",
+    r"data\.eval\..*",
+    r"(log|mesh|checkpoint|evals)\..*",
+    r"train\.(eval_every|eval_ema|val_batches|max_bad_steps)",
+)
+LENGTH_KEYS = ("train.steps", "train.epochs")
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> JSON value of every leaf, after a JSON round trip."""
+    resolved = config
+    if isinstance(config, ConfigDict):
+        resolved = config.copy_and_resolve_references().to_dict()
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            found[prefix] = node
+
+    walk("", json.loads(json.dumps(resolved)))
+    return found
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The resolved config as plain JSON values, to be saved with the run."""
+    plain = config.copy_and_resolve_references().to_dict()
+    return json.loads(json.dumps(plain))
+
+
+def from_dict(saved: Mapping[str, Any]) -> ConfigDict:
+    """A saved config again as a ConfigDict, lists back to tuples."""
+
+    def convert(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: convert(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return tuple(convert(value) for value in node)
+        return node
+
+    return ConfigDict(convert(dict(saved))).lock()
+
+
+def differences(saved: Mapping[str, Any], config: ConfigDict) -> dict[str, tuple]:
+    """Result keys in which a run and a config differ: path -> (saved, given)."""
+    old, new = flat(saved), flat(config)
+    absent = "(absent)"
+    return {
+        path: (old.get(path, absent), new.get(path, absent))
+        for path in sorted({*old, *new})
+        if old.get(path, absent) != new.get(path, absent)
+        and not any(re.fullmatch(pattern, path) for pattern in HOW_KEYS)
+    }
+
+
+def validate(config: ConfigDict, chosen: ConfigDict | None = None) -> None:
+    """Checks what can be known before any device work.
+
+    chosen: the same config before dotted flags, to refuse a component chosen by flag.
+    Raises UserError with one line naming the key and the fix.
+    """
+    values = flat(config)
+    if chosen is not None:
+        for path, before in flat(chosen).items():
+            if path.endswith(".name") and values[path] != before:
+                kind = _argument_word(path)
+                raise UserError(
+                    f"--config.{path}={values[path]}: components are chosen after the "
+                    f"colon: --config FILE.py:{kind}={values[path]}"
+                )
+    steps, epochs = values["train.steps"], values["train.epochs"]
+    if (steps > 0) == (epochs > 0):
+        raise UserError(
+            f"train.steps={steps}, train.epochs={epochs}: set one of the two above 0 "
+            "and leave the other at 0"
+        )
+    for path, low in LOWEST.items():
+        if values[path] < low:
+            raise UserError(f"{path}={values[path]}: must be at least {low}")
+    for path, allowed in ONE_OF.items():
+        if values[path] not in allowed:
+            hint = registry.suggest(str(values[path]), allowed)
+            raise UserError(
+                f"{path}={values[path]!r}: must be one of {', '.join(allowed)}.{hint}"
+            )
+    if not 0 <= values["train.ema"] < 1:
+        raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
+    if values["mesh.data"] == 0 or values["mesh.data"] < -1:
+        raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
+    for rule in config.optim.groups:
+        _check_group(rule)
+    _check_pattern("optim.no_decay", values["optim.no_decay"])
+
+
+LOWEST = {
+    "seed": 0,
+    "data.image_size": 1,
+    "data.batch_size": 1,
+    "data.workers": 0,
+    "data.threads": 0,
+    "optim.clip_norm": 0,
+    "train.max_logit_scale": 1,
+    "train.max_bad_steps": 1,
+    "train.eval_every": 0,
+    "train.val_batches": 0,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_every": 0,
+    "log.every": 1,
+    "mesh.fsdp": 1,
+}
+ONE_OF = {
+    "data.unit": ("image", "pair"),
+    "data.on_broken": ("replace", "raise"),
+    "checkpoint.best_mode": ("max", "min"),
+}
+
+
+def _argument_word(path: str) -> str:
+    """The config argument that chooses the component of a section's `name`."""
+    words = {
+        "data.train.name": "data",
+        "data.eval.name": "eval_data",
+        "optim.schedule.name": "schedule",
+    }
+    if path in words:
+        return words[path]
+    parts = path.split(".")
+    return parts[0] if parts[0] == "evals" else parts[-2]
+
+
+def _check_group(rule: Any) -> None:
+    form = "(pattern, lr factor, weight decay factor), e.g. ('^image/', 0.1, 1.0)"
+    if not isinstance(rule, tuple) or len(rule) != 3:
+        raise UserError(f"optim.groups: {rule!r} is not of the form {form}")
+    pattern, *factors = rule
+    _check_pattern("optim.groups", pattern)
+    for factor in factors:
+        if not isinstance(factor, int | float) or factor < 0:
+            raise UserError(f"optim.groups: {rule!r} is not of the form {form}")
+
+
+def _check_pattern(path: str, pattern: Any) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise UserError(
+            f"{path}: {pattern!r} is no regular expression: {error}"
+        ) from error
