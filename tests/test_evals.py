@@ -248,11 +248,12 @@ def test_identical_images_share_their_hits():
 def test_copies_tie_exactly_in_real_numbers():
     """Products of equal columns may differ in the last bit; their ranks may not."""
     rng = np.random.default_rng(0)
-    one, query = rng.standard_normal((2, 1, 64)).astype(np.float32)
-    gallery = np.concatenate([one] * 53)
-    gallery[5] += 1
-    ranks = ranking.rank(query, gallery, np.array([[11]]))
-    assert (ranks.ties.item(), ranks.own.item()) == (51, 1)
+    one = rng.standard_normal((1, 37)).astype(np.float32)
+    for count in (1, 7, 64):
+        queries = rng.standard_normal((count, 37)).astype(np.float32)
+        ranks = ranking.rank(queries, one.repeat(53, 0), np.full((count, 1), 11))
+        assert ranks.greater.tolist() == [0] * count
+        assert ranks.ties.tolist() == [52] * count
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
