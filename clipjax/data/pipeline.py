@@ -82,11 +82,11 @@ def train_batches(
     process_count: int = 1,
     on_broken: str = "replace",
 ) -> TrainBatches:
-    """This process's blocks of the global batches of steps start_step, start_step + 1...
+    """This process's blocks of the global batches of start_step, start_step + 1, ...
 
     Args:
       tokenizer: None leaves the text out.
-      augment: (encoded bytes or uint8 [h w 3], generator) -> uint8 [h w 3], of one size.
+      augment: (encoded bytes or uint8 [h w 3], generator) -> uint8 [s s 3].
       total_steps: where the batches end; None for never.
       unit: "image": an epoch visits every image once, with one caption drawn at random;
         "pair": every caption once, with its image. In a source with captions, examples
@@ -116,6 +116,8 @@ def train_batches(
             f"data.batch_size={global_batch} is not divisible by the {process_count} "
             f"processes"
         )
+    if tokenizer is not None and source.max_captions == 0:
+        raise UserError("the training data have no captions; choose data with captions")
     units = _Units(source, unit)
     size = global_batch // process_count
     maker = _BlockMaker(
@@ -143,7 +145,7 @@ def train_batches(
 
 
 def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
-    """All captions of up to `limit` examples, evenly spread; broken ones are skipped."""
+    """All captions of up to `limit` examples, evenly spread, but of broken ones."""
     having = np.flatnonzero(source.caption_counts)
     for i in having[:: max(1, -(-len(having) // limit))]:
         try:

@@ -75,7 +75,7 @@ def make(
       context_length: tokens of a row, start and end included.
       lowercase: captions are lower-cased after cleaning.
 
-    Raises UserError without the library, without captions, or for a bad option or state.
+    Raises UserError without the library or captions, or for a bad option or state.
     """
     if state is None:
         if vocab_size < SPECIALS + BYTES:
