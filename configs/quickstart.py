@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
             "text.transformer": {"width": 128, "depth": 2, "heads": 4},
             "model.two_tower": {"embed_dim": 128},
             "optim.adamw": {"lr": 1e-3, "weight_decay": 0.1},
-            "schedule.cosine": {"warmup": 50.0},
+            "schedule.cosine": {"warmup": 0.07},
             "train": {"steps": 700, "eval_every": 0},
             "checkpoint": {"every": 200},
         },
