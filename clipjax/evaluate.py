@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
         return 0
     from clipjax.engine import host
 
-    host.fast_cpu()
+    host.fast_cpu_flags()
+    host.keep_memory()
     value = commandline.config_value(argv)
     chosen = commandline.load_file(value) if value else None
     config_flag = config_flags.DEFINE_config_file("config")

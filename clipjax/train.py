@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
         return 0
     from clipjax.engine import host
 
-    host.fast_cpu()  # before jax's backend starts
+    host.fast_cpu_flags()  # before jax starts its backend
+    host.keep_memory()
     value = commandline.config_value(argv)
     if not value:
         raise UserError(
