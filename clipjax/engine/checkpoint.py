@@ -250,9 +250,9 @@ class Checkpoints:
         if damaged:
             raise UserError(
                 f"{self.workdir}: none of its checkpoints (step "
-                f"{', '.join(map(str, damaged))}) can be read; nothing was changed. Put "
-                f"the files back from a copy, or move {self._store.folder} away to "
-                "start from scratch, or give another --workdir"
+                f"{', '.join(map(str, damaged))}) can be read; nothing was changed. "
+                f"Put the files back from a copy, or move {self._store.folder} away "
+                "to start from scratch, or give another --workdir"
             )
         return None
 

@@ -9,6 +9,7 @@ a template is compared with before anything is read, since orbax casts dtypes si
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -181,13 +182,23 @@ def _like(leaf: Any, value: Any) -> Any:
         return leaf
     if not _stored(leaf):
         value = np.zeros(_data(leaf).shape, _data(leaf).dtype)
-    if _is_key(leaf):
-        value = jax.random.wrap_key_data(value, impl=_impl(leaf))
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return jax.device_put(value, leaf.sharding)
     if isinstance(leaf, np.ndarray):
         return value
-    return value[()] if isinstance(leaf, np.generic) else type(leaf)(value.item())
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return value[()] if isinstance(leaf, np.generic) else type(leaf)(value.item())
+    if not isinstance(value, jax.Array):
+        value = _place(value, leaf.sharding)
+    if _is_key(leaf):
+        # Under jit, since device_put refuses keys that span several hosts.
+        wrap = functools.partial(jax.random.wrap_key_data, impl=_impl(leaf))
+        value = jax.jit(wrap, out_shardings=leaf.sharding)(value)
+    return value
+
+
+def _place(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
 def _nest(items: Iterable[tuple[Path, Any]]) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class Store:
             # Of the process: a worker that outlives a killed run does not hold it.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
+            self.close()
             raise UserError(
                 f"{self.workdir} is being written by another process: end that run, or "
                 "give another --workdir"
