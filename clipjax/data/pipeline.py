@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import operator
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -162,14 +163,18 @@ class TrainBatches(Iterator[Batch]):
     """
 
     def __init__(self, blocks: grain.DatasetIterator, left_out: int):
-        self._blocks = blocks
+        self._blocks = [blocks]
+        # At exit too, while the modules that grain's iterators need still exist.
+        self._end = weakref.finalize(self, _end, self._blocks)
         self._broken: list[tuple[str, str]] = []
         self._told: set[str] = set()
         self.left_out = left_out
 
     def __next__(self) -> Batch:
+        if not self._blocks:
+            raise ValueError("these batches are closed")
         try:
-            block = next(self._blocks)
+            block = next(self._blocks[0])
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -194,7 +199,13 @@ class TrainBatches(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends workers and threads; may be called twice."""
-        self._blocks.close()
+        self._end()
+
+
+def _end(blocks: list[grain.DatasetIterator]) -> None:
+    """Closes grain's iterators and lets them go: each closes again as it goes."""
+    while blocks:
+        blocks.pop().close()
 
 
 class _Units:
