@@ -1,0 +1,160 @@
+"""Draws synthetic scenes: where the objects lie, and their antialiased pixels.
+
+Each shape is a signed distance (negative inside), evaluated only on the pixels near
+the object; a pixel's coverage is that distance clipped to one pixel's width. Lengths
+are fractions of the image side, x to the right and y downwards.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from clipjax.data.grammar import POSITIONS, Scene
+
+RGB = {
+    "red": (216, 32, 36),
+    "orange": (246, 134, 22),
+    "yellow": (242, 216, 34),
+    "green": (34, 150, 58),
+    "cyan": (40, 196, 214),
+    "blue": (40, 80, 226),
+    "purple": (132, 46, 168),
+    "pink": (246, 132, 190),
+    "white": (246, 246, 246),
+    "beige": (205, 184, 150),
+    "grey": (124, 124, 124),
+    "black": (18, 18, 18),
+}
+JITTER = 8  # levels, evenly either way, per channel; for backgrounds the same in all
+
+_RADIUS = {"small": (0.078, 0.088), "large": (0.128, 0.142)}
+_REACH = 1.1  # no shape reaches further than this many radii
+_TILT = 0.2  # radians, evenly either way
+_GAP = 0.012  # least gap between objects and to the border
+_SIDEWAYS = 0.04  # how far an object of a line may lie off the line
+
+# Unit normals of the sides, for y downwards and one corner up.
+_TURNS = {n: [math.pi / 2 + 2 * math.pi * i / n for i in range(n)] for n in (3, 5)}
+_NORMALS = {
+    n: np.array([[math.cos(t), math.sin(t)] for t in turns], np.float32)
+    for n, turns in _TURNS.items()
+}
+
+
+def render(scene: Scene, resolution: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns uint8 [resolution resolution 3]; the layout is drawn from `rng`."""
+    radii = [_between(rng, *_RADIUS[kind.size]) for kind in scene.kinds]
+    centres = _centres(scene, radii, rng)
+    image = np.empty((resolution, resolution, 3), np.float32)
+    image[:] = _colour(scene.background, rng, 1)
+    for kind, (x, y), radius in zip(scene.kinds, centres, radii, strict=True):
+        tilt = _between(rng, -_TILT, _TILT)
+        _paint(image, kind.shape, _colour(kind.colour, rng, 3), x, y, radius, tilt)
+    return (image + 0.5).astype(np.uint8)
+
+
+def _centres(
+    scene: Scene, radii: list[float], rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """Places that keep objects apart, inside the image and true to the scene."""
+    reach = [_REACH * radius for radius in radii]
+    if len(radii) == 1:
+        row, column = divmod(POSITIONS.index(scene.place), 3)
+        low, high = reach[0] + _GAP, 1 - reach[0] - _GAP
+        spot = [(low, low + 0.08), (0.46, 0.54), (high - 0.08, high)]
+        return [(_between(rng, *spot[column]), _between(rng, *spot[row]))]
+    if scene.alike:
+        return _scattered(reach, rng)
+    shares = [rng.random() + 0.1 for _ in range(len(reach) + 1)]
+    spare = 1 - 2 * sum(reach) - _GAP * len(shares)
+    gaps = [_GAP + spare * share / sum(shares) for share in shares]
+    margin = max(reach) + _SIDEWAYS + _GAP
+    line = _between(rng, margin, 1 - margin)
+    centres, edge = [], 0.0
+    for gap, half in zip(gaps, reach, strict=False):
+        along = edge + gap + half
+        aside = line + _between(rng, -_SIDEWAYS, _SIDEWAYS)
+        centres.append((aside, along) if scene.place == "down" else (along, aside))
+        edge = along + half
+    return centres
+
+
+def _scattered(
+    reach: list[float], rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """Anywhere without touching; all are drawn afresh until they do not."""
+    while True:
+        centres = [
+            (
+                _between(rng, a + _GAP, 1 - a - _GAP),
+                _between(rng, a + _GAP, 1 - a - _GAP),
+            )
+            for a in reach
+        ]
+        if all(
+            math.dist(centres[i], centres[j]) > reach[i] + reach[j] + _GAP
+            for i in range(len(reach))
+            for j in range(i)
+        ):
+            return centres
+
+
+def _paint(
+    image: np.ndarray,
+    shape: str,
+    colour: np.ndarray,
+    x: float,
+    y: float,
+    radius: float,
+    tilt: float,
+) -> None:
+    """Blends one object into float32 [h h 3], in place."""
+    side = image.shape[0]
+    x, y, radius = x * side, y * side, radius * side
+    reach = _REACH * radius + 1
+    left, right = max(0, int(x - reach)), min(side, int(x + reach) + 1)
+    top, bottom = max(0, int(y - reach)), min(side, int(y + reach) + 1)
+    across = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
+    down = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    cos, sin = np.float32(math.cos(tilt)), np.float32(math.sin(tilt))
+    distance = _distance(
+        shape, cos * across + sin * down, cos * down - sin * across, radius
+    )
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    region = image[top:bottom, left:right]
+    region += cover * (colour - region)
+
+
+def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Signed distance to the outline in pixels, exact near the straight sides."""
+    r = np.float32(radius)
+    if shape == "circle":
+        return np.hypot(x, y) - 0.9 * r
+    if shape == "ring":
+        return np.abs(np.hypot(x, y) - 0.74 * r) - 0.22 * r
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.76 * r
+    if shape == "cross":
+        x, y = np.abs(x), np.abs(y)
+        long, wide = np.maximum(x, y), np.minimum(x, y)
+        return np.maximum(long - 0.98 * r, wide - 0.3 * r)
+    sides = 3 if shape == "triangle" else 5
+    heights = np.stack([a * x + b * y for a, b in _NORMALS[sides]])
+    if shape == "triangle":
+        # Half a side lower than its centre of gravity, so that it looks centred.
+        return heights.max(0) - 0.55 * r
+    # A five-pointed star is what lies within at least four of its five lines.
+    heights.sort(axis=0)
+    return heights[-2] - np.float32(_REACH * math.cos(2 * math.pi / 5)) * r
+
+
+def _colour(name: str, rng: np.random.Generator, channels: int) -> np.ndarray:
+    """The named colour as float32 [3]; jitter differs in 1 (brightness) or 3 ways."""
+    jitter = (2 * rng.random(channels) - 1) * JITTER
+    return np.clip(np.float32(RGB[name]) + jitter, 0, 255).astype(np.float32)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
