@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import typing
 
+from clipjax.types import BadExample, UserError
+
 if typing.TYPE_CHECKING:
     from clipjax.library import Loaded, load
 
-__all__ = ["Loaded", "load"]
+__all__ = ["BadExample", "Loaded", "UserError", "load"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> typing.Any:
-    if name in __all__:
+    if name in ("Loaded", "load"):
         from clipjax import library
 
         return getattr(library, name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from clipjax import config_check, registry
 from clipjax.types import UserError
@@ -25,22 +26,37 @@ def run(main: Callable[[list[str]], int]) -> None:
             message = message.removeprefix("FATAL Flags parsing error:").strip()
         print(f"error: {message}", file=sys.stderr)
         status = 2
+    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     sys.stdout.flush()
     sys.exit(status)
 
 
-def parse(argv: list[str], known: Iterable[str], chosen: ConfigDict | None) -> None:
-    """Parses absl flags.
+def declare(argv: list[str], **others: str | bool) -> flags.FlagValues:
+    """The flags of a command: --config with its dotted overrides, and its others with
+    their defaults. They are the command's own, so that it can be called many times.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    for name, default in others.items():
+        define = flags.DEFINE_bool if isinstance(default, bool) else flags.DEFINE_string
+        define(name, default, "", flag_values=values)
+    return values
+
+
+def parse(argv: list[str], values: flags.FlagValues, chosen: ConfigDict | None) -> None:
+    """Parses the command line into `values`.
 
     Args:
-      known: the flags that this command declares.
+      values: as `declare` made them.
       chosen: the config before overrides, where there is one.
 
     Raises:
       UserError: for a flag or config key that does not exist, with the nearest, for a
         value of a wrong type, and for stray words, most often a flag without dashes.
     """
-    known = list(known)
+    known = list(values)
     for item in argv[1:]:
         name = item.lstrip("-").partition("=")[0]
         stem = name.partition(".")[0]
@@ -54,7 +70,7 @@ def parse(argv: list[str], known: Iterable[str], chosen: ConfigDict | None) -> N
     if chosen is not None:
         check_overrides(argv, chosen)
     try:
-        left = flags.FLAGS(argv)[1:]
+        left = values(argv)[1:]
     except (ValueError, TypeError, SyntaxError) as error:
         raise UserError(f"bad flag value: {error}") from error
     if left:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import pathlib
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from clipjax import commandline
 from clipjax.types import UserError
-
-FLAGS = ("workdir", "config", "checkpoint", "ema", "json", "help")
 
 HELP = """\
 usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
@@ -45,22 +42,18 @@ def main(argv: list[str]) -> int:
     host.keep_memory()
     value = commandline.config_value(argv)
     chosen = commandline.load_file(value) if value else None
-    config_flag = config_flags.DEFINE_config_file("config")
-    flags.DEFINE_string("workdir", "", "directory of the run")
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
-    flags.DEFINE_bool("ema", True, "the moving average where there is one")
-    flags.DEFINE_string("json", "", "file for the results")
-    commandline.parse(argv, FLAGS, chosen)
-    if not flags.FLAGS.workdir:
+    values = commandline.declare(argv, workdir="", checkpoint="best", ema=True, json="")
+    commandline.parse(argv, values, chosen)
+    if not values.workdir:
         raise UserError(
             "no --workdir given: the directory of a run, e.g. runs/quickstart"
         )
     evaluate(
-        pathlib.Path(flags.FLAGS.workdir).resolve(),
-        flags.FLAGS.checkpoint,
-        flags.FLAGS.ema,
-        flags.FLAGS.json,
-        config_flag.value if value else None,
+        pathlib.Path(values.workdir).resolve(),
+        values.checkpoint,
+        values.ema,
+        values.json,
+        values.config if value else None,
     )
     return 0
 

@@ -57,7 +57,8 @@ class Loaded:
     @property
     def logit_scale(self) -> float:
         """The inverse temperature: logits are logit_scale * image @ text.T."""
-        blank = np.zeros((1, self.config.data.image_size) * 2 + (3,), np.uint8)
+        side = self.config.data.image_size
+        blank = np.zeros((1, side, side, 3), np.uint8)
         outputs = self.model.encode_image(self.variables, blank)
         return float(outputs["logit_scale"])
 

@@ -6,16 +6,11 @@ Started again with the same command, it goes on where it was stopped.
 from __future__ import annotations
 
 import pathlib
-import sys
 
-from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 
 from clipjax import commandline, config_check
 from clipjax.types import UserError
-
-FLAGS = ("config", "workdir", "extend", "dry_run", "help")
 
 HELP = """\
 usage: python -m clipjax.train --config FILE.py[:COMPONENTS] [--config.KEY=VALUE ...]
@@ -57,20 +52,17 @@ def main(argv: list[str]) -> int:
             "python -m clipjax.train --config configs/quickstart.py"
         )
     chosen = commandline.load_file(value)
-    config_flag = config_flags.DEFINE_config_file("config")
-    flags.DEFINE_string("workdir", "", "directory of the run")
-    flags.DEFINE_bool("extend", False, "go on to a longer run")
-    flags.DEFINE_bool("dry_run", False, "show, do not train")
-    commandline.parse(argv, FLAGS, chosen)
-    made = config_flag.value
+    values = commandline.declare(argv, workdir="", extend=False, dry_run=False)
+    commandline.parse(argv, values, chosen)
+    made = values.config
     config_check.validate(made, chosen)
     name = pathlib.Path(value.partition(":")[0]).stem
-    workdir = flags.FLAGS.workdir or f"runs/{name}"
+    workdir = values.workdir or f"runs/{name}"
 
     from clipjax.engine import distributed
 
     distributed.initialise()
-    if flags.FLAGS.dry_run:
+    if values.dry_run:
         from clipjax.engine import describe
 
         describe.describe(made, pathlib.Path(workdir))
@@ -78,7 +70,7 @@ def main(argv: list[str]) -> int:
     from clipjax import results
     from clipjax.engine import loop
 
-    outcome = loop.train(made, workdir, extend=flags.FLAGS.extend)
+    outcome = loop.train(made, workdir, extend=values.extend)
     if outcome.stopped_by:
         print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by
@@ -95,4 +87,3 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     commandline.run(main)
-    sys.exit()

@@ -22,7 +22,7 @@ HOMES = {
     "flax.linen": ["models"],
     "orbax": ["engine/checkpoint.py"],
     "grain": ["data", "engine/resume.py"],
-    "absl.flags": ["commandline.py", "train.py", "evaluate.py", "data/pipeline.py"],
+    "absl.flags": ["commandline.py", "data/pipeline.py"],
     "tensorflow": [],
     "torch": [],
     "pickle": [],

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from clipjax.config import create
 from clipjax.config_check import validate
 from clipjax.data import pipeline
-from clipjax.engine import assemble, sharding
+from clipjax.engine import assemble, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
 from clipjax.optim import factory
@@ -38,6 +38,8 @@ class Run:
 def prepare(config: ConfigDict, workdir: pathlib.Path) -> Run:
     """Makes every part of a run; raises UserError for what cannot work."""
     validate(config)
+    if config.init_from:
+        resume.load_config(pathlib.Path(config.init_from))
     mesh = sharding.make_mesh(config.mesh)
     batch, devices = config.data.batch_size, mesh.size
     if batch % devices:

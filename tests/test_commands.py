@@ -1,0 +1,190 @@
+"""The commands as a user types them: what they print, and one line for each mistake."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipjax
+from clipjax import commandline, evaluate, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+TINY = [
+    "--config.train.steps=4",
+    "--config.train.val_batches=1",
+    "--config.data.batch_size=16",
+    "--config.data.image_size=16",
+    "--config.data.train.eval_size=24",
+    "--config.model.image.width=32",
+    "--config.model.image.depth=1",
+    "--config.model.image.heads=2",
+    "--config.model.text.width=32",
+    "--config.model.text.depth=1",
+    "--config.model.text.heads=2",
+    "--config.log.tensorboard=False",
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+
+
+def failure(capsys, main, *argv):
+    """What a command that must fail prints: one line, with status 2."""
+    sys_argv = ["command", *argv]
+    with pytest.raises(SystemExit) as exit_info:
+        commandline.run(lambda _: main(sys_argv))
+    printed = capsys.readouterr()
+    assert exit_info.value.code == 2
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("error: ")
+    assert not pathlib.Path("runs").exists()
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], ["no --config", "configs/quickstart.py"]),
+        (["--config"], ["no --config"]),
+        (["--config", "nowhere.py"], ["no file nowhere.py"]),
+        (["--config", f"{QUICKSTART[:-4]}"], ["Did you mean 'quickstart.py'"]),
+        (["--config", f"{QUICKSTART}:loss=clop"], ["'clop'", "Did you mean 'clip'"]),
+        (["--config", f"{QUICKSTART}:clip"], ["write it as name=value"]),
+        (
+            [f"--config={QUICKSTART}", "--config.optim.lrr=1"],
+            ["Did you mean 'optim.lr'"],
+        ),
+        ([f"--config={QUICKSTART}", "--config.lr=1"], ["Did you mean 'optim.lr'"]),
+        ([f"--config={QUICKSTART}", "--config.optim=1"], ["is a section", "optim.lr"]),
+        (
+            [f"--config={QUICKSTART}", "--config.optim.lr=fast"],
+            ["config.optim.lr", "fast"],
+        ),
+        (
+            [f"--config={QUICKSTART}", "--config.train.steps=1.5"],
+            ["train.steps", "1.5"],
+        ),
+        ([f"--config={QUICKSTART}", "--config.optim.name=sgd"], [":optim=sgd"]),
+        (
+            [f"--config={QUICKSTART}", "config.optim.lr=1"],
+            ["dashes? --config.optim.lr=1"],
+        ),
+        ([f"--config={QUICKSTART}", "workdir=x"], ["dashes? --workdir=x"]),
+        ([f"--config={QUICKSTART}", "--workdri=x"], ["--workdri", "'workdir'"]),
+        ([f"--config={QUICKSTART}", "stray"], ["'stray'"]),
+        ([f"--config={QUICKSTART}", "--config.train.steps=0"], ["set one of the two"]),
+        (
+            [f"--config={QUICKSTART}", "--config.mesh.fsdp=3"],
+            ["mesh.fsdp=3", "devices, 8"],
+        ),
+        (
+            [f"--config={QUICKSTART}", "--config.data.batch_size=30"],
+            ["30", "8 devices"],
+        ),
+        (
+            [f"--config={QUICKSTART}", "--config.model.image.variant=B16"],
+            ["'B16'", "'B/16'"],
+        ),
+        ([f"--config={QUICKSTART}:data=webdataset"], ["data.train.path"]),
+        (
+            [f"--config={QUICKSTART}:data=captions", "--config.data.train.path=gone"],
+            ["gone", "does not exist"],
+        ),
+        (
+            [f"--config={QUICKSTART}", "--config.init_from=gone"],
+            ["gone"],
+        ),
+    ],
+)
+def test_mistakes_of_train(capsys, argv, words):
+    line = failure(capsys, train.main, *argv)
+    for word in words:
+        assert word in line
+
+
+def test_mistakes_of_evaluate(capsys):
+    assert "no --workdir" in failure(capsys, evaluate.main)
+    assert "no run directory" in failure(capsys, evaluate.main, "--workdir", "gone")
+
+
+def test_help_lists_every_component(capsys):
+    assert train.main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("loss", "clip", "webdataset", "vit", "quickstart.py", "--dry_run"):
+        assert word in printed
+    assert evaluate.main(["evaluate", "--help"]) == 0
+    assert "retrieval" in capsys.readouterr().out
+
+
+def test_dry_run_shows_and_trains_nothing(capsys):
+    argv = ["train", f"--config={QUICKSTART}", *TINY, "--dry_run"]
+    assert train.main(argv) == 0
+    printed = capsys.readouterr().out
+    for word in ("text/token_embedding", "GFLOP", "MiB", "image_id", "parameters"):
+        assert word in printed
+    assert not pathlib.Path("runs").exists()
+
+
+def test_train_evaluate_and_load(capsys):
+    """The README's three ways in, on the shrunk quickstart."""
+    assert train.main(["train", f"--config={QUICKSTART}", *TINY]) == 0
+    printed = capsys.readouterr().out
+    assert "starting from scratch" in printed
+    assert "mean_recall@1" in printed and "chance" in printed
+    run = pathlib.Path("runs/quickstart")
+
+    assert evaluate.main(["evaluate", "--workdir", str(run)]) == 0
+    assert "step 4" in capsys.readouterr().out
+    found = json.loads((run / "evaluation-4.json").read_text())
+    trained = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    for label, result in found["results"].items():
+        for name, value in result["metrics"].items():
+            logged = trained[f"eval/{label}/{name}"]
+            assert value == pytest.approx(logged, abs=0.05)
+
+    argv = ["evaluate", "--workdir", str(run), f"--config={QUICKSTART}:evals=retrieval"]
+    argv += ["--config.data.eval.eval_size=20", "--json=other.json"]
+    argv += ["--config.data.eval.split=val"]
+    assert evaluate.main(argv) == 0
+    other = json.loads(pathlib.Path("other.json").read_text())["results"]
+    assert list(other) == ["retrieval"]
+    assert other["retrieval"]["size"].startswith("20 images")
+
+    clip = clipjax.load(run)
+    image = Image.fromarray(np.full((40, 30, 3), 200, np.uint8))
+    embeds = clip.encode_image([image, image.convert("L")])
+    np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(embeds[0], embeds[1], atol=1e-6)
+    texts = clip.encode_text(["a red circle"])
+    ids, mask = clip.tokenizer(["a red circle"])
+    again = clip.model.encode_text(clip.variables, ids, mask)["text_embed"]
+    np.testing.assert_allclose(texts, again, atol=1e-5)
+    assert clip.logit_scale == pytest.approx(1 / 0.07, rel=0.01)
+    with pytest.raises(clipjax.UserError, match="a list"):
+        clip.encode_text("a red circle")
+    with pytest.raises(clipjax.UserError):
+        clip.encode_image([b"no image"])
+
+
+def test_as_a_process():
+    """python -m clipjax.train: a mistake is told in one line and exits with 2."""
+    env = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "clipjax.train", "--config", QUICKSTART, "--cfg=1"],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [done.stderr.strip()]
+    assert "unknown flag '--cfg=1'" in done.stderr
