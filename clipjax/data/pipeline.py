@@ -223,28 +223,24 @@ class _Units:
             )
         if unit == "pair" and not captioned:
             raise UserError("data.unit=pair, but the source has no captions; use image")
-        self._pair = unit == "pair"
-        self._ends = np.cumsum(counts) if self._pair else None
-        self._counts = counts if captioned else None
-        self._having = np.flatnonzero(counts) if captioned else None
-        self._images = len(source)
-        self.left_out = self._images - len(self._having) if captioned else 0
+        self._counts = counts
+        self._images = np.flatnonzero(counts) if captioned else np.arange(len(source))
+        self._pair_ends = np.cumsum(counts) if unit == "pair" else None
+        self.left_out = len(source) - len(self._images)
 
     def __len__(self) -> int:
-        if self._ends is not None:
-            return int(self._ends[-1]) if len(self._ends) else 0
-        return self._images if self._having is None else len(self._having)
+        ends = self._pair_ends
+        return len(self._images) if ends is None else int(ends[-1])
 
     def plan(self, number: int, rng: np.random.Generator) -> Planned:
-        caption = 0
-        if self._ends is not None:
-            index = int(np.searchsorted(self._ends, number, side="right"))
-            caption = number - int(self._ends[index] - self._counts[index])
-        elif self._having is not None:
-            index = int(self._having[number])
-            caption = int(rng.integers(self._counts[index]))
+        ends = self._pair_ends
+        if ends is None:
+            index = int(self._images[number])
+            count = self._counts[index]
+            caption = int(rng.integers(count)) if count else 0
         else:
-            index = number
+            index = int(np.searchsorted(ends, number, side="right"))
+            caption = number - int(ends[index] - self._counts[index])
         return Planned(index, caption, int(rng.integers(2**63)))
 
     def other(self, planned: Planned, attempt: int) -> Planned:

@@ -163,8 +163,8 @@ class _Merges:
         """Replaces each pair, from the left, that makes `merged`."""
         after, i = [], 0
         while i < len(row):
-            pair = tuple(row[i : i + 2])
-            hit = self._pairs.get(pair) == merged
+            following = row[i + 1] if i + 1 < len(row) else -1
+            hit = self._pairs.get((row[i], following)) == merged
             after.append(merged if hit else row[i])
             i += 2 if hit else 1
         return after
