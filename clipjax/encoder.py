@@ -249,7 +249,7 @@ class Encoder:
             value = None if keep is None else keep(example)
             pixels = self._preprocess(getattr(example, "image", example))
         except BadExample as error:
-            return None, key, str(error)
+            return None, error.key or key, error.reason
         if pixels.shape != self._image_shape or pixels.dtype != np.uint8:
             raise ValueError(
                 f"preprocess gave {pixels.dtype} {list(pixels.shape)} for {key}, not "

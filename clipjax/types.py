@@ -36,7 +36,18 @@ class UserError(Exception):
 
 
 class BadExample(Exception):
-    """One example cannot be used; `str()` is the reason, without the example's key."""
+    """One example cannot be used.
+
+    reason: why. key: the example's, where whoever raises knows it.
+    """
+
+    def __init__(self, reason: str, key: str = ""):
+        super().__init__(reason, key)
+        self.reason = reason
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}" if self.key else self.reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,9 @@ class Source(Protocol):
     caption_counts: int32 [len], captions of each example, known without decoding.
     class_names: label set -> names in index order; empty without labels.
     templates: label set -> prompt templates with one `{}`; may lack a set.
+
+    A source whose images are costly may also have `captions_of(index)`, the captions of
+    an example without its image.
     """
 
     max_captions: int

@@ -69,9 +69,9 @@ def read_bytes(path: pathlib.Path, key: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise BadExample(f"{key}: the file {path} is missing") from error
+        raise BadExample(f"the file {path} is missing", key) from error
     except OSError as error:
-        raise BadExample(f"{key}: cannot read {path}: {error.strerror}") from error
+        raise BadExample(f"cannot read {path}: {error.strerror}", key) from error
 
 
 def limit(option: str, value: int) -> int | None:

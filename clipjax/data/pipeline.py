@@ -15,8 +15,13 @@ stay as they are.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import multiprocessing.process
 import operator
+import os
+import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -141,19 +146,22 @@ def train_batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
             flags.FLAGS.mark_as_parsed()
-        ready = ready.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        ready = ready.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_in_worker
+        )
     return TrainBatches(iter(ready), units.left_out)
 
 
 def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
     """All captions of up to `limit` examples, evenly spread, but of broken ones."""
+    read = getattr(source, "captions_of", lambda index: source[index].captions)
     having = np.flatnonzero(source.caption_counts)
     for i in having[:: max(1, -(-len(having) // limit))]:
         try:
-            example = source[int(i)]
+            found = read(int(i))
         except BadExample:
             continue
-        yield from example.captions
+        yield from found
 
 
 class TrainBatches(Iterator[Batch]):
@@ -200,6 +208,24 @@ class TrainBatches(Iterator[Batch]):
     def close(self) -> None:
         """Ends workers and threads; may be called twice."""
         self._end()
+
+
+def _in_worker(index: int, count: int) -> None:
+    """At the start of each worker: its end is its parent's to decide, or its death.
+
+    A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) must leave the workers
+    to a parent that goes on to its next save; and one that is killed cannot tell them.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _end(blocks: list[grain.DatasetIterator]) -> None:
@@ -324,12 +350,13 @@ class _BlockMaker:
                 key = example.key or key
                 return self._read(example, chosen, replaced=attempt > 0)
             except BadExample as error:
+                key = error.key or key
                 if self._on_broken == "raise":
                     raise UserError(
-                        f"{key} is broken: {error}; mend or remove it, or set "
+                        f"{key} is broken: {error.reason}; mend or remove it, or set "
                         f"data.on_broken=replace"
                     ) from error
-                notes.append((key, str(error)))
+                notes.append((key, error.reason))
         raise UserError(
             f"{key} and {REPLACEMENTS} examples drawn to replace it are all broken: "
             f"{notes[-1][1]}; mend the data"

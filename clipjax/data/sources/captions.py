@@ -115,7 +115,7 @@ class Captions:
         name, entry = self._names[index], self._entries[index]
         key = name.encode("utf-8", "backslashreplace").decode()
         if entry.fault:
-            raise BadExample(f"{key}: {entry.fault}")
+            raise BadExample(entry.fault, key)
         image = files.read_bytes(self._folder / name, key)
         return Example(image=image, captions=tuple(entry.captions), key=key)
 

@@ -85,15 +85,24 @@ class Scenes:
         """image uint8 [resolution resolution 3]. Raises IndexError out of range."""
         rng = self._rng(index)
         scene = self._scene(index, rng)
-        captions = grammar.describe(scene, rng)
-        if self.split == "train" and rng.random() < 0.5:
-            captions = (*captions[:-1], grammar.describe_briefly(scene, rng))
+        captions = self._describe(scene, rng)
         return Example(
             image=render(scene, self.resolution, rng),
             captions=captions,
             labels=grammar.labels(scene),
             key=f"scenes/{self.split}/{index}",
         )
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """The captions of an example, without drawing it."""
+        rng = self._rng(index)
+        return self._describe(self._scene(index, rng), rng)
+
+    def _describe(self, scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+        captions = grammar.describe(scene, rng)
+        if self.split == "train" and rng.random() < 0.5:
+            captions = (*captions[:-1], grammar.describe_briefly(scene, rng))
+        return captions
 
     def _scene(self, index: int, rng: np.random.Generator) -> Scene:
         if not 0 <= index < len(self):

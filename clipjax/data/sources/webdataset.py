@@ -103,7 +103,7 @@ class WebDataset:
                 key=key,
             )
         except BadExample as error:
-            raise BadExample(f"{key}: {error}") from error
+            raise BadExample(error.reason, key) from error
 
     def _class_names(self, base: pathlib.Path, classes: str) -> list[str]:
         if all((f.label == tar_index.NO_LABEL).all() for f in self._indexes):
