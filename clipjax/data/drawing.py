@@ -35,11 +35,15 @@ _TILT = 0.2  # radians, evenly either way
 _GAP = 0.012  # least gap between objects and to the border
 _SIDEWAYS = 0.04  # how far an object of a line may lie off the line
 
-# Unit normals of the sides, for y downwards and one corner up.
-_TURNS = {n: [math.pi / 2 + 2 * math.pi * i / n for i in range(n)] for n in (3, 5)}
+# Unit normals of the lines along the sides, one corner up (y is downwards): opposite to
+# the corners of a triangle, but towards those of a five-pointed star.
+_UP = {3: math.pi / 2, 5: -math.pi / 2}
 _NORMALS = {
-    n: np.array([[math.cos(t), math.sin(t)] for t in turns], np.float32)
-    for n, turns in _TURNS.items()
+    n: np.array(
+        [[f(up + 2 * math.pi * i / n) for f in (math.cos, math.sin)] for i in range(n)],
+        np.float32,
+    )
+    for n, up in _UP.items()
 }
 
 
@@ -143,7 +147,6 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
     sides = 3 if shape == "triangle" else 5
     heights = np.stack([a * x + b * y for a, b in _NORMALS[sides]])
     if shape == "triangle":
-        # Half a side lower than its centre of gravity, so that it looks centred.
         return heights.max(0) - 0.55 * r
     # A five-pointed star is what lies within at least four of its five lines.
     heights.sort(axis=0)
