@@ -139,7 +139,7 @@ def attention(
     `causal` and `key_mask` are those of `attention_weights`. bfloat16 on an NVIDIA GPU
     without a key mask goes to cuDNN's fused kernel, whose memory is linear in n.
     """
-    if key_mask is None and _has_fused_kernel(query):
+    if key_mask is None and query.shape == key.shape and _has_fused_kernel(query):
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=causal, implementation="cudnn"
         )

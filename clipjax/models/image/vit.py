@@ -67,9 +67,10 @@ def make(
     match = re.fullmatch(r"([A-Za-z]+)/([1-9]\d*)", variant)
     if match is None or match[1] not in SIZES:
         known = [f"{size}/{match[2] if match else 16}" for size in SIZES]
+        near = [name for name in known if name.lower() == variant.lower()] or known
         raise UserError(
             f"image.variant={variant!r}: must be a size ({', '.join(SIZES)}), a slash "
-            f"and the patch size in pixels, like 'B/16'.{suggest(variant, known)}"
+            f"and the patch size in pixels, like 'B/16'.{suggest(variant, near)}"
         )
     patch = int(match[2])
     if image_size % patch or image_size < patch:
@@ -92,7 +93,9 @@ def make(
         hidden = 4 * d
     layers.check_sizes("image", d, layer_count, head_count)
     if positions == "sincos" and d % 4:
-        raise UserError(f"image.width={d}: must be a multiple of 4 for positions=sincos")
+        raise UserError(
+            f"image.width={d}: must be a multiple of 4 for positions=sincos"
+        )
     return VisionTransformer(
         image_size=image_size,
         patch=patch,
@@ -157,7 +160,9 @@ class VisionTransformer(nn.Module):
             kept = max(1, round(n * (1 - self.patch_dropout)))
             x = keep_some(x, kept, self.make_rng("dropout"))
         if class_count:
-            token = self.param("class_token", nn.initializers.normal(std), (self.width,))
+            token = self.param(
+                "class_token", nn.initializers.normal(std), (self.width,)
+            )
             first = token.astype(x.dtype)[None] + table[:1]
             first = jnp.broadcast_to(first[None], (b, 1, self.width))
             x = jnp.concatenate([first, x], axis=1)
