@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from clipjax import config_check, registry
-from clipjax.types import UserError
+from clipjax.types import Config, UserError
 
 
 def run(main: Callable[[list[str]], int]) -> None:
@@ -40,12 +40,14 @@ def declare(argv: list[str], **others: str | bool) -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     for name, default in others.items():
-        define = flags.DEFINE_bool if isinstance(default, bool) else flags.DEFINE_string
-        define(name, default, "", flag_values=values)
+        if isinstance(default, bool):
+            flags.DEFINE_bool(name, default, "", flag_values=values)
+        else:
+            flags.DEFINE_string(name, default, "", flag_values=values)
     return values
 
 
-def parse(argv: list[str], values: flags.FlagValues, chosen: ConfigDict | None) -> None:
+def parse(argv: list[str], values: flags.FlagValues, chosen: Config | None) -> None:
     """Parses the command line into `values`.
 
     Args:
@@ -77,7 +79,7 @@ def parse(argv: list[str], values: flags.FlagValues, chosen: ConfigDict | None) 
         raise UserError(f"{left[0]!r}: not understood. Flags are written --name=value")
 
 
-def load_file(value: str) -> ConfigDict:
+def load_file(value: str) -> Config:
     """The config of FILE.py or FILE.py:ARGUMENT, before overrides.
 
     Raises UserError where the file is missing or has no get_config.
@@ -97,7 +99,7 @@ def load_file(value: str) -> ConfigDict:
     return module.get_config(argument or None)
 
 
-def check_overrides(argv: list[str], chosen: ConfigDict) -> None:
+def check_overrides(argv: list[str], chosen: Config) -> None:
     """Raises UserError for a dotted flag whose key does not exist, with the nearest."""
     leaves = config_check.flat(chosen)
     sections = {key.rpartition(".")[0] for key in leaves}

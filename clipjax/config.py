@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from clipjax import registry
-from clipjax.types import UserError
+from clipjax.types import Config, UserError
 
 # The component words and what they choose when neither file nor argument says.
 WORDS = {
@@ -104,7 +104,7 @@ def base(
     words: Iterable[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     **defaults: str,
-) -> ConfigDict:
+) -> Config:
     """Returns the locked config of a run.
 
     Args:
@@ -175,7 +175,7 @@ def _known(given: Mapping[str, Any], known: Iterable[str], what: str) -> dict[st
     return dict(given)
 
 
-def _shared(options, section: str, beside: Mapping[str, Any] = ()) -> dict[str, Any]:
+def _shared(options, section: str, beside: Iterable[str] = ()) -> dict[str, Any]:
     """The shared keys of a section with the file's values in place of defaults."""
     defaults = SHARED[section]
     for key in defaults:
@@ -187,7 +187,7 @@ def _shared(options, section: str, beside: Mapping[str, Any] = ()) -> dict[str, 
     return {**defaults, **given}
 
 
-def _component(family: str, name: str, options) -> ConfigDict:
+def _component(family: str, name: str, options) -> Config:
     """The section of one component: its name and every option of its factory."""
     factory = registry.load(family, name)
     known = registry.options(factory)
@@ -222,7 +222,7 @@ def _typed(value: Any, annotation: Any, path: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{path}={value!r}: must be {_type_name(annotation)}")
     members = typing.get_args(annotation)
-    if kind is tuple and members:
+    if isinstance(value, tuple) and members:
         if members[-1] is Ellipsis:
             members = members[:1] * len(value)
         if len(value) != len(members):
@@ -235,13 +235,13 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _source(name: str, options, split: str) -> ConfigDict:
+def _source(name: str, options, split: str) -> Config:
     section = _component("data", name, options)
     section["split"] = split
     return section
 
 
-def _data(chosen: Mapping[str, str], options) -> ConfigDict:
+def _data(chosen: Mapping[str, str], options) -> Config:
     data = ConfigDict(_shared(options, "data"))
     eval_given = dict(options.pop("data.eval", {}))
     data.train = _source(chosen["data"], options, "train")
@@ -260,7 +260,7 @@ def _data(chosen: Mapping[str, str], options) -> ConfigDict:
     return data
 
 
-def _evals(chosen: str, options) -> ConfigDict:
+def _evals(chosen: str, options) -> Config:
     """Labelled sections: "retrieval+zeroshot@imagefolder" makes two."""
     evals = ConfigDict()
     for item in filter(None, chosen.split("+")):
@@ -268,13 +268,13 @@ def _evals(chosen: str, options) -> ConfigDict:
         label = name.rpartition(".")[2]
         if label in evals:
             raise UserError(f"evals={chosen}: {label!r} is there twice")
-        evals[label] = _component("evals", name, options)
+        section = evals[label] = _component("evals", name, options)
         if source:
             data = _source(source, options, "val")
             own = options.pop(f"evals.{label}.data", {})
             for key, value in _known(own, data, f"key of evals.{label}.data").items():
                 data[key] = value
-            evals[label]["data"] = data
+            section["data"] = data
     return evals
 
 

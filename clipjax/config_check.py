@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipjax import registry
-from clipjax.types import UserError
+from clipjax.types import Config, UserError
 
 # Keys that may change between a run and its resumption without changing its result,
 # apart from the rounding that another device layout brings.
@@ -41,13 +41,13 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def to_dict(config: ConfigDict) -> dict[str, Any]:
+def to_dict(config: Config) -> dict[str, Any]:
     """The resolved config as plain JSON values, to be saved with the run."""
     plain = config.copy_and_resolve_references().to_dict()
     return json.loads(json.dumps(plain))
 
 
-def from_dict(saved: Mapping[str, Any]) -> ConfigDict:
+def from_dict(saved: Mapping[str, Any]) -> Config:
     """A saved config again as a ConfigDict, lists back to tuples."""
 
     def convert(node: Any) -> Any:
@@ -60,7 +60,7 @@ def from_dict(saved: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(convert(dict(saved))).lock()
 
 
-def differences(saved: Mapping[str, Any], config: ConfigDict) -> dict[str, tuple]:
+def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple]:
     """Result keys in which a run and a config differ: path -> (saved, given)."""
     old, new = flat(saved), flat(config)
     absent = "(absent)"
@@ -72,7 +72,7 @@ def differences(saved: Mapping[str, Any], config: ConfigDict) -> dict[str, tuple
     }
 
 
-def validate(config: ConfigDict, chosen: ConfigDict | None = None) -> None:
+def validate(config: Config, chosen: Config | None = None) -> None:
     """Checks what can be known before any device work.
 
     chosen: the same config before dotted flags, to refuse a component chosen by flag.

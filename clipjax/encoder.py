@@ -85,14 +85,13 @@ class Encoder:
         self._image_shape = preprocess(np.zeros((8, 8, 3), np.uint8)).shape
         self._split = None
         self._rows = list(range(self.batch_size))  # of each batch, filled here
-        outputs = {}
+        outputs: dict[str, Any] = {}
         if mesh is not None:
             self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             outputs = {"out_shardings": NamedSharding(mesh, PartitionSpec())}
             here = self._split.addressable_devices_indices_map((self.batch_size,))
-            self._rows = sorted(
-                {row for (part,) in here.values() for row in self._rows[part]}
-            )
+            parts = [part for index in here.values() for part in index or ()]
+            self._rows = sorted({row for part in parts for row in self._rows[part]})
         self._encode_image = jax.jit(
             lambda variables, image: model.encode_image(variables, image)[
                 "image_embed"
@@ -189,6 +188,7 @@ class Encoder:
             if before is not None:
                 fetch(before)
             before = after
+        assert before is not None  # _starts gives at least one batch
         fetch(before)
         return np.concatenate(parts)[:total]
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import pathlib
 
-from ml_collections import ConfigDict
 from rich.console import Console
 
 from clipjax import commandline
-from clipjax.types import UserError
+from clipjax.types import Config, UserError
 
 HELP = """\
 usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
@@ -63,7 +62,7 @@ def evaluate(
     checkpoint: str,
     ema: bool,
     json_file: str,
-    other: ConfigDict | None,
+    other: Config | None,
 ) -> None:
     """Prints a table and writes the results as JSON."""
     from clipjax import results

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from clipjax.encoder import Encoder
 from clipjax.engine import assemble, resume
-from clipjax.types import Model, Tokenizer, UserError, Variables
+from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Loaded:
     [h w 3]) -> uint8 [s s 3].
     """
 
-    config: ConfigDict
+    config: Config
     model: Model
     variables: Variables
     tokenizer: Tokenizer

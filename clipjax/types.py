@@ -15,6 +15,7 @@ Variables = Mapping[str, Any]  # {"params": tree, and "batch_stats": tree if any
 Batch = Mapping[str, Any]  # flat dict of arrays; the keys are listed at `BATCH_KEYS`
 Outputs = dict[str, Any]
 Metrics = dict[str, Any]
+Config = Any  # an ml_collections.ConfigDict, whose keys no type checker knows
 
 BATCH_KEYS = {
     "image": "uint8 [b h w 3], normalised on the device by the model",

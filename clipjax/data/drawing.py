@@ -156,7 +156,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
 def _colour(name: str, rng: np.random.Generator, channels: int) -> np.ndarray:
     """The named colour as float32 [3]; jitter differs in 1 (brightness) or 3 ways."""
     jitter = (2 * rng.random(channels) - 1) * JITTER
-    return np.clip(np.float32(RGB[name]) + jitter, 0, 255).astype(np.float32)
+    return np.clip(np.asarray(RGB[name], np.float32) + jitter, 0, 255).astype(np.float32)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:

@@ -69,7 +69,8 @@ def read(
     try:
         if at_least is not None and picture is not image:
             turned = exif and _orientation(picture) in SIDEWAYS
-            picture.draft("RGB", at_least[::-1] if turned else at_least)
+            wide, high = at_least
+            picture.draft("RGB", (high, wide) if turned else (wide, high))
         picture.load()
         if exif and (turn := UPRIGHT.get(_orientation(picture))) is not None:
             picture = picture.transpose(turn)
@@ -83,8 +84,9 @@ def read(
 def size(image: Picture, *, exif: bool = True) -> tuple[int, int]:
     """(width, height) of the upright picture, from its header; raises BadExample."""
     picture = _open(image)
+    wide, high = picture.size
     turned = exif and _orientation(picture) in SIDEWAYS
-    return picture.size[::-1] if turned else picture.size
+    return (high, wide) if turned else (wide, high)
 
 
 def _open(image: Picture) -> Image.Image:

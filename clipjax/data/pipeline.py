@@ -67,7 +67,7 @@ def plan(
     source: Source, *, seed: int, global_batch: int, step: int, unit: str = "image"
 ) -> list[Planned]:
     """The examples of the global batch of a step (from 0); reads none of them."""
-    plans = _plans(_Units(source, unit), seed)
+    plans: Any = _plans(_Units(source, unit), seed)
     return [plans[step * global_batch + row] for row in range(global_batch)]
 
 
@@ -321,7 +321,7 @@ class _BlockMaker:
         self._tokenizer = tokenizer
         self._augment = augment
         self._units = units
-        self._plans = plans
+        self._plans: Any = plans
         self._label_set = label_set
         self._global_batch = global_batch
         self._rows = rows

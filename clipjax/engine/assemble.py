@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from clipjax.config import create
 from clipjax.data import pipeline
@@ -22,6 +21,7 @@ from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.state import TrainState, variables
 from clipjax.optim.factory import paths
 from clipjax.types import (
+    Config,
     EvalResult,
     Evaluator,
     Model,
@@ -46,7 +46,7 @@ def source(section: Mapping[str, Any]) -> Source:
 
 
 def tokenizer(
-    config: ConfigDict, workdir: pathlib.Path | None, train_source: Source | None
+    config: Config, workdir: pathlib.Path | None, train_source: Source | None
 ) -> Tokenizer:
     """The run's tokenizer: the one saved in workdir, else made (and trained) anew."""
     saved = workdir / "tokenizer.json" if workdir else None
@@ -64,25 +64,25 @@ def save_tokenizer(made: Tokenizer, name: str, workdir: pathlib.Path) -> None:
     write_json(workdir / "tokenizer.json", {"name": name, "state": made.state()})
 
 
-def model(config: ConfigDict, made: Tokenizer) -> Model:
+def model(config: Config, made: Tokenizer) -> Model:
     image = create("image", config.model.image, config.data.image_size)
     text = create("text", config.model.text, made.vocab_size, made.context_length)
     return create("model", config.model, image, text)
 
 
 def encoder(
-    config: ConfigDict, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
+    config: Config, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
 ) -> Encoder:
     return Encoder(made, words, preprocess(config), mesh=mesh)
 
 
-def preprocess(config: ConfigDict) -> Callable[[Any], np.ndarray]:
+def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
     """Images as the run evaluates them: anything decodable -> uint8 [s s 3]."""
     return create("preprocess", config.data.preprocess, config.data.image_size)
 
 
 def evaluators(
-    config: ConfigDict, made: Encoder, eval_source: Callable[[], Source]
+    config: Config, made: Encoder, eval_source: Callable[[], Source]
 ) -> dict[str, Evaluator]:
     """Label -> evaluator, each over its own source or the run's evaluation source."""
     found = {}
@@ -146,22 +146,9 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
     Raises UserError where there is none such.
     """
     saves = Checkpoints(workdir, read_only=True)
-    steps = saves.steps()
-    if not steps:
-        raise UserError(f"{workdir} holds no checkpoint to load")
-    best = saves.best_step()
-    if which == "latest" or (which == "best" and best is None):
-        step = steps[-1]
-    elif which == "best":
-        step = best
-    elif which.isdigit() and int(which) in steps:
-        step = int(which)
-    else:
-        known = ", ".join(map(str, steps))
-        raise UserError(
-            f"checkpoint {which!r} is not there; {workdir} holds steps {known}"
-        )
-    state, _, step = saves.restore(step)
+    if which == "best" and saves.best_step() is None:
+        which = "latest"
+    state, _, step = saves.restore(int(which) if which.isdigit() else which)
     return state, step
 
 

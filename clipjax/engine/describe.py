@@ -10,17 +10,16 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
-from ml_collections import ConfigDict
 
 from clipjax.config_check import to_dict
 from clipjax.data import pipeline
 from clipjax.engine import sharding
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
-from clipjax.types import BadExample
+from clipjax.types import BadExample, Config
 
 
-def describe(config: ConfigDict, workdir: pathlib.Path) -> None:
+def describe(config: Config, workdir: pathlib.Path) -> None:
     """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing."""
     enable_cache(print)
     run = prepare(config, workdir)

@@ -33,7 +33,7 @@ MALLOPT = {
 
 def cpu_only() -> bool:
     """Whether jax can only be using the CPU; starts no backend."""
-    chosen = jax.config.jax_platforms
+    chosen = jax.config.jax_platforms  # pyright: ignore
     if chosen:
         return chosen == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")

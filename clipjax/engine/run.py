@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
 
 from clipjax.config import create
 from clipjax.config_check import validate
@@ -15,14 +14,14 @@ from clipjax.engine import assemble, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
 from clipjax.optim import factory
-from clipjax.types import Loss, LossSpec, Model, Source, Tokenizer, UserError
+from clipjax.types import Config, Loss, LossSpec, Model, Source, Tokenizer, UserError
 
 
 @dataclasses.dataclass
 class Run:
     """The parts of a run, made before anything is compiled."""
 
-    config: ConfigDict
+    config: Config
     workdir: pathlib.Path
     mesh: jax.sharding.Mesh
     source: Source
@@ -35,7 +34,7 @@ class Run:
     total_steps: int
 
 
-def prepare(config: ConfigDict, workdir: pathlib.Path) -> Run:
+def prepare(config: Config, workdir: pathlib.Path) -> Run:
     """Makes every part of a run; raises UserError for what cannot work."""
     validate(config)
     if config.init_from:

@@ -13,8 +13,7 @@ from clipjax.optim.factory import Optim
 from clipjax.types import Loss, Model
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """step: int32, batches seen. params: what the model is applied to, float32.
     model_state: BatchNorm statistics, {} without. ema: {} or moving averages
     {"params", "model_state"}. bad_total, bad_in_row: int32, steps whose update was

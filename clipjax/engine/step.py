@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +105,7 @@ def make_loss_step(
     return loss_step
 
 
-def _clamp(params: dict, max_logit_scale: float) -> dict:
+def _clamp(params: Any, max_logit_scale: float) -> Any:
     if "logit_scale" not in params:
         return params
     clamped = jnp.clip(params["logit_scale"], 0.0, math.log(max_logit_scale))

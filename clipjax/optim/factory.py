@@ -104,7 +104,7 @@ def _factors(groups: tuple, names: Any) -> dict[str, tuple[float, float]]:
 
 
 def _decay(strength: float, factors: Any) -> optax.GradientTransformation:
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         def add(update, param, factor):
             # optax masks leaves of other partitions, which have no factor of their own.
             return update + strength * factor * param if factor else update
