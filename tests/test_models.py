@@ -18,6 +18,9 @@ from clipjax.types import UserError
 
 VOCAB, LENGTH, SIZE = 31, 9, 16
 
+# Compiling takes most of the time here, and a third of it this way.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def make_model(image=None, text=None, **options):
     image = {"variant": "B/4", "width": 16, "depth": 1, "heads": 2} | (image or {})
@@ -54,13 +57,13 @@ def init(model, dtype="float32"):
     return jax.tree_util.tree_map_with_path(noise, shapes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jit, static_argnums=(0, 3))
 def run(model, variables, batch, train=False, key=None):
     """The outputs of both sides."""
     return model.apply(variables, batch, train, key)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def encode_text(model, variables, text, mask):
     return model.encode_text(variables, text, mask)
 
@@ -71,7 +74,7 @@ def clip_loss(model, variables, batch, train=False, key=None):
     return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jit, static_argnums=(0, 3))
 def gradient(model, variables, batch, train=False, key=None):
     return jax.grad(lambda v: clip_loss(model, v, batch, train, key))(variables)
 
@@ -132,7 +135,7 @@ def test_parameter_paths():
 def test_initial_values():
     tower = transformer.make(VOCAB, LENGTH, width=96, heads=3, depth=3)
     text, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
-    start = jax.jit(tower.init, static_argnums=3)
+    start = jit(tower.init, static_argnums=3)
     text = start(jax.random.key(0), text, mask, False)["params"]
     block = text["transformer"]["block_2"]
     expected = [
@@ -150,11 +153,11 @@ def test_initial_values():
 
 def test_outputs():
     model = make_model(logit_scale_init=20.0, logit_bias_init=-10.0)
-    scale = jax.jit(lambda: model.init(jax.random.key(0))["params"]["logit_scale"])()
+    scale = jit(lambda: model.init(jax.random.key(0))["params"]["logit_scale"])()
     assert scale == pytest.approx(np.log(20.0))
-    variables = init(model)
-    variables["params"] |= {"logit_scale": scale, "logit_bias": np.float32(-10)}
-    outputs, state = jax.jit(model.apply, static_argnums=2)(
+    fresh = {"logit_scale": scale, "logit_bias": np.float32(-10)}
+    variables = {"params": init(model)["params"] | fresh}
+    outputs, state = jit(model.apply, static_argnums=2)(
         variables, make_batch(), True, jax.random.key(0)
     )
     assert state == {}
@@ -174,7 +177,7 @@ def test_either_side_alone():
     model = make_model()
     variables, batch = init(model), make_batch()
     both = run(model, variables, batch)
-    image = jax.jit(model.encode_image)(variables, batch["image"])
+    image = jit(model.encode_image)(variables, batch["image"])
     text = encode_text(model, variables, batch["text"], batch["text_mask"])
     np.testing.assert_allclose(image["image_embed"], both["image_embed"], atol=1e-6)
     np.testing.assert_allclose(text["text_embed"], both["text_embed"], atol=1e-6)
@@ -191,7 +194,7 @@ def test_a_fixed_scale_is_no_parameter():
 def test_images_are_normalised_with_mean_and_std():
     options = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 1.0)}
     model = make_model(**options)
-    encode = jax.jit(model.encode_image)
+    encode = jit(model.encode_image)
     variables, batch = init(model), make_batch()
     tower = model.module.image
     expected = (batch["image"] / 255 - options["mean"]) / options["std"]
@@ -311,7 +314,11 @@ def test_attention_weights_can_be_asked_for():
     model = make_model()
     variables, batch = init(model), make_batch()
     inputs = batch["image"], batch["text"], batch["text_mask"]
-    _, found = model.module.apply(variables, *inputs, False, mutable=["intermediates"])
+    apply = jit(
+        functools.partial(model.module.apply, mutable=["intermediates"]),
+        static_argnums=4,
+    )
+    _, found = apply(variables, *inputs, False)
     blocks = found["intermediates"]["image"]["transformer"]
     (weights,) = blocks["block_0"]["attention"]["attention_weights"]
     assert weights.shape == (4, 2, 17, 17)

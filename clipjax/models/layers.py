@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from clipjax.registry import suggest
 from clipjax.types import UserError
@@ -67,7 +68,7 @@ class Dense(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape[1:])
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         # One two-dimensional product: with more dimensions XLA:CPU writes transposed
         # copies for the kernel's gradient (measured: 1.2 x on a training step).
         y = x.reshape(-1, shape[0]) @ kernel

@@ -78,8 +78,8 @@ def make(
         logit_scale_init=logit_scale_init,
         learnable_scale=learnable_scale,
         logit_bias_init=logit_bias_init,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=mean,
+        std=std,
     )
     return TwoTowerModel(module)
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from clipjax.models import layers
 from clipjax.types import UserError
@@ -135,7 +136,7 @@ class TextTransformer(nn.Module):
         table = self.param("token_embedding", normal(0.02), shape)
         shape = (self.context_length, self.width)
         positions = self.param("positions", normal(0.01), shape)
-        table, positions = nn.dtypes.promote_dtype(table, positions, dtype=self.dtype)
+        table, positions = promote_dtype(table, positions, dtype=self.dtype)
         x = jnp.take(table, text, axis=0) + positions[None, :length]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = layers.Transformer(
