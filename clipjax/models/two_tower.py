@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +176,7 @@ class TwoTowerModel:
         inputs = batch["image"], batch["text"], batch["text_mask"]
         stats = variables.get("batch_stats", {})
         if not train:
-            return self.module.apply(variables, *inputs, False), stats
+            return self._evaluate(variables, *inputs), stats
         outputs, updated = self.module.apply(
             variables, *inputs, True, rngs={"dropout": key}, mutable=["batch_stats"]
         )
@@ -184,10 +184,13 @@ class TwoTowerModel:
 
     def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
         """The image side's outputs of images uint8 [b h w 3], in evaluation mode."""
-        return self.module.apply(variables, image, None, None, False)
+        return self._evaluate(variables, image, None, None)
 
     def encode_text(
         self, variables: Variables, text: jax.Array, mask: jax.Array
     ) -> Outputs:
         """The text side's outputs of ids int32 [b l] and mask bool [b l]."""
-        return self.module.apply(variables, None, text, mask, False)
+        return self._evaluate(variables, None, text, mask)
+
+    def _evaluate(self, variables: Variables, *inputs: Any) -> Outputs:
+        return cast(Outputs, self.module.apply(variables, *inputs, False))
