@@ -157,10 +157,12 @@ class Checkpoints:
         json.dumps(items)  # raises TypeError here rather than in the background
         arrays = leaves.arrays(state)
         on_primary(lambda: self._store.make_way(step))
-        args = {name: ocp.args.JsonSave(item) for name, item in items.items()}
-        args["state"] = ocp.args.StandardSave(arrays)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            **{name: ocp.args.JsonSave(item) for name, item in items.items()},
+        )
         try:
-            self._saver.save(self._store.path(step), args=ocp.args.Composite(**args))
+            self._saver.save(self._store.path(step), args=args)
         except Exception as error:
             raise UserError(self._not_saved(step, error)) from error
         self._thread = threading.Thread(target=self._finish, args=(step,))
@@ -226,7 +228,7 @@ class Checkpoints:
                 raise UserError(f"{self.workdir} holds no checkpoint")
             return found
         steps = on_primary(self.steps)
-        step = on_primary(self.best_step) if which == "best" else which
+        step: Any = on_primary(self.best_step) if which == "best" else which
         if step not in steps:
             raise UserError(
                 f"{self.workdir} holds no checkpoint {which!r}; its steps: "
