@@ -1,7 +1,6 @@
 """Metric files of a run: metrics.jsonl, metrics.csv and TensorBoard events.
 
-The vocabulary is that of clu's MetricWriter (write_scalars, write_texts, flush,
-close), which itself needs TensorFlow.
+The vocabulary is that of clu's MetricWriter, which itself needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ class MetricWriter:
 
     Rows after `resume_step` of an earlier part of the run are dropped, since those
     steps are run again, and so is a last line that a killed process left unfinished.
+    A row is with the operating system when it is written: a kill loses none.
     """
 
     def __init__(
@@ -37,11 +37,7 @@ class MetricWriter:
         self._write_csv(extra=())
         self._events = None
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(
-                str(self._folder / "tensorboard"), purge_step=resume_step + 1
-            )
+            self._events = _Events(self._folder / "tensorboard", resume_step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         row = {"step": step, "time": round(time.time(), 3)}
@@ -55,21 +51,9 @@ class MetricWriter:
         else:
             self._write_csv(extra=row)
         if self._events is not None:
-            for name, value in scalars.items():
-                self._events.add_scalar(name, float(value), step)
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        if self._events is not None:
-            for name, text in texts.items():
-                self._events.add_text(name, text, step)
-
-    def flush(self) -> None:
-        self._jsonl.flush()
-        if self._events is not None:
-            self._events.flush()
+            self._events.write(step, scalars)
 
     def close(self) -> None:
-        self.flush()
         self._jsonl.close()
         if self._events is not None:
             self._events.close()
@@ -86,6 +70,36 @@ class MetricWriter:
         with scratch.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(lines)
         scratch.replace(self._csv_path)
+
+
+class _Events:
+    """One TensorBoard event file; tensorboardX's own writer flushes every 2 minutes."""
+
+    def __init__(self, folder: pathlib.Path, resume_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        folder.mkdir(exist_ok=True)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # The name holds seconds only: two starts within one would share a file.
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # A reader drops what earlier files have from this step on.
+        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=resume_step + 1, session_log=log)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [
+            self._summary.Value(tag=name, simple_value=float(value))
+            for name, value in scalars.items()
+        ]
+        self._add(step=step, summary=self._summary(value=values))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, **fields: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **fields))
+        self._writer.flush()
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
