@@ -12,20 +12,27 @@ import jax
 from clipjax.data.files import cache_folder
 
 
-def enable_cache(say: Callable[[str], None]) -> pathlib.Path:
+def enable_cache(say: Callable[[str], None]) -> None:
     """Turns jax's compilation cache on, after deleting entries that cannot be read.
 
     A process killed while it writes leaves a cut entry, which jax would report and
-    compile around at every start but never replace.
+    compile around at every start but never replace. Without a folder that can be
+    written there is no cache, which costs time and nothing else.
     """
     folder = cache_folder("xla")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in unreadable(folder):
-        say(f"deleted an unreadable compilation-cache entry: {path.name}")
-        path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in unreadable(folder):
+            path.unlink(missing_ok=True)
+            say(f"deleted an unreadable compilation-cache entry: {path.name}")
+    except OSError as error:
+        say(
+            f"nothing compiled is kept: {folder} cannot be used ({error.strerror}); "
+            "set CLIPJAX_CACHE to a folder that can be written"
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return folder
 
 
 def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
