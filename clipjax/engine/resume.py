@@ -11,11 +11,11 @@ from importlib import metadata
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from clipjax import config_check
 from clipjax.engine.assemble import write_json
-from clipjax.types import UserError
+from clipjax.engine.store import Store
+from clipjax.types import Config, UserError
 
 
 def environment() -> dict[str, Any]:
@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def load_config(workdir: pathlib.Path) -> ConfigDict:
+def load_config(workdir: pathlib.Path) -> Config:
     """The config of a run directory.
 
     Raises UserError where there is none.
@@ -55,15 +55,25 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
 
 
 def check(
-    workdir: pathlib.Path, config: ConfigDict, extend: bool, say: Callable[[str], None]
+    workdir: pathlib.Path, config: Config, extend: bool, say: Callable[[str], None]
 ) -> None:
-    """Compares a config with the one that the run in workdir began with.
+    """Compares a config with the one that the run in workdir began with, if any.
+
+    A run that has saved no checkpoint yet holds nobody to its config: its tokenizer is
+    deleted, so that it starts anew. Writes nothing else.
 
     Raises UserError where a result key differs, with every difference; a longer run
     needs `extend`.
     """
+    if not (workdir / "config.json").exists():
+        return
     saved = config_check.to_dict(load_config(workdir))
     found = config_check.differences(saved, config)
+    if not Store(workdir, say).candidates():
+        if found:
+            say(f"{workdir} holds a run without a checkpoint: it starts anew")
+        (workdir / "tokenizer.json").unlink(missing_ok=True)
+        return
     length = {key: found.pop(key) for key in config_check.LENGTH_KEYS if key in found}
     if found:
         lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
@@ -88,7 +98,7 @@ def check(
                 )
 
 
-def save(workdir: pathlib.Path, config: ConfigDict) -> None:
+def save(workdir: pathlib.Path, config: Config) -> None:
     """Writes config.json and environment.json."""
     write_json(workdir / "config.json", config_check.to_dict(config))
     write_json(workdir / "environment.json", environment())
