@@ -13,7 +13,7 @@ from clipjax.engine import state as states
 from clipjax.engine.progress import Progress, duration
 from clipjax.engine.run import Run
 from clipjax.engine.step import make_loss_step
-from clipjax.types import EvalResult
+from clipjax.types import EvalResult, UserError
 
 
 class Evaluation:
@@ -32,6 +32,12 @@ class Evaluation:
             "data" not in config.evals[label] for label in config.evals
         ):
             self._source = assemble.source(config.data.eval)
+        if config.train.val_batches and self._source.max_captions == 0:
+            raise UserError(
+                f"data.eval ({config.data.eval.name}, split {config.data.eval.split!r})"
+                " has no captions, which the validation loss needs: choose other data, "
+                "or do without it by --config.train.val_batches=0"
+            )
         encoder = assemble.encoder(config, run.model, run.tokenizer, run.mesh)
         self._evaluators = assemble.evaluators(config, encoder, lambda: self._source)
         self._loss_step = jax.jit(make_loss_step(run.model, run.loss))
@@ -40,7 +46,8 @@ class Evaluation:
         self, state: states.TrainState
     ) -> tuple[dict[str, EvalResult], dict[str, float]]:
         """Results by evaluator, and the same flat by name with "val_loss" and
-        "primary", the first evaluator's primary metric."""
+        "primary", the first evaluator's primary metric; nothing for a config without
+        either."""
         begin = time.monotonic()
         found: dict[str, float] = {}
         config = self._run.config
@@ -56,7 +63,9 @@ class Evaluation:
             found.setdefault("primary", result.metrics[result.primary])
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
-        self._tell(int(state.step), results, found, seconds)
+        self._progress.done()
+        if found:
+            self._tell(int(state.step), results, found, seconds)
         return results, found
 
     def _tell(self, step: int, results, found: dict[str, float], seconds: float):
@@ -79,6 +88,8 @@ class Evaluation:
         """Mean loss over whole batches of the evaluation source, in a fixed order."""
         run, data = self._run, self._run.config.data
         assert self._source is not None
+        if run.config.train.eval_ema and state.ema:
+            state = state.replace(**state.ema)
         size = min(data.batch_size, len(self._source) // run.mesh.size * run.mesh.size)
         if size == 0:
             return float("nan")
@@ -99,9 +110,11 @@ class Evaluation:
         count = min(run.config.train.val_batches, len(self._source) // size)
         try:
             values = [
-                self._loss_step(state, sharding.put_batch(run.mesh, next(source)))
+                float(
+                    self._loss_step(state, sharding.put_batch(run.mesh, next(source)))
+                )
                 for _ in range(count)
             ]
         finally:
             source.close()
-        return float(np.mean(jax.device_get(values)))
+        return float(np.mean(values))
