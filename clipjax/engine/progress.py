@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 from rich.console import Console
 
-PLAIN_SECONDS = 5.0  # between lines where there is no terminal to rewrite
+# Between lines where there is no terminal to rewrite: a twentieth of the time so far,
+# within these seconds.
+PLAIN_SECONDS = (5.0, 60.0)
 
 
 def duration(seconds: float) -> str:
@@ -27,31 +30,41 @@ class Progress:
         self._total = total_steps
         self._images = images
         self._first = step
-        self._begin = self._shown = time.monotonic()
+        self._begin = time.monotonic()
+        self._shown = -math.inf
         self._mark = (self._begin, step)
         self._waited = 0.0
-        self._waited_total = 0.0
-        self._paused = 0.0
+        self._line = "preparing the first step"
         self._live = None
         if console.is_terminal:
-            self._live = console.status("")
+            self._live = console.status(self._line, refresh_per_second=4)
             self._live.start()
+
+    def first_step(self, step: int) -> None:
+        """Says how long the first step took; rates begin after it."""
+        now = time.monotonic()
+        self.say(f"first step after {duration(now - self._begin)}")
+        self._begin, self._first = now, step
+        self._mark, self._waited = (now, step), 0.0
 
     def wait(self, seconds: float) -> None:
         """Adds time in which the step stood still for want of data."""
         self._waited += seconds
-        self._waited_total += seconds
 
     def pause(self, seconds: float) -> None:
         """Takes evaluation and the like out of the rates."""
-        self._paused += seconds
         self._mark = (self._mark[0] + seconds, self._mark[1])
         self._begin += seconds
 
     def rates(self, step: int) -> dict[str, float]:
-        """images/s and the share of time in want of data, since the last call."""
+        """images/s and the share of time in want of data, since the last call.
+
+        Empty where no step was done since.
+        """
         now = time.monotonic()
         then, from_step = self._mark
+        if step == from_step:
+            return {}
         seconds = max(now - then, 1e-9)
         rates = {
             "time/images_per_second": (step - from_step) * self._images / seconds,
@@ -63,19 +76,25 @@ class Progress:
     def show(self, step: int, values: Mapping[str, float], final: bool = False) -> None:
         now = time.monotonic()
         done = step - self._first
-        left = (now - self._begin) / max(done, 1) * (self._total - step)
         width = len(str(self._total))
         parts = [f"step {step:>{width}}/{self._total}"]
         parts.append(f"loss {values['train/loss']:.4f}")
-        parts.append(f"{values['time/images_per_second']:,.0f} images/s")
-        parts.append(f"data wait {values['time/data_wait_share']:.0%}")
-        parts.append(f"left {duration(left)}")
-        line = "  ".join(parts)
+        if values["train/bad_total"]:
+            parts.append(f"{values['train/bad_total']:.0f} non-finite steps dropped")
+        if "time/images_per_second" in values:
+            parts.append(f"{values['time/images_per_second']:,.0f} images/s")
+            parts.append(f"data wait {values['time/data_wait_share']:.0%}")
+        if done and not final:
+            left = (now - self._begin) / done * (self._total - step)
+            parts.append(f"left {duration(left)}")
+        self._line = "  ".join(parts)
         if self._live is not None:
-            self._live.update(line)
-        elif final or done <= 1 or now - self._shown >= PLAIN_SECONDS:
+            self._live.update(self._line)
+        low, high = PLAIN_SECONDS
+        pause = min(max(low, (now - self._begin) / 20), high)
+        if final or (self._live is None and now - self._shown >= pause):
             self._shown = now
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.say(self._line)
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -88,6 +107,11 @@ class Progress:
                 self._live.update(f"{what} {done}/{total}")
 
         return progress
+
+    def done(self) -> None:
+        """Ends what `doing` showed."""
+        if self._live is not None:
+            self._live.update(self._line)
 
     def close(self) -> None:
         if self._live is not None:
