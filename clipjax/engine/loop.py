@@ -6,25 +6,29 @@ device never waits), evaluate, save, check for a request to stop.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import math
 import pathlib
+import signal
 import time
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 from rich.console import Console
 
 from clipjax.engine import assemble, resume, sharding
 from clipjax.engine import state as states
+from clipjax.engine.agree import gather, on_primary
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.evaluation import Evaluation
 from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.preempt import StopRequest
-from clipjax.engine.progress import Progress, duration
+from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
-from clipjax.types import EvalResult, UserError
+from clipjax.types import Config, EvalResult, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Outcome:
 
 
 def train(
-    config: ConfigDict,
+    config: Config,
     workdir: str | pathlib.Path,
     *,
     extend: bool = False,
@@ -63,19 +67,20 @@ def train(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     enable_cache(say)
-    if (workdir / "config.json").exists():
-        resume.check(workdir, config, extend, say)
+    on_primary(lambda: resume.check(workdir, config, extend, say))
     run = prepare(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    metric, mode = _best(config)
     saves = Checkpoints(
         workdir,
         keep=config.checkpoint.keep,
         every_keep=config.checkpoint.keep_every,
-        best_metric=config.checkpoint.best or "primary",
-        best_mode=config.checkpoint.best_mode,
+        best_metric=metric,
+        best_mode=mode,
         warn=say,
     )
-    with saves, StopRequest() as stop:
+    with StopRequest() as stop, saves:
+        say(_summary(run))
         state, start, replaced = _start(run, saves, say)
         if jax.process_index() == 0:
             resume.save(workdir, config)
@@ -83,7 +88,28 @@ def train(
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             return Outcome(start, run.total_steps, {})
-        return _loop(run, saves, stop, state, start, replaced, console)
+        with contextlib.ExitStack() as stack:
+            return _loop(run, saves, stop, state, start, replaced, console, stack)
+
+
+def _summary(run: Run) -> str:
+    parameters = jax.tree.leaves(run.template.params)
+    count = sum(math.prod(leaf.shape) for leaf in parameters)
+    epochs = run.total_steps / run.steps_per_epoch
+    return (
+        f"{count:,} parameters, {len(run.source):,} training examples, "
+        f"{run.total_steps:,} steps of {run.config.data.batch_size} ({epochs:,.1f} "
+        f"epochs) on {run.mesh.size} x {jax.devices()[0].device_kind}"
+    )
+
+
+def _best(config: Config) -> tuple[str, str]:
+    """The metric that tells the best checkpoint, and its better side."""
+    if config.checkpoint.best:
+        return config.checkpoint.best, config.checkpoint.best_mode
+    if config.evals:
+        return "primary", "max"
+    return ("val_loss", "min") if config.train.val_batches else ("", "max")
 
 
 def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
@@ -100,7 +126,7 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
     if config.init_from:
         state = assemble.take_weights(config.init_from, state, run.template, say)
     else:
-        say("starting from scratch")
+        say(f"starting from scratch in {run.workdir}")
     return state, 0, 0
 
 
@@ -112,19 +138,26 @@ def _loop(
     start: int,
     replaced: int,
     console: Console,
+    stack: contextlib.ExitStack,
 ) -> Outcome:
     config, total = run.config, run.total_steps
-    writer = None
-    if jax.process_index() == 0:
-        writer = MetricWriter(run.workdir, start, tensorboard=config.log.tensorboard)
     progress = Progress(console, total, start, config.data.batch_size)
+    stack.callback(progress.close)
     train_step = jit_step(run)
     evaluation = Evaluation(run, progress)
     source = batches(run, start)
+    stack.callback(source.close)
+    if source.left_out:
+        progress.say(f"{source.left_out:,} examples without a caption are left out")
+    writer = None
+    if jax.process_index() == 0:
+        writer = MetricWriter(run.workdir, start, tensorboard=config.log.tensorboard)
+        stack.callback(writer.close)
     save_every = config.checkpoint.every or run.steps_per_epoch
+    # Emulated devices share a thread pool: two steps in flight can wait for each other.
+    one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     late: tuple[int, Any] | None = None
     results: dict[str, EvalResult] = {}
-    begin = time.monotonic()
 
     def finish_log() -> None:
         """Fetches and logs the step before; by now the device has its values."""
@@ -133,14 +166,16 @@ def _loop(
             return
         step, values = late[0], jax.device_get(late[1])
         late = None
-        replaced += int(values.pop("replaced"))
+        count = int(values.pop("replaced"))
+        replaced += count
         if step == start + 1:
-            progress.say(f"first step after {duration(time.monotonic() - begin)}")
-        for key, reason in source.take_broken():
-            progress.say(f"replaced a broken example, {key}: {reason}")
-        if int(values["bad_in_row"]) >= config.train.max_bad_steps:
-            raise UserError(_diverged(run, saves, step, values))
-        if due(step, config.log.every, total):
+            progress.first_step(step)
+        if count:  # in the block of any process
+            for notes in gather(json.dumps(source.take_broken())):
+                for key, reason in json.loads(notes):
+                    progress.say(f"replaced a broken example, {key}: {reason}")
+        diverged = int(values["bad_in_row"]) >= config.train.max_bad_steps
+        if due(step, config.log.every, total) or diverged:
             row = {f"train/{name}": float(value) for name, value in values.items()}
             row["train/replaced_total"] = float(replaced)
             row["train/epoch"] = step / run.steps_per_epoch
@@ -148,43 +183,41 @@ def _loop(
             if writer is not None:
                 writer.write_scalars(step, row)
             progress.show(step, row, final=step == total)
+        if diverged:
+            raise UserError(_diverged(run, saves, step, values))
 
-    try:
-        for step in range(start + 1, total + 1):
-            # 1. Step: dispatched, not awaited.
-            asked = time.monotonic()
-            local = next(source)
-            if late is None or late[1]["loss"].is_ready():
-                progress.wait(time.monotonic() - asked)
-            state, metrics = train_step(state, sharding.put_batch(run.mesh, local))
-            # 2. Log the step before.
+    for step in range(start + 1, total + 1):
+        # 1. Step: dispatched, not awaited.
+        asked = time.monotonic()
+        local = next(source)
+        if late is None or late[1]["loss"].is_ready():
+            progress.wait(time.monotonic() - asked)
+        state, metrics = train_step(state, sharding.put_batch(run.mesh, local))
+        if one_at_a_time:
+            jax.block_until_ready(metrics)
+        # 2. Log the step before.
+        finish_log()
+        late = (step, metrics)
+        asked_to_stop = stop.received(step)
+        # 3. Evaluate.
+        found: dict[str, float] = {}
+        if due(step, config.train.eval_every, total):
             finish_log()
-            late = (step, metrics)
-            asked_to_stop = stop.received(step)
-            # 3. Evaluate.
-            found: dict[str, float] = {}
-            if due(step, config.train.eval_every, total):
-                finish_log()
-                results, found = evaluation.run(state)
-                if writer is not None:
-                    writer.write_scalars(
-                        step, {f"eval/{name}": value for name, value in found.items()}
-                    )
-            # 4. Save.
-            if due(step, save_every, total) or found or asked_to_stop:
-                finish_log()
-                meta = {"replaced": replaced}
-                saves.save(step, state, meta, found or None)
-            # 5. Check for a request to stop.
-            if asked_to_stop and step < total:
-                progress.say(f"stopped by signal {asked_to_stop}; saving step {step}")
-                return Outcome(step, total, results, asked_to_stop)
-        return Outcome(total, total, results)
-    finally:
-        progress.close()
-        source.close()
-        if writer is not None:
-            writer.close()
+            results, found = evaluation.run(state)
+            if writer is not None:
+                writer.write_scalars(
+                    step, {f"eval/{name}": value for name, value in found.items()}
+                )
+        # 4. Save.
+        if due(step, save_every, total) or found or asked_to_stop:
+            finish_log()
+            saves.save(step, state, {"replaced": replaced}, found or None)
+        # 5. Check for a request to stop.
+        if asked_to_stop and step < total:
+            name = signal.Signals(asked_to_stop).name
+            progress.say(f"stopped by {name}; saving step {step}")
+            return Outcome(step, total, results, asked_to_stop)
+    return Outcome(total, total, results)
 
 
 def due(step: int, every: int, total: int) -> bool:
@@ -201,5 +234,6 @@ def _diverged(run: Run, saves: Checkpoints, step: int, values: Any) -> str:
         f"the loss or its gradient was not finite in {bad} steps in a row, up to step "
         f"{step} (loss {float(values['loss'])}, gradient norm "
         f"{float(values['grad_norm'])}); parameters have not changed since step "
-        f"{step - bad} and {last}. Try a lower --config.optim.lr or more warmup"
+        f"{step - bad} and {last}. Start again in another --workdir with a lower "
+        "--config.optim.lr or more warmup"
     )

@@ -10,7 +10,10 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Set by the first SIGTERM or SIGINT; a second SIGINT interrupts at once."""
+    """Set by the first SIGTERM or SIGINT; a second SIGINT interrupts at once.
+
+    Leave it last: while what is around it ends, a signal must not cut a save short.
+    """
 
     def __init__(self) -> None:
         self._signal = 0
