@@ -1,0 +1,247 @@
+"""A run goes on where it stopped, to the same bits, or says why it cannot."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from run_tools import one_device, rows, saved, stop_at, tiny, train
+
+from clipjax.engine import checkpoint, loop
+from clipjax.types import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with one_device(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run left alone: 8 steps, of which 6 and 8 are kept."""
+    workdir = tmp_path_factory.mktemp("alone")
+    said = train(tiny(log__every=1), workdir)
+    assert "starting from scratch" in said and said.outcome.step == 8
+    return workdir
+
+
+@pytest.fixture
+def copy(alone, tmp_path):
+    """The same run to be harmed."""
+    return shutil.copytree(alone, tmp_path / "copy")
+
+
+def assert_as(workdir, alone):
+    assert saved(workdir) == saved(alone)
+    for name in ("train/loss", "train/grad_norm", "train/replaced_total"):
+        assert rows(workdir, name) == rows(alone, name)
+    assert [step for step, _ in rows(workdir)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_rest_gives_the_same_bits(
+    alone, tmp_path, monkeypatch, number
+):
+    before = signal.getsignal(number)
+    # SIGTERM also with a worker process in the first part.
+    workers = int(number == signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, number)
+        said = train(tiny(log__every=1, data__workers=workers), tmp_path)
+    assert said.outcome.stopped_by == number and said.outcome.step == 5
+    assert f"stopped by {number.name}; saving step 5" in said
+    assert signal.getsignal(number) is before
+    assert saved(tmp_path)[1] == 5
+    said = train(tiny(log__every=1), tmp_path)
+    assert f"resuming {tmp_path} from step 5 of 8" in said
+    assert said.outcome.stopped_by == 0
+    assert_as(tmp_path, alone)
+
+
+def test_signals_are_held_back_until_the_save_is_done(tmp_path, monkeypatch):
+    close = checkpoint.Checkpoints.close
+    handlers = []
+
+    def slow_close(self):
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        signal.raise_signal(signal.SIGTERM)  # a scheduler that asks twice
+        close(self)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "close", slow_close)
+    stop_at(monkeypatch, 1)
+    assert train(tiny(), tmp_path).outcome.stopped_by == signal.SIGTERM
+    assert handlers and handlers[0] is not signal.SIG_DFL
+    assert saved(tmp_path)[1] == 1
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(alone, copy, harm):
+    files = (copy / "checkpoints" / "8" / "state").rglob("*")
+    path = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content if harm == "flipped" else content[:-1])
+    said = train(tiny(log__every=1), copy)
+    assert f"step 8 of {copy} is damaged: state/" in said and path.name in said
+    assert said.resumed == 6
+    assert_as(copy, alone)
+
+
+def test_an_interrupted_save_is_ignored(alone, copy):
+    shutil.rmtree(copy / "checkpoints" / "8")
+    (copy / "checkpoints" / "manifests" / "8.json").unlink()
+    (copy / "checkpoints" / "8.orbax-checkpoint-tmp").mkdir()
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "train/lo')
+    said = train(tiny(log__every=1), copy)
+    assert "the save of step 8 was interrupted" in said and said.resumed == 6
+    assert_as(copy, alone)
+
+
+def test_a_complete_run_is_left_alone(alone, copy):
+    said = train(tiny(log__every=1), copy)
+    assert "complete: all 8 steps" in said
+    assert said.outcome.step == said.outcome.total_steps == 8
+    assert (copy / "metrics.jsonl").read_bytes() == (
+        alone / "metrics.jsonl"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optim__lr": 0.5, "seed": 3}, ["optim.lr: 0.0005 -> 0.5", "seed: 0 -> 3"]),
+        ({"data__batch_size": 32}, ["data.batch_size: 16 -> 32", "--workdir"]),
+        ({"train__ema": 0.9}, ["train.ema: 0.0 -> 0.9"]),
+        ({"train__steps": 10}, ["train.steps: 8 -> 10", "--extend"]),
+    ],
+)
+def test_another_result_key_is_refused_and_shown(copy, changes, words):
+    before = (copy / "config.json").read_bytes()
+    with pytest.raises(UserError) as error:
+        train(tiny(**changes), copy)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert (copy / "config.json").read_bytes() == before
+
+
+def test_extend_allows_no_other_key(copy):
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        train(tiny(train__steps=10, seed=1), copy, extend=True)
+
+
+def test_how_keys_may_change(copy):
+    config = tiny(
+        data__workers=3,
+        data__threads=2,
+        log__every=5,
+        log__tensorboard=True,
+        checkpoint__every=2,
+        checkpoint__keep=1,
+        train__eval_every=4,
+        train__max_bad_steps=2,
+    )
+    assert "complete" in train(config, copy)
+
+
+def test_another_evaluator_may_come(copy):
+    assert "complete" in train(tiny(evals=True), copy)
+
+
+def test_extend_goes_on(copy):
+    said = train(tiny(log__every=1, train__steps=10), copy, extend=True)
+    assert said.resumed == 8 and said.outcome.step == 10
+    assert [step for step, _ in rows(copy)] == list(range(1, 11))
+    # From now on that is the run's length.
+    assert "complete: all 10" in train(tiny(log__every=1, train__steps=10), copy)
+
+
+def test_a_run_without_a_checkpoint_holds_nobody_to_its_config(alone, copy):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "tokenizer.json").write_text('{"name": "words", "state": "of the other"}')
+    saved_config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**saved_config, "seed": 3}))
+    said = train(tiny(log__every=1), copy)
+    assert "without a checkpoint: it starts anew" in said
+    assert "starting from scratch" in said
+    assert_as(copy, alone)
+
+
+def test_set_aside_checkpoints_are_not_forgotten(copy):
+    for step in (6, 8):
+        shutil.rmtree(copy / "checkpoints" / str(step))
+        (copy / "checkpoints" / "manifests" / f"{step}.json").unlink()
+    (copy / "checkpoints" / "set_aside").mkdir()
+    with pytest.raises(UserError, match="set_aside"):
+        train(tiny(log__every=1), copy)
+
+
+def test_what_the_bits_depend_on_is_compared(copy):
+    path = copy / "environment.json"
+    before = json.loads(path.read_text())
+    assert {"cpus", "xla_flags", "jax", "jaxlib", "device", "devices"} <= before.keys()
+    path.write_text(json.dumps({**before, "cpus": [98, 99], "xla_flags": "--x"}))
+    lines = [line for line in train(tiny(), copy).splitlines() if "identical" in line]
+    assert len(lines) == 2
+    assert "cpus was [98, 99] and is" in lines[0] and "xla_flags was '--x'" in lines[1]
+    assert not any("identical" in line for line in train(tiny(), copy).splitlines())
+
+
+def test_the_count_of_replaced_examples_survives(tmp_path, monkeypatch):
+    config = tiny("data=parts.faulty_source", log__every=1, data__train__nth=10)
+    whole = train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        train(config, tmp_path / "parts")
+    train(config, tmp_path / "parts")
+    counts = rows(tmp_path / "whole", "train/replaced_total")
+    assert counts == rows(tmp_path / "parts", "train/replaced_total")
+    assert counts[-1][1] > counts[2][1] > 0
+    assert saved(tmp_path / "whole") == saved(tmp_path / "parts")
+    named = [line for line in whole.splitlines() if "replaced a broken" in line]
+    assert named and len(named) == len(set(named))
+    assert all("it was made so" in line for line in named)
+
+
+def test_broken_examples_end_the_run_where_asked(tmp_path):
+    config = tiny(
+        "data=parts.faulty_source", data__train__nth=3, data__on_broken="raise"
+    )
+    with pytest.raises(UserError, match="it was made so"):
+        train(config, tmp_path)
+
+
+def test_starting_from_another_run(alone, tmp_path):
+    config = tiny(
+        init_from=str(alone), seed=5, train__steps=2, optim__lr=0.0, train__ema=0.5
+    )
+    said = train(config, tmp_path / "next")
+    assert f"starting from the parameters of {alone}, step 8" in said
+    ours, _ = saved(tmp_path / "next")
+    theirs, _ = saved(alone)
+    params = [name for name in theirs if name.startswith("['params']")]
+    assert params
+    for name in params:
+        assert ours[name] == theirs[name]
+        average, start = (
+            np.frombuffer(found[2], found[0])
+            for found in (ours["['ema']" + name], theirs[name])
+        )
+        np.testing.assert_allclose(average, start, rtol=1e-6)
+    # Once begun, the run's own checkpoints count.
+    assert "complete" in train(config, tmp_path / "next")
+
+
+def test_starting_from_another_model_is_refused(alone, tmp_path):
+    config = tiny(init_from=str(alone), model__embed_dim=8)
+    with pytest.raises(
+        UserError, match=r"params/\S+ is \(32, 16\) there and \(32, 8\)"
+    ):
+        train(config, tmp_path / "next")
+
+
+def test_every_step_is_due_at_the_end():
+    assert [s for s in range(1, 9) if loop.due(s, 3, 8)] == [3, 6, 8]
+    assert [s for s in range(1, 9) if loop.due(s, 0, 8)] == [8]
+    assert [s for s in range(1, 9) if loop.due(s, 1, 8)] == list(range(1, 9))
