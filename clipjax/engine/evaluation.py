@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ class Evaluation:
         self._run = run
         self._progress = progress
         config = run.config
-        self._source = None
+        self._source: Any = None  # of data.eval, where anything needs it
         if config.train.val_batches or any(
             "data" not in config.evals[label] for label in config.evals
         ):

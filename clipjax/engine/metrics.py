@@ -80,11 +80,14 @@ class _Events:
         from tensorboardX.proto import event_pb2, summary_pb2
 
         folder.mkdir(exist_ok=True)
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # Generated at import, so unknown to a type checker.
+        events: Any = event_pb2
+        summaries: Any = summary_pb2
+        self._event, self._summary = events.Event, summaries.Summary
         # The name holds seconds only: two starts within one would share a file.
         self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         # A reader drops what earlier files have from this step on.
-        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        log = events.SessionLog(status=events.SessionLog.START)
         self._add(step=resume_step + 1, session_log=log)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

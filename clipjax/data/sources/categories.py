@@ -138,7 +138,7 @@ def _captions(seed: int) -> list[tuple[str, str]]:
 
 def _draw(category: str, resolution: int, rng: np.random.Generator) -> np.ndarray:
     shades = SHADES[category]
-    shade = np.float32(shades[int(rng.random() * len(shades))])
+    shade = np.asarray(shades[int(rng.random() * len(shades))], np.float32)
     light = np.linspace(DARKEST, 1, resolution, dtype=np.float32)[:, None, None]
     noise = rng.standard_normal((resolution, resolution, 3), np.float32) * NOISE
     return np.clip(light * shade + noise, 0, 255).astype(np.uint8)
