@@ -80,7 +80,7 @@ class Progress:
         parts = [f"step {step:>{width}}/{self._total}"]
         parts.append(f"loss {values['train/loss']:.4f}")
         if values["train/bad_total"]:
-            parts.append(f"{values['train/bad_total']:.0f} non-finite steps dropped")
+            parts.append(f"non-finite steps {values['train/bad_total']:.0f}")
         if "time/images_per_second" in values:
             parts.append(f"{values['time/images_per_second']:,.0f} images/s")
             parts.append(f"data wait {values['time/data_wait_share']:.0%}")
