@@ -61,10 +61,12 @@ def train(
         another config in workdir, a loss that stays non-finite.
     """
     workdir = pathlib.Path(workdir).resolve()
-    console = console or Console(quiet=jax.process_index() > 0)
+    if console is None:
+        console = Console(quiet=jax.process_index() > 0)
+    out = console
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     enable_cache(say)
     on_primary(lambda: resume.check(workdir, config, extend, say))
