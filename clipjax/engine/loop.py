@@ -61,9 +61,7 @@ def train(
         another config in workdir, a loss that stays non-finite.
     """
     workdir = pathlib.Path(workdir).resolve()
-    if console is None:
-        console = Console(quiet=jax.process_index() > 0)
-    out = console
+    out = console or Console(quiet=jax.process_index() > 0)
 
     def say(text: str) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -91,7 +89,7 @@ def train(
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             return Outcome(start, run.total_steps, {})
         with contextlib.ExitStack() as stack:
-            return _loop(run, saves, stop, state, start, replaced, console, stack)
+            return _loop(run, saves, stop, state, start, replaced, out, stack)
 
 
 def _summary(run: Run) -> str:
