@@ -65,13 +65,16 @@ def evaluate(
     other: Config | None,
 ) -> None:
     """Prints a table and writes the results as JSON."""
+    import jax
+
     from clipjax import results
     from clipjax.engine import assemble, distributed, resume, sharding
     from clipjax.engine.compilation import enable_cache
 
     distributed.initialise()
     config = resume.load_config(workdir)
-    enable_cache(print)
+    console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
+    enable_cache(console.print)
     tokenizer = assemble.tokenizer(config, workdir, None)
     model = assemble.model(config, tokenizer)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
@@ -81,8 +84,7 @@ def evaluate(
         what, encoder, lambda: assemble.source(what.data.eval)
     )
     variables, step = assemble.load_variables(workdir, checkpoint, ema)
-    print(f"evaluating {workdir}, step {step}")
-    console = Console()
+    console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
     with console.status("") as status:
 
         def progress(label: str):
@@ -92,8 +94,9 @@ def evaluate(
     console.print(results.table(found))
     path = pathlib.Path(json_file or workdir / f"evaluation-{step}.json")
     meta = {"workdir": str(workdir), "step": step, "ema": ema}
-    assemble.write_json(path, results.to_json(found, meta))
-    print(f"written to {path}")
+    if jax.process_index() == 0:
+        assemble.write_json(path, results.to_json(found, meta))
+        console.print(f"written to {path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def main(argv: list[str]) -> int:
     name = pathlib.Path(value.partition(":")[0]).stem
     workdir = values.workdir or f"runs/{name}"
 
+    import jax
+
     from clipjax.engine import distributed
 
     distributed.initialise()
@@ -70,17 +72,20 @@ def main(argv: list[str]) -> int:
     from clipjax import results
     from clipjax.engine import loop
 
-    outcome = loop.train(made, workdir, extend=values.extend)
+    console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
+    outcome = loop.train(made, workdir, extend=values.extend, console=console)
     if outcome.stopped_by:
-        print(f"saved; the same command goes on from step {outcome.step}")
+        console.print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by
     if outcome.results:
-        Console().print(results.table(outcome.results))
-    print(
+        console.print(results.table(outcome.results))
+    load = f"import clipjax; clip = clipjax.load('{workdir}')"
+    console.print(
         f"done: {workdir}. Next:\n"
         f"  python -m clipjax.evaluate --workdir {workdir}\n"
-        f"  python -m clipjax.train --config {value} --workdir {workdir}-2 "
-        "--config.seed=1"
+        f'  python -ic "{load}"  # then clip.encode_text(["..."])\n'
+        f"  python -m clipjax.train --help  # other towers, losses, data, optimizers",
+        soft_wrap=True,
     )
     return 0
 

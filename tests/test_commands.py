@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import clipjax
+import run_tools
 from clipjax import commandline, evaluate, train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -126,7 +127,13 @@ def test_help_lists_every_component(capsys):
     assert "retrieval" in capsys.readouterr().out
 
 
-def test_dry_run_shows_and_trains_nothing(capsys):
+@pytest.fixture
+def one_device(tmp_path):
+    with run_tools.one_device(tmp_path / "cache"):
+        yield
+
+
+def test_dry_run_shows_and_trains_nothing(capsys, one_device):
     argv = ["train", f"--config={QUICKSTART}", *TINY, "--dry_run"]
     assert train.main(argv) == 0
     printed = capsys.readouterr().out
@@ -135,7 +142,7 @@ def test_dry_run_shows_and_trains_nothing(capsys):
     assert not pathlib.Path("runs").exists()
 
 
-def test_train_evaluate_and_load(capsys):
+def test_train_evaluate_and_load(capsys, one_device):
     """The README's three ways in, on the shrunk quickstart."""
     assert train.main(["train", f"--config={QUICKSTART}", *TINY]) == 0
     printed = capsys.readouterr().out

@@ -25,8 +25,8 @@ def make_train_step(
     ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
     logit_scale (a logarithm) is kept in [0, ln max_logit_scale].
 
-    A step whose loss or gradient is not finite changes nothing but `step` (or the same
-    batch would come for ever) and the counts of such steps.
+    A step whose loss, gradient or update is not finite changes nothing but `step` (or
+    the same batch would come for ever) and the counts of such steps.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -50,7 +50,8 @@ def make_train_step(
         params = _clamp(optax.apply_updates(state.params, updates), max_logit_scale)
         averages = _average(state, params, model_state, ema)
 
-        good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        # The update too: it can overflow where the gradient did not.
+        good = jnp.isfinite(value + grad_norm + optax.global_norm(updates))
         old = (
             state.params,
             state.model_state,
