@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault(
     "XLA_FLAGS",
-    # Tests compile much and compute little: unoptimised, that takes a third of the time.
+    # Tests compile much and compute little: unoptimised, a third of the time.
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
