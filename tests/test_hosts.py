@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+
 from run_tools import ROOT, rows, saved
 
 STEPS = 6

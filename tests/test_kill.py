@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+
 from run_tools import ROOT, rows, saved
 
 STEPS, EVERY, KILLS = 400, 10, 20

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from checkpoint_helpers import bits
 from rich.console import Console
-from run_tools import one_device, rows, saved, tiny, train
 
 import clipjax
 from clipjax.engine import assemble, evaluation, loop, metrics, resume, run
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.progress import Progress
 from clipjax.types import UserError
+from run_tools import one_device, rows, saved, tiny, train
 
 STEPS = 8
 

@@ -7,10 +7,10 @@ import signal
 import jax
 import pytest
 from checkpoint_helpers import bits
-from run_tools import one_device, rows, saved, stop_at, tiny, train
 
 from clipjax.engine import assemble, checkpoint, loop
 from clipjax.types import UserError
+from run_tools import one_device, rows, saved, stop_at, tiny, train
 
 
 @pytest.fixture(scope="module", autouse=True)
