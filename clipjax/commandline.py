@@ -26,6 +26,9 @@ def run(main: Callable[[list[str]], int]) -> None:
             message = message.removeprefix("FATAL Flags parsing error:").strip()
         print(f"error: {message}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
@@ -63,6 +66,8 @@ def parse(argv: list[str], values: flags.FlagValues, chosen: Config | None) -> N
         name = item.lstrip("-").partition("=")[0]
         stem = name.partition(".")[0]
         if item.startswith("-"):
+            if chosen is None and stem.removeprefix("no") == "config" and "." in name:
+                raise UserError(f"{item!r} needs --config FILE.py before it")
             if stem not in known and stem.removeprefix("no") not in known:
                 hint = registry.suggest(stem, known)
                 listing = ", ".join(f"--{flag}" for flag in known)
@@ -90,6 +95,8 @@ def load_file(value: str) -> Config:
         near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = registry.suggest(path.name, [p.name for p in near])
         raise UserError(f"--config={value}: there is no file {file}.{hint}")
+    if path.suffix != ".py":
+        raise UserError(f"--config={value}: a config is a Python file, not {file}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

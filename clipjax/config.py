@@ -113,13 +113,14 @@ def base(
       options: values by section ("train": {"steps": 100}) or by component
         ("optim.adamw": {"b2": 0.98}); those of components that are not chosen are
         checked and dropped. "data.eval" and "evals.LABEL.data" set keys of those
-        sources alone.
+        sources alone, where the source is the one that the file chooses.
       **defaults: the file's choice of components (see WORDS), before `arg`.
 
     Raises:
       UserError: for unknown words, components, options, or values of a wrong type.
     """
-    chosen = {**WORDS, **_known(defaults, WORDS, "component")}
+    default = {**WORDS, **_known(defaults, WORDS, "component")}
+    chosen = dict(default)
     given = _parse(arg)
     chosen.update(
         (name, value)
@@ -135,7 +136,7 @@ def base(
     model["image"] = _component("image", chosen["image"], options)
     model["text"] = _component("text", chosen["text"], options)
     config.model = model
-    config.data = _data(chosen, options)
+    config.data = _data(chosen, default, options)
     config.loss = _component("loss", chosen["loss"], options)
     optim = _component("optim", chosen["optim"], options)
     optim.update(_shared(options, "optim", beside=optim))
@@ -143,7 +144,7 @@ def base(
     config.optim = optim
     for name in ("train", "checkpoint", "log", "mesh"):
         config[name] = ConfigDict(_shared(options, name))
-    config.evals = _evals(chosen["evals"], options)
+    config.evals = _evals(chosen["evals"], default["evals"], options)
     for key in options:
         _component_options(key, options[key])
     return config.lock()
@@ -183,7 +184,7 @@ def _shared(options, section: str, beside: Iterable[str] = ()) -> dict[str, Any]
             raise TypeError(f"option {section}.{key} collides with a shared key")
     given = _known(options.pop(section, {}), defaults, f"key of {section or 'config'}")
     for key, value in given.items():
-        given[key] = _typed(value, type(defaults[key]), f"{section}.{key}")
+        given[key] = typed(value, type(defaults[key]), f"{section}.{key}")
     return {**defaults, **given}
 
 
@@ -207,13 +208,18 @@ def _field(value: Any, annotation: Any, path: str) -> Any:
         (kind,) = (member for member in members if member is not type(None))
         field = config_dict.placeholder(kind)
         if value is not None:
-            field.set(_typed(value, kind, path))
+            field.set(typed(value, kind, path))
         return field
-    return _typed(value, annotation, path)
+    return typed(value, annotation, path)
 
 
-def _typed(value: Any, annotation: Any, path: str) -> Any:
+def typed(value: Any, annotation: Any, path: str) -> Any:
     """Returns the value, ints widened to floats; raises UserError for a wrong type."""
+    either = typing.get_args(annotation)
+    if type(None) in either:
+        if value is None:
+            return None
+        (annotation,) = (member for member in either if member is not type(None))
     kind = typing.get_origin(annotation) or annotation
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -227,7 +233,7 @@ def _typed(value: Any, annotation: Any, path: str) -> Any:
             members = members[:1] * len(value)
         if len(value) != len(members):
             raise UserError(f"{path}={value!r}: must have {len(members)} entries")
-        return tuple(_typed(v, m, path) for v, m in zip(value, members, strict=True))
+        return tuple(typed(v, m, path) for v, m in zip(value, members, strict=True))
     return value
 
 
@@ -241,26 +247,27 @@ def _source(name: str, options, split: str) -> Config:
     return section
 
 
-def _data(chosen: Mapping[str, str], options) -> Config:
+def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Config:
     data = ConfigDict(_shared(options, "data"))
-    eval_given = dict(options.pop("data.eval", {}))
+    given = options.pop("data.eval", {})
     data.train = _source(chosen["data"], options, "train")
-    if chosen["eval_data"] and chosen["eval_data"] != chosen["data"]:
-        data.eval = _source(chosen["eval_data"], options, "val")
+    eval_name = chosen["eval_data"] or chosen["data"]
+    if eval_name != chosen["data"]:
+        data.eval = _source(eval_name, options, "val")
     else:
         # The same source: what a flag changes for training holds here too.
         data.eval = ConfigDict()
         for key in data.train:
             data.eval[key] = data.train.get_oneway_ref(key)
         data.eval.split = "val"
-    for key, value in _known(eval_given, data.eval, "key of data.eval").items():
-        data.eval[key] = value
+    if eval_name == (default["eval_data"] or default["data"]):
+        _set(data.eval, given, "data.eval")
     for name in ("tokenizer", "preprocess", "augment"):
         data[name] = _component(name, chosen[name], options)
     return data
 
 
-def _evals(chosen: str, options) -> Config:
+def _evals(chosen: str, default: str, options) -> Config:
     """Labelled sections: "retrieval+zeroshot@imagefolder" makes two."""
     evals = ConfigDict()
     for item in filter(None, chosen.split("+")):
@@ -270,12 +277,17 @@ def _evals(chosen: str, options) -> Config:
             raise UserError(f"evals={chosen}: {label!r} is there twice")
         section = evals[label] = _component("evals", name, options)
         if source:
-            data = _source(source, options, "val")
-            own = options.pop(f"evals.{label}.data", {})
-            for key, value in _known(own, data, f"key of evals.{label}.data").items():
-                data[key] = value
-            section["data"] = data
+            section["data"] = _source(source, options, "val")
+            given = options.pop(f"evals.{label}.data", {})
+            if item in default.split("+"):
+                _set(section["data"], given, f"evals.{label}.data")
     return evals
+
+
+def _set(section: Any, given: Mapping[str, Any], path: str) -> None:
+    """Sets keys of a file's own choice of source; another source has its own."""
+    for key, value in _known(given, section, f"key of {path}").items():
+        section[key] = value
 
 
 def _component_options(key: str, given: Mapping[str, Any]) -> None:
@@ -293,5 +305,12 @@ def _component_options(key: str, given: Mapping[str, Any]) -> None:
 def create(family: str, section: Mapping[str, Any], *args: Any) -> Any:
     """Calls the factory that a section names, with the section's options."""
     factory = registry.load(family, section["name"])
-    chosen = {key: section[key] for key in registry.options(factory)}
+    chosen = {}
+    for key in registry.options(factory):
+        if key not in section:
+            raise UserError(
+                f"the config's {family} {section['name']!r} has no option {key!r}: "
+                "another version of clipjax wrote it"
+            )
+        chosen[key] = section[key]
     return factory(*args, **chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipjax import registry
+from clipjax.config import typed
 from clipjax.types import Config, UserError
 
 # Keys that may change between a run and its resumption without changing its result,
@@ -88,13 +90,17 @@ def validate(config: Config, chosen: Config | None = None) -> None:
                     f"colon: --config FILE.py:{kind}={values[path]}"
                 )
     steps, epochs = values["train.steps"], values["train.epochs"]
-    if (steps > 0) == (epochs > 0):
+    if steps < 0 or epochs < 0 or (steps > 0) == (epochs > 0):
         raise UserError(
             f"train.steps={steps}, train.epochs={epochs}: set one of the two above 0 "
             "and leave the other at 0"
         )
+    for path, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}={value}: must be a finite number")
+    _check_options(config)
     for path, low in LOWEST.items():
-        if values[path] < low:
+        if path in values and values[path] < low:
             raise UserError(f"{path}={values[path]}: must be at least {low}")
     for path, allowed in ONE_OF.items():
         if values[path] not in allowed:
@@ -118,6 +124,8 @@ LOWEST = {
     "data.workers": 0,
     "data.threads": 0,
     "optim.clip_norm": 0,
+    "optim.lr": 0,
+    "optim.weight_decay": 0,
     "train.max_logit_scale": 1,
     "train.max_bad_steps": 1,
     "train.eval_every": 0,
@@ -133,6 +141,34 @@ ONE_OF = {
     "data.on_broken": ("replace", "raise"),
     "checkpoint.best_mode": ("max", "min"),
 }
+
+
+def _check_options(config: Config) -> None:
+    """Raises UserError where a flag gave an option a value of a wrong type."""
+    data = config.data
+    sections = [
+        ("model", config.model, "model"),
+        ("image", config.model.image, "model.image"),
+        ("text", config.model.text, "model.text"),
+        ("data", data.train, "data.train"),
+        ("data", data.eval, "data.eval"),
+        *((name, data[name], f"data.{name}") for name in DATA_PARTS),
+        ("loss", config.loss, "loss"),
+        ("optim", config.optim, "optim"),
+        ("schedule", config.optim.schedule, "optim.schedule"),
+    ]
+    for label in config.evals:
+        section = config.evals[label]
+        sections.append(("evals", section, f"evals.{label}"))
+        if "data" in section:
+            sections.append(("data", section.data, f"evals.{label}.data"))
+    for family, section, path in sections:
+        known = registry.options(registry.load(family, section.name))
+        for key, option in known.items():
+            typed(section[key], option.annotation, f"{path}.{key}")
+
+
+DATA_PARTS = ("tokenizer", "preprocess", "augment")
 
 
 def _argument_word(path: str) -> str:

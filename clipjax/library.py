@@ -71,7 +71,7 @@ def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
     """
     folder = pathlib.Path(workdir).resolve()
     config = resume.load_config(folder)
-    tokenizer = assemble.tokenizer(config, folder, None)
+    tokenizer = assemble.saved_tokenizer(config, folder)
     model = assemble.model(config, tokenizer)
     variables, step = assemble.load_variables(folder, "best", ema)
     preprocess = assemble.preprocess(config)

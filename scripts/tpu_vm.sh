@@ -11,9 +11,9 @@ if [ $# -lt 4 ]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
-name=$1 zone=$2 workdir=$3 config=$4
-shift 4
+name=$1 zone=$2
+args=$(printf '%q ' --config "$4" --workdir "$3" "${@:5}")
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
   cd ~/clipjax &&
   pip install -q -e '.[tpu]' &&
-  python -m clipjax.train --config $config --workdir $workdir $(printf '%q ' "$@")"
+  python -m clipjax.train $args"

@@ -101,9 +101,29 @@ def failure(capsys, main, *argv):
             [f"--config={QUICKSTART}:data=captions", "--config.data.train.path=gone"],
             ["gone", "does not exist"],
         ),
+        ([f"--config={QUICKSTART}", "--config.init_from=gone"], ["gone"]),
+        (["--config", "README.md"], ["no file README.md"]),
+        ([f"--config={QUICKSTART}", "--config.optim.lr=nan"], ["optim.lr=nan"]),
+        ([f"--config={QUICKSTART}", "--config.optim.lr=-1"], ["optim.lr=-1"]),
+        ([f"--config={QUICKSTART}", "--config.train.epochs=inf"], ["train.epochs=inf"]),
         (
-            [f"--config={QUICKSTART}", "--config.init_from=gone"],
-            ["gone"],
+            [f"--config={QUICKSTART}", "--config.model.mean=0.5"],
+            ["model.mean", "3 entr"],
+        ),
+        (
+            [
+                f"--config={QUICKSTART}:augment=crop",
+                "--config.data.augment.scale=('a',)",
+            ],
+            ["data.augment.scale"],
+        ),
+        (
+            [f"--config={QUICKSTART}", "--config.data.eval.split=foo"],
+            ["foo", "heldout"],
+        ),
+        (
+            [f"--config={QUICKSTART}", "--config.evals.zeroshot.label_sets=('shap',)"],
+            ["shap"],
         ),
     ],
 )
@@ -113,9 +133,23 @@ def test_mistakes_of_train(capsys, argv, words):
         assert word in line
 
 
-def test_mistakes_of_evaluate(capsys):
-    assert "no --workdir" in failure(capsys, evaluate.main)
-    assert "no run directory" in failure(capsys, evaluate.main, "--workdir", "gone")
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], ["no --workdir"]),
+        (["--workdir", "gone"], ["gone is no run directory"]),
+        (["--workdir=x", "--config.evals.retrieval.block=2"], ["needs --config"]),
+        (
+            ["--workdir=x", f"--config={QUICKSTART}", "--config.model.embed_dim=9"],
+            ["only evals"],
+        ),
+        (["--workdir=x", "--json=gone/x.json"], ["--json=gone/x.json"]),
+    ],
+)
+def test_mistakes_of_evaluate(capsys, argv, words):
+    line = failure(capsys, evaluate.main, *argv)
+    for word in words:
+        assert word in line
 
 
 def test_help_lists_every_component(capsys):

@@ -203,9 +203,11 @@ def test_retrieval_by_hand():
             "image_to_text_recall@1": (1 / 2 + 1 / 4 + 1 / 4) / 3,
             "image_to_text_recall@2": (5 / 6 + 1 / 2 + 1 / 2) / 3,
             "image_to_text_mean_rank": (5 / 3 + 5 / 2 + 5 / 2) / 3,
+            "image_to_text_median_rank": 5 / 2,
             "text_to_image_recall@1": 1 / 3,
             "text_to_image_recall@2": 2 / 3,
             "text_to_image_mean_rank": 2.0,
+            "text_to_image_median_rank": 2.0,
             "mean_recall@1": (1 / 3 + 1 / 3) / 2,
             "mean_recall@2": (11 / 18 + 2 / 3) / 2,
         }

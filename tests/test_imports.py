@@ -21,7 +21,7 @@ LEVELS = [
 HOMES = {
     "flax.linen": ["models"],
     "orbax": ["engine/checkpoint.py"],
-    "grain": ["data", "engine/resume.py"],
+    "grain": ["data"],
     "absl.flags": ["commandline.py", "data/pipeline.py"],
     "tensorflow": [],
     "torch": [],

@@ -156,7 +156,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
 def parts(lively):
     """The run's parts with its last state."""
     workdir, _, _ = lively
-    made = run.prepare(resume.load_config(workdir), workdir)
+    made = run.prepare(resume.load_config(workdir), workdir, False)
     state, _, _ = Checkpoints(workdir, read_only=True).restore("latest", made.template)
     return made, state
 

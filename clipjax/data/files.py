@@ -17,7 +17,8 @@ from clipjax.types import BadExample, UserError
 
 SET_PATH = (
     "set it with --config.data.train.path=FOLDER (for evaluation data: "
-    "--config.data.eval.path=FOLDER)"
+    "--config.data.eval.path=FOLDER or --config.evals.LABEL.data.path=FOLDER); "
+    "docs/data.md says how to get some"
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -135,6 +135,11 @@ def _dialect(
             name, found, _ = first.partition(delimiter)
             if found and _plain(name).lower().endswith(files.IMAGE_SUFFIXES):
                 return delimiter, None
+    if image_column or caption_column:
+        raise UserError(
+            f"{path}: no columns {image_column or 'for images'!r} and "
+            f"{caption_column or 'for captions'!r}; its first line is {first[:80]!r}"
+        )
     raise UserError(
         f"{path}: cannot tell the image and caption columns from its first line "
         f"{first[:80]!r}; set the options image_column and caption_column"

@@ -89,5 +89,5 @@ def training_captions(name: str, captions: Captions | None) -> Iterator[str]:
     if empty:
         raise UserError(
             f"tokenizer {name} is trained on captions, but the training data have "
-            f"none; use data with captions, or tokenizer=clip_bpe"
+            f"none; use data with captions"
         )

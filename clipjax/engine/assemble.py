@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,18 +45,28 @@ def source(section: Mapping[str, Any]) -> Source:
     return made
 
 
-def tokenizer(
-    config: Config, workdir: pathlib.Path | None, train_source: Source | None
-) -> Tokenizer:
-    """The run's tokenizer: the one saved in workdir, else made (and trained) anew."""
-    saved = workdir / "tokenizer.json" if workdir else None
-    if saved is not None and saved.exists():
-        state = json.loads(saved.read_text(encoding="utf-8"))["state"]
-        return create("tokenizer", config.data.tokenizer, None, state)
-    captions: Callable[[], Iterator[str]] | None = None
-    if train_source is not None:
-        captions = functools.partial(pipeline.captions, train_source)
+def new_tokenizer(config: Config, train_source: Source) -> Tokenizer:
+    """A tokenizer made, and where it is of that kind trained, anew."""
+    captions = functools.partial(pipeline.captions, train_source)
     return create("tokenizer", config.data.tokenizer, captions, None)
+
+
+def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer:
+    """The tokenizer kept with a run.
+
+    Raises UserError where it is absent, damaged or of another kind than the config's.
+    """
+    path = workdir / "tokenizer.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: without it the run's texts cannot be read")
+    saved = read_json(path)
+    name = config.data.tokenizer.name
+    if saved.get("name") != name or "state" not in saved:
+        raise UserError(
+            f"{path} holds the tokenizer {saved.get('name')!r} and the config says "
+            f"{name!r}: choose tokenizer={saved.get('name')}"
+        )
+    return create("tokenizer", config.data.tokenizer, None, saved["state"])
 
 
 def save_tokenizer(made: Tokenizer, name: str, workdir: pathlib.Path) -> None:
@@ -81,14 +91,32 @@ def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
     return create("preprocess", config.data.preprocess, config.data.image_size)
 
 
+def eval_source(config: Config, val_loss: bool) -> Source | None:
+    """The source of `data.eval`, None where nothing needs it.
+
+    Raises UserError where the validation loss needs captions and it has none.
+    """
+    if not val_loss and all("data" in config.evals[label] for label in config.evals):
+        return None
+    section = config.data.eval
+    made = source(section)
+    if val_loss and made.max_captions == 0:
+        raise UserError(
+            f"data.eval ({section.name}, split {section.split!r}) has no captions, "
+            "which the validation loss needs: choose other data, or do without it by "
+            "--config.train.val_batches=0"
+        )
+    return made
+
+
 def evaluators(
-    config: Config, made: Encoder, eval_source: Callable[[], Source]
+    config: Config, made: Encoder, shared: Source | None
 ) -> dict[str, Evaluator]:
-    """Label -> evaluator, each over its own source or the run's evaluation source."""
+    """Label -> evaluator, each over its own source or `shared`, the run's."""
     found = {}
     for label in config.evals:
         section = config.evals[label]
-        own = source(section["data"]) if "data" in section else eval_source()
+        own = source(section["data"]) if "data" in section else shared
         found[label] = create("evals", section, made, own)
     return found
 
@@ -163,6 +191,17 @@ def load_variables(
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
     return list(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file of a run; raises UserError where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (no JSON object): restore it")
+    return value
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

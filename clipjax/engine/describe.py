@@ -13,7 +13,7 @@ from clu import parameter_overview
 
 from clipjax.config_check import to_dict
 from clipjax.data import pipeline
-from clipjax.engine import sharding
+from clipjax.engine import resume, sharding
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
 from clipjax.types import BadExample, Config
@@ -21,9 +21,9 @@ from clipjax.types import BadExample, Config
 
 def describe(config: Config, workdir: pathlib.Path) -> None:
     """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing."""
-    enable_cache(print)
-    run = prepare(config, workdir)
     print(json.dumps(to_dict(config), indent=1))
+    enable_cache(print)
+    run = prepare(config, workdir, resume.check(workdir, config, True, print))
     params = run.template.params
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -41,7 +41,11 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     for name, array in batch.items():
         print(f"  {name:<10} {array.dtype}{list(array.shape)}")
     plan = pipeline.plan(
-        run.source, seed=config.seed, global_batch=config.data.batch_size, step=0
+        run.source,
+        seed=config.seed,
+        global_batch=config.data.batch_size,
+        step=0,
+        unit=config.data.unit,
     )
     print("first examples:")
     for item in itertools.islice(plan, 4):
@@ -57,8 +61,8 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     flops = cost.get("flops", float("nan"))
     a_pair = flops * run.mesh.size / config.data.batch_size
     print(
-        f"one step: {flops / 1e9:,.1f} GFLOP on each device, "
-        f"{a_pair / 1e9:,.2f} an image-text pair"
+        f"one step: {flops / 1e9:.3g} GFLOP on each device, "
+        f"{a_pair / 1e9:.3g} an image-text pair"
     )
     memory = compiled.memory_analysis()
     if memory is not None:

@@ -28,12 +28,21 @@ def initialise() -> None:
                 "JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and "
                 f"JAX_PROCESS_ID to integers too ({error})"
             ) from error
-        jax.distributed.initialize(
-            coordinator_address=address,
-            num_processes=count,
-            process_id=index,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        if not 0 <= index < count:
+            raise UserError(
+                f"JAX_PROCESS_ID={index}: must be below JAX_NUM_PROCESSES={count}"
+            )
+        try:
+            jax.distributed.initialize(
+                coordinator_address=address,
+                num_processes=count,
+                process_id=index,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"cannot join the processes at {address}: {error}"
+            ) from error
     elif (
         _many(env.get("SLURM_NTASKS"))
         or _many(env.get("OMPI_COMM_WORLD_SIZE"))

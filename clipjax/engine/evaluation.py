@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import jax
 import numpy as np
 
+from clipjax import registry
 from clipjax.data import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
@@ -18,29 +18,11 @@ from clipjax.types import EvalResult, UserError
 
 
 class Evaluation:
-    """Validation loss and evaluators of a run, over its evaluation source.
-
-    Everything is made at the first use, but the sources at once, since missing data
-    must be known before training.
-    """
+    """Validation loss and evaluators of a run; compiles at the first use."""
 
     def __init__(self, run: Run, progress: Progress):
         self._run = run
         self._progress = progress
-        config = run.config
-        self._source: Any = None  # of data.eval, where anything needs it
-        if config.train.val_batches or any(
-            "data" not in config.evals[label] for label in config.evals
-        ):
-            self._source = assemble.source(config.data.eval)
-        if config.train.val_batches and self._source.max_captions == 0:
-            raise UserError(
-                f"data.eval ({config.data.eval.name}, split {config.data.eval.split!r})"
-                " has no captions, which the validation loss needs: choose other data, "
-                "or do without it by --config.train.val_batches=0"
-            )
-        encoder = assemble.encoder(config, run.model, run.tokenizer, run.mesh)
-        self._evaluators = assemble.evaluators(config, encoder, lambda: self._source)
         self._loss_step = jax.jit(make_loss_step(run.model, run.loss))
 
     def run(
@@ -56,7 +38,7 @@ class Evaluation:
             found["val_loss"] = self._val_loss(state)
         variables = states.eval_variables(state, config.train.eval_ema)
         results = assemble.evaluate(
-            self._evaluators, variables, lambda label: self._progress.doing(label)
+            self._run.evaluators, variables, lambda label: self._progress.doing(label)
         )
         for label, result in results.items():
             for name, value in result.metrics.items():
@@ -65,6 +47,13 @@ class Evaluation:
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
         self._progress.done()
+        best = config.checkpoint.best
+        if best and best not in found:
+            hint = registry.suggest(best, found)
+            raise UserError(
+                f"checkpoint.best={best!r} is none of the metrics.{hint} There are "
+                f"{', '.join(found)}"
+            )
         if found:
             self._tell(int(state.step), results, found, seconds)
         return results, found
@@ -88,14 +77,15 @@ class Evaluation:
     def _val_loss(self, state: states.TrainState) -> float:
         """Mean loss over whole batches of the evaluation source, in a fixed order."""
         run, data = self._run, self._run.config.data
-        assert self._source is not None
+        source = run.eval_source
+        assert source is not None  # train.val_batches is above 0
         if run.config.train.eval_ema and state.ema:
             state = state.replace(**state.ema)
-        size = min(data.batch_size, len(self._source) // run.mesh.size * run.mesh.size)
+        size = min(data.batch_size, len(source) // run.mesh.size * run.mesh.size)
         if size == 0:
             return float("nan")
-        source = pipeline.train_batches(
-            self._source,
+        batches = pipeline.train_batches(
+            source,
             run.tokenizer,
             assemble.EvalPreprocess(assemble.preprocess(run.config)),
             seed=0,
@@ -108,14 +98,14 @@ class Evaluation:
             process_count=jax.process_count(),
             on_broken="replace",
         )
-        count = min(run.config.train.val_batches, len(self._source) // size)
+        count = min(run.config.train.val_batches, len(source) // size)
         try:
             values = [
                 float(
-                    self._loss_step(state, sharding.put_batch(run.mesh, next(source)))
+                    self._loss_step(state, sharding.put_batch(run.mesh, next(batches)))
                 )
                 for _ in range(count)
             ]
         finally:
-            source.close()
+            batches.close()
         return float(np.mean(values))

@@ -67,9 +67,15 @@ def train(
         out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     enable_cache(say)
-    on_primary(lambda: resume.check(workdir, config, extend, say))
-    run = prepare(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    anew = on_primary(lambda: resume.check(workdir, config, extend, say))
+    run = prepare(config, workdir, anew)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{workdir} cannot be made a folder ({error.strerror}): give another "
+            "--workdir"
+        ) from error
     metric, mode = _best(config)
     saves = Checkpoints(
         workdir,

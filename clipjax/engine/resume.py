@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import platform
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 
 from clipjax import config_check
-from clipjax.engine.assemble import write_json
+from clipjax.engine.assemble import read_json, write_json
 from clipjax.engine.store import Store
 from clipjax.types import Config, UserError
 
@@ -48,32 +47,31 @@ def load_config(workdir: pathlib.Path) -> Config:
             f"{workdir} is no run directory: it has no config.json. Make one with "
             "python -m clipjax.train --config configs/quickstart.py"
         )
-    try:
-        return config_check.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    saved = read_json(path)
+    for section in ("model", "data", "evals"):
+        if not isinstance(saved.get(section), dict):
+            raise UserError(f"{path} is damaged: it has no section {section!r}")
+    return config_check.from_dict(saved)
 
 
 def check(
     workdir: pathlib.Path, config: Config, extend: bool, say: Callable[[str], None]
-) -> None:
-    """Compares a config with the one that the run in workdir began with, if any.
+) -> bool:
+    """Whether a run starts anew in workdir, or goes on with what is there.
 
-    A run that has saved no checkpoint yet holds nobody to its config: its tokenizer is
-    deleted, so that it starts anew. Writes nothing else.
+    A run that has saved no checkpoint yet holds nobody to its config. Writes nothing.
 
-    Raises UserError where a result key differs, with every difference; a longer run
-    needs `extend`.
+    Raises UserError where there is a run to go on with and a result key differs, with
+    every difference; a longer run needs `extend`.
     """
     if not (workdir / "config.json").exists():
-        return
+        return True
     saved = config_check.to_dict(load_config(workdir))
     found = config_check.differences(saved, config)
     if not Store(workdir, say).candidates():
         if found:
             say(f"{workdir} holds a run without a checkpoint: it starts anew")
-        (workdir / "tokenizer.json").unlink(missing_ok=True)
-        return
+        return True
     length = {key: found.pop(key) for key in config_check.LENGTH_KEYS if key in found}
     if found:
         lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
@@ -87,15 +85,21 @@ def check(
             f"{workdir} holds a run of another length ({'; '.join(lines)}). Add "
             "--extend to go on to the new length, with its learning-rate schedule"
         )
+    for key, (old, new) in length.items():
+        if new and old > new:
+            raise UserError(
+                f"{workdir} holds a run of {key}={old}: --extend takes a larger one"
+            )
     path = workdir / "environment.json"
     if path.exists():
-        before, now = json.loads(path.read_text(encoding="utf-8")), environment()
+        before, now = read_json(path), environment()
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
                 say(
                     f"{key} was {before.get(key)!r} and is {now.get(key)!r}: results "
                     "will not be bit-identical to an uninterrupted run's"
                 )
+    return False
 
 
 def save(workdir: pathlib.Path, config: Config) -> None:

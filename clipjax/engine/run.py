@@ -14,7 +14,16 @@ from clipjax.engine import assemble, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
 from clipjax.optim import factory
-from clipjax.types import Config, Loss, LossSpec, Model, Source, Tokenizer, UserError
+from clipjax.types import (
+    Config,
+    Evaluator,
+    Loss,
+    LossSpec,
+    Model,
+    Source,
+    Tokenizer,
+    UserError,
+)
 
 
 @dataclasses.dataclass
@@ -30,15 +39,21 @@ class Run:
     loss: Loss
     optim: factory.Optim
     template: states.TrainState
+    eval_source: Source | None
+    evaluators: dict[str, Evaluator]
     steps_per_epoch: int
     total_steps: int
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> Run:
-    """Makes every part of a run; raises UserError for what cannot work."""
+def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
+    """Makes every part of a run, evaluation included.
+
+    anew: whether it starts, with a tokenizer of its own (that of `init_from`, if
+    given), or goes on with the one in workdir.
+
+    Raises UserError for what cannot work.
+    """
     validate(config)
-    if config.init_from:
-        resume.load_config(pathlib.Path(config.init_from))
     mesh = sharding.make_mesh(config.mesh)
     batch, devices = config.data.batch_size, mesh.size
     if batch % devices:
@@ -54,7 +69,13 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
             f"train.epochs={config.train.epochs}: less than one step of "
             f"{steps_per_epoch} an epoch"
         )
-    tokenizer = assemble.tokenizer(config, workdir, source)
+    if not anew:
+        tokenizer = assemble.saved_tokenizer(config, workdir)
+    elif config.init_from:
+        resume.load_config(pathlib.Path(config.init_from))
+        tokenizer = assemble.saved_tokenizer(config, pathlib.Path(config.init_from))
+    else:
+        tokenizer = assemble.new_tokenizer(config, source)
     model = assemble.model(config, tokenizer)
     spec = LossSpec(
         num_images=len(source),
@@ -70,18 +91,22 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     template = states.shapes(
         model, loss, optim, config.train.ema > 0, config.seed, mesh
     )
+    eval_source = assemble.eval_source(config, config.train.val_batches > 0)
+    encoder = assemble.encoder(config, model, tokenizer, mesh)
     return Run(
-        config,
-        workdir,
-        mesh,
-        source,
-        tokenizer,
-        model,
-        loss,
-        optim,
-        template,
-        steps_per_epoch,
-        total_steps,
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        source=source,
+        tokenizer=tokenizer,
+        model=model,
+        loss=loss,
+        optim=optim,
+        template=template,
+        eval_source=eval_source,
+        evaluators=assemble.evaluators(config, encoder, eval_source),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
     )
 
 

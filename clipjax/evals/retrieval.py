@@ -144,9 +144,9 @@ class Retrieval:
                 expected = ranks.expected()
                 metrics[f"{start}{name}_mean_rank"] = float(expected.mean())
                 metrics[f"{start}{name}_median_rank"] = float(np.median(expected))
-                chances[f"{start}{name}_mean_rank"] = float(
-                    uninformed.expected().mean()
-                )
+                blind = uninformed.expected()
+                chances[f"{start}{name}_mean_rank"] = float(blind.mean())
+                chances[f"{start}{name}_median_rank"] = float(np.median(blind))
             for k in ks:
                 for values in (metrics, chances):
                     values[f"{start}mean_recall@{k}"] = (

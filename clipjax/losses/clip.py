@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.types import Batch, LossSpec, Metrics, Outputs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
 def make(spec: LossSpec, *, label_smoothing: float = 0.0) -> ClipLoss:
@@ -20,6 +20,8 @@ def make(spec: LossSpec, *, label_smoothing: float = 0.0) -> ClipLoss:
     label_smoothing: weight in [0, 1) moved from the matching pair to all pairs evenly.
     """
     del spec
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"loss.label_smoothing={label_smoothing}: must be in [0, 1)")
     return ClipLoss(label_smoothing)
 
 

@@ -109,5 +109,5 @@ def _library() -> Any:
         return importlib.import_module("tokenizers")
     except ImportError as error:
         raise UserError(
-            'tokenizer bpe needs the tokenizers library: pip install "clipjax[text]"'
+            'tokenizer bpe needs the tokenizers library: pip install ".[text]"'
         ) from error
