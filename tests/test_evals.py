@@ -203,7 +203,7 @@ def test_retrieval_by_hand():
             "image_to_text_recall@1": (1 / 2 + 1 / 4 + 1 / 4) / 3,
             "image_to_text_recall@2": (5 / 6 + 1 / 2 + 1 / 2) / 3,
             "image_to_text_mean_rank": (5 / 3 + 5 / 2 + 5 / 2) / 3,
-            "image_to_text_median_rank": 5 / 2,
+            "image_to_text_median_rank": 2.0,
             "text_to_image_recall@1": 1 / 3,
             "text_to_image_recall@2": 2 / 3,
             "text_to_image_mean_rank": 2.0,
@@ -297,12 +297,10 @@ def test_chance_equals_random_embeddings():
     for name, value in found[0].chance.items():
         values = [result.metrics[name] for result in found]
         error = np.std(values) / np.sqrt(draws)
-        assert abs(np.mean(values) - value) < 4.5 * error, name
-    assert set(found[0].metrics) - set(found[0].chance) == {
-        f"{start}{side}_median_rank"
-        for start in ("", "pair_diagonal/")
-        for side in ("image_to_text", "text_to_image")
-    }
+        # The median of twelve ranks lies within one of that of many.
+        slack = 1.0 if name.endswith("median_rank") else 0.0
+        assert abs(np.mean(values) - value) < 4.5 * error + slack, name
+    assert set(found[0].metrics) == set(found[0].chance)
 
 
 def test_broken_images_leave_with_their_captions_and_are_counted():

@@ -16,6 +16,7 @@ Ties are broken at random, in expectation; see clipjax/evals/ranking.py.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Callable
 
@@ -144,9 +145,10 @@ class Retrieval:
                 expected = ranks.expected()
                 metrics[f"{start}{name}_mean_rank"] = float(expected.mean())
                 metrics[f"{start}{name}_median_rank"] = float(np.median(expected))
-                blind = uninformed.expected()
-                chances[f"{start}{name}_mean_rank"] = float(blind.mean())
-                chances[f"{start}{name}_median_rank"] = float(np.median(blind))
+                chances[f"{start}{name}_mean_rank"] = float(
+                    uninformed.expected().mean()
+                )
+                chances[f"{start}{name}_median_rank"] = _median(uninformed)
             for k in ks:
                 for values in (metrics, chances):
                     values[f"{start}mean_recall@{k}"] = (
@@ -202,6 +204,18 @@ class Retrieval:
                 uninformed,
             ),
         }
+
+
+def _median(uninformed: Ranks) -> float:
+    """The least rank that half of all queries are expected to reach."""
+    own, weights = np.unique(uninformed.own, return_counts=True)
+    total = int(uninformed.own[0] + uninformed.ties[0])
+    kinds = chance(own, total)
+
+    def share(k: int) -> float:
+        return float(np.average(kinds.hits(k), weights=weights))
+
+    return 1.0 + bisect.bisect_left(range(1, total + 1), 0.5, key=share)
 
 
 def _captions(example: Example) -> list[str]:
