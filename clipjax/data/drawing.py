@@ -1,5 +1,6 @@
 """Draws synthetic scenes: where the objects lie, and their antialiased pixels.
 
+Every object lies in a cell of its own of a 3 by 3 grid, a little off its middle.
 Each shape is a signed distance (negative inside), evaluated only on the pixels near
 the object; a pixel's coverage is that distance clipped to one pixel's width. Lengths
 are fractions of the image side, x to the right and y downwards.
@@ -29,11 +30,10 @@ RGB = {
 }
 JITTER = 8  # levels, evenly either way, per channel; for backgrounds the same in all
 
-_RADIUS = {"small": (0.078, 0.088), "large": (0.128, 0.142)}
-_REACH = 1.1  # no shape reaches further than this many radii
+_RADIUS = {"small": (0.085, 0.095), "large": (0.14, 0.152)}
+_REACH = 1.05  # no shape reaches further than this many radii to any of the four sides
 _TILT = 0.2  # radians, evenly either way
-_GAP = 0.012  # least gap between objects and to the border
-_SIDEWAYS = 0.04  # how far an object of a line may lie off the line
+_SHIFT = 0.04  # at most, evenly either way, from the middle of the cell
 
 # Unit normals of the lines along the sides, one corner up (y is downwards): opposite to
 # the corners of a triangle, but towards those of a five-pointed star.
@@ -49,60 +49,32 @@ _NORMALS = {
 
 def render(scene: Scene, resolution: int, rng: np.random.Generator) -> np.ndarray:
     """Returns uint8 [resolution resolution 3]; the layout is drawn from `rng`."""
-    radii = [_between(rng, *_RADIUS[kind.size]) for kind in scene.kinds]
-    centres = _centres(scene, radii, rng)
     image = np.empty((resolution, resolution, 3), np.float32)
     image[:] = _colour(scene.background, rng, 1)
-    for kind, (x, y), radius in zip(scene.kinds, centres, radii, strict=True):
+    for kind, cell in zip(scene.kinds, _cells(scene, rng), strict=True):
+        radius = _between(rng, *_RADIUS[kind.size])
+        room = min(1 / 6 - _REACH * radius, _SHIFT)
+        y, x = ((2 * at + 1) / 6 + _between(rng, -room, room) for at in cell)
         tilt = _between(rng, -_TILT, _TILT)
         _paint(image, kind.shape, _colour(kind.colour, rng, 3), x, y, radius, tilt)
     return (image + 0.5).astype(np.uint8)
 
 
-def _centres(
-    scene: Scene, radii: list[float], rng: np.random.Generator
-) -> list[tuple[float, float]]:
-    """Places that keep objects apart, inside the image and true to the scene."""
-    reach = [_REACH * radius for radius in radii]
-    if len(radii) == 1:
-        row, column = divmod(POSITIONS.index(scene.place), 3)
-        low, high = reach[0] + _GAP, 1 - reach[0] - _GAP
-        spot = [(low, low + 0.08), (0.46, 0.54), (high - 0.08, high)]
-        return [(_between(rng, *spot[column]), _between(rng, *spot[row]))]
+def _cells(scene: Scene, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """The (row, column) of each object in a grid of 3 by 3; no two in one cell."""
+    count = len(scene.kinds)
+    if count == 1:
+        return [divmod(POSITIONS.index(scene.place), 3)]
     if scene.alike:
-        return _scattered(reach, rng)
-    shares = [rng.random() + 0.1 for _ in range(len(reach) + 1)]
-    spare = 1 - 2 * sum(reach) - _GAP * len(shares)
-    gaps = [_GAP + spare * share / sum(shares) for share in shares]
-    margin = max(reach) + _SIDEWAYS + _GAP
-    line = _between(rng, margin, 1 - margin)
-    centres, edge = [], 0.0
-    for gap, half in zip(gaps, reach, strict=False):
-        along = edge + gap + half
-        aside = line + _between(rng, -_SIDEWAYS, _SIDEWAYS)
-        centres.append((aside, along) if scene.place == "down" else (along, aside))
-        edge = along + half
-    return centres
-
-
-def _scattered(
-    reach: list[float], rng: np.random.Generator
-) -> list[tuple[float, float]]:
-    """Anywhere without touching; all are drawn afresh until they do not."""
-    while True:
-        centres = [
-            (
-                _between(rng, a + _GAP, 1 - a - _GAP),
-                _between(rng, a + _GAP, 1 - a - _GAP),
-            )
-            for a in reach
+        left = list(range(9))
+        return [
+            divmod(left.pop(int(rng.random() * len(left))), 3) for _ in range(count)
         ]
-        if all(
-            math.dist(centres[i], centres[j]) > reach[i] + reach[j] + _GAP
-            for i in range(len(reach))
-            for j in range(i)
-        ):
-            return centres
+    line = int(rng.random() * 3)
+    steps = [0, 1, 2]
+    if count == 2:
+        steps.pop(int(rng.random() * 3))
+    return [(at, line) if scene.place == "down" else (line, at) for at in steps]
 
 
 def _paint(
@@ -147,7 +119,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
     sides = 3 if shape == "triangle" else 5
     heights = np.stack([a * x + b * y for a, b in _NORMALS[sides]])
     if shape == "triangle":
-        return heights.max(0) - 0.55 * r
+        return heights.max(0) - 0.52 * r
     # A five-pointed star is what lies within at least four of its five lines.
     heights.sort(axis=0)
     return heights[-2] - np.float32(_REACH * math.cos(2 * math.pi / 5)) * r
@@ -156,7 +128,9 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
 def _colour(name: str, rng: np.random.Generator, channels: int) -> np.ndarray:
     """The named colour as float32 [3]; jitter differs in 1 (brightness) or 3 ways."""
     jitter = (2 * rng.random(channels) - 1) * JITTER
-    return np.clip(np.asarray(RGB[name], np.float32) + jitter, 0, 255).astype(np.float32)
+    return np.clip(np.asarray(RGB[name], np.float32) + jitter, 0, 255).astype(
+        np.float32
+    )
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:

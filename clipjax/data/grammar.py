@@ -130,14 +130,17 @@ def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def describe_briefly(scene: Scene, rng: np.random.Generator) -> str:
-    """A short true caption: one attribute, or colour and shape where all share them."""
-    known = labels(scene)
-    if scene.alike and rng.random() < 0.2:
+    """A short true caption: one attribute, or some of those that all objects share."""
+    if scene.alike and rng.random() < 0.5:
         kind, count = scene.kinds[0], len(scene.kinds)
-        shape = _word(kind.shape, rng)
-        if count == 1:
-            return f"a picture of {_a(kind.colour)} {shape}"
-        return f"a picture of {COUNTS[count - 1]} {kind.colour} {_plural(shape)}"
+        noun = _word(kind.shape, rng)
+        if rng.random() < 0.5:
+            noun = f"{kind.colour} {noun}"
+        if rng.random() < 0.5:
+            noun = f"{_word(kind.size, rng)} {noun}"
+        some = _a(noun) if count == 1 else f"{COUNTS[count - 1]} {_plural(noun)}"
+        return f"a picture of {some}" if rng.random() < 0.5 else some
+    known = labels(scene)
     name = pick(rng, tuple(known))
     return pick(rng, TEMPLATES[name]).format(CLASS_NAMES[name][known[name]])
 

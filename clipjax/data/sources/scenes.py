@@ -100,7 +100,7 @@ class Scenes:
 
     def _describe(self, scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
         captions = grammar.describe(scene, rng)
-        if self.split == "train" and rng.random() < 0.5:
+        if self.split == "train" and (scene.alike or rng.random() < 0.5):
             captions = (*captions[:-1], grammar.describe_briefly(scene, rng))
         return captions
 
@@ -156,11 +156,9 @@ def _draw(
 ) -> Scene:
     """One scene of a layout with objects from `kinds`."""
     count, alike = layout
-    chosen = [pick(rng, kinds)]
-    while len(chosen) < count:
-        kind = chosen[0] if alike else pick(rng, kinds)
-        if alike or kind not in chosen:
-            chosen.append(kind)
+    chosen = [pick(rng, kinds)] * count
+    while not alike and len(set(chosen)) < count:
+        chosen = [pick(rng, kinds) for _ in range(count)]
     if count == 1:
         place = pick(rng, grammar.POSITIONS)
     else:
