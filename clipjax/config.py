@@ -72,7 +72,7 @@ SHARED: dict[str, dict[str, Any]] = {
         # Metric whose best save is kept ("retrieval/mean_recall@1", "val_loss"); empty:
         # the primary metric of the first evaluator.
         "best": "",
-        "best_mode": "max",  # or "min"
+        "best_mode": "",  # "max" or "min"; empty: min for val_loss and ranks, else max
     },
     "log": {
         "every": 10,  # steps between metric rows
@@ -270,7 +270,7 @@ def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Con
 def _evals(chosen: str, default: str, options) -> Config:
     """Labelled sections: "retrieval+zeroshot@imagefolder" makes two."""
     evals = ConfigDict()
-    for item in filter(None, chosen.split("+")):
+    for item in filter(None, chosen.removeprefix("none").split("+")):
         name, _, source = item.partition("@")
         label = name.rpartition(".")[2]
         if label in evals:

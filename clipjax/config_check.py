@@ -112,6 +112,13 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
     if values["mesh.data"] == 0 or values["mesh.data"] < -1:
         raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
+    best = values["checkpoint.best"]
+    known = ["val_loss"] * (values["train.val_batches"] > 0)
+    if best and best not in known and best.partition("/")[0] not in config.evals:
+        known += [f"{label}/METRIC" for label in config.evals]
+        raise UserError(f"checkpoint.best={best!r}: must be {' or '.join(known)}")
+    if values["seed"] >= 2**32:
+        raise UserError(f"seed={values['seed']}: must be below 2**32")
     for rule in config.optim.groups:
         _check_group(rule)
     _check_pattern("optim.no_decay", values["optim.no_decay"])
@@ -139,7 +146,7 @@ LOWEST = {
 ONE_OF = {
     "data.unit": ("image", "pair"),
     "data.on_broken": ("replace", "raise"),
-    "checkpoint.best_mode": ("max", "min"),
+    "checkpoint.best_mode": ("", "max", "min"),
 }
 
 

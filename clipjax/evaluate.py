@@ -106,6 +106,7 @@ def evaluate(
         what, encoder, assemble.eval_source(what, val_loss=False)
     )
     variables, step = assemble.load_variables(workdir, checkpoint, ema)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
     with console.status("") as status:
 
@@ -118,7 +119,7 @@ def evaluate(
     meta = {
         "workdir": str(workdir),
         "step": step,
-        "ema": ema,
+        "ema": ema and config.train.ema > 0,
         "evals": config_check.to_dict(what)["evals"],
         "data": config_check.to_dict(what)["data"]["eval"],
     }

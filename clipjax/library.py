@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -19,7 +20,7 @@ from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 class Loaded:
     """A trained model with everything it needs to be used.
 
-    variables: as `model.apply` takes them, host arrays. step: of the checkpoint.
+    variables: as `model.apply` takes them. step: of the checkpoint.
     tokenizer: texts -> (ids, mask). preprocess: image (PIL, encoded bytes or uint8
     [h w 3]) -> uint8 [s s 3].
     """
@@ -58,8 +59,9 @@ class Loaded:
         """The inverse temperature: logits are logit_scale * image @ text.T."""
         side = self.config.data.image_size
         blank = np.zeros((1, side, side, 3), np.uint8)
-        outputs = self.model.encode_image(self.variables, blank)
-        return float(outputs["logit_scale"])
+        # Compiled, so that the tower, which it does not depend on, is left out.
+        scale = jax.jit(lambda v: self.model.encode_image(v, blank)["logit_scale"])
+        return float(scale(self.variables))
 
 
 def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
@@ -74,6 +76,7 @@ def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
     tokenizer = assemble.saved_tokenizer(config, folder)
     model = assemble.model(config, tokenizer)
     variables, step = assemble.load_variables(folder, "best", ema)
+    variables = jax.device_put(variables)  # once, not with every batch
     preprocess = assemble.preprocess(config)
     encoder = Encoder(model, tokenizer, preprocess)
     return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)

@@ -17,6 +17,7 @@ def get_config(arg: str | None = None):
         evals="retrieval+zeroshot@scenes",
         options={
             "data": {"image_size": 48, "batch_size": 128},
+            "data.scenes": {"resolution": 48},
             "data.eval": {"split": "heldout"},
             "evals.zeroshot.data": {"split": "attributes"},
             "image.vit": {"variant": "Ti/8", "width": 128, "depth": 4, "heads": 4},
@@ -24,7 +25,7 @@ def get_config(arg: str | None = None):
             "model.two_tower": {"embed_dim": 128},
             "optim.adamw": {"lr": 1e-3, "weight_decay": 0.1},
             "schedule.cosine": {"warmup": 0.07},
-            "train": {"steps": 700, "eval_every": 0},
-            "checkpoint": {"every": 200},
+            "train": {"steps": 400},
+            "checkpoint": {"every": 100},
         },
     )

@@ -56,8 +56,10 @@ def test_clip_gradient_is_the_closed_form():
 def test_clip_of_identical_embeddings_is_ln_b():
     ones = jnp.ones((3, 2))
     same = {"image_embed": ones, "text_embed": ones, "logit_scale": jnp.float32(100)}
-    value, _, _ = tiny.loss()(same, {}, {}, 0)
+    value, _, metrics = tiny.loss()(same, {}, {}, 0)
     assert float(value) == pytest.approx(np.log(3), rel=1e-5)
+    # A collapsed model guesses.
+    assert float(metrics["image_to_text_accuracy"]) == pytest.approx(1 / 3)
 
 
 def test_a_bias_leaves_the_softmax_loss_as_it_is():

@@ -49,12 +49,17 @@ class Planned(NamedTuple):
     draw: int
 
 
+def epoch_size(source: Source, unit: str) -> int:
+    """How many units an epoch visits, each once."""
+    return len(_Units(source, unit))
+
+
 def steps_per_epoch(source: Source, unit: str, global_batch: int) -> int:
     """Whole steps nearest to one epoch; nothing is dropped between epochs.
 
     Raises UserError where one batch would hold more than an epoch.
     """
-    size = len(_Units(source, unit))
+    size = epoch_size(source, unit)
     if not 1 <= global_batch <= size:
         raise UserError(
             f"data.batch_size={global_batch}: an epoch has {size} {unit}s; use 1 to "

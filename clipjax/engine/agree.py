@@ -31,14 +31,22 @@ def on_primary(act: Callable[[], Any]) -> Any:
     Returns its result (a JSON value) or raises its UserError on all of them.
     """
     if jax.process_count() == 1:
-        return act()
+        return _told(act)
     outcome: list[Any] = ["", None]
     if jax.process_index() == 0:
         try:
-            outcome = ["", act()]
+            outcome = ["", _told(act)]
         except UserError as error:
             outcome = [str(error), None]
     failure, result = json.loads(gather(json.dumps(outcome))[0])
     if failure:
         raise UserError(failure)
     return result
+
+
+def _told(act: Callable[[], Any]) -> Any:
+    """Calls `act`; what the file system refuses becomes a UserError."""
+    try:
+        return act()
+    except OSError as error:
+        raise UserError(f"the run's files: {error}") from error

@@ -83,7 +83,14 @@ def model(config: Config, made: Tokenizer) -> Model:
 def encoder(
     config: Config, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
 ) -> Encoder:
-    return Encoder(made, words, preprocess(config), mesh=mesh)
+    return Encoder(
+        made,
+        words,
+        preprocess(config),
+        batch_size=64 * (mesh.size if mesh else 1),
+        mesh=mesh,
+        threads=max(2, config.data.threads, config.data.workers),
+    )
 
 
 def preprocess(config: Config) -> Callable[[Any], np.ndarray]:

@@ -91,7 +91,8 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
-            self.close()
+            # After an error the other processes may be anywhere: nothing is agreed on.
+            self.close(agree=error is None)
         except UserError as late:
             if error is None:
                 raise
@@ -168,8 +169,11 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._finish, args=(step,))
         self._thread.start()
 
-    def wait(self) -> None:
-        """Returns when all is on the disk; raises UserError where that failed."""
+    def wait(self, agree: bool = True) -> None:
+        """Returns when all is on the disk; raises UserError where that failed.
+
+        agree: whether all processes call it and hear of a failure in any of them.
+        """
         if self._thread is None:
             return
         self._thread.join()
@@ -178,14 +182,15 @@ class Checkpoints:
         note, self._note = self._note, ""
         if note:
             self._warn(note)
-        texts = gather(self._not_saved(*failure) if failure else "")
+        text = self._not_saved(*failure) if failure else ""
+        texts = gather(text) if agree else [text]
         if any(texts):
             raise UserError(max(texts)) from (failure and failure[1])
 
-    def close(self) -> None:
+    def close(self, agree: bool = True) -> None:
         """Finishes the save under way and lets another process write."""
         try:
-            self.wait()
+            self.wait(agree)
         finally:
             self._saver.close()
             self._reader.close()

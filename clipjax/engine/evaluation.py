@@ -7,14 +7,13 @@ import time
 import jax
 import numpy as np
 
-from clipjax import registry
 from clipjax.data import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
 from clipjax.engine.progress import Progress, duration
 from clipjax.engine.run import Run
 from clipjax.engine.step import make_loss_step
-from clipjax.types import EvalResult, UserError
+from clipjax.types import EvalResult
 
 
 class Evaluation:
@@ -47,13 +46,6 @@ class Evaluation:
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
         self._progress.done()
-        best = config.checkpoint.best
-        if best and best not in found:
-            hint = registry.suggest(best, found)
-            raise UserError(
-                f"checkpoint.best={best!r} is none of the metrics.{hint} There are "
-                f"{', '.join(found)}"
-            )
         if found:
             self._tell(int(state.step), results, found, seconds)
         return results, found
@@ -81,7 +73,8 @@ class Evaluation:
         assert source is not None  # train.val_batches is above 0
         if run.config.train.eval_ema and state.ema:
             state = state.replace(**state.ema)
-        size = min(data.batch_size, len(source) // run.mesh.size * run.mesh.size)
+        captioned = int(np.count_nonzero(source.caption_counts))
+        size = min(data.batch_size, captioned // run.mesh.size * run.mesh.size)
         if size == 0:
             return float("nan")
         batches = pipeline.train_batches(
@@ -98,7 +91,7 @@ class Evaluation:
             process_count=jax.process_count(),
             on_broken="replace",
         )
-        count = min(run.config.train.val_batches, len(source) // size)
+        count = min(run.config.train.val_batches, captioned // size)
         try:
             values = [
                 float(

@@ -101,7 +101,7 @@ def train(
 def _summary(run: Run) -> str:
     parameters = jax.tree.leaves(run.template.params)
     count = sum(math.prod(leaf.shape) for leaf in parameters)
-    epochs = run.total_steps / run.steps_per_epoch
+    epochs = run.total_steps * run.config.data.batch_size / run.epoch_size
     return (
         f"{count:,} parameters, {len(run.source):,} training examples, "
         f"{run.total_steps:,} steps of {run.config.data.batch_size} ({epochs:,.1f} "
@@ -111,11 +111,12 @@ def _summary(run: Run) -> str:
 
 def _best(config: Config) -> tuple[str, str]:
     """The metric that tells the best checkpoint, and its better side."""
-    if config.checkpoint.best:
-        return config.checkpoint.best, config.checkpoint.best_mode
-    if config.evals:
-        return "primary", "max"
-    return ("val_loss", "min") if config.train.val_batches else ("", "max")
+    best = config.checkpoint.best
+    if not best:
+        loss = "val_loss" if config.train.val_batches else ""
+        best = "primary" if config.evals else loss
+    less = best == "val_loss" or best.endswith("_rank")
+    return best, config.checkpoint.best_mode or ("min" if less else "max")
 
 
 def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
@@ -124,6 +125,12 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
     restored = saves.restore_latest(run.template)
     if restored is not None:
         state, meta, step = restored
+        if meta["epoch_size"] != run.epoch_size:
+            raise UserError(
+                f"{run.workdir} was trained on epochs of {meta['epoch_size']} "
+                f"{config.data.unit}s and the data now have {run.epoch_size}: give the "
+                "same data to resume it, or another --workdir"
+            )
         say(f"resuming {run.workdir} from step {step} of {run.total_steps}")
         return state, step, meta["replaced"]
     state = states.initialise(
@@ -184,7 +191,7 @@ def _loop(
         if due(step, config.log.every, total) or diverged:
             row = {f"train/{name}": float(value) for name, value in values.items()}
             row["train/replaced_total"] = float(replaced)
-            row["train/epoch"] = step / run.steps_per_epoch
+            row["train/epoch"] = step * config.data.batch_size / run.epoch_size
             row.update(progress.rates(step))
             if writer is not None:
                 writer.write_scalars(step, row)
@@ -205,9 +212,10 @@ def _loop(
         finish_log()
         late = (step, metrics)
         asked_to_stop = stop.received(step)
-        # 3. Evaluate.
+        # 3. Evaluate, unless asked to stop: who asks may not wait that long.
         found: dict[str, float] = {}
-        if due(step, config.train.eval_every, total):
+        stopping = asked_to_stop and step < total
+        if due(step, config.train.eval_every, total) and not stopping:
             finish_log()
             results, found = evaluation.run(state)
             if writer is not None:
@@ -217,9 +225,10 @@ def _loop(
         # 4. Save.
         if due(step, save_every, total) or found or asked_to_stop:
             finish_log()
-            saves.save(step, state, {"replaced": replaced}, found or None)
+            meta = {"replaced": replaced, "epoch_size": run.epoch_size}
+            saves.save(step, state, meta, found or None)
         # 5. Check for a request to stop.
-        if asked_to_stop and step < total:
+        if stopping:
             name = signal.Signals(asked_to_stop).name
             progress.say(f"stopped by {name}; saving step {step}")
             return Outcome(step, total, results, asked_to_stop)

@@ -64,11 +64,17 @@ def check(
     Raises UserError where there is a run to go on with and a result key differs, with
     every difference; a longer run needs `extend`.
     """
+    held = bool(Store(workdir, say).candidates())
     if not (workdir / "config.json").exists():
+        if held:
+            raise UserError(
+                f"{workdir} holds checkpoints but no config.json: put it back, or give "
+                "another --workdir"
+            )
         return True
     saved = config_check.to_dict(load_config(workdir))
     found = config_check.differences(saved, config)
-    if not Store(workdir, say).candidates():
+    if not held:
         if found:
             say(f"{workdir} holds a run without a checkpoint: it starts anew")
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 
 import jax
@@ -41,6 +42,7 @@ class Run:
     template: states.TrainState
     eval_source: Source | None
     evaluators: dict[str, Evaluator]
+    epoch_size: int
     steps_per_epoch: int
     total_steps: int
 
@@ -62,13 +64,11 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             f"use e.g. {max(batch // devices, 1) * devices}"
         )
     source = assemble.source(config.data.train)
+    epoch_size = pipeline.epoch_size(source, config.data.unit)
     steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
-    total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
-    if total_steps < 1:
-        raise UserError(
-            f"train.epochs={config.train.epochs}: less than one step of "
-            f"{steps_per_epoch} an epoch"
-        )
+    # Up, so that whole epochs visit everything; but not for what rounding adds.
+    steps = math.ceil(config.train.epochs * epoch_size / batch - 1e-9)
+    total_steps = config.train.steps or steps
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
     elif config.init_from:
@@ -105,6 +105,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         template=template,
         eval_source=eval_source,
         evaluators=assemble.evaluators(config, encoder, eval_source),
+        epoch_size=epoch_size,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )

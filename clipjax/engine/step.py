@@ -83,7 +83,8 @@ def make_train_step(
             **metrics,
             "loss": value,
             "grad_norm": grad_norm,
-            "learning_rate": optim.schedule(state.step),
+            # The optimizer counts the steps that it took.
+            "learning_rate": optim.schedule(state.step - state.bad_total),
             "bad_total": new_state.bad_total,
             "bad_in_row": new_state.bad_in_row,
         }

@@ -16,7 +16,6 @@ Ties are broken at random, in expectation; see clipjax/evals/ranking.py.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable
 
@@ -208,14 +207,14 @@ class Retrieval:
 
 def _median(uninformed: Ranks) -> float:
     """The least rank that half of all queries are expected to reach."""
-    own, weights = np.unique(uninformed.own, return_counts=True)
+    owns, weights = np.unique(uninformed.own, return_counts=True)
     total = int(uninformed.own[0] + uninformed.ties[0])
-    kinds = chance(own, total)
-
-    def share(k: int) -> float:
-        return float(np.average(kinds.hits(k), weights=weights))
-
-    return 1.0 + bisect.bisect_left(range(1, total + 1), 0.5, key=share)
+    place = np.arange(total)
+    missed = np.zeros(total)  # the share whose right answers all come later
+    for own, weight in zip(owns, weights, strict=True):
+        wrong = np.clip((total - own - place) / (total - place), 0, None)
+        missed += weight / weights.sum() * np.cumprod(wrong)
+    return 1.0 + float(np.argmax(missed <= 0.5))
 
 
 def _captions(example: Example) -> list[str]:

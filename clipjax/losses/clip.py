@@ -53,7 +53,13 @@ class ClipLoss:
             jax.nn.logsumexp(logits, axis=1) + jax.nn.logsumexp(logits, axis=0)
         ) / 2
         metrics = {
-            "image_to_text_accuracy": jnp.mean(own >= logits.max(axis=1)),
-            "text_to_image_accuracy": jnp.mean(own >= logits.max(axis=0)),
+            "image_to_text_accuracy": _accuracy(logits),
+            "text_to_image_accuracy": _accuracy(logits.T),
         }
         return jnp.mean(normaliser - target), state, metrics
+
+
+def _accuracy(logits: jax.Array) -> jax.Array:
+    """Share of rows whose own column is the largest; ties count as by chance."""
+    top = logits == logits.max(axis=1, keepdims=True)
+    return jnp.mean(jnp.diagonal(top) / top.sum(axis=1))
