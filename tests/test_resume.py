@@ -65,10 +65,10 @@ def test_signals_are_held_back_until_the_save_is_done(tmp_path, monkeypatch):
     close = checkpoint.Checkpoints.close
     handlers = []
 
-    def slow_close(self):
+    def slow_close(self, **options):
         handlers.append(signal.getsignal(signal.SIGTERM))
         signal.raise_signal(signal.SIGTERM)  # a scheduler that asks twice
-        close(self)
+        close(self, **options)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "close", slow_close)
     stop_at(monkeypatch, 1)
