@@ -133,8 +133,8 @@ def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def describe_briefly(scene: Scene, rng: np.random.Generator) -> str:
-    """A short true caption: a prompt of TEMPLATES, or a description without the
-    background and, as `_SAID` draws it, without colours, sizes and a lone object's place.
+    """A short true caption: a prompt of TEMPLATES, or a description that leaves out
+    the background and, as `_SAID` has it, sizes, colours and a lone object's place.
     """
     if rng.random() < 0.7:
         said = [name for name, share in _SAID.items() if rng.random() < share]
