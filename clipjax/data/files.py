@@ -155,6 +155,6 @@ class _Handle:
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # bound now: at exit modules are emptied
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            close(self.descriptor)
