@@ -25,7 +25,7 @@ def get_config(arg: str | None = None):
             "model.two_tower": {"embed_dim": 128},
             "optim.adamw": {"lr": 1e-3, "weight_decay": 0.1},
             "schedule.cosine": {"warmup": 0.07},
-            "train": {"steps": 450},
+            "train": {"steps": 350},
             "checkpoint": {"every": 100},
         },
     )
