@@ -186,7 +186,7 @@ def _word(word: str, rng: np.random.Generator) -> str:
     same = _SYNONYMS.get(word)
     if same is None:
         return word
-    return same[0] if rng.random() < 0.9 else same[1]
+    return same[0] if rng.random() < 0.7 else same[1]
 
 
 def _plural(noun: str) -> str:
