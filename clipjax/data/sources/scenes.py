@@ -3,8 +3,8 @@
 Every example is a pure function of (seed, split, index), so the ground truth of every
 picture is known and nothing is downloaded. Splits:
 
-- train: shape-colour combinations outside HELD_OUT; the first caption of a scene is
-  full, the others leave something out ("a star above a ring", "the colour is red").
+- train: shape-colour combinations outside HELD_OUT; the last caption of a scene leaves
+  something out ("a star above a ring", "the colour is red").
 - val: as training, other scenes.
 - heldout: every scene has at least one object of a HELD_OUT combination, whose shape
   and colour training shows only apart.
@@ -101,8 +101,7 @@ class Scenes:
     def _describe(self, scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
         captions = grammar.describe(scene, rng)
         if self.split == "train":
-            brief = [grammar.describe_briefly(scene, rng) for _ in captions[1:]]
-            captions = (captions[0], *brief)
+            captions = (*captions[:-1], grammar.describe_briefly(scene, rng))
         return captions
 
     def _scene(self, index: int, rng: np.random.Generator) -> Scene:
