@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from clipjax.agree import gather
 from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
 
 Progress = Callable[[int, int], None]
@@ -273,15 +273,6 @@ class Encoder:
 
     def _exchange(self, notes: list[Any]) -> list[Any]:
         """The notes of all processes, by way of JSON on one process as on many."""
-        data = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-        if self._split is None or jax.process_count() == 1:
-            return json.loads(data.tobytes())
-        sizes = multihost_utils.process_allgather(np.int32(data.size))
-        padded = np.zeros(sizes.max(), np.uint8)
-        padded[: data.size] = data
-        parts = multihost_utils.process_allgather(padded)
-        return [
-            note
-            for part, size in zip(parts, sizes, strict=True)
-            for note in json.loads(part[:size].tobytes())
-        ]
+        text = json.dumps(notes)
+        texts = [text] if self._split is None else gather(text)
+        return [note for text in texts for note in json.loads(text)]

@@ -16,6 +16,7 @@ LEVELS = [
     ["evals", "losses", "optim", "models", "data", "encoder", "results"],
     ["config", "config_check"],
     ["registry"],
+    ["agree"],
     ["types"],
 ]
 HOMES = {

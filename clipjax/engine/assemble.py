@@ -180,10 +180,10 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
     which: "best" (the latest where none is best), "latest" or a step's number.
     Raises UserError where there is none such.
     """
-    saves = Checkpoints(workdir, read_only=True)
-    if which == "best" and saves.best_step() is None:
-        which = "latest"
-    state, _, step = saves.restore(int(which) if which.isdigit() else which)
+    with Checkpoints(workdir, read_only=True) as saves:
+        if which == "best" and saves.best_step() is None:
+            which = "latest"
+        state, _, step = saves.restore(int(which) if which.isdigit() else which)
     return state, step
 
 

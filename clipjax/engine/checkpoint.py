@@ -23,8 +23,8 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from clipjax.agree import gather, on_primary
 from clipjax.engine import leaves
-from clipjax.engine.agree import gather, on_primary
 from clipjax.engine.store import BROKEN, JSON_NAME, Store
 from clipjax.types import UserError
 

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from clipjax.agree import gather, on_primary
 from clipjax.engine import assemble, resume, sharding
 from clipjax.engine import state as states
-from clipjax.engine.agree import gather, on_primary
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.evaluation import Evaluation

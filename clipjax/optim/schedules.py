@@ -13,29 +13,29 @@ from clipjax.types import UserError
 
 
 def _with_warmup(
-    after: optax.Schedule, peak: float, total_steps: int, warmup: float, start: float
+    after: optax.Schedule, peak: float, warmup: int, start: float
 ) -> optax.Schedule:
     """Linear warmup from start * peak, then `after`, called with steps from 0."""
+    if warmup == 0:
+        return after
+
+    def schedule(count):
+        # Step 0 already moves: the first rate is one warmup step above the start.
+        rising = start + (1 - start) * (jnp.asarray(count) + 1) / warmup
+        return jnp.where(count < warmup, peak * rising, after(count - warmup))
+
+    return schedule
+
+
+def _warmup_steps(total_steps: int, warmup: float) -> int:
+    """Raises UserError where the run is too short for its warmup."""
     steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
     if not 0 <= steps < max(total_steps, 1):
         raise UserError(
             f"optim.schedule.warmup={warmup}: {steps} steps of warmup do not fit into "
             f"a run of {total_steps} steps"
         )
-    if steps == 0:
-        return after
-
-    def schedule(count):
-        # Step 0 already moves: the first rate is one warmup step above the start.
-        rising = start + (1 - start) * (jnp.asarray(count) + 1) / steps
-        return jnp.where(count < steps, peak * rising, after(count - steps))
-
-    return schedule
-
-
-def _decay_steps(total_steps: int, warmup: float) -> int:
-    steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
-    return max(total_steps - steps, 1)
+    return steps
 
 
 def cosine(
@@ -53,7 +53,8 @@ def cosine(
     floor is a rate, not a factor. per_epoch holds the rate for a whole epoch, as
     PyTorch's CosineAnnealingLR does when it is stepped once an epoch.
     """
-    length = _decay_steps(total_steps, warmup)
+    rising = _warmup_steps(total_steps, warmup)
+    length = max(total_steps - rising, 1)
 
     def decay(count):
         if per_epoch:
@@ -61,7 +62,7 @@ def cosine(
         share = jnp.clip(count / length, 0.0, 1.0)
         return floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
-    return _with_warmup(decay, peak, total_steps, warmup, warmup_start)
+    return _with_warmup(decay, peak, rising, warmup_start)
 
 
 def linear(
@@ -74,12 +75,13 @@ def linear(
     floor: float = 0.0,
 ) -> optax.Schedule:
     """A straight line from peak to floor (a rate)."""
-    length = _decay_steps(total_steps, warmup)
+    rising = _warmup_steps(total_steps, warmup)
+    length = max(total_steps - rising, 1)
 
     def decay(count):
         return peak + (floor - peak) * jnp.clip(count / length, 0.0, 1.0)
 
-    return _with_warmup(decay, peak, total_steps, warmup, warmup_start)
+    return _with_warmup(decay, peak, rising, warmup_start)
 
 
 def constant(
@@ -94,7 +96,6 @@ def constant(
     return _with_warmup(
         lambda count: jnp.full((), peak, jnp.float32),
         peak,
-        total_steps,
-        warmup,
+        _warmup_steps(total_steps, warmup),
         warmup_start,
     )
