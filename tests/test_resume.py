@@ -70,9 +70,10 @@ def test_signals_are_held_back_until_the_save_is_done(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)  # a scheduler that asks twice
         close(self, **options)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "close", slow_close)
-    stop_at(monkeypatch, 1)
-    assert train(tiny(), tmp_path).outcome.stopped_by == signal.SIGTERM
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "close", slow_close)
+        stop_at(patch, 1)
+        assert train(tiny(), tmp_path).outcome.stopped_by == signal.SIGTERM
     assert handlers and handlers[0] is not signal.SIG_DFL
     assert saved(tmp_path)[1] == 1
 
