@@ -130,14 +130,21 @@ def check_overrides(argv: list[str], chosen: Config) -> None:
 
 
 def config_value(argv: list[str]) -> str | None:
-    """What the command line says of --config, in either form."""
+    """What the command line says of --config, in either form.
+
+    Raises UserError where it says it twice.
+    """
+    found: list[str | None] = []
     for i, item in enumerate(argv):
         name, equals, value = item.partition("=")
         if name in ("--config", "-config"):
-            if equals:
-                return value
-            return argv[i + 1] if i + 1 < len(argv) else None
-    return None
+            found.append(value if equals else next(iter(argv[i + 1 :]), None))
+    if len(found) > 1:
+        raise UserError(
+            f"--config is given {len(found)} times: give one FILE.py, with what to "
+            "change after its colon or in --config.KEY=VALUE flags"
+        )
+    return found[0] if found else None
 
 
 def list_components() -> str:

@@ -146,7 +146,8 @@ def base(
         config[name] = ConfigDict(_shared(options, name))
     config.evals = _evals(chosen["evals"], default["evals"], options)
     for key in options:
-        _component_options(key, options[key])
+        if key not in _eval_data_keys(default["evals"]):
+            _component_options(key, options[key])
     return config.lock()
 
 
@@ -284,6 +285,12 @@ def _evals(chosen: str, default: str, options) -> Config:
     return evals
 
 
+def _eval_data_keys(default: str) -> set[str]:
+    """The keys "evals.LABEL.data" a file may use, for evaluators chosen or not."""
+    names = [item.partition("@")[0].rpartition(".")[2] for item in default.split("+")]
+    return {f"evals.{label}.data" for label in [*names, *registry.names("evals")]}
+
+
 def _set(section: Any, given: Mapping[str, Any], path: str) -> None:
     """Sets keys of a file's own choice of source; another source has its own."""
     for key, value in _known(given, section, f"key of {path}").items():
@@ -293,8 +300,6 @@ def _set(section: Any, given: Mapping[str, Any], path: str) -> None:
 def _component_options(key: str, given: Mapping[str, Any]) -> None:
     """Checks options of a component, chosen or not; raises UserError if wrong."""
     family, _, name = key.partition(".")
-    if family == "evals" and name.endswith(".data"):
-        return  # of an evaluator that was not chosen
     if family not in registry.FAMILIES or not name:
         known = [*filter(None, SHARED), *(f"{f}.NAME" for f in registry.FAMILIES)]
         raise UserError(f"options[{key!r}]: no such section. Known: {', '.join(known)}")

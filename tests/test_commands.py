@@ -103,6 +103,7 @@ def failure(capsys, main, *argv):
         ),
         ([f"--config={QUICKSTART}", "--config.init_from=gone"], ["gone"]),
         (["--config", "README.md"], ["no file README.md"]),
+        ([f"--config={QUICKSTART}", "--config", QUICKSTART], ["--config is given 2"]),
         ([f"--config={QUICKSTART}", "--config.optim.lr=nan"], ["optim.lr=nan"]),
         ([f"--config={QUICKSTART}", "--config.optim.lr=-1"], ["optim.lr=-1"]),
         ([f"--config={QUICKSTART}", "--config.train.epochs=inf"], ["train.epochs=inf"]),

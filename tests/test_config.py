@@ -42,6 +42,7 @@ def test_argument_beats_file_and_options_of_others_are_dropped():
         (None, {"train": {"steps": "5"}}, "must be int"),
         (None, {"trian": {"steps": 5}}, "no such section"),
         ("evals=retrieval+retrieval", {}, "there twice"),
+        (None, {"evals.zerosot.data": {"split": "x"}}, "evals=zerosot.data"),
     ],
 )
 def test_mistakes_are_named(arg, options, message):
