@@ -26,7 +26,7 @@ WORDS = {
     "tokenizer": "words",
     "preprocess": "clip",
     "augment": "none",
-    "loss": "clip",
+    "loss": "clip",  # several: clip+cyclip, each with a weight
     "optim": "adamw",
     "schedule": "cosine",
     "data": "scenes",
@@ -132,12 +132,13 @@ def base(
     del config[""]
     for key, value in _shared(options, "").items():
         config[key] = value
+    _suit_model(chosen, options)
     model = _component("model", chosen["model"], options)
     model["image"] = _component("image", chosen["image"], options)
     model["text"] = _component("text", chosen["text"], options)
     config.model = model
     config.data = _data(chosen, default, options)
-    config.loss = _component("loss", chosen["loss"], options)
+    config.loss = _loss(chosen["loss"], options)
     optim = _component("optim", chosen["optim"], options)
     optim.update(_shared(options, "optim", beside=optim))
     optim["schedule"] = _component("schedule", chosen["schedule"], options)
@@ -266,6 +267,28 @@ def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Con
     for name in ("tokenizer", "preprocess", "augment"):
         data[name] = _component(name, chosen[name], options)
     return data
+
+
+def _suit_model(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
+    """Adds the model options that a loss asks for, where the file sets none."""
+    key = f"model.{chosen['model']}"
+    for name in chosen["loss"].split("+"):
+        wanted = registry.module_of(registry.load("loss", name), "MODEL_OPTIONS")
+        options[key] = {**(wanted or {}), **options.get(key, {})}
+
+
+def _loss(chosen: str, options) -> Config:
+    """One loss's section, or for "clip+cyclip" labelled ones, each with a weight."""
+    if "+" not in chosen:
+        return _component("loss", chosen, options)
+    losses = ConfigDict()
+    for name in chosen.split("+"):
+        label = name.rpartition(".")[2]
+        if label in losses:
+            raise UserError(f"loss={chosen}: {label!r} is there twice")
+        section = losses[label] = _component("loss", name, options)
+        section["weight"] = 1.0
+    return losses
 
 
 def _evals(chosen: str, default: str, options) -> Config:

@@ -110,6 +110,10 @@ def validate(config: Config, chosen: Config | None = None) -> None:
             )
     if not 0 <= values["train.ema"] < 1:
         raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
+    for _, section, path in losses(config):
+        weight = section.get("weight", 1.0)
+        if not isinstance(weight, int | float) or weight < 0:
+            raise UserError(f"{path}.weight={weight}: must be a number, 0 or more")
     if values["mesh.data"] == 0 or values["mesh.data"] < -1:
         raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
     best = values["checkpoint.best"]
@@ -160,7 +164,7 @@ def _check_options(config: Config) -> None:
         ("data", data.train, "data.train"),
         ("data", data.eval, "data.eval"),
         *((name, data[name], f"data.{name}") for name in DATA_PARTS),
-        ("loss", config.loss, "loss"),
+        *losses(config),
         ("optim", config.optim, "optim"),
         ("schedule", config.optim.schedule, "optim.schedule"),
     ]
@@ -173,6 +177,13 @@ def _check_options(config: Config) -> None:
         known = registry.options(registry.load(family, section.name))
         for key, option in known.items():
             typed(section[key], option.annotation, f"{path}.{key}")
+
+
+def losses(config: Config) -> list[tuple[str, Any, str]]:
+    """("loss", section, path) of the loss, or of each part of a sum."""
+    if "name" in config.loss:
+        return [("loss", config.loss, "loss")]
+    return [("loss", config.loss[label], f"loss.{label}") for label in config.loss]
 
 
 DATA_PARTS = ("tokenizer", "preprocess", "augment")
@@ -188,7 +199,7 @@ def _argument_word(path: str) -> str:
     if path in words:
         return words[path]
     parts = path.split(".")
-    return parts[0] if parts[0] == "evals" else parts[-2]
+    return parts[0] if parts[0] in ("evals", "loss") else parts[-2]
 
 
 def _check_group(rule: Any) -> None:

@@ -34,7 +34,17 @@ FAMILIES = {
 }
 
 # Modules of a family's package that serve its components and are none themselves.
-HELPERS = {"clipjax.models.layers", "clipjax.evals.ranking"}
+HELPERS = {
+    "clipjax.models.layers",
+    "clipjax.evals.ranking",
+    "clipjax.losses.combined",
+    "clipjax.losses.diagnostics",
+    "clipjax.losses.global_contrastive",
+    "clipjax.losses.matches",
+    "clipjax.losses.moving",
+    "clipjax.losses.pairs",
+    "clipjax.losses.scheduled",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +98,11 @@ def load(family: str, name: str) -> Callable[..., Any]:
     raise UserError(
         f"unknown {family} {name!r}.{suggest(name, known)} Known: {', '.join(known)}"
     )
+
+
+def module_of(factory: Callable[..., Any], name: str) -> Any:
+    """A constant of a factory's module, None where it has none of that name."""
+    return getattr(inspect.getmodule(factory), name, None)
 
 
 def options(factory: Callable[..., Any]) -> dict[str, Option]:

@@ -143,7 +143,10 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class LossSpec:
-    """What a loss may know at construction."""
+    """What a loss may know at construction.
+
+    mesh: over whose devices the batch is split, None for one device.
+    """
 
     num_images: int
     num_texts: int
@@ -151,6 +154,7 @@ class LossSpec:
     global_batch: int
     steps_per_epoch: int
     total_steps: int
+    mesh: Any = None
 
 
 class Loss(Protocol):

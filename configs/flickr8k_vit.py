@@ -41,12 +41,14 @@ def get_config(arg: str | None = None):
                 "depth": 2,
                 "causal": False,
                 "pool": "mean",
-                "dropout": 0.1,
+                "token_dropout": 0.2,
             },
             "tokenizer.words": {"min_count": 3, "context_length": 20},
             "model.two_tower": {"embed_dim": 256},
-            "optim.adamw": {"lr": 1e-3, "weight_decay": 0.5},
-            "train": {"epochs": 40.0, "eval_every": 470},
+            "augment.crop": {"scale": (0.3, 1.0), "flip": 0.5, "color_jitter": 0.4},
+            "loss.clip": {"label_smoothing": 0.1},
+            "optim.muon": {"lr": 1e-3, "weight_decay": 0.5},
+            "train": {"epochs": 40.0, "eval_every": 470, "ema": 0.995},
             "checkpoint": {"every": 235},
         }
     return base(
@@ -55,5 +57,6 @@ def get_config(arg: str | None = None):
         data="webdataset",
         tokenizer="words" if cpu else "bpe",
         augment="crop",
+        optim="muon" if cpu else "adamw",
         options=options,
     )

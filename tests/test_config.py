@@ -9,7 +9,8 @@ from clipjax.types import UserError
 def test_sections_hold_exactly_the_chosen_options():
     made = config.base(None, options={"train": {"steps": 5}})
     assert made.loss.name == "clip"
-    assert set(made.loss) == {"name", "label_smoothing"}
+    options = registry.options(registry.load("loss", "clip"))
+    assert set(made.loss) == {"name", *options}
     assert set(made.optim) == {
         *("name", "lr", "b1", "b2", "eps", "weight_decay"),
         *config.SHARED["optim"],

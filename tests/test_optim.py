@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 from ml_collections import ConfigDict
 
 from clipjax import config
-from clipjax.optim import factory, schedules
+from clipjax.optim import factory, orthogonal, schedules
 from clipjax.types import UserError
 
 
@@ -94,6 +96,41 @@ def test_vectors_and_positions_are_not_decayed(name):
     np.testing.assert_array_equal(decayed["bias"], kept["bias"])
     np.testing.assert_array_equal(decayed["positions"], kept["positions"])
     assert np.abs(decayed["kernel"] - kept["kernel"]).min() > 1e-5
+
+
+def test_muon_equals_optax_and_adamw():
+    """Matrices as optax's own Muon, of another code; the rest as AdamW."""
+    params = {
+        "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 6))),
+        "token_embedding": jnp.ones((4, 6)),
+        "bias": jnp.ones(4),
+    }
+    grads = jax.tree.map(lambda p: jnp.sin(7 * p) + 0.1, params)
+    # Without Nesterov: optax corrects its bias, which the authors' code does not.
+    made = section(
+        "optim=muon,schedule=constant", lr=0.01, weight_decay=0.0, nesterov=False
+    )
+    muon = factory.make(made, 1000, 100, params).tx
+    theirs = optax.contrib.muon(0.01, consistent_rms=0.2, nesterov=False)
+    made = section("optim=adamw,schedule=constant", lr=0.01, weight_decay=0.0)
+    adamw = factory.make(made, 1000, 100, params).tx
+    states = [muon.init(params), theirs.init(params), adamw.init(params)]
+    for _ in range(3):
+        grads = jax.tree.map(lambda g: jnp.cos(3 * g), grads)
+        ours, states[0] = muon.update(grads, states[0], params)
+        other, states[1] = theirs.update(grads, states[1], params)
+        adam, states[2] = adamw.update(grads, states[2], params)
+        np.testing.assert_allclose(ours["kernel"], other["kernel"], rtol=2e-4)
+        for name in ("token_embedding", "bias"):
+            np.testing.assert_allclose(ours[name], adam[name], rtol=1e-6)
+
+
+def test_muon_makes_matrices_orthogonal():
+    # Singular values near 1 (0.7 to 1.2), then 0.2 * sqrt(6).
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    update, _ = orthogonal.orthogonalize().update({"m": matrix}, optax.EmptyState())
+    values = np.linalg.svd(update["m"], compute_uv=False) / (0.2 * 6**0.5)
+    assert values.min() > 0.65 and values.max() < 1.25
 
 
 def test_groups_scale_and_freeze_in_order():

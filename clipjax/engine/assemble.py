@@ -19,11 +19,14 @@ from clipjax.data import pipeline
 from clipjax.encoder import Encoder
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.state import TrainState, variables
+from clipjax.losses.combined import CombinedLoss
 from clipjax.optim.factory import paths
 from clipjax.types import (
     Config,
     EvalResult,
     Evaluator,
+    Loss,
+    LossSpec,
     Model,
     Source,
     Tokenizer,
@@ -78,6 +81,18 @@ def model(config: Config, made: Tokenizer) -> Model:
     image = create("image", config.model.image, config.data.image_size)
     text = create("text", config.model.text, made.vocab_size, made.context_length)
     return create("model", config.model, image, text)
+
+
+def loss(config: Config, spec: LossSpec) -> Loss:
+    """The loss of a config, a sum where there are several."""
+    section = config.loss
+    if "name" in section:
+        return create("loss", section, spec)
+    parts = (
+        (label, section[label].weight, create("loss", section[label], spec))
+        for label in section
+    )
+    return CombinedLoss(tuple(parts))
 
 
 def encoder(

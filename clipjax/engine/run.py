@@ -84,8 +84,9 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         global_batch=batch,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        mesh=mesh,
     )
-    loss = create("loss", config.loss, spec)
+    loss = assemble.loss(config, spec)
     parameters = jax.eval_shape(lambda: model.init(jax.random.key(0)))["params"]
     optim = factory.make(config.optim, total_steps, steps_per_epoch, parameters)
     template = states.shapes(

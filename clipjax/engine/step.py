@@ -96,13 +96,16 @@ def make_train_step(
 def make_loss_step(
     model: Model, loss: Loss
 ) -> Callable[[TrainState, Batch], jax.Array]:
-    """Returns loss_step(state, batch) -> loss in evaluation mode, changing nothing."""
+    """Returns loss_step(state, batch) -> loss in evaluation mode, changing nothing.
+
+    The loss starts from a fresh state: what it has learned is of training examples.
+    """
 
     def loss_step(state: TrainState, batch: Batch) -> jax.Array:
         outputs, _ = model.apply(
             variables(state.params, state.model_state), batch, False, state.key
         )
-        return loss(outputs, batch, state.loss_state, state.step)[0]
+        return loss(outputs, batch, loss.init(), state.step)[0]
 
     return loss_step
 

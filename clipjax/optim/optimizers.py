@@ -7,9 +7,13 @@ an optimizer puts it decides whether the decay is decoupled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Hashable
 
+import jax
 import optax
+
+from clipjax.optim.orthogonal import orthogonalize
 
 Rate = Callable[[float], optax.Schedule]
 Decay = Callable[[float], optax.GradientTransformation]
@@ -73,5 +77,43 @@ def sgd(
     return optax.chain(
         decay(weight_decay),
         optax.trace(decay=momentum, nesterov=nesterov),
+        optax.scale_by_learning_rate(rate(lr)),
+    )
+
+
+def muon(
+    rate: Rate,
+    decay: Decay,
+    *,
+    lr: float = 1e-3,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    eps: float = 1e-6,
+    weight_decay: float = 0.2,
+    by_adam: str = r"embedding|positions|class_token",
+) -> optax.GradientTransformation:
+    """Muon for the matrices, Adam for the rest (K. Jordan et al. 2024), scaled so that
+    learning rate and decoupled weight decay are those of AdamW (arXiv 2502.16982).
+
+    momentum, nesterov: of matrices. b1, b2, eps: of Adam. by_adam: a pattern; matrices
+    whose path it matches, and everything of other than two dimensions, go to Adam.
+    """
+    left_out = re.compile(by_adam)
+
+    def label(path, leaf) -> str:
+        whole = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "adam" if leaf.ndim != 2 or left_out.search(whole) else "muon"
+
+    by_kind: dict[Hashable, optax.GradientTransformation] = {
+        "muon": optax.chain(optax.trace(momentum, nesterov), orthogonalize()),
+        "adam": optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    }
+    return optax.chain(
+        optax.partition(
+            by_kind, lambda params: jax.tree_util.tree_map_with_path(label, params)
+        ),
+        decay(weight_decay),
         optax.scale_by_learning_rate(rate(lr)),
     )

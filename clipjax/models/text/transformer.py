@@ -41,6 +41,7 @@ def make(
     pool: str = "eot",
     activation: str = "gelu",
     dropout: float = 0.0,
+    token_dropout: float = 0.0,
     remat: bool = False,
 ) -> TextTransformer:
     """A text transformer.
@@ -56,6 +57,8 @@ def make(
         (the last position, padding or not), "cls" (the first; not if causal).
       activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
       dropout: rate after the embeddings and in every block.
+      token_dropout: rate at which whole tokens lose their embedding, though not their
+        position, in training (arXiv 1512.05287, section 4.2).
       remat: spend compute to save memory; see layers.Transformer.
 
     Raises:
@@ -65,6 +68,7 @@ def make(
     layers.one_of("text.pool", pool, POOLS)
     layers.one_of("text.activation", activation, layers.ACTIVATIONS)
     layers.in_range("text.dropout", dropout)
+    layers.in_range("text.token_dropout", token_dropout)
     if causal and pool == "cls":
         raise UserError(
             "text.pool='cls': the first token of a causal tower sees only itself; set "
@@ -86,6 +90,7 @@ def make(
         pool=pool,
         activation=activation,
         dropout=dropout,
+        token_dropout=token_dropout,
         remat=remat,
     )
 
@@ -103,6 +108,7 @@ class TextTransformer(nn.Module):
     pool: str
     activation: str
     dropout: float
+    token_dropout: float
     remat: bool
     dtype: Any = None
 
@@ -137,7 +143,9 @@ class TextTransformer(nn.Module):
         shape = (self.context_length, self.width)
         positions = self.param("positions", normal(0.01), shape)
         table, positions = promote_dtype(table, positions, dtype=self.dtype)
-        x = jnp.take(table, text, axis=0) + positions[None, :length]
+        x = jnp.take(table, text, axis=0)
+        whole = nn.Dropout(self.token_dropout, (2,), deterministic=not train)
+        x = whole(x) + positions[None, :length]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = layers.Transformer(
             self.depth,

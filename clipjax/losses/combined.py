@@ -1,0 +1,35 @@
+"""A weighted sum of losses: `:loss=clip+cyclip`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from clipjax.types import Batch, Loss, Metrics, Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class CombinedLoss:
+    """parts: (label, weight, loss) of each."""
+
+    parts: tuple[tuple[str, float, Loss], ...]
+
+    def init(self) -> dict[str, Any]:
+        """The parts' states by label."""
+        return {label: loss.init() for label, _, loss in self.parts}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """The sum; the value of each part is the metric LABEL_loss.
+
+        A metric that two parts have is the first one's.
+        """
+        total, states, metrics = 0.0, {}, {}
+        for label, weight, loss in self.parts:
+            value, states[label], found = loss(outputs, batch, state[label], step)
+            total += weight * value
+            metrics = {**found, **metrics, f"{label}_loss": value}
+        return total, states, metrics

@@ -1,0 +1,87 @@
+"""CyCLIP: CLIP's loss and two terms of consistency (arXiv 2205.14459).
+
+L = contrastive * L_CLIP
+    + in_modal / b * sum_ij (<image_i, image_j> - <text_i, text_j>)^2
+    + cross_modal / b * sum_ij (<image_i, text_j> - <image_j, text_i>)^2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import clip, pairs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    in_modal: float = 0.25,
+    cross_modal: float = 0.25,
+    contrastive: float = 1.0,
+    same_image: str = "negative",
+    block: int = 0,
+) -> CyclipLoss:
+    """The CyCLIP loss.
+
+    Args:
+      in_modal, cross_modal: weights of the two terms.
+      contrastive: weight of the CLIP loss; 0 for the two terms alone, to add to
+        another loss.
+      same_image, block: as of the CLIP loss; the two terms are over all pairs.
+
+    Raises UserError for a value out of range.
+    """
+    for name, weight in (
+        ("in_modal", in_modal),
+        ("cross_modal", cross_modal),
+        ("contrastive", contrastive),
+    ):
+        if weight < 0:
+            raise UserError(f"loss.{name}={weight}: must be 0 or more")
+    softmax = clip.make(spec, same_image=same_image, block=block)
+    return CyclipLoss(in_modal, cross_modal, contrastive, softmax)
+
+
+@dataclasses.dataclass(frozen=True)
+class CyclipLoss:
+    in_modal: float
+    cross_modal: float
+    contrastive: float
+    softmax: clip.ClipLoss
+
+    def init(self) -> dict:
+        return {}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[jax.Array, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        image, text = outputs["image_embed"], outputs["text_embed"]
+        value, _, metrics = self.softmax(outputs, batch, {}, step)
+        # Both differences are inner products of longer vectors.
+        both = jnp.concatenate([image, text], axis=1)
+        against = jnp.concatenate([image, -text], axis=1)
+        crossed = jnp.concatenate([text, -image], axis=1)
+        n, plan = image.shape[0], self.softmax.plan
+        in_modal = pairs.total(_squares, both, against, plan) / n
+        cross_modal = pairs.total(_squares, both, crossed, plan) / n
+        metrics = {
+            **metrics,
+            "contrastive": value,
+            "in_modal": in_modal,
+            "cross_modal": cross_modal,
+        }
+        value = (
+            self.contrastive * value
+            + self.in_modal * in_modal
+            + self.cross_modal * cross_modal
+        )
+        return value, state, metrics
+
+
+def _squares(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    return jnp.square(pairs.products(rows, columns)).sum()

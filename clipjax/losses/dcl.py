@@ -1,0 +1,73 @@
+"""Decoupled contrastive loss: no positive in the denominator (arXiv 2110.06848).
+
+L_i = -w_i l_ii + log sum over negatives of e^l_ij, l = scale * S; the mean over images
+and texts. The paper's form has in-modal negatives too; this is the cross-modal one.
+w_i is 1, or with `sigma` (DCLW) 2 - b * softmax_i(S_ii / sigma), held fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses import global_contrastive as gcl
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    sigma: float = 0.0,
+    same_image: str = "negative",
+    block: int = 0,
+) -> DclLoss:
+    """The decoupled loss.
+
+    Args:
+      sigma: of the weights of DCLW, 0.5 in the paper; 0: all weights are 1.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+
+    Raises UserError for a value out of range.
+    """
+    matches.check(same_image, gcl.MODES)
+    if sigma < 0:
+        raise UserError(f"loss.sigma={sigma}: must be 0 or more")
+    return DclLoss(sigma, same_image, pairs.Plan(block, spec.mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class DclLoss:
+    sigma: float
+    same_image: str
+    plan: pairs.Plan
+
+    def init(self) -> dict:
+        return {}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        scale = outputs["logit_scale"]
+        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
+        n = image.vectors.shape[0]
+        if n < 2:
+            raise UserError(
+                "data.batch_size=1: the dcl loss needs two pairs or more in a batch"
+            )
+        own = (image.vectors * text.vectors).sum(axis=1)
+        pull = own * scale
+        if self.sigma:
+            share = jax.nn.softmax(jax.lax.stop_gradient(own) / self.sigma)
+            pull = pull * (2 - n * share)
+        value = 0.0
+        for sums in pairs.log_sums(image, text, False, self.plan):
+            some = jnp.isfinite(sums.lse)  # an anchor without negatives costs nothing
+            push = jnp.where(some, sums.lse, 0)
+            value += jnp.where(some, push - pull, 0).mean() / 2
+        return value, state, diagnostics.measure(outputs, self.plan, None)

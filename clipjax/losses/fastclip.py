@@ -1,0 +1,169 @@
+"""FastCLIP v0 to v3: global contrastive losses for many devices (arXiv 2407.01445).
+
+All keep moving averages u of g for every image and text, as SogCLR does, with a gamma
+that falls from 1 along a cosine. With t the temperature:
+
+v0  mean(g1 / u1) + mean(g2 / u2), u held fixed; t is the model's, learned.
+v1  t / 2 * (mean log u1 + mean log u2), t fixed.
+v2  a temperature for each image and text: iSogCLR with Adam.
+v3  t / 2 * (mean log u1 + mean log u2) + rho * t, t is the model's, learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, isogclr, matches, moving, pairs, scheduled
+from clipjax.losses import global_contrastive as gcl
+from clipjax.models.layers import one_of
+from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    variant: str = "v3",
+    temperature: float = 0.07,
+    rho: float = 6.5,
+    gamma: float = 1.0,
+    eps: float = 1e-14,
+    scaling: str = "consistent",
+    same_image: str = "negative",
+    block: int = 0,
+    schedules: scheduled.Schedules = (("gamma", "cosine", 0.2, 0.5),),
+) -> Loss:
+    """A FastCLIP loss.
+
+    Args:
+      variant: "v0", "v1", "v2" or "v3".
+      temperature: v1: its value; v2: of every example at the start. v0 and v3 learn the
+        model's own (model.logit_scale_init, optim.groups for its learning rate).
+      rho: v2, v3: larger values give larger temperatures.
+      gamma: weight of the batch's g in the moving average, at the start.
+      eps: added to u.
+      scaling: "consistent": gradients of the formulas above; "official": those of the
+        authors' code, half of v0's, 1 / t times v1's, and in v3 the part of the
+        temperature's that comes through g twice.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+      schedules: of gamma (and rho, temperature); see losses/scheduled.py.
+
+    Raises UserError for a value out of range.
+    """
+    one_of("loss.variant", variant, ("v0", "v1", "v2", "v3"))
+    one_of("loss.scaling", scaling, ("consistent", "official"))
+    if variant == "v2":
+        return isogclr.make(
+            spec,
+            temperature_init=temperature,
+            temperature_min=0.01,
+            temperature_lr=0.0133,
+            temperature_optim="adam",
+            rho=rho,
+            gamma=gamma,
+            eps=eps,
+            same_image=same_image,
+            block=block,
+            schedules=schedules,
+        )
+    matches.check(same_image, gcl.MODES)
+    if not eps > 0:
+        raise UserError(f"loss.eps={eps}: must be above 0")
+    limits = {
+        "temperature": scheduled.TEMPERATURE,
+        "gamma": scheduled.SHARE,
+        "rho": (0.0, 1000.0),
+    }
+    values = scheduled.values(
+        spec.total_steps,
+        schedules,
+        limits,
+        temperature=temperature,
+        gamma=gamma,
+        rho=rho,
+    )
+    return FastclipLoss(
+        variant=variant,
+        values=values,
+        log_eps=math.log(eps),
+        official=scaling == "official",
+        same_image=same_image,
+        plan=pairs.Plan(block, spec.mesh),
+        sizes=(spec.num_images, spec.num_texts),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FastclipLoss:
+    variant: str
+    values: scheduled.Values
+    log_eps: float
+    official: bool
+    same_image: str
+    plan: pairs.Plan
+    sizes: tuple[int, int]
+
+    def init(self) -> dict[str, jax.Array]:
+        """log u of every image and text, -inf: not yet visited."""
+        return {
+            f"{name}_log_u": moving.table(count, -jnp.inf)
+            for name, count in zip(gcl.ID_KEYS, self.sizes, strict=True)
+        }
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], logit_scale, image_id and text_id."""
+        now = self.values.at(step)
+        like = outputs["image_embed"]
+        t = jnp.asarray(now["temperature"], like.dtype)
+        if self.variant != "v1":
+            t = 1 / outputs["logit_scale"].astype(like.dtype)
+        fixed = jax.lax.stop_gradient(t)
+        rows, columns = gcl.sides(
+            outputs, batch, (1 / fixed, 1 / fixed), self.same_image
+        )
+        value, slope, features, new_state = 0.0, 0.0, 0.0, {}
+        found = gcl.anchors(rows, columns, self.plan)
+        for anchor, (name, id_key) in zip(found, gcl.ID_KEYS.items(), strict=True):
+            ids, table = batch[id_key], state[f"{name}_log_u"]
+            log_g = moving.log_mean_by_id(jax.lax.stop_gradient(anchor.log_g), ids)
+            log_u = moving.log_average(
+                moving.read(table, ids, log_g), log_g, now["gamma"]
+            )
+            new_state[f"{name}_log_u"] = moving.write(table, ids, log_u)
+            padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
+            # Through g: of t * log u, at the features, and at t.
+            features += gcl.carrier(anchor, padded)
+            through = (
+                gcl.temperature_slope(anchor, padded) - jax.lax.stop_gradient(padded)
+            ).mean()
+            if self.variant == "v0":
+                value += gcl.ratio(anchor, padded).mean()
+                slope += through / fixed
+            else:
+                value += fixed * padded.mean() / 2
+                slope += padded.mean() / 2 + through * (1 if self.official else 0.5)
+        factor = 1 / fixed if self.variant == "v0" else 0.5
+        if self.official:
+            factor *= {"v0": 0.5, "v1": 1 / fixed, "v3": 1.0}[self.variant]
+            slope *= 0.5 if self.variant == "v0" else 1
+        if self.variant == "v3":
+            value += now["rho"] * fixed
+            slope += now["rho"]
+        # The value above, with the gradients at the features and the temperature.
+        moves = features * factor
+        if self.variant != "v1":
+            moves += t * jax.lax.stop_gradient(slope)
+        metrics = {
+            **diagnostics.measure(outputs, self.plan, None),
+            "gamma": now["gamma"],
+            "temperature": fixed,
+        }
+        value = jax.lax.stop_gradient(value - moves) + moves
+        return value, new_state, metrics

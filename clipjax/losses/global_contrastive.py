@@ -1,0 +1,105 @@
+"""The parts of the global contrastive losses: SogCLR, iSogCLR and FastCLIP.
+
+For an anchor i with similarities S_ij to its negatives, and its own S_ii:
+g_i = mean over j of exp((S_ij - S_ii) / temperature_i), and u_i is its moving average
+over the visits of i. The gradient that these losses use, sum over j of w_ij d(S_ij -
+S_ii) with w_ij = exp((S_ij - S_ii) / temperature_i) / u_i, is that of log g_i times
+temperature_i * g_i / u_i, so that only sums over rows and columns are needed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import matches, pairs
+from clipjax.types import Batch, Outputs, UserError
+
+MODES = ("negative", "mask")
+ID_KEYS = {"image": "image_id", "text": "text_id"}
+
+
+class Anchors(NamedTuple):
+    """Of one direction, all [b]: own S_ii; scale: 1 / temperature; log_g, which carries
+    gradient; mean: of S over the negatives, weighted by their exponentials."""
+
+    own: jax.Array
+    scale: jax.Array
+    log_g: jax.Array
+    mean: jax.Array
+
+
+def sides(
+    outputs: Outputs, batch: Batch, scales: tuple, same_image: str
+) -> tuple[pairs.Side, pairs.Side]:
+    """Rows and columns with their inverse temperatures."""
+    group = matches.groups(batch, same_image)
+    return (
+        pairs.side(outputs["image_embed"], scales[0], group),
+        pairs.side(outputs["text_embed"], scales[1], group),
+    )
+
+
+def anchors(
+    rows: pairs.Side, columns: pairs.Side, plan: pairs.Plan
+) -> tuple[Anchors, Anchors]:
+    """Both directions of a batch; an anchor without negatives has log_g -inf.
+
+    Raises UserError for a batch of one.
+    """
+    n = rows.vectors.shape[0]
+    if n < 2:
+        raise UserError(
+            "data.batch_size=1: this loss needs two pairs or more in a batch"
+        )
+    own = (rows.vectors * columns.vectors).sum(axis=1)
+    # `group` is `index` where nothing is masked: then every count is one.
+    negatives = jnp.maximum(n - matches.counts(rows.group), 1).astype(own.dtype)
+    found = pairs.log_sums(rows, columns, False, plan)
+    image, text = (
+        Anchors(
+            own,
+            side.scale,
+            sums.lse - side.scale * own - jnp.log(negatives),
+            sums.mean,
+        )
+        for side, sums in zip((rows, columns), found, strict=True)
+    )
+    return image, text
+
+
+def ratio(anchor: Anchors, log_u: jax.Array) -> jax.Array:
+    """g_i / u_i without gradient; 0 for an anchor without negatives."""
+    return jax.lax.stop_gradient(jnp.exp(anchor.log_g - log_u))
+
+
+def carrier(anchor: Anchors, log_u: jax.Array) -> jax.Array:
+    """The mean over anchors of the surrogate sum_j w_ij (S_ij - S_ii) / (negatives).
+
+    Its gradient is that with the weights held fixed.
+    """
+    weight = ratio(anchor, log_u)
+    value = weight * (anchor.mean - anchor.own)
+    # An anchor without negatives has neither value nor gradient.
+    some = jnp.isfinite(anchor.log_g)
+    temperature = 1 / jax.lax.stop_gradient(anchor.scale)
+    moving = weight * temperature * jnp.where(some, anchor.log_g, 0)
+    return jax.lax.stop_gradient(value - moving).mean() + moving.mean()
+
+
+def temperature_slope(anchor: Anchors, log_u: jax.Array) -> jax.Array:
+    """d/dt of t log u(t) at each anchor's temperature t, without gradient: [b]."""
+    spread = anchor.scale * (anchor.mean - anchor.own)
+    return jax.lax.stop_gradient(log_u - ratio(anchor, log_u) * spread)
+
+
+def negative_sums(
+    rows: pairs.Side, columns: pairs.Side, factor: float, plan: pairs.Plan
+) -> tuple[jax.Array, jax.Array]:
+    """log of the sum over negatives of exp(factor * scale * S), both ways, [b] each."""
+    rows = rows._replace(scale=rows.scale * factor)
+    columns = columns._replace(scale=columns.scale * factor)
+    found = pairs.log_sums(rows, columns, False, plan)
+    return found[0].lse, found[1].lse

@@ -1,0 +1,99 @@
+"""HCL: hard negatives weigh more, likely false ones are allowed for (arXiv 2010.04592).
+
+With p = e^l_ii, n_j = e^l_ij over M negatives, l = scale * S: R = sum n_j^(1 + beta) /
+mean n_j^beta, G = max((R - tau_plus M p) / (1 - tau_plus), M e^-scale), L_i = -log(p /
+(p + G)); the mean over images and texts. The paper's form has in-modal negatives; this
+is the cross-modal one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses import global_contrastive as gcl
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    beta: float = 1.0,
+    tau_plus: float = 0.1,
+    same_image: str = "negative",
+    block: int = 0,
+) -> HclLoss:
+    """The HCL loss.
+
+    Args:
+      beta: how much harder negatives weigh more, 0: evenly.
+      tau_plus: share of negatives in [0, 1) that are thought to be matches.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+
+    Raises UserError for a value out of range.
+    """
+    matches.check(same_image, gcl.MODES)
+    if beta < 0:
+        raise UserError(f"loss.beta={beta}: must be 0 or more")
+    if not 0 <= tau_plus < 1:
+        raise UserError(f"loss.tau_plus={tau_plus}: must be in [0, 1)")
+    return HclLoss(beta, tau_plus, same_image, pairs.Plan(block, spec.mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class HclLoss:
+    beta: float
+    tau_plus: float
+    same_image: str
+    plan: pairs.Plan
+
+    def init(self) -> dict:
+        return {}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        scale = outputs["logit_scale"]
+        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
+        n = image.vectors.shape[0]
+        if n < 2:
+            raise UserError(
+                "data.batch_size=1: the hcl loss needs two pairs or more in a batch"
+            )
+        own = (image.vectors * text.vectors).sum(axis=1) * scale
+        counts = jnp.maximum(n - matches.counts(image.group), 1).astype(own.dtype)
+        harder = gcl.negative_sums(image, text, 1 + self.beta, self.plan)
+        among = (jnp.log(counts),) * 2
+        if self.beta:
+            among = gcl.negative_sums(image, text, self.beta, self.plan)
+        value = 0.0
+        for hard, all_ in zip(harder, among, strict=True):
+            some = jnp.isfinite(hard)  # an anchor without negatives costs nothing
+            weighed = jnp.where(some, hard - jnp.where(some, all_, 0), 0)
+            # log of R less the share of false negatives, no less than the floor.
+            log_r = weighed + jnp.log(counts)
+            floor = jnp.log(counts) - scale
+            if self.tau_plus:
+                false = jnp.log(self.tau_plus * counts) + own
+                log_g = _log_less(log_r, false, floor + math.log(1 - self.tau_plus))
+                log_g = log_g - math.log(1 - self.tau_plus)
+            else:
+                log_g = jnp.maximum(log_r, floor)
+            value += jnp.where(some, jnp.logaddexp(own, log_g) - own, 0).mean() / 2
+        return value, state, diagnostics.measure(outputs, self.plan, None)
+
+
+def _log_less(a: jax.Array, b: jax.Array, floor: jax.Array) -> jax.Array:
+    """log max(e^a - e^b, e^floor); where the floor holds, the gradient is its own."""
+    above = a + jnp.log1p(-jnp.exp(jnp.minimum(b - a, -1e-6)))
+    enough = (a > b) & (above > floor)
+    # Chosen before the logarithm, whose gradient at 0 would spoil the other's.
+    safe = jnp.where(enough, b - a, -1.0)
+    return jnp.where(enough, a + jnp.log1p(-jnp.exp(safe)), floor)

@@ -1,0 +1,93 @@
+"""HN-NCE: hard negatives weigh more (DiHT, arXiv 2301.02280, section 3.3).
+
+With l = scale * S: L_i = -l_ii + log(alpha e^l_ii + sum_j w_ij e^l_ij), where
+w_ij = (b - 1) e^(beta l_ij) / sum_k e^(beta l_ik) over the negatives; the mean over
+images and texts. alpha = 1, beta = 0 is CLIP's loss; alpha = 0 the decoupled form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses import global_contrastive as gcl
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.25,
+    fixed_weights: bool = False,
+    same_image: str = "negative",
+    block: int = 0,
+) -> HnNceLoss:
+    """The HN-NCE loss.
+
+    Args:
+      alpha: weight of the positive in the denominator, from 0 to 1.
+      beta: how much harder negatives weigh more, 0: evenly.
+      fixed_weights: hold the weights w fixed; else they carry gradient, as in the
+        published code.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+
+    Raises UserError for a value out of range.
+    """
+    matches.check(same_image, gcl.MODES)
+    if not 0 <= alpha <= 1:
+        raise UserError(f"loss.alpha={alpha}: must be from 0 to 1")
+    if beta < 0:
+        raise UserError(f"loss.beta={beta}: must be 0 or more")
+    plan = pairs.Plan(block, spec.mesh)
+    return HnNceLoss(alpha, beta, fixed_weights, same_image, plan)
+
+
+@dataclasses.dataclass(frozen=True)
+class HnNceLoss:
+    alpha: float
+    beta: float
+    fixed_weights: bool
+    same_image: str
+    plan: pairs.Plan
+
+    def init(self) -> dict:
+        return {}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        scale = outputs["logit_scale"]
+        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
+        n = image.vectors.shape[0]
+        if n < 2:
+            raise UserError(
+                "data.batch_size=1: the hn_nce loss needs two pairs or more in a batch"
+            )
+        own = (image.vectors * text.vectors).sum(axis=1) * scale
+        harder, among = gcl.negative_sums(image, text, 1 + self.beta, self.plan), None
+        if self.beta:
+            among = gcl.negative_sums(image, text, self.beta, self.plan)
+        counts = jnp.maximum(n - matches.counts(image.group), 1).astype(own.dtype)
+        value = 0.0
+        for k in range(2):
+            some = jnp.isfinite(harder[k])  # an anchor without negatives costs nothing
+            hard = jnp.where(some, harder[k], 0)
+            negatives = hard
+            if among is not None:
+                negatives = jnp.log(counts) + hard - jnp.where(some, among[k], 0)
+            if self.fixed_weights:
+                moves = hard / (1 + self.beta)
+                negatives = jax.lax.stop_gradient(negatives - moves) + moves
+            below = negatives
+            if self.alpha:
+                below = jnp.logaddexp(math.log(self.alpha) + own, negatives)
+            value += jnp.where(some, below - own, 0).mean() / 2
+        return value, state, diagnostics.measure(outputs, self.plan, None)

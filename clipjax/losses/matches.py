@@ -1,0 +1,50 @@
+"""Option `same_image`: what becomes of pairs with several captions of one image.
+
+"negative" treats them as any other pair, "mask" leaves them out, "positive" counts them
+as matches too. Which rows belong together is said by batch["image_id"].
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.types import Batch, UserError
+
+MODES = ("negative", "mask", "positive")
+
+
+def check(mode: str, modes: tuple[str, ...] = MODES) -> None:
+    """Raises UserError for a mode that a loss does not have."""
+    if mode not in modes:
+        raise UserError(
+            f"loss.same_image={mode!r}: must be one of {', '.join(modes)} with this "
+            "loss"
+        )
+
+
+def groups(batch: Batch, mode: str) -> jax.Array | None:
+    """The ids int32 [b] to leave pairs out by (pairs.Side), None for none."""
+    return batch["image_id"] if mode == "mask" else None
+
+
+def counts(ids: jax.Array) -> jax.Array:
+    """How often each row's id is in the batch, [b]."""
+    slot = slots(ids)
+    return jax.ops.segment_sum(jnp.ones_like(ids), slot, ids.shape[0])[slot]
+
+
+def group_mean(vectors: jax.Array, ids: jax.Array) -> jax.Array:
+    """The mean of the vectors [b e] over the rows of equal id, for each row."""
+    slot = slots(ids)
+    sums = jax.ops.segment_sum(vectors, slot, ids.shape[0])[slot]
+    return sums / counts(ids)[:, None].astype(vectors.dtype)
+
+
+def slots(ids: jax.Array) -> jax.Array:
+    """A number in [0, b) for each row, equal where the ids are equal."""
+    order = jnp.argsort(ids)
+    ordered = ids[order]
+    new = jnp.concatenate([jnp.zeros(1, bool), ordered[1:] != ordered[:-1]])
+    number = jnp.cumsum(new, dtype=jnp.int32)
+    return jnp.zeros_like(number).at[order].set(number)

@@ -1,0 +1,127 @@
+"""OnlineCLR: a soft maximum over all negative pairs against one over all positives.
+
+From report 4's course code; no paper was found. Objective: negative_temperature * log
+sum over negative pairs of exp(s / negative_temperature) + positive_temperature * log
+sum over positive pairs of exp(-s / positive_temperature), each pair counted in both
+directions. The two sums are moving averages over steps; a step's gradient is that of
+sum w_n s_n - sum w_p s_p with the weights w_n = exp(s_n / negative_temperature) / u_n,
+w_p = exp(-s_p / positive_temperature) / u_p held fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
+from clipjax.losses import global_contrastive as gcl
+from clipjax.models.layers import one_of
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    negative_temperature: float = 0.07,
+    positive_temperature: float = 0.7,
+    gamma: float = 0.8,
+    cold_start: str = "first",
+    same_image: str = "negative",
+    block: int = 0,
+    schedules: scheduled.Schedules = (),
+) -> OnlineclrLoss:
+    """The OnlineCLR loss. The model's logit_scale has no part in it.
+
+    Args:
+      negative_temperature, positive_temperature: the course has 0.01 and 0.1.
+      gamma: weight in (0, 1] of a batch's sums in their moving averages.
+      cold_start: the averages after the first batch: "first" its sums, "gamma" gamma
+        times them, as in the course's code, whose first weights so sum to 1 / gamma.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+      schedules: of the temperatures and gamma; see losses/scheduled.py.
+
+    Raises UserError for a value out of range.
+    """
+    one_of("loss.cold_start", cold_start, ("first", "gamma"))
+    matches.check(same_image, gcl.MODES)
+    limits = {
+        "negative_temperature": scheduled.TEMPERATURE,
+        "positive_temperature": scheduled.TEMPERATURE,
+        "gamma": scheduled.SHARE,
+    }
+    values = scheduled.values(
+        spec.total_steps,
+        schedules,
+        limits,
+        negative_temperature=negative_temperature,
+        positive_temperature=positive_temperature,
+        gamma=gamma,
+    )
+    plan = pairs.Plan(block, spec.mesh)
+    return OnlineclrLoss(values, cold_start == "first", same_image, plan)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineclrLoss:
+    values: scheduled.Values
+    warm: bool
+    same_image: str
+    plan: pairs.Plan
+
+    def init(self) -> dict[str, jax.Array]:
+        """log of the two moving averages, -inf: none yet."""
+        return {
+            "negative_log_u": jnp.full((), -jnp.inf, jnp.float32),
+            "positive_log_u": jnp.full((), -jnp.inf, jnp.float32),
+        }
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[jax.Array, dict, Metrics]:
+        """Needs image_embed, text_embed [b e]; image_id by same_image.
+
+        Raises UserError for a batch of one, which has no negatives.
+        """
+        now = self.values.at(step)
+        t_n, t_p = now["negative_temperature"], now["positive_temperature"]
+        rows, columns = gcl.sides(outputs, batch, (1 / t_n, 1 / t_n), self.same_image)
+        if rows.vectors.shape[0] < 2:
+            raise UserError(
+                "data.batch_size=1: the onlineclr loss needs two pairs or more in a "
+                "batch"
+            )
+        # Every pair counts twice, once for each direction.
+        own = (rows.vectors * columns.vectors).sum(axis=1)
+        sums, _ = pairs.log_sums(rows, columns, False, self.plan)
+        log_n = jax.nn.logsumexp(sums.lse) + math.log(2)
+        log_p = jax.nn.logsumexp(-own / t_p) + math.log(2)
+        u_n = self._average(state["negative_log_u"], log_n, now["gamma"])
+        u_p = self._average(state["positive_log_u"], log_p, now["gamma"])
+        hardest = jax.nn.softmax(jax.lax.stop_gradient(sums.lse)) @ sums.mean
+        weight_n = jax.lax.stop_gradient(jnp.exp(log_n - u_n))
+        moves = weight_n * t_n * log_n
+        negatives = jax.lax.stop_gradient(weight_n * hardest - moves) + moves
+        weight_p = jax.lax.stop_gradient(2 * jnp.exp(-own / t_p - u_p))
+        value = negatives - (weight_p * own).sum()
+        metrics = {
+            **diagnostics.measure(outputs, self.plan, None),
+            **now,
+            "objective": t_n * u_n + t_p * u_p,
+        }
+        new_state = {
+            "negative_log_u": u_n.astype(state["negative_log_u"].dtype),
+            "positive_log_u": u_p.astype(state["positive_log_u"].dtype),
+        }
+        return value, new_state, metrics
+
+    def _average(self, old: jax.Array, log_sum: jax.Array, gamma) -> jax.Array:
+        log_sum = jax.lax.stop_gradient(log_sum)
+        old = old.astype(log_sum.dtype)
+        if not self.warm:
+            gamma = jnp.asarray(gamma, log_sum.dtype)
+            return jnp.logaddexp(jnp.log1p(-gamma) + old, jnp.log(gamma) + log_sum)
+        return moving.log_average(old, log_sum, gamma)

@@ -1,0 +1,76 @@
+"""The sigmoid loss: every pair a yes or no of its own (SigLIP, arXiv 2303.15343).
+
+L = (1 / b) * sum over pairs of -log sigmoid(z_ij * (scale * <image_i, text_j> + bias)),
+z = 1 for matches and -1 for all others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, pairs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+# What the paper starts the model with; a config's own choice goes before.
+MODEL_OPTIONS = {"logit_scale_init": 10.0, "logit_bias_init": -10.0}
+
+
+def make(
+    spec: LossSpec, *, same_image: str = "negative", block: int = 0
+) -> SigmoidLoss:
+    """The sigmoid loss.
+
+    Args:
+      same_image: "negative", "mask" or "positive" (all texts of an image are matches).
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+
+    Raises UserError for a value out of range.
+    """
+    matches.check(same_image)
+    return SigmoidLoss(same_image, pairs.Plan(block, spec.mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmoidLoss:
+    same_image: str
+    plan: pairs.Plan
+
+    def init(self) -> dict:
+        return {}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[jax.Array, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], logit_scale, logit_bias.
+
+        Raises UserError for a model without a bias.
+        """
+        if "logit_bias" not in outputs:
+            raise UserError(
+                "the siglip loss needs a model with a bias: set "
+                "model.logit_bias_init, -10 in the paper"
+            )
+        image, text = outputs["image_embed"], outputs["text_embed"]
+        scale, bias = outputs["logit_scale"], outputs["logit_bias"]
+        rows = pairs.side(image, scale, matches.groups(batch, self.same_image))
+        columns = pairs.side(text, scale, rows.group)
+        ids = batch["image_id"] if self.same_image == "positive" else rows.index
+
+        def term(rows, columns):
+            (rows, scale, bias, ids), (columns, other_ids) = rows, columns
+            logits = pairs.products(rows.vectors, columns.vectors)
+            logits = scale[:, None] * logits + bias[:, None]
+            match = ids[:, None] == other_ids[None]
+            # -log sigmoid(-l) = softplus(l), -log sigmoid(l) = softplus(l) - l.
+            loss = jax.nn.softplus(logits) - jnp.where(match, logits, 0)
+            return jnp.where(pairs.kept(rows, columns, True), loss, 0).sum()
+
+        n = image.shape[0]
+        biases = jnp.broadcast_to(bias, (n,))
+        value = pairs.total(
+            term, (rows, rows.scale, biases, ids), (columns, ids), self.plan
+        )
+        return value / n, state, diagnostics.measure(outputs, self.plan, None)

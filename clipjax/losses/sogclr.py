@@ -1,0 +1,157 @@
+"""SogCLR: a contrastive loss over the whole data set, not the batch (arXiv 2202.12387).
+
+Objective: temperature * mean over images of log(eps + u_i), plus the same over texts,
+where u_i, kept for every image and text, is a moving average of g_i (see
+losses/global_contrastive.py). A step's gradient is that of the surrogate
+mean_i 1 / (b - 1) * sum_j w_ij (S_ij - S_ii), w_ij = exp((S_ij - S_ii) / temperature) /
+(u_i + eps) held fixed; the loss is the surrogate's value, which says little. The metric
+`objective` is what goes down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
+from clipjax.losses import global_contrastive as gcl
+from clipjax.models.layers import one_of
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+
+def make(
+    spec: LossSpec,
+    *,
+    temperature: float = 0.07,
+    gamma: float = 0.8,
+    eps: float = 1e-10,
+    surrogate: str = "linear",
+    margin: float = 1.0,
+    cold_start: str = "first",
+    include_own: bool = False,
+    same_image: str = "negative",
+    block: int = 0,
+    schedules: scheduled.Schedules = (),
+) -> SogclrLoss:
+    """The SogCLR loss. The model's logit_scale has no part in it.
+
+    Args:
+      temperature: of the exponentials.
+      gamma: weight in (0, 1] of the batch's g in the moving average.
+      eps: added to u, so that an easy example's weights stay bounded.
+      surrogate: "linear", or "squared_hinge": max(0, S_ij - S_ii + margin)^2 in place
+        of S_ij - S_ii.
+      margin: of the squared hinge.
+      cold_start: u at the first visit: "first" takes g, "gamma" gamma * g.
+      include_own: count the own pair (a term of 1) in g, as some codes do.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+      schedules: of temperature and gamma; see losses/scheduled.py.
+
+    Raises UserError for a value out of range.
+    """
+    one_of("loss.surrogate", surrogate, ("linear", "squared_hinge"))
+    one_of("loss.cold_start", cold_start, ("first", "gamma"))
+    matches.check(same_image, gcl.MODES)
+    if not eps > 0:
+        raise UserError(f"loss.eps={eps}: must be above 0")
+    values = scheduled.values(
+        spec.total_steps,
+        schedules,
+        {"temperature": scheduled.TEMPERATURE, "gamma": scheduled.SHARE},
+        temperature=temperature,
+        gamma=gamma,
+    )
+    return SogclrLoss(
+        values=values,
+        log_eps=math.log(eps),
+        hinge=margin if surrogate == "squared_hinge" else None,
+        warm=cold_start == "first",
+        include_own=include_own,
+        same_image=same_image,
+        plan=pairs.Plan(block, spec.mesh),
+        sizes=(spec.num_images, spec.num_texts),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SogclrLoss:
+    values: scheduled.Values
+    log_eps: float
+    hinge: float | None
+    warm: bool
+    include_own: bool
+    same_image: str
+    plan: pairs.Plan
+    sizes: tuple[int, int]
+
+    def init(self) -> dict[str, jax.Array]:
+        """log u of every image and text, -inf: not yet visited."""
+        images, texts = self.sizes
+        return {
+            "image_log_u": moving.table(images, -jnp.inf),
+            "text_log_u": moving.table(texts, -jnp.inf),
+        }
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """Needs image_embed, text_embed [b e], image_id and text_id."""
+        now = self.values.at(step)
+        temperature = now["temperature"]
+        rows, columns = gcl.sides(
+            outputs, batch, (1 / temperature, 1 / temperature), self.same_image
+        )
+        value, objective, new_state = 0.0, 0.0, {}
+        both = ("image", rows, columns), ("text", columns, rows)
+        found = gcl.anchors(rows, columns, self.plan)
+        for anchor, (name, ours, theirs) in zip(found, both, strict=True):
+            key, ids = f"{name}_log_u", batch[gcl.ID_KEYS[name]]
+            log_u, new_state[key] = self._visit(anchor, state[key], ids, now["gamma"])
+            padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
+            if self.hinge is None:
+                value += gcl.carrier(anchor, padded)
+            else:
+                value += self._hinged(anchor, padded, ours, theirs)
+            objective += temperature * padded.mean()
+        metrics = {
+            **diagnostics.measure(outputs, self.plan, None),
+            "objective": objective,
+            "gamma": now["gamma"],
+            "temperature": temperature,
+        }
+        return value, new_state, metrics
+
+    def _visit(self, anchor: gcl.Anchors, table, ids, gamma):
+        """log u of the batch [b] after this visit, and the new table."""
+        log_g = jax.lax.stop_gradient(anchor.log_g)
+        if self.include_own:
+            negatives = anchor.own.shape[0] - 1
+            log_g = jnp.logaddexp(log_g, -math.log(negatives))
+        log_g = moving.log_mean_by_id(log_g, ids)
+        old = moving.read(table, ids, log_g)
+        first = log_g if self.warm else log_g + jnp.log(jnp.asarray(gamma, log_g.dtype))
+        mixed = moving.log_average(old, log_g, gamma)
+        log_u = jnp.where(jnp.isneginf(old), first, mixed)
+        return log_u, moving.write(table, ids, log_u)
+
+    def _hinged(
+        self, anchor: gcl.Anchors, log_u, rows: pairs.Side, columns: pairs.Side
+    ) -> jax.Array:
+        n = anchor.own.shape[0]
+
+        def term(rows, columns):
+            rows, own, log_u = rows
+            s = pairs.products(rows.vectors, columns.vectors)
+            behind = s - own[:, None]
+            weights = jnp.exp(rows.scale[:, None] * behind - log_u[:, None])
+            cost = jnp.square(jnp.maximum(behind + self.hinge, 0))
+            cost = cost * jax.lax.stop_gradient(weights)
+            return jnp.where(pairs.kept(rows, columns, False), cost, 0).sum()
+
+        total = pairs.total(term, (rows, anchor.own, log_u), columns, self.plan)
+        return total / (n * (n - 1))
