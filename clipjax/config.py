@@ -58,6 +58,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "train": {
         "steps": 0,  # the run's length: steps, or
         "epochs": 0.0,  # epochs; one of the two is 0
+        "micro_batches": 1,  # parts in which the towers take a batch, to save memory
         "ema": 0.0,  # decay of the moving average of parameters; 0: none
         "max_logit_scale": 100.0,  # clamp of the inverse temperature
         "max_bad_steps": 10,  # non-finite steps in a row that end the run

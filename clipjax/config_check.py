@@ -139,6 +139,7 @@ LOWEST = {
     "optim.weight_decay": 0,
     "train.max_logit_scale": 1,
     "train.max_bad_steps": 1,
+    "train.micro_batches": 1,
     "train.eval_every": 0,
     "train.val_batches": 0,
     "checkpoint.every": 0,

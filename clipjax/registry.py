@@ -35,6 +35,7 @@ FAMILIES = {
 
 # Modules of a family's package that serve its components and are none themselves.
 HELPERS = {
+    "clipjax.models.heads",
     "clipjax.models.layers",
     "clipjax.evals.ranking",
     "clipjax.losses.combined",

@@ -21,8 +21,12 @@ def model(dropout=0.0, **options):
     return registry.load("model", "two_tower")(image, text, embed_dim=16, **options)
 
 
-def loss(batch=16, **options):
-    return registry.load("loss", "clip")(LossSpec(64, 64, 16, batch, 4, 40), **options)
+def spec(batch=16, mesh=None):
+    return LossSpec(64, 64, 16, batch, 4, 40, mesh)
+
+
+def loss(batch=16, name="clip", mesh=None, **options):
+    return registry.load("loss", name)(spec(batch, mesh), **options)
 
 
 def batch(size=16, seed=0):
@@ -44,6 +48,32 @@ def batch(size=16, seed=0):
 def optim(made, config, steps=40):
     params = jax.eval_shape(lambda: made.init(jax.random.key(0)))["params"]
     return factory.make(config, steps, 4, params)
+
+
+# Every contrastive loss with what it needs of its options and of the model's.
+LOSSES = {
+    "clip": ({"label_smoothing": 0.1}, {}),
+    "cyclip": ({}, {}),
+    "dcl": ({"sigma": 0.5}, {}),
+    "fastclip": ({}, {}),
+    "fastclip v0": ({"variant": "v0"}, {}),
+    "fastclip v1": ({"variant": "v1"}, {}),
+    "fastclip v2": ({"variant": "v2"}, {}),
+    "hcl": ({}, {}),
+    "hn_nce": ({}, {}),
+    "isogclr": ({}, {}),
+    "onlineclr": ({}, {}),
+    "siglip": ({}, {"logit_scale_init": 10.0, "logit_bias_init": -2.0}),
+    "sogclr": ({}, {}),
+    "sogclr hinge": ({"surrogate": "squared_hinge"}, {}),
+    "vicreg": ({}, {}),
+    "xbm": ({"size": 32}, {}),
+}
+
+
+def any_loss(case, batch=16, mesh=None, **more):
+    """The loss of a case of LOSSES."""
+    return loss(batch, case.split()[0], mesh, **LOSSES[case][0], **more)
 
 
 def to_float64(tree):

@@ -31,6 +31,12 @@ from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.types import Config, EvalResult, UserError
 
 
+# Embeddings of a lower effective rank than this, from this step on, have collapsed;
+# those of a fresh model are nearly alike too.
+COLLAPSE_RANK, COLLAPSE_STEP = 1.05, 200
+SIDES = ("image", "text")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a call of `train` ended.
@@ -170,11 +176,12 @@ def _loop(
     # Emulated devices share a thread pool: two steps in flight can wait for each other.
     one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     late: tuple[int, Any] | None = None
+    collapsed = False
     results: dict[str, EvalResult] = {}
 
     def finish_log() -> None:
         """Fetches and logs the step before; by now the device has its values."""
-        nonlocal late, replaced
+        nonlocal late, replaced, collapsed
         if late is None:
             return
         step, values = late[0], jax.device_get(late[1])
@@ -187,6 +194,15 @@ def _loop(
             for notes in gather(json.dumps(source.take_broken())):
                 for key, reason in json.loads(notes):
                     progress.say(f"replaced a broken example, {key}: {reason}")
+        if not collapsed and step >= max(COLLAPSE_STEP, total // 10):
+            ranks = [float(values.get(f"{side}_effective_rank", 9)) for side in SIDES]
+            collapsed = min(ranks) < COLLAPSE_RANK
+            if collapsed:
+                progress.say(
+                    f"warning: at step {step} the embeddings are nearly alike (effective "
+                    f"rank of images {ranks[0]:.2f}, of texts {ranks[1]:.2f}): try a "
+                    "lower --config.optim.lr or another loss"
+                )
         diverged = int(values["bad_in_row"]) >= config.train.max_bad_steps
         if due(step, config.log.every, total) or diverged:
             row = {f"train/{name}": float(value) for name, value in values.items()}

@@ -63,6 +63,12 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             f"data.batch_size={batch} is not divisible by the {devices} devices; "
             f"use e.g. {max(batch // devices, 1) * devices}"
         )
+    parts = config.train.micro_batches
+    if batch % (devices * parts):
+        raise UserError(
+            f"data.batch_size={batch} is not divisible by {parts} micro-batches on each "
+            f"of {devices} devices: change train.micro_batches"
+        )
     source = assemble.source(config.data.train)
     epoch_size = pipeline.epoch_size(source, config.data.unit)
     steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
@@ -121,6 +127,7 @@ def jit_step(run: Run):
         run.optim,
         ema=config.train.ema,
         max_logit_scale=config.train.max_logit_scale,
+        micro_batches=config.train.micro_batches,
     )
     where = jax.tree.map(lambda leaf: leaf.sharding, run.template)
     return jax.jit(

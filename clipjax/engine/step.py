@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clipjax.engine import gradients
 from clipjax.engine.state import TrainState, variables
 from clipjax.optim.factory import Optim
 from clipjax.types import Batch, Loss, Metrics, Model
@@ -18,31 +19,32 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    model: Model, loss: Loss, optim: Optim, *, ema: float, max_logit_scale: float
+    model: Model,
+    loss: Loss,
+    optim: Optim,
+    *,
+    ema: float,
+    max_logit_scale: float,
+    micro_batches: int = 1,
 ) -> TrainStep:
     """Returns train_step(state, batch) -> (state, metrics), to be jitted.
 
     ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
-    logit_scale (a logarithm) is kept in [0, ln max_logit_scale].
+    logit_scale (a logarithm) is kept in [0, ln max_logit_scale]. micro_batches: parts
+    in which the towers take a batch, see engine/gradients.py.
 
     A step whose loss, gradient or update is not finite changes nothing but `step` (or
     the same batch would come for ever) and the counts of such steps.
     """
 
+    gradient = gradients.make(model, loss, micro_batches)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
 
-        def objective(params):
-            outputs, model_state = model.apply(
-                variables(params, state.model_state), batch, True, key
-            )
-            value, loss_state, metrics = loss(
-                outputs, batch, state.loss_state, state.step
-            )
-            return value, (model_state, loss_state, outputs, metrics)
-
-        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        model_state, loss_state, outputs, metrics = aux
+        value, grads, model_state, loss_state, outputs, metrics = gradient(
+            state, batch, key
+        )
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optim.tx.update(
             grads, state.opt_state, state.params, value=value

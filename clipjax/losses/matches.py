@@ -43,6 +43,7 @@ def group_mean(vectors: jax.Array, ids: jax.Array) -> jax.Array:
 
 def slots(ids: jax.Array) -> jax.Array:
     """A number in [0, b) for each row, equal where the ids are equal."""
+    ids = jnp.asarray(ids)
     order = jnp.argsort(ids)
     ordered = ids[order]
     new = jnp.concatenate([jnp.zeros(1, bool), ordered[1:] != ordered[:-1]])

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from clipjax.models import layers
+from clipjax.models import heads, layers
 from clipjax.types import Batch, Outputs, UserError, Variables
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -44,6 +44,7 @@ def make(
     logit_scale_init: float = 1 / 0.07,
     learnable_scale: bool = True,
     logit_bias_init: float | None = None,
+    expander: tuple[int, ...] = (),
     mean: tuple[float, float, float] = MEAN,
     std: tuple[float, float, float] = STD,
     precision: str = "float32",
@@ -56,6 +57,8 @@ def make(
       logit_scale_init: inverse temperature at the start (the parameter is its log).
       learnable_scale: False keeps the inverse temperature; then it is no parameter.
       logit_bias_init: a learned bias of the logits (SigLIP), None for none.
+      expander: widths of an MLP over each side's features, which the vicreg loss looks
+        at in their place; () for none. Its outputs are no embeddings.
       mean, std: of red, green and blue in [0, 1], to normalise images with.
       precision: "float32", or "bfloat16" products with float32 parameters, statistics,
         softmax and embeddings. float64 parameters compute in float64 under "float32".
@@ -68,6 +71,8 @@ def make(
         raise UserError(f"model.embed_dim={embed_dim}: must be at least 1")
     if not logit_scale_init > 0:
         raise UserError(f"model.logit_scale_init={logit_scale_init}: must be above 0")
+    if any(width < 1 for width in expander):
+        raise UserError(f"model.expander={expander}: widths must be at least 1")
     if not all(value > 0 for value in std):
         raise UserError(f"model.std={std}: must be three numbers above 0")
     dtype = PRECISIONS[precision]
@@ -78,6 +83,7 @@ def make(
         logit_scale_init=logit_scale_init,
         learnable_scale=learnable_scale,
         logit_bias_init=logit_bias_init,
+        expander=tuple(expander),
         mean=mean,
         std=std,
     )
@@ -93,6 +99,7 @@ class TwoTower(nn.Module):
     logit_scale_init: float
     learnable_scale: bool
     logit_bias_init: float | None
+    expander: tuple[int, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -118,6 +125,10 @@ class TwoTower(nn.Module):
             outputs |= self._embed("image", encoded)
         if text is not None:
             outputs |= self._embed("text", self.text(text, mask, train))
+        if self.expander and image is not None and text is not None:
+            for side in ("image", "text"):  # for a loss, which wants both
+                head = heads.Expander(self.expander, name=f"{side}_expander")
+                outputs[f"{side}_expanded"] = head(outputs[f"{side}_features"])
         if self.learnable_scale:
             start = nn.initializers.constant(math.log(self.logit_scale_init))
             outputs["logit_scale"] = jnp.exp(self.param("logit_scale", start, ()))
@@ -149,7 +160,8 @@ class TwoTowerModel:
     """The two towers as a types.Model. Equal settings give equal, hashable models.
 
     Outputs of a side: {side}_embed float32 [b e] of unit norm, {side}_features float32
-    [b e] before normalisation, {side}_tokens [b n d] of the tower.
+    [b e] before normalisation, {side}_tokens [b n d] of the tower; where both sides are
+    given also {side}_expanded [b expander[-1]], if the model has expanders.
     """
 
     module: TwoTower

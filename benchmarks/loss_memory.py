@@ -1,0 +1,130 @@
+"""Memory and time of a contrastive loss: the whole matrix against blocks of its rows.
+
+    python benchmarks/loss_memory.py
+    python benchmarks/loss_memory.py --largest 65536 --width 512 --seconds 5   # GPU
+
+Value and gradient of each loss, without towers, on random unit vectors. Memory is what
+the compiled program says it needs beside its inputs and outputs. Times are medians of
+runs that take turns; a form is not run where it needs more than --limit GiB. Last, the
+largest batch, in powers of two, that needs no more than 1 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from clipjax.registry import load
+from clipjax.types import LossSpec
+
+LOSSES = ("clip", "siglip", "cyclip", "sogclr")
+
+
+def compiled(name: str, batch: int, width: int, block: int):
+    """The compiled value and gradient of a loss at this size."""
+    spec = LossSpec(batch, batch, width, batch, 1, 1)
+    loss = load("loss", name)(spec, block=block)
+
+    def step(image, text, scale):
+        outputs = {"image_embed": image, "text_embed": text, "logit_scale": scale}
+        outputs["logit_bias"] = -scale
+        ids = jnp.arange(batch, dtype=jnp.int32)
+        return loss(outputs, {"image_id": ids, "text_id": ids}, loss.init(), 0)[0]
+
+    vectors = jax.ShapeDtypeStruct((batch, width), jnp.float32)
+    scale = jax.ShapeDtypeStruct((), jnp.float32)
+    grad = jax.jit(jax.value_and_grad(step, (0, 1, 2)))
+    return grad.lower(vectors, vectors, scale).compile()
+
+
+def memory(program) -> int:
+    """Bytes beside inputs and outputs."""
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def inputs(batch: int, width: int):
+    draw = jax.random.normal(jax.random.key(0), (2, batch, width))
+    image, text = draw / jnp.linalg.norm(draw, axis=2, keepdims=True)
+    return image, text, jnp.float32(14.3)
+
+
+def times(programs: dict, given, seconds: float) -> dict[str, float]:
+    """Median seconds of each, taking turns."""
+    found: dict[str, list[float]] = {form: [] for form in programs}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(next(iter(found.values()))) < 3:
+        for form, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*given))
+            found[form].append(time.perf_counter() - start)
+    return {form: statistics.median(values[1:]) for form, values in found.items()}
+
+
+def largest(name: str, width: int, block: int, bound: int) -> str:
+    """The largest power of two whose program needs 1 GiB at most."""
+    batch = 1024
+    while batch < bound and memory(compiled(name, 2 * batch, width, block)) <= 2**30:
+        batch *= 2
+    return f"{batch:,}" + ("+" if batch >= bound else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--width", type=int, default=256, help="of an embedding")
+    parser.add_argument("--block", type=int, default=512, help="rows at a time")
+    parser.add_argument("--largest", type=int, default=8192, help="batch to run")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
+    parser.add_argument("--limit", type=float, default=4.0, help="GiB of a run")
+    parser.add_argument("--bound", type=int, default=2**18, help="of the last column")
+    parser.add_argument("--losses", nargs="*", default=LOSSES)
+    args = parser.parse_args()
+    console = Console(width=110)
+    console.print(
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, width {args.width}, "
+        f"blocks of {args.block}"
+    )
+    table = Table(
+        "loss", "batch", "whole MiB", "blocks MiB", "whole s", "blocks s", "x"
+    )
+    for name in args.losses:
+        batch = 1024
+        while batch <= args.largest:
+            programs = {
+                "whole": compiled(name, batch, args.width, 0),
+                "blocks": compiled(name, batch, args.width, args.block),
+            }
+            needs = {form: memory(program) for form, program in programs.items()}
+            runnable = {
+                form: program
+                for form, program in programs.items()
+                if needs[form] <= args.limit * 2**30
+            }
+            took = times(runnable, inputs(batch, args.width), args.seconds)
+            both = len(took) == 2
+            table.add_row(
+                name,
+                f"{batch:,}",
+                *(f"{needs[form] / 2**20:,.1f}" for form in ("whole", "blocks")),
+                *(f"{took[f]:.4f}" if f in took else "-" for f in ("whole", "blocks")),
+                f"{took['blocks'] / took['whole']:.2f}" if both else "-",
+            )
+            batch *= 2
+    console.print(table)
+    fits = Table("loss", "largest batch in 1 GiB, whole", "in blocks")
+    for name in args.losses:
+        fits.add_row(
+            name,
+            largest(name, args.width, 0, args.bound),
+            largest(name, args.width, args.block, args.bound),
+        )
+    console.print(fits)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The gradient of a step: at once, or exactly the same in micro-batches.
+
+A contrastive loss looks at the whole batch, so that gradients of smaller batches cannot
+be added up. Instead the embeddings of all micro-batches are computed first, the loss is
+differentiated at them, and each micro-batch is run again, under the same dropout masks,
+to carry its part of that gradient into the parameters (GradCache, arXiv 2101.06983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.engine.state import TrainState, variables
+from clipjax.types import GLOBAL_OUTPUTS, Batch, Loss, Metrics, Model, Outputs
+
+# (value, gradient, new model state, new loss state, outputs, metrics)
+Found = tuple[jax.Array, Any, Any, Any, Outputs, Metrics]
+
+
+def make(
+    model: Model, loss: Loss, micro_batches: int
+) -> Callable[[TrainState, Batch, jax.Array], Found]:
+    """Returns gradient(state, batch, key), whose outputs are those of GLOBAL_OUTPUTS.
+
+    micro_batches: in how many parts the towers take the batch. Part m has rows m, m +
+    micro_batches, ..., so that every device has its share, and the key fold_in(key, m).
+    """
+    if micro_batches == 1:
+        return lambda state, batch, key: _at_once(model, loss, state, batch, key)
+    return lambda state, batch, key: _in_parts(
+        model, loss, state, batch, key, micro_batches
+    )
+
+
+def _at_once(model: Model, loss: Loss, state, batch, key) -> Found:
+    def objective(params):
+        outputs, model_state = model.apply(
+            variables(params, state.model_state), batch, True, key
+        )
+        value, loss_state, metrics = loss(outputs, batch, state.loss_state, state.step)
+        return value, (model_state, loss_state, _split(outputs)[1], metrics)
+
+    found = jax.value_and_grad(objective, has_aux=True)(state.params)
+    (value, (model_state, loss_state, outputs, metrics)), gradient = found
+    return value, gradient, model_state, loss_state, outputs, metrics
+
+
+def _in_parts(model: Model, loss: Loss, state, batch, key, count: int) -> Found:
+    def part(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+    def whole(x: jax.Array) -> jax.Array:
+        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+    def forward(params, model_state, number, some):
+        outputs, model_state = model.apply(
+            variables(params, model_state), some, True, jax.random.fold_in(key, number)
+        )
+        return _split(outputs), model_state
+
+    numbers, parts = jnp.arange(count), jax.tree.map(part, dict(batch))
+
+    def first(_, given):
+        return (), forward(state.params, state.model_state, *given)[0]
+
+    _, (rows, shared) = jax.lax.scan(first, (), (numbers, parts))
+    rows = jax.tree.map(whole, rows)
+    shared = jax.tree.map(lambda x: x[0], shared)
+
+    def objective(rows, shared):
+        value, loss_state, metrics = loss(
+            {**rows, **shared}, batch, state.loss_state, state.step
+        )
+        return value, (loss_state, metrics)
+
+    found = jax.value_and_grad(objective, (0, 1), has_aux=True)(rows, shared)
+    (value, (loss_state, metrics)), (toward, toward_shared) = found
+
+    def second(carry, given):
+        gradient, model_state = carry
+        number, some, toward = given
+        _, back, model_state = jax.vjp(
+            lambda params: forward(params, model_state, number, some),
+            state.params,
+            has_aux=True,
+        )
+        # What the parts have in common is counted once, in the first.
+        once = jax.tree.map(lambda x: x * (number == 0), toward_shared)
+        (more,) = back((toward, once))
+        return (jax.tree.map(jnp.add, gradient, more), model_state), ()
+
+    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    (gradient, model_state), _ = jax.lax.scan(
+        second,
+        (nothing, state.model_state),
+        (numbers, parts, jax.tree.map(part, toward)),
+    )
+    return value, gradient, model_state, loss_state, shared, metrics
+
+
+def _split(outputs: Outputs) -> tuple[Outputs, Outputs]:
+    """Outputs with a row for each example, without the bulky tokens; and the others."""
+    rows = {
+        name: value
+        for name, value in outputs.items()
+        if name not in GLOBAL_OUTPUTS and not name.endswith("_tokens")
+    }
+    return rows, {name: outputs[name] for name in GLOBAL_OUTPUTS if name in outputs}
