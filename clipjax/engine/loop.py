@@ -30,7 +30,6 @@ from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.types import Config, EvalResult, UserError
 
-
 # Embeddings of a lower effective rank than this, from this step on, have collapsed;
 # those of a fresh model are nearly alike too.
 COLLAPSE_RANK, COLLAPSE_STEP = 1.05, 200
