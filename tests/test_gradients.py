@@ -60,8 +60,11 @@ def test_as_plain_differentiation_under_the_same_masks(case):
         (value_, loss_state_), gradient_ = expected
         assert float(value) == pytest.approx(float(value_), rel=1e-5, abs=1e-6)
         assert_near(gradient_, gradient)
-        for one, other in zip(*map(jax.tree.leaves, (loss_state, loss_state_))):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            loss_state,
+            loss_state_,
+        )
 
 
 @pytest.mark.parametrize("case", ["clip", "sogclr", "siglip", "vicreg", "xbm"])

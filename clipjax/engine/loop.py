@@ -198,9 +198,9 @@ def _loop(
             collapsed = min(ranks) < COLLAPSE_RANK
             if collapsed:
                 progress.say(
-                    f"warning: at step {step} the embeddings are nearly alike (effective "
-                    f"rank of images {ranks[0]:.2f}, of texts {ranks[1]:.2f}): try a "
-                    "lower --config.optim.lr or another loss"
+                    f"warning: at step {step} the embeddings are nearly alike "
+                    f"(effective rank of images {ranks[0]:.2f}, of texts "
+                    f"{ranks[1]:.2f}): try a lower --config.optim.lr or another loss"
                 )
         diverged = int(values["bad_in_row"]) >= config.train.max_bad_steps
         if due(step, config.log.every, total) or diverged:

@@ -66,8 +66,8 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     parts = config.train.micro_batches
     if batch % (devices * parts):
         raise UserError(
-            f"data.batch_size={batch} is not divisible by {parts} micro-batches on each "
-            f"of {devices} devices: change train.micro_batches"
+            f"data.batch_size={batch} is not divisible by {parts} micro-batches on "
+            f"each of {devices} devices: change train.micro_batches"
         )
     source = assemble.source(config.data.train)
     epoch_size = pipeline.epoch_size(source, config.data.unit)

@@ -1,4 +1,4 @@
-"""Values and gradients of every loss against PyTorch, over several steps, in float64."""
+"""Values and gradients of every loss against PyTorch: several steps, float64."""
 
 from __future__ import annotations
 

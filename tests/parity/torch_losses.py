@@ -1,7 +1,7 @@
 """The losses written down again in PyTorch, from the papers, over explicit matrices.
 
-Each is a class whose call takes images, texts [b e] and ids, and returns the value whose
-gradient is wanted; state is plain arrays indexed by id.
+Each is a class whose call takes images, texts [b e] and ids, and returns the value
+whose gradient is wanted; state is plain arrays indexed by id.
 """
 
 from __future__ import annotations
