@@ -154,3 +154,27 @@ def test_dotted_paths_load_foreign_modules():
     assert registry.load("loss", "clipjax.losses.clip") is registry.load("loss", "clip")
     with pytest.raises(UserError, match="cannot load it"):
         registry.load("loss", "no.such.module")
+
+
+def test_losses_add_up():
+    made = config.base("loss=clip+cyclip", options={"loss.cyclip": {"in_modal": 0.5}})
+    assert list(made.loss) == ["clip", "cyclip"]
+    assert made.loss.cyclip.in_modal == 0.5 and made.loss.cyclip.weight == 1.0
+    with made.unlocked():
+        made.loss.cyclip.weight = -1.0
+        made.train.steps = 5
+    with pytest.raises(UserError, match="loss.cyclip.weight=-1.0"):
+        config_check.validate(made)
+    with pytest.raises(UserError, match="there twice"):
+        config.base("loss=clip+clip")
+    with pytest.raises(UserError, match="unknown loss 'clop'.*'clip'"):
+        config.base("loss=clip+clop")
+
+
+def test_a_loss_suits_the_model_unless_the_file_does():
+    assert config.base("loss=clip").model.logit_bias_init is None
+    made = config.base("loss=siglip").model
+    assert (made.logit_scale_init, made.logit_bias_init) == (10.0, -10.0)
+    own = {"model.two_tower": {"logit_bias_init": -5.0}}
+    made = config.base("loss=siglip", options=own).model
+    assert (made.logit_scale_init, made.logit_bias_init) == (10.0, -5.0)

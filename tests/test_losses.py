@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import tiny
+from clipjax.losses.combined import CombinedLoss
+from clipjax.types import UserError
 
 IMAGE = np.array([(1, 0), (0, 1), (0.6, 0.8)])
 TEXT = np.array([(0.8, 0.6), (0.28, 0.96), (1, 0)])
@@ -81,3 +83,62 @@ def test_label_smoothing_by_hand():
     expected = (cross_entropy(s) + cross_entropy(s.T)) / 2
     value, _, _ = tiny.loss(label_smoothing=0.2)(outputs(0.5, np.float32), {}, {}, 0)
     assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_sum_of_losses():
+    clip, cyclip = tiny.loss(), tiny.loss(name="cyclip")
+    both = CombinedLoss((("clip", 1.0, clip), ("cyclip", 0.5, cyclip)))
+    given = outputs(0.5, np.float32)
+    value, state, metrics = both(given, {}, both.init(), 0)
+    parts = [float(loss(given, {}, {}, 0)[0]) for loss in (clip, cyclip)]
+    assert float(value) == pytest.approx(parts[0] + 0.5 * parts[1], rel=1e-6)
+    assert state == {"clip": {}, "cyclip": {}}
+    assert float(metrics["cyclip_loss"]) == pytest.approx(parts[1], rel=1e-6)
+
+
+def classify(logits, label, weights=None, **options):
+    batch = {"label": jnp.asarray(label, jnp.int32)}
+    if weights is not None:
+        batch["label_weights"] = jnp.asarray(weights)
+    loss = tiny.loss(name="cross_entropy", **options)
+    value, _, metrics = loss({"logits": jnp.asarray(logits)}, batch, {}, 0)
+    return float(value), float(metrics["accuracy"])
+
+
+def test_cross_entropy_by_hand():
+    logits = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [5.0, 5.0, 5.0]])
+    log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    # The third has no label, and does not count.
+    value, accuracy = classify(logits, [0, 2, -1])
+    assert value == pytest.approx(-(log[0, 0] + log[1, 2]) / 2, rel=1e-6)
+    assert accuracy == 0.5
+    value, _ = classify(logits, [0, 2, -1], label_smoothing=0.3)
+    smooth = 0.7 * np.eye(3)[[0, 2]] + 0.1
+    assert value == pytest.approx(-(smooth * log[:2]).sum(1).mean(), rel=1e-6)
+    soft = [[0.5, 0.5, 0.0], [0.0, 0.2, 0.8], [0.0, 0.0, 0.0]]
+    value, _ = classify(logits, [0, 2, -1], weights=soft)
+    assert value == pytest.approx(-(np.array(soft) * log).sum() / 2, rel=1e-6)
+    value, _ = classify(logits, [0, 2, -1], kind="sigmoid")
+    p = 1 / (1 + np.exp(-logits[:2]))
+    y = np.eye(3)[[0, 2]]
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1).mean()
+    assert value == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_model_that_a_loss_cannot_use():
+    with pytest.raises(UserError, match="needs a classifier"):
+        tiny.loss(name="cross_entropy")({}, {"label": jnp.zeros(2)}, {}, 0)
+    with pytest.raises(UserError, match="logit_bias_init"):
+        tiny.loss(name="siglip")(outputs(0.5, np.float32), {}, {}, 0)
+
+
+def test_an_expander_is_what_vicreg_looks_at():
+    model = tiny.model(expander=(32, 24))
+    batch = tiny.batch(8)
+    variables = jax.jit(model.init)(jax.random.key(0))
+    found, _ = model.apply(variables, batch, True, jax.random.key(1))
+    assert found["image_expanded"].shape == (8, 24)
+    loss = tiny.loss(name="vicreg")
+    swapped = {**found, "image_expanded": found["text_expanded"]}
+    assert float(loss(swapped, batch, {}, 0)[2]["invariance"]) == 0
+    assert "image_expanded" not in model.encode_image(variables, batch["image"])

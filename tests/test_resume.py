@@ -251,3 +251,16 @@ def test_every_step_is_due_at_the_end():
     assert [s for s in range(1, 9) if loop.due(s, 3, 8)] == [3, 6, 8]
     assert [s for s in range(1, 9) if loop.due(s, 0, 8)] == [8]
     assert [s for s in range(1, 9) if loop.due(s, 1, 8)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("words", ["loss=sogclr", "loss=isogclr+xbm", "optim=muon"])
+def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch, words):
+    changes = {"loss__xbm__size": 32} if "xbm" in words else {}
+    alone = tmp_path / "alone"
+    train(tiny(words, log__every=1, **changes), alone)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        train(tiny(words, log__every=1, **changes), tmp_path / "run")
+    said = train(tiny(words, log__every=1, **changes), tmp_path / "run")
+    assert said.resumed == 3
+    assert_as(tmp_path / "run", alone)
