@@ -27,3 +27,14 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real data folder ../shared/data, which is absent")
     return SHARED_DATA
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Opens the checkpoints of one folder as often as asked, and closes them."""
+    from checkpoint_helpers import Opener
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # only slows tests
+    opener = Opener(tmp_path / "run")
+    yield opener
+    opener.close()

@@ -14,18 +14,10 @@ import sys
 import time
 
 import pytest
-from checkpoint_helpers import Opener, assert_same, fill, small
+from checkpoint_helpers import assert_same, fill, small
 
 from clipjax.engine import manifest, store
 from clipjax.types import UserError
-
-
-@pytest.fixture
-def opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # only slows tests
-    opener = Opener(tmp_path / "run")
-    yield opener
-    opener.close()
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:
