@@ -288,6 +288,8 @@ def _loss(chosen: str, options) -> Config:
         if label in losses:
             raise UserError(f"loss={chosen}: {label!r} is there twice")
         section = losses[label] = _component("loss", name, options)
+        if "weight" in section:
+            raise TypeError(f"option loss.{name}.weight collides with that of a sum")
         section["weight"] = 1.0
     return losses
 

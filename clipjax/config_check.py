@@ -21,6 +21,7 @@ HOW_KEYS = (
     r"data\.eval\..*",
     r"(log|mesh|checkpoint|evals)\..*",
     r"train\.(eval_every|eval_ema|val_batches|max_bad_steps)",
+    r"loss\.(\w+\.)?block",
 )
 LENGTH_KEYS = ("train.steps", "train.epochs")
 
@@ -114,6 +115,8 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         weight = section.get("weight", 1.0)
         if not isinstance(weight, int | float) or weight < 0:
             raise UserError(f"{path}.weight={weight}: must be a number, 0 or more")
+    if not any(section.get("weight", 1.0) for _, section, _ in losses(config)):
+        raise UserError("loss: all weights are 0; set one of them above 0")
     if values["mesh.data"] == 0 or values["mesh.data"] < -1:
         raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
     best = values["checkpoint.best"]
@@ -126,6 +129,7 @@ def validate(config: Config, chosen: Config | None = None) -> None:
     for rule in config.optim.groups:
         _check_group(rule)
     _check_pattern("optim.no_decay", values["optim.no_decay"])
+    _check_pattern("optim.by_adam", values.get("optim.by_adam", ""))
 
 
 LOWEST = {

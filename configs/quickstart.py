@@ -15,6 +15,7 @@ def get_config(arg: str | None = None):
         data="scenes",
         tokenizer="words",
         evals="retrieval+zeroshot@scenes",
+        optim="muon",
         options={
             "data": {"image_size": 48, "batch_size": 128},
             "data.scenes": {"resolution": 48},
@@ -23,9 +24,9 @@ def get_config(arg: str | None = None):
             "image.vit": {"variant": "Ti/8", "width": 128, "depth": 4, "heads": 4},
             "text.transformer": {"width": 128, "depth": 2, "heads": 4},
             "model.two_tower": {"embed_dim": 128},
-            "optim.adamw": {"lr": 1e-3, "weight_decay": 0.1},
+            "optim.muon": {"lr": 2e-3, "weight_decay": 0.1},
             "schedule.cosine": {"warmup": 0.07},
-            "train": {"steps": 350},
+            "train": {"steps": 300},
             "checkpoint": {"every": 100},
         },
     )

@@ -13,8 +13,8 @@ from clipjax.engine import state as states
 BATCH = tiny.batch()
 
 
-def fresh(case, dropout):
-    model = tiny.model(dropout, **tiny.LOSSES[case][1])
+def fresh(case, dropout, patch_dropout=0.0):
+    model = tiny.model(dropout, patch_dropout, **tiny.LOSSES[case][1])
     loss = tiny.any_loss(case)
     optim = tiny.optim(model, config.base("schedule=constant").optim)
     return model, loss, states.create(model, loss, optim.tx, False, seed=0)
@@ -49,25 +49,25 @@ def assert_near(one, other, share=1e-5):
     assert np.linalg.norm(one - other) <= share * np.linalg.norm(one)
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", tiny.LOSSES)
-def test_as_plain_differentiation_under_the_same_masks(case):
-    model, loss, state = fresh(case, dropout=0.3)
+def test_as_plain_differentiation_under_the_same_masks(case, count):
+    model, loss, state = fresh(case, dropout=0.3, patch_dropout=0.5)
     key = jax.random.key(5)
-    for count in (1, 2, 4):
-        find = jax.jit(gradients.make(model, loss, count))
-        value, gradient, _, loss_state, _, _ = find(state, BATCH, key)
-        expected = jax.jit(lambda s, n=count: plain(model, loss, s, key, n))(state)
-        (value_, loss_state_), gradient_ = expected
-        assert float(value) == pytest.approx(float(value_), rel=1e-5, abs=1e-6)
-        assert_near(gradient_, gradient)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-            loss_state,
-            loss_state_,
-        )
+    find = jax.jit(gradients.make(model, loss, count))
+    value, gradient, _, loss_state, _, _ = find(state, BATCH, key)
+    expected = jax.jit(lambda s: plain(model, loss, s, key, count))(state)
+    (value_, loss_state_), gradient_ = expected
+    assert float(value) == pytest.approx(float(value_), rel=1e-5, abs=1e-6)
+    assert_near(gradient_, gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        loss_state,
+        loss_state_,
+    )
 
 
-@pytest.mark.parametrize("case", ["clip", "sogclr", "siglip", "vicreg", "xbm"])
+@pytest.mark.parametrize("case", ["clip", "sogclr"])
 def test_equal_in_any_number_of_parts_without_dropout(case):
     model, loss, state = fresh(case, dropout=0.0)
     found = [

@@ -11,9 +11,15 @@ from clipjax.types import LossSpec
 IMAGE, VOCAB, LENGTH = 16, 50, 8
 
 
-def model(dropout=0.0, **options):
+def model(dropout=0.0, patch_dropout=0.0, **options):
     image = registry.load("image", "vit")(
-        IMAGE, variant="Ti/8", width=32, depth=1, heads=2, dropout=dropout
+        IMAGE,
+        variant="Ti/8",
+        width=32,
+        depth=1,
+        heads=2,
+        dropout=dropout,
+        patch_dropout=patch_dropout,
     )
     text = registry.load("text", "transformer")(
         VOCAB, LENGTH, width=32, depth=1, heads=2, dropout=dropout

@@ -15,12 +15,12 @@ from clipjax.optim.factory import paths
 from clipjax.types import UserError
 
 # Path pattern -> what is done with the array; first match wins, the last is explicit.
-# "fsdp" splits the largest dimension that the axis divides, "rows" the first dimension
-# over all devices; "replicate" splits none.
+# "fsdp" splits the largest dimension that the axis divides, "rows" a long vector over
+# all devices; "replicate" splits none.
 RULES = (
     (r"(^|/)(step|key|bad_total|bad_in_row|count)$", "replicate"),
     # What a loss keeps of every example (losses/moving.py).
-    (r"^loss_state/(.*/)?(image|text)_(log_u|temperature|momentum|squares)$", "rows"),
+    (r"^loss_state/", "rows"),
     (r".*", "fsdp"),
 )
 
@@ -64,8 +64,9 @@ def _rule(mesh: Mesh, path: str, leaf: Any) -> NamedSharding:
     action = next(action for pattern, action in RULES if re.search(pattern, path))
     size = mesh.shape["fsdp"]
     spec: list[Any] = [None] * leaf.ndim
-    if action == "rows" and leaf.shape[0] >= 2**16 and leaf.shape[0] % mesh.size == 0:
-        spec[0] = ("data", "fsdp")
+    if action == "rows" and leaf.ndim == 1 and leaf.size >= 2**16:
+        if leaf.size % mesh.size == 0:
+            spec[0] = ("data", "fsdp")
     if action == "fsdp" and size > 1:
         fitting = [d for d in range(leaf.ndim) if leaf.shape[d] % size == 0]
         # A small array is not worth the exchange.

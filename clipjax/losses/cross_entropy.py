@@ -52,7 +52,8 @@ class CrossEntropyLoss:
         """
         if "logits" not in outputs:
             raise UserError(
-                "the cross_entropy loss needs a classifier: choose model=classifier"
+                "loss=cross_entropy needs a model that gives logits of classes; this "
+                "one gives embeddings: choose a contrastive loss, such as loss=clip"
             )
         logits, label = outputs["logits"], batch["label"]
         classes = logits.shape[1]

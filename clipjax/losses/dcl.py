@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
-from clipjax.losses import global_contrastive as gcl
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -34,7 +33,7 @@ def make(
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     if sigma < 0:
         raise UserError(f"loss.sigma={sigma}: must be 0 or more")
     return DclLoss(sigma, same_image, pairs.Plan(block, spec.mesh))
@@ -54,12 +53,8 @@ class DclLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
         scale = outputs["logit_scale"]
-        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
-        n = image.vectors.shape[0]
-        if n < 2:
-            raise UserError(
-                "data.batch_size=1: the dcl loss needs two pairs or more in a batch"
-            )
+        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
+        n = matches.at_least_two(image.vectors)
         own = (image.vectors * text.vectors).sum(axis=1)
         pull = own * scale
         if self.sigma:

@@ -27,15 +27,15 @@ def measure(
     """
     image = jax.lax.stop_gradient(outputs["image_embed"])
     text = jax.lax.stop_gradient(outputs["text_embed"])
-    n = image.shape[0]
+    n, width = image.shape
     if sums is None:
         rows, columns = pairs.side(image, 1.0), pairs.side(text, 1.0)
         sums = pairs.log_sums(rows, columns, True, plan)
     own = (image * text).sum(axis=1)
     whole = image.sum(axis=0) @ text.sum(axis=0)
     return {
-        "image_to_text_accuracy": _accuracy(own, sums[0]),
-        "text_to_image_accuracy": _accuracy(own, sums[1]),
+        "image_to_text_accuracy": _accuracy(own, sums[0], width),
+        "text_to_image_accuracy": _accuracy(own, sums[1], width),
         "positive_similarity": own.mean(),
         "negative_similarity": (whole - own.sum()) / max(n * (n - 1), 1),
         "alignment": jnp.square(image - text).sum(axis=1).mean(),
@@ -47,9 +47,10 @@ def measure(
     }
 
 
-def _accuracy(own: jax.Array, sums: pairs.Sums) -> jax.Array:
-    # The own product, computed apart, can differ from its place in S by rounding.
-    slack = 4 * jnp.finfo(own.dtype).eps
+def _accuracy(own: jax.Array, sums: pairs.Sums, width: int) -> jax.Array:
+    # The own product, computed apart, can differ from its place in S by rounding, which
+    # grows with the width.
+    slack = max(4, width**0.5) * jnp.finfo(own.dtype).eps
     return jnp.mean((own >= sums.best - slack) / jnp.maximum(sums.ties, 1))
 
 
@@ -58,8 +59,10 @@ def _uniformity(embed: jax.Array) -> jax.Array:
     some = embed[:SAMPLE]
     n = some.shape[0]
     distances = 2 - 2 * pairs.products(some, some)
+    if n < 2:
+        return jnp.zeros((), embed.dtype)
     terms = jnp.where(jnp.eye(n, dtype=bool), 0, jnp.exp(-2 * distances))
-    return jnp.log(terms.sum() / max(n * (n - 1), 1))
+    return jnp.log(terms.sum() / (n * (n - 1)))
 
 
 def _effective_rank(embed: jax.Array) -> jax.Array:

@@ -3,7 +3,8 @@
 All keep moving averages u of g for every image and text, as SogCLR does, with a gamma
 that falls from 1 along a cosine. With t the temperature:
 
-v0  mean(g1 / u1) + mean(g2 / u2), u held fixed; t is the model's, learned.
+v0  mean(g1 / u1) + mean(g2 / u2), u held fixed; t is the model's, learned. Its value
+    says little (2 at first visits): the metric `objective` is what v1 minimises.
 v1  t / 2 * (mean log u1 + mean log u2), t fixed.
 v2  a temperature for each image and text: iSogCLR with Adam.
 v3  t / 2 * (mean log u1 + mean log u2) + rho * t, t is the model's, learned.
@@ -57,7 +58,19 @@ def make(
     """
     one_of("loss.variant", variant, ("v0", "v1", "v2", "v3"))
     one_of("loss.scaling", scaling, ("consistent", "official"))
+    if temperature <= 0:
+        raise UserError(f"loss.temperature={temperature}: must be above 0")
+    idle = {"v0": ("temperature", "rho"), "v1": ("rho",), "v2": ("temperature",)}
+    for name, *_ in schedules:
+        if name in idle.get(variant, ("temperature",)):
+            raise UserError(
+                f"loss.schedules: {name!r} has no part in variant {variant}"
+            )
     if variant == "v2":
+        if scaling == "official":
+            raise UserError("loss.scaling='official': variant v2 has one form only")
+        if not 0.01 <= temperature <= 1:
+            raise UserError(f"loss.temperature={temperature}: must be from 0.01 to 1")
         return isogclr.make(
             spec,
             temperature_init=temperature,
@@ -71,7 +84,7 @@ def make(
             block=block,
             schedules=schedules,
         )
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     if not eps > 0:
         raise UserError(f"loss.eps={eps}: must be above 0")
     limits = {
@@ -125,10 +138,10 @@ class FastclipLoss:
         if self.variant != "v1":
             t = 1 / outputs["logit_scale"].astype(like.dtype)
         fixed = jax.lax.stop_gradient(t)
-        rows, columns = gcl.sides(
+        rows, columns = matches.sides(
             outputs, batch, (1 / fixed, 1 / fixed), self.same_image
         )
-        value, slope, features, new_state = 0.0, 0.0, 0.0, {}
+        value, slope, features, objective, new_state = 0.0, 0.0, 0.0, 0.0, {}
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, id_key) in zip(found, gcl.ID_KEYS.items(), strict=True):
             ids, table = batch[id_key], state[f"{name}_log_u"]
@@ -138,6 +151,9 @@ class FastclipLoss:
             )
             new_state[f"{name}_log_u"] = moving.write(table, ids, log_u)
             padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
+            # Of one that never had a negative nothing is known.
+            padded = jnp.where(jnp.isneginf(log_u), 0, padded)
+            objective += fixed * padded.mean() / 2
             # Through g: of t * log u, at the features, and at t.
             features += gcl.carrier(anchor, padded)
             through = (
@@ -156,6 +172,7 @@ class FastclipLoss:
         if self.variant == "v3":
             value += now["rho"] * fixed
             slope += now["rho"]
+            objective += now["rho"] * fixed
         # The value above, with the gradients at the features and the temperature.
         moves = features * factor
         if self.variant != "v1":
@@ -164,6 +181,7 @@ class FastclipLoss:
             **diagnostics.measure(outputs, self.plan, None),
             "gamma": now["gamma"],
             "temperature": fixed,
+            "objective": objective,
         }
         value = jax.lax.stop_gradient(value - moves) + moves
         return value, new_state, metrics

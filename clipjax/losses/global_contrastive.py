@@ -15,31 +15,20 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import matches, pairs
-from clipjax.types import Batch, Outputs, UserError
 
-MODES = ("negative", "mask")
 ID_KEYS = {"image": "image_id", "text": "text_id"}
 
 
 class Anchors(NamedTuple):
     """Of one direction, all [b]: own S_ii; scale: 1 / temperature; log_g, which carries
-    gradient; mean: of S over the negatives, weighted by their exponentials."""
+    gradient; mean: of S over the negatives, weighted by their exponentials; negatives:
+    their number, at least 1."""
 
     own: jax.Array
     scale: jax.Array
     log_g: jax.Array
     mean: jax.Array
-
-
-def sides(
-    outputs: Outputs, batch: Batch, scales: tuple, same_image: str
-) -> tuple[pairs.Side, pairs.Side]:
-    """Rows and columns with their inverse temperatures."""
-    group = matches.groups(batch, same_image)
-    return (
-        pairs.side(outputs["image_embed"], scales[0], group),
-        pairs.side(outputs["text_embed"], scales[1], group),
-    )
+    negatives: jax.Array
 
 
 def anchors(
@@ -49,11 +38,7 @@ def anchors(
 
     Raises UserError for a batch of one.
     """
-    n = rows.vectors.shape[0]
-    if n < 2:
-        raise UserError(
-            "data.batch_size=1: this loss needs two pairs or more in a batch"
-        )
+    n = matches.at_least_two(rows.vectors)
     own = (rows.vectors * columns.vectors).sum(axis=1)
     # `group` is `index` where nothing is masked: then every count is one.
     negatives = jnp.maximum(n - matches.counts(rows.group), 1).astype(own.dtype)
@@ -64,6 +49,7 @@ def anchors(
             side.scale,
             sums.lse - side.scale * own - jnp.log(negatives),
             sums.mean,
+            negatives,
         )
         for side, sums in zip((rows, columns), found, strict=True)
     )
@@ -93,13 +79,3 @@ def temperature_slope(anchor: Anchors, log_u: jax.Array) -> jax.Array:
     """d/dt of t log u(t) at each anchor's temperature t, without gradient: [b]."""
     spread = anchor.scale * (anchor.mean - anchor.own)
     return jax.lax.stop_gradient(log_u - ratio(anchor, log_u) * spread)
-
-
-def negative_sums(
-    rows: pairs.Side, columns: pairs.Side, factor: float, plan: pairs.Plan
-) -> tuple[jax.Array, jax.Array]:
-    """log of the sum over negatives of exp(factor * scale * S), both ways, [b] each."""
-    rows = rows._replace(scale=rows.scale * factor)
-    columns = columns._replace(scale=columns.scale * factor)
-    found = pairs.log_sums(rows, columns, False, plan)
-    return found[0].lse, found[1].lse

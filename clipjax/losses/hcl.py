@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
-from clipjax.losses import global_contrastive as gcl
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -38,7 +37,7 @@ def make(
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     if beta < 0:
         raise UserError(f"loss.beta={beta}: must be 0 or more")
     if not 0 <= tau_plus < 1:
@@ -61,18 +60,14 @@ class HclLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
         scale = outputs["logit_scale"]
-        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
-        n = image.vectors.shape[0]
-        if n < 2:
-            raise UserError(
-                "data.batch_size=1: the hcl loss needs two pairs or more in a batch"
-            )
+        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
+        n = matches.at_least_two(image.vectors)
         own = (image.vectors * text.vectors).sum(axis=1) * scale
         counts = jnp.maximum(n - matches.counts(image.group), 1).astype(own.dtype)
-        harder = gcl.negative_sums(image, text, 1 + self.beta, self.plan)
+        harder = pairs.negative_sums(image, text, 1 + self.beta, self.plan)
         among = (jnp.log(counts),) * 2
         if self.beta:
-            among = gcl.negative_sums(image, text, self.beta, self.plan)
+            among = pairs.negative_sums(image, text, self.beta, self.plan)
         value = 0.0
         for hard, all_ in zip(harder, among, strict=True):
             some = jnp.isfinite(hard)  # an anchor without negatives costs nothing

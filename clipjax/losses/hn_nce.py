@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
-from clipjax.losses import global_contrastive as gcl
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -40,7 +39,7 @@ def make(
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     if not 0 <= alpha <= 1:
         raise UserError(f"loss.alpha={alpha}: must be from 0 to 1")
     if beta < 0:
@@ -65,16 +64,12 @@ class HnNceLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
         scale = outputs["logit_scale"]
-        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
-        n = image.vectors.shape[0]
-        if n < 2:
-            raise UserError(
-                "data.batch_size=1: the hn_nce loss needs two pairs or more in a batch"
-            )
+        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
+        n = matches.at_least_two(image.vectors)
         own = (image.vectors * text.vectors).sum(axis=1) * scale
-        harder, among = gcl.negative_sums(image, text, 1 + self.beta, self.plan), None
+        harder, among = pairs.negative_sums(image, text, 1 + self.beta, self.plan), None
         if self.beta:
-            among = gcl.negative_sums(image, text, self.beta, self.plan)
+            among = pairs.negative_sums(image, text, self.beta, self.plan)
         counts = jnp.maximum(n - matches.counts(image.group), 1).astype(own.dtype)
         value = 0.0
         for k in range(2):

@@ -59,7 +59,7 @@ def make(
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     one_of("loss.temperature_optim", temperature_optim, ("average", "adam"))
     if not 0 < temperature_min <= temperature_init <= temperature_max:
         raise UserError(
@@ -127,7 +127,7 @@ class IsogclrLoss:
             for name, key in gcl.ID_KEYS.items()
         }
         scales = 1 / temperatures["image"], 1 / temperatures["text"]
-        rows, columns = gcl.sides(outputs, batch, scales, self.same_image)
+        rows, columns = matches.sides(outputs, batch, scales, self.same_image)
         value, objective, new_state = 0.0, 0.0, {}
         metrics = diagnostics.measure(outputs, self.plan, None)
         found = gcl.anchors(rows, columns, self.plan)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from clipjax.types import Batch, UserError
+from clipjax.losses import pairs
+from clipjax.types import Batch, Outputs, UserError
 
 MODES = ("negative", "mask", "positive")
+WITHOUT_POSITIVE = MODES[:2]
 
 
 def check(mode: str, modes: tuple[str, ...] = MODES) -> None:
@@ -26,6 +28,26 @@ def check(mode: str, modes: tuple[str, ...] = MODES) -> None:
 def groups(batch: Batch, mode: str) -> jax.Array | None:
     """The ids int32 [b] to leave pairs out by (pairs.Side), None for none."""
     return batch["image_id"] if mode == "mask" else None
+
+
+def sides(
+    outputs: Outputs, batch: Batch, scales: tuple, same_image: str
+) -> tuple[pairs.Side, pairs.Side]:
+    """Rows and columns with their inverse temperatures."""
+    group = groups(batch, same_image)
+    return (
+        pairs.side(outputs["image_embed"], scales[0], group),
+        pairs.side(outputs["text_embed"], scales[1], group),
+    )
+
+
+def at_least_two(rows: jax.Array) -> int:
+    """The batch size; raises UserError for a batch of one, which has no negatives."""
+    if rows.shape[0] < 2:
+        raise UserError(
+            "data.batch_size=1: this loss needs two pairs or more in a batch"
+        )
+    return rows.shape[0]
 
 
 def counts(ids: jax.Array) -> jax.Array:

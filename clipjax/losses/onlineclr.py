@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
-from clipjax.losses import global_contrastive as gcl
 from clipjax.models.layers import one_of
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 
 def make(
@@ -47,7 +46,7 @@ def make(
     Raises UserError for a value out of range.
     """
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     limits = {
         "negative_temperature": scheduled.TEMPERATURE,
         "positive_temperature": scheduled.TEMPERATURE,
@@ -88,29 +87,31 @@ class OnlineclrLoss:
         """
         now = self.values.at(step)
         t_n, t_p = now["negative_temperature"], now["positive_temperature"]
-        rows, columns = gcl.sides(outputs, batch, (1 / t_n, 1 / t_n), self.same_image)
-        if rows.vectors.shape[0] < 2:
-            raise UserError(
-                "data.batch_size=1: the onlineclr loss needs two pairs or more in a "
-                "batch"
-            )
+        scales = 1 / t_n, 1 / t_n
+        rows, columns = matches.sides(outputs, batch, scales, self.same_image)
+        matches.at_least_two(rows.vectors)
         # Every pair counts twice, once for each direction.
         own = (rows.vectors * columns.vectors).sum(axis=1)
         sums, _ = pairs.log_sums(rows, columns, False, self.plan)
-        log_n = jax.nn.logsumexp(sums.lse) + math.log(2)
+        # Where all is one image and masked, there are no negatives.
+        some = jnp.isfinite(sums.lse).any()
+        log_n = jax.nn.logsumexp(jnp.where(some, sums.lse, 0)) + math.log(2)
         log_p = jax.nn.logsumexp(-own / t_p) + math.log(2)
-        u_n = self._average(state["negative_log_u"], log_n, now["gamma"])
+        before = state["negative_log_u"].astype(log_n.dtype)
+        u_n = self._average(before, log_n, now["gamma"])
+        u_n = jnp.where(some, u_n, before)
         u_p = self._average(state["positive_log_u"], log_p, now["gamma"])
-        hardest = jax.nn.softmax(jax.lax.stop_gradient(sums.lse)) @ sums.mean
-        weight_n = jax.lax.stop_gradient(jnp.exp(log_n - u_n))
-        moves = weight_n * t_n * log_n
+        weights = jnp.exp(jax.lax.stop_gradient(sums.lse - log_n)) * 2
+        hardest = jnp.where(some, weights, 0) @ sums.mean
+        weight_n = jax.lax.stop_gradient(jnp.where(some, jnp.exp(log_n - u_n), 0))
+        moves = weight_n * t_n * jnp.where(some, log_n, 0)
         negatives = jax.lax.stop_gradient(weight_n * hardest - moves) + moves
         weight_p = jax.lax.stop_gradient(2 * jnp.exp(-own / t_p - u_p))
         value = negatives - (weight_p * own).sum()
         metrics = {
             **diagnostics.measure(outputs, self.plan, None),
             **now,
-            "objective": t_n * u_n + t_p * u_p,
+            "objective": t_n * jnp.where(jnp.isneginf(u_n), 0, u_n) + t_p * u_p,
         }
         new_state = {
             "negative_log_u": u_n.astype(state["negative_log_u"].dtype),

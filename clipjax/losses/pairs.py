@@ -79,6 +79,7 @@ class Sums(NamedTuple):
 def side(vectors: jax.Array, scale: Any, group: jax.Array | None = None) -> Side:
     """A whole batch's rows or columns, in order; `group` is index without one."""
     n = vectors.shape[0]
+    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
     index = jnp.arange(n, dtype=jnp.int32)
     scale = jnp.broadcast_to(jnp.asarray(scale, vectors.dtype), (n,))
     return Side(vectors, scale, index, index if group is None else group)
@@ -247,6 +248,16 @@ _blocked.defvjp(_forward, _backward)
 def _finite(lse: jax.Array) -> jax.Array:
     """0 for the sum over no pair, whose terms are left out."""
     return jnp.where(jnp.isneginf(lse), 0, lse)
+
+
+def negative_sums(
+    rows: Side, columns: Side, factor: float, plan: Plan
+) -> tuple[jax.Array, jax.Array]:
+    """log of the sum over negatives of exp(factor * scale * S), both ways, [b] each."""
+    rows = rows._replace(scale=rows.scale * factor)
+    columns = columns._replace(scale=columns.scale * factor)
+    found = log_sums(rows, columns, False, plan)
+    return found[0].lse, found[1].lse
 
 
 def total(

@@ -51,6 +51,9 @@ def values(
     Raises UserError for a value out of its limits or a schedule that cannot be.
     """
     _in_limits(start, limits)
+    names = [name for name, *_ in schedules]
+    if len(names) != len(set(names)):
+        raise UserError(f"loss.schedules: {', '.join(names)}: one is there twice")
     for name, shape, end, share in schedules:
         if name not in start:
             raise UserError(

@@ -56,7 +56,7 @@ def make(
     """
     one_of("loss.surrogate", surrogate, ("linear", "squared_hinge"))
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     if not eps > 0:
         raise UserError(f"loss.eps={eps}: must be above 0")
     values = scheduled.values(
@@ -103,7 +103,7 @@ class SogclrLoss:
         """Needs image_embed, text_embed [b e], image_id and text_id."""
         now = self.values.at(step)
         temperature = now["temperature"]
-        rows, columns = gcl.sides(
+        rows, columns = matches.sides(
             outputs, batch, (1 / temperature, 1 / temperature), self.same_image
         )
         value, objective, new_state = 0.0, 0.0, {}
@@ -130,8 +130,7 @@ class SogclrLoss:
         """log u of the batch [b] after this visit, and the new table."""
         log_g = jax.lax.stop_gradient(anchor.log_g)
         if self.include_own:
-            negatives = anchor.own.shape[0] - 1
-            log_g = jnp.logaddexp(log_g, -math.log(negatives))
+            log_g = jnp.logaddexp(log_g, -jnp.log(anchor.negatives))
         log_g = moving.log_mean_by_id(log_g, ids)
         old = moving.read(table, ids, log_g)
         first = log_g if self.warm else log_g + jnp.log(jnp.asarray(gamma, log_g.dtype))
@@ -142,16 +141,17 @@ class SogclrLoss:
     def _hinged(
         self, anchor: gcl.Anchors, log_u, rows: pairs.Side, columns: pairs.Side
     ) -> jax.Array:
-        n = anchor.own.shape[0]
-
         def term(rows, columns):
-            rows, own, log_u = rows
+            rows, own, shift = rows
             s = pairs.products(rows.vectors, columns.vectors)
             behind = s - own[:, None]
-            weights = jnp.exp(rows.scale[:, None] * behind - log_u[:, None])
+            log_weights = rows.scale[:, None] * behind - shift[:, None]
+            # Left out before the exponential, which of such a pair may overflow.
+            keep = pairs.kept(rows, columns, False)
+            weights = jnp.exp(jnp.where(keep, log_weights, -jnp.inf))
             cost = jnp.square(jnp.maximum(behind + self.hinge, 0))
-            cost = cost * jax.lax.stop_gradient(weights)
-            return jnp.where(pairs.kept(rows, columns, False), cost, 0).sum()
+            return (cost * jax.lax.stop_gradient(weights)).sum()
 
-        total = pairs.total(term, (rows, anchor.own, log_u), columns, self.plan)
-        return total / (n * (n - 1))
+        shift = log_u + jnp.log(anchor.negatives)
+        total = pairs.total(term, (rows, anchor.own, shift), columns, self.plan)
+        return total / anchor.own.shape[0]

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, pairs
+from clipjax.losses import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 EPS = 1e-4  # inside the square root of the variance, as published
@@ -61,10 +61,7 @@ class VicregLoss:
         """
         kind = "expanded" if "image_expanded" in outputs else "features"
         x, y = outputs[f"image_{kind}"], outputs[f"text_{kind}"]
-        if x.shape[0] < 2:
-            raise UserError(
-                "data.batch_size=1: the vicreg loss needs two pairs or more in a batch"
-            )
+        matches.at_least_two(x)
         invariance = jnp.square(x - y).mean()
         (spread_x, shared_x), (spread_y, shared_y) = _moments(x), _moments(y)
         variance = (spread_x + spread_y) / 2

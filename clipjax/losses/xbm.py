@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
-from clipjax.losses import global_contrastive as gcl
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -36,7 +35,7 @@ def make(
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, gcl.MODES)
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
     if size < 1 or size % spec.global_batch:
         raise UserError(
             f"loss.size={size}: must be a multiple of data.batch_size, "
@@ -69,7 +68,7 @@ class XbmLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale, image_id [b]."""
         scale, ids = outputs["logit_scale"], batch["image_id"]
-        image, text = gcl.sides(outputs, batch, (scale, scale), self.same_image)
+        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
         own = (image.vectors * text.vectors).sum(axis=1) * scale
         value = 0.0
         found = pairs.log_sums(image, text, True, self.plan)
