@@ -46,7 +46,8 @@ def make(
 
     Args:
       temperature_init, temperature_min, temperature_max: of every example.
-      temperature_lr: size of the steps that temperatures take.
+      temperature_lr: size of the steps that temperatures take. The authors' 0.03 is
+        for one visit an epoch; more often, temperatures swing between their bounds.
       beta: weight in (0, 1] of the newest slope in its average.
       temperature_optim: "average", or "adam" as in FastCLIP's code, with decays 0.9 and
         0.999 that are off in the first epoch, and a bias correction that counts epochs.
