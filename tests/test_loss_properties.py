@@ -266,10 +266,13 @@ def test_ten_thousand_steps(case):
             table = table[batch["text_id" if name.startswith("text") else "image_id"]]
         assert np.isfinite(table).all(), name
     hard = jnp.roll(text, 1, axis=0)  # every own pair worse than another
-    _, gradient, _ = value_and_gradient(
-        loss, {**out, "image_embed": hard}, batch, state
-    )
-    assert (np.linalg.norm(gradient[0], axis=1) > 1e-8).all()
+    pull = np.zeros(16)
+    for _ in range(4):  # iSogCLR's temperatures, and so its weights, can alternate
+        _, gradient, state = value_and_gradient(
+            loss, {**out, "image_embed": hard}, batch, state
+        )
+        pull += np.linalg.norm(gradient[0], axis=1)
+    assert (pull > 1e-4).all()
 
 
 @pytest.mark.parametrize("case", ["clip", "siglip"])
