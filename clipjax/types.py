@@ -26,7 +26,6 @@ BATCH_KEYS = {
     "valid": "bool [b], false where the example was broken and is masked",
     "replaced": "bool [b], true where a broken example was replaced by another",
     "label": "int32 [b], the class where the source has one, else -1",
-    "label_weights": "float32 [b c], soft targets, where examples are mixed",
 }
 
 # Outputs of a model that do not have a leading batch dimension.

@@ -126,7 +126,7 @@ def test_cross_entropy_by_hand():
 
 
 def test_a_model_that_a_loss_cannot_use():
-    with pytest.raises(UserError, match="needs a classifier"):
+    with pytest.raises(UserError, match="needs a model that gives logits"):
         tiny.loss(name="cross_entropy")({}, {"label": jnp.zeros(2)}, {}, 0)
     with pytest.raises(UserError, match="logit_bias_init"):
         tiny.loss(name="siglip")(outputs(0.5, np.float32), {}, {}, 0)
