@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import shutil
 import socket
 import subprocess
 import sys
-import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,16 +18,6 @@ from checkpoint_helpers import assert_same, fill, small
 from clipjax.engine import manifest, store
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.types import UserError
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    """What orbax leaves of a save that failed, coroutines that nobody awaits, goes here
-    and not with a warning in some later test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        gc.collect()
 
 
 def test_unwritable_directory(tmp_path):
