@@ -11,7 +11,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
@@ -53,16 +52,15 @@ class DclLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
         scale = outputs["logit_scale"]
-        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
-        n = matches.at_least_two(image.vectors)
-        own = (image.vectors * text.vectors).sum(axis=1)
-        pull = own * scale
-        if self.sigma:
-            share = jax.nn.softmax(jax.lax.stop_gradient(own) / self.sigma)
-            pull = pull * (2 - n * share)
-        value = 0.0
-        for sums in pairs.log_sums(image, text, False, self.plan):
-            some = jnp.isfinite(sums.lse)  # an anchor without negatives costs nothing
-            push = jnp.where(some, sums.lse, 0)
-            value += jnp.where(some, push - pull, 0).mean() / 2
+
+        def cost(own, count, push):
+            pull = own * scale
+            if self.sigma:
+                share = jax.nn.softmax(jax.lax.stop_gradient(own) / self.sigma)
+                pull = pull * (2 - own.shape[0] * share)
+            return push - pull
+
+        value = matches.mean_over_anchors(
+            outputs, batch, cost, (1.0,), self.same_image, self.plan
+        )
         return value, state, diagnostics.measure(outputs, self.plan, None)

@@ -13,7 +13,6 @@ v3  t / 2 * (mean log u1 + mean log u2) + rho * t, t is the model's, learned.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -85,8 +84,6 @@ def make(
             schedules=schedules,
         )
     matches.check(same_image, matches.WITHOUT_POSITIVE)
-    if not eps > 0:
-        raise UserError(f"loss.eps={eps}: must be above 0")
     limits = {
         "temperature": scheduled.TEMPERATURE,
         "gamma": scheduled.SHARE,
@@ -103,7 +100,7 @@ def make(
     return FastclipLoss(
         variant=variant,
         values=values,
-        log_eps=math.log(eps),
+        log_eps=gcl.log_eps(eps),
         official=scaling == "official",
         same_image=same_image,
         plan=pairs.Plan(block, spec.mesh),
@@ -144,12 +141,10 @@ class FastclipLoss:
         value, slope, features, objective, new_state = 0.0, 0.0, 0.0, 0.0, {}
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, id_key) in zip(found, gcl.ID_KEYS.items(), strict=True):
-            ids, table = batch[id_key], state[f"{name}_log_u"]
-            log_g = moving.log_mean_by_id(jax.lax.stop_gradient(anchor.log_g), ids)
-            log_u = moving.log_average(
-                moving.read(table, ids, log_g), log_g, now["gamma"]
+            table = f"{name}_log_u"
+            log_u, new_state[table] = moving.visit(
+                state[table], batch[id_key], anchor.log_g, now["gamma"]
             )
-            new_state[f"{name}_log_u"] = moving.write(table, ids, log_u)
             padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
             # Of one that never had a negative nothing is known.
             padded = jnp.where(jnp.isneginf(log_u), 0, padded)

@@ -9,14 +9,23 @@ temperature_i * g_i / u_i, so that only sums over rows and columns are needed.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from clipjax.losses import matches, pairs
+from clipjax.types import UserError
 
 ID_KEYS = {"image": "image_id", "text": "text_id"}
+
+
+def log_eps(eps: float) -> float:
+    """The logarithm of the option eps; raises UserError unless it is above 0."""
+    if not eps > 0:
+        raise UserError(f"loss.eps={eps}: must be above 0")
+    return math.log(eps)
 
 
 class Anchors(NamedTuple):

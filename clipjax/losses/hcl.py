@@ -60,28 +60,23 @@ class HclLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
         scale = outputs["logit_scale"]
-        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
-        n = matches.at_least_two(image.vectors)
-        own = (image.vectors * text.vectors).sum(axis=1) * scale
-        counts = jnp.maximum(n - matches.counts(image.group), 1).astype(own.dtype)
-        harder = pairs.negative_sums(image, text, 1 + self.beta, self.plan)
-        among = (jnp.log(counts),) * 2
-        if self.beta:
-            among = pairs.negative_sums(image, text, self.beta, self.plan)
-        value = 0.0
-        for hard, all_ in zip(harder, among, strict=True):
-            some = jnp.isfinite(hard)  # an anchor without negatives costs nothing
-            weighed = jnp.where(some, hard - jnp.where(some, all_, 0), 0)
+
+        def cost(own, count, hard, among):
+            own = own * scale
             # log of R less the share of false negatives, no less than the floor.
-            log_r = weighed + jnp.log(counts)
-            floor = jnp.log(counts) - scale
+            log_r = jnp.log(count) + hard - among
+            floor = jnp.log(count) - scale
             if self.tau_plus:
-                false = jnp.log(self.tau_plus * counts) + own
+                false = jnp.log(self.tau_plus * count) + own
                 log_g = _log_less(log_r, false, floor + math.log(1 - self.tau_plus))
                 log_g = log_g - math.log(1 - self.tau_plus)
             else:
                 log_g = jnp.maximum(log_r, floor)
-            value += jnp.where(some, jnp.logaddexp(own, log_g) - own, 0).mean() / 2
+            return jnp.logaddexp(own, log_g) - own
+
+        value = matches.mean_over_anchors(
+            outputs, batch, cost, (1 + self.beta, self.beta), self.same_image, self.plan
+        )
         return value, state, diagnostics.measure(outputs, self.plan, None)
 
 

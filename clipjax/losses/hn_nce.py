@@ -64,25 +64,19 @@ class HnNceLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
         scale = outputs["logit_scale"]
-        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
-        n = matches.at_least_two(image.vectors)
-        own = (image.vectors * text.vectors).sum(axis=1) * scale
-        harder, among = pairs.negative_sums(image, text, 1 + self.beta, self.plan), None
-        if self.beta:
-            among = pairs.negative_sums(image, text, self.beta, self.plan)
-        counts = jnp.maximum(n - matches.counts(image.group), 1).astype(own.dtype)
-        value = 0.0
-        for k in range(2):
-            some = jnp.isfinite(harder[k])  # an anchor without negatives costs nothing
-            hard = jnp.where(some, harder[k], 0)
-            negatives = hard
-            if among is not None:
-                negatives = jnp.log(counts) + hard - jnp.where(some, among[k], 0)
+
+        def cost(own, count, hard, among):
+            # For beta 0 `among` is log count.
+            negatives = jnp.log(count) + hard - among
             if self.fixed_weights:
                 moves = hard / (1 + self.beta)
                 negatives = jax.lax.stop_gradient(negatives - moves) + moves
             below = negatives
             if self.alpha:
-                below = jnp.logaddexp(math.log(self.alpha) + own, negatives)
-            value += jnp.where(some, below - own, 0).mean() / 2
+                below = jnp.logaddexp(math.log(self.alpha) + own * scale, negatives)
+            return below - own * scale
+
+        value = matches.mean_over_anchors(
+            outputs, batch, cost, (1 + self.beta, self.beta), self.same_image, self.plan
+        )
         return value, state, diagnostics.measure(outputs, self.plan, None)

@@ -11,7 +11,6 @@ FastCLIP-v2 has it (arXiv 2407.01445), by Adam.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -69,8 +68,6 @@ def make(
         )
     if not 0 < beta <= 1:
         raise UserError(f"loss.beta={beta}: must be above 0, 1 at most")
-    if not eps > 0:
-        raise UserError(f"loss.eps={eps}: must be above 0")
     values = scheduled.values(
         spec.total_steps,
         schedules,
@@ -86,7 +83,7 @@ def make(
         beta=beta,
         adam=temperature_optim == "adam",
         epoch=spec.steps_per_epoch,
-        log_eps=math.log(eps),
+        log_eps=gcl.log_eps(eps),
         same_image=same_image,
         plan=pairs.Plan(block, spec.mesh),
         sizes=(spec.num_images, spec.num_texts),
@@ -134,10 +131,9 @@ class IsogclrLoss:
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, key) in zip(found, gcl.ID_KEYS.items(), strict=True):
             ids, t = batch[key], temperatures[name]
-            table = state[f"{name}_log_u"]
-            log_g = moving.log_mean_by_id(jax.lax.stop_gradient(anchor.log_g), ids)
-            log_u = moving.log_average(
-                moving.read(table, ids, log_g), log_g, now["gamma"]
+            table = f"{name}_log_u"
+            log_u, new_state[table] = moving.visit(
+                state[table], ids, anchor.log_g, now["gamma"]
             )
             padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
             value += gcl.carrier(anchor, padded)
@@ -151,7 +147,7 @@ class IsogclrLoss:
             }
             direction, kept = self._direction(slope, kept, step)
             moved = jnp.clip(t - now["temperature_lr"] * direction, *self.bounds)
-            for kind, values in {"log_u": log_u, "temperature": moved, **kept}.items():
+            for kind, values in {"temperature": moved, **kept}.items():
                 place = f"{name}_{kind}"
                 new_state[place] = moving.write(state[place], ids, values)
             metrics[f"{name}_temperature"] = moved.mean()

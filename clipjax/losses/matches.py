@@ -6,6 +6,8 @@ as matches too. Which rows belong together is said by batch["image_id"].
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -48,6 +50,34 @@ def at_least_two(rows: jax.Array) -> int:
             "data.batch_size=1: this loss needs two pairs or more in a batch"
         )
     return rows.shape[0]
+
+
+def mean_over_anchors(
+    outputs: Outputs,
+    batch: Batch,
+    cost: Callable[..., jax.Array],
+    factors: tuple[float, ...],
+    same_image: str,
+    plan: pairs.Plan,
+) -> jax.Array:
+    """The mean of a cost over images and texts, each told from its negatives.
+
+    cost(own, count, *log_sums) -> [b]: own: S_ii; count: of negatives; log_sums: for
+    each of `factors` log sum over negatives of exp(factor * scale * S). An anchor
+    without negatives costs nothing. Raises UserError for a batch of one.
+    """
+    scale = outputs["logit_scale"]
+    rows, columns = sides(outputs, batch, (scale, scale), same_image)
+    n = at_least_two(rows.vectors)
+    own = (rows.vectors * columns.vectors).sum(axis=1)
+    count = jnp.maximum(n - counts(rows.group), 1).astype(own.dtype)
+    found = [pairs.negative_sums(rows, columns, factor, plan) for factor in factors]
+    value = jnp.zeros((), own.dtype)
+    for log_sums in zip(*found, strict=True):  # over images, over texts
+        some = jnp.isfinite(log_sums[0])
+        safe = [jnp.where(some, log_sum, 0) for log_sum in log_sums]
+        value += jnp.where(some, cost(own, count, *safe), 0).mean() / 2
+    return value
 
 
 def counts(ids: jax.Array) -> jax.Array:

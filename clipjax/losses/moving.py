@@ -6,6 +6,8 @@ overflows at small temperatures, and no entry dies by underflow.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -21,11 +23,24 @@ def table(count: int, value: float) -> jax.Array:
     return jnp.full(-(-max(count, 1) // ROWS) * ROWS, value, jnp.float32)
 
 
-def log_average(old: jax.Array, log_values: jax.Array, gamma: jax.Array) -> jax.Array:
-    """log((1 - gamma) u + gamma g) of log u and log g; g where u was never set."""
+def log_average(
+    old: jax.Array, log_values: jax.Array, gamma: Any, warm: bool = True
+) -> jax.Array:
+    """log((1 - gamma) u + gamma g) of log u and log g; where u was never set g, or if
+    not `warm` gamma * g.
+    """
     gamma = jnp.asarray(gamma, log_values.dtype)
     mixed = jnp.logaddexp(jnp.log1p(-gamma) + old, jnp.log(gamma) + log_values)
-    return jnp.where(jnp.isneginf(old), log_values, mixed)
+    return jnp.where(jnp.isneginf(old), log_values, mixed) if warm else mixed
+
+
+def visit(
+    rows: jax.Array, ids: jax.Array, log_g: jax.Array, gamma: Any, warm: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """log u [b] of the batch after this visit, without gradient, and the new table."""
+    log_g = log_mean_by_id(jax.lax.stop_gradient(log_g), ids)
+    log_u = log_average(read(rows, ids, log_g), log_g, gamma, warm)
+    return log_u, write(rows, ids, log_u)
 
 
 def log_mean_by_id(log_values: jax.Array, ids: jax.Array) -> jax.Array:

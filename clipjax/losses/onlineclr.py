@@ -121,8 +121,4 @@ class OnlineclrLoss:
 
     def _average(self, old: jax.Array, log_sum: jax.Array, gamma) -> jax.Array:
         log_sum = jax.lax.stop_gradient(log_sum)
-        old = old.astype(log_sum.dtype)
-        if not self.warm:
-            gamma = jnp.asarray(gamma, log_sum.dtype)
-            return jnp.logaddexp(jnp.log1p(-gamma) + old, jnp.log(gamma) + log_sum)
-        return moving.log_average(old, log_sum, gamma)
+        return moving.log_average(old.astype(log_sum.dtype), log_sum, gamma, self.warm)

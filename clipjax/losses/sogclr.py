@@ -11,7 +11,6 @@ mean_i 1 / (b - 1) * sum_j w_ij (S_ij - S_ii), w_ij = exp((S_ij - S_ii) / temper
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses import global_contrastive as gcl
 from clipjax.models.layers import one_of
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 
 def make(
@@ -57,8 +56,6 @@ def make(
     one_of("loss.surrogate", surrogate, ("linear", "squared_hinge"))
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
     matches.check(same_image, matches.WITHOUT_POSITIVE)
-    if not eps > 0:
-        raise UserError(f"loss.eps={eps}: must be above 0")
     values = scheduled.values(
         spec.total_steps,
         schedules,
@@ -68,7 +65,7 @@ def make(
     )
     return SogclrLoss(
         values=values,
-        log_eps=math.log(eps),
+        log_eps=gcl.log_eps(eps),
         hinge=margin if surrogate == "squared_hinge" else None,
         warm=cold_start == "first",
         include_own=include_own,
@@ -111,7 +108,12 @@ class SogclrLoss:
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, ours, theirs) in zip(found, both, strict=True):
             key, ids = f"{name}_log_u", batch[gcl.ID_KEYS[name]]
-            log_u, new_state[key] = self._visit(anchor, state[key], ids, now["gamma"])
+            log_g = anchor.log_g
+            if self.include_own:
+                log_g = jnp.logaddexp(log_g, -jnp.log(anchor.negatives))
+            log_u, new_state[key] = moving.visit(
+                state[key], ids, log_g, now["gamma"], self.warm
+            )
             padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
             if self.hinge is None:
                 value += gcl.carrier(anchor, padded)
@@ -125,18 +127,6 @@ class SogclrLoss:
             "temperature": temperature,
         }
         return value, new_state, metrics
-
-    def _visit(self, anchor: gcl.Anchors, table, ids, gamma):
-        """log u of the batch [b] after this visit, and the new table."""
-        log_g = jax.lax.stop_gradient(anchor.log_g)
-        if self.include_own:
-            log_g = jnp.logaddexp(log_g, -jnp.log(anchor.negatives))
-        log_g = moving.log_mean_by_id(log_g, ids)
-        old = moving.read(table, ids, log_g)
-        first = log_g if self.warm else log_g + jnp.log(jnp.asarray(gamma, log_g.dtype))
-        mixed = moving.log_average(old, log_g, gamma)
-        log_u = jnp.where(jnp.isneginf(old), first, mixed)
-        return log_u, moving.write(table, ids, log_u)
 
     def _hinged(
         self, anchor: gcl.Anchors, log_u, rows: pairs.Side, columns: pairs.Side
