@@ -1,12 +1,12 @@
 """Memory and time of a contrastive loss: the whole matrix against blocks of its rows.
 
     python benchmarks/loss_memory.py
-    python benchmarks/loss_memory.py --largest 65536 --width 512 --seconds 5   # GPU
+    python benchmarks/loss_memory.py --timed 65536 --width 512   # GPU
 
 Value and gradient of each loss, without towers, on random unit vectors. Memory is what
 the compiled program says it needs beside its inputs and outputs. Times are medians of
-runs that take turns; a form is not run where it needs more than --limit GiB. Last, the
-largest batch, in powers of two, that needs no more than 1 GiB.
+runs that take turns, of batches up to --timed; a form is not run where it needs more than
+--limit GiB. Last, the largest batch, in powers of two, that needs no more than 1 GiB.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--width", type=int, default=256, help="of an embedding")
     parser.add_argument("--block", type=int, default=512, help="rows at a time")
-    parser.add_argument("--largest", type=int, default=8192, help="batch to run")
+    parser.add_argument("--largest", type=int, default=65536, help="batch to compile")
+    parser.add_argument("--timed", type=int, default=16384, help="largest batch to run")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
     parser.add_argument("--limit", type=float, default=4.0, help="GiB of a run")
     parser.add_argument("--bound", type=int, default=2**18, help="of the last column")
@@ -103,9 +104,10 @@ def main() -> None:
             runnable = {
                 form: program
                 for form, program in programs.items()
-                if needs[form] <= args.limit * 2**30
+                if needs[form] <= args.limit * 2**30 and batch <= args.timed
             }
-            took = times(runnable, inputs(batch, args.width), args.seconds)
+            given = inputs(batch, args.width)
+            took = times(runnable, given, args.seconds) if runnable else {}
             both = len(took) == 2
             table.add_row(
                 name,

@@ -347,6 +347,24 @@ def test_tables_of_ten_million(case):
         assert leaf.shard_shape(state[name].shape)[0] * 8 == state[name].shape[0]
 
 
+@pytest.mark.parametrize("case", tiny.LOSSES)
+def test_the_largest_batches_trace(case):
+    """65,536 squared is beyond int32: no count of pairs may be one."""
+    size = 2**16
+    name, (options, _) = case.split()[0], tiny.LOSSES[case]
+    options = {**options, "size": size} if case == "xbm" else options
+    spec = dataclasses.replace(tiny.spec(size), num_images=size, num_texts=size)
+    loss = registry.load("loss", name)(spec, **options)
+    rows = jax.ShapeDtypeStruct((size, 16), jnp.float32)
+    ids = jax.ShapeDtypeStruct((size,), jnp.int32)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    out = {f"{s}_{k}": rows for s in ("image", "text") for k in ("embed", "features")}
+    out |= {"logit_scale": scalar, "logit_bias": scalar}
+    batch = {"image_id": ids, "text_id": ids}
+    value, _, _ = jax.eval_shape(loss, out, batch, jax.eval_shape(loss.init), 1)
+    assert value.shape == ()
+
+
 @pytest.mark.parametrize("case", ["clip", "siglip", "sogclr"])
 def test_one_example_on_each_device(case):
     mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "fsdp"))

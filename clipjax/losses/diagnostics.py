@@ -37,7 +37,7 @@ def measure(
         "image_to_text_accuracy": _accuracy(own, sums[0], width),
         "text_to_image_accuracy": _accuracy(own, sums[1], width),
         "positive_similarity": own.mean(),
-        "negative_similarity": (whole - own.sum()) / max(n * (n - 1), 1),
+        "negative_similarity": (whole - own.sum()) / max(n * (n - 1.0), 1),
         "alignment": jnp.square(image - text).sum(axis=1).mean(),
         "image_uniformity": _uniformity(image),
         "text_uniformity": _uniformity(text),
@@ -62,7 +62,7 @@ def _uniformity(embed: jax.Array) -> jax.Array:
     if n < 2:
         return jnp.zeros((), embed.dtype)
     terms = jnp.where(jnp.eye(n, dtype=bool), 0, jnp.exp(-2 * distances))
-    return jnp.log(terms.sum() / (n * (n - 1)))
+    return jnp.log(terms.sum() / (n * (n - 1.0)))
 
 
 def _effective_rank(embed: jax.Array) -> jax.Array:

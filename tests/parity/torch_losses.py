@@ -86,23 +86,59 @@ class Isogclr:
 
 
 class Fastclip:
-    """v3: the half-objective, differentiated as it stands, u's past held fixed."""
+    """v0, v1 and v3, differentiated as they stand, u's past held fixed."""
 
-    def __init__(self, count, gamma=1.0, rho=6.5):
+    def __init__(self, count, variant="v3", gamma=1.0, rho=6.5, tau=0.07):
         self.u = [torch.full((count,), -1.0, dtype=torch.float64) for _ in range(2)]
-        self.gamma, self.rho = gamma, rho
+        self.variant, self.gamma, self.rho, self.tau = variant, gamma, rho, tau
 
     def __call__(self, x, t, ids, scale):
-        tau, total = 1 / scale, self.rho / scale
+        tau = self.tau if self.variant == "v1" else 1 / scale
+        total = self.rho * tau if self.variant == "v3" else 0.0
         for side, s in enumerate((x @ t.T, t @ x.T)):
             g = torch.exp(off_diagonal(s - s.diagonal()[:, None]) / tau).mean(1)
             old = self.u[side][ids]
             mixed = (1 - self.gamma) * old + self.gamma * g.detach()
             u = torch.where(old < 0, g.detach(), mixed)
             self.u[side][ids] = u
-            # d log u, as if the batch's g stood for all of it.
-            log_u = torch.log(u) + (g - g.detach()) / u
-            total = total + tau * log_u.mean() / 2
+            if self.variant == "v0":
+                total = total + (g / (u + 1e-14)).mean()
+            else:
+                # d log u, as if the batch's g stood for all of it.
+                log_u = torch.log(u + 1e-14) + (g - g.detach()) / (u + 1e-14)
+                total = total + tau * log_u.mean() / 2
+        return total
+
+
+class FastclipV2(Isogclr):
+    """Temperatures of their own by Adam, whose moments start after epoch 0."""
+
+    def __init__(self, count, epoch, gamma=0.7, rho=6.5, tau=0.07, eta=0.0133):
+        super().__init__(count, tau=tau, gamma=gamma, rho=rho, eta=eta)
+        self.squares = [torch.zeros(count, dtype=torch.float64) for _ in range(2)]
+        self.step, self.epoch = 0, epoch
+
+    def __call__(self, x, t, ids, scale):
+        total, epoch = 0.0, self.step // self.epoch
+        self.step += 1
+        b1, b2 = (0.9, 0.999) if epoch else (0.0, 0.0)
+        for side, s in enumerate((x @ t.T, t @ x.T)):
+            tau = self.tau[side][ids]
+            d = off_diagonal(s - s.diagonal()[:, None])
+            h = d.detach() / tau[:, None]
+            g, old = torch.exp(h).mean(1), self.u[side][ids]
+            u = torch.where(old < 0, g, (1 - self.gamma) * old + self.gamma * g)
+            self.u[side][ids] = u
+            w = torch.exp(h) / (u + 1e-14)[:, None]
+            total = total + (w * d).mean()
+            slope = torch.log(u + 1e-14) + self.rho - (w * h).mean(1)
+            slope = slope.clamp(-5, 5)
+            m = b1 * self.v[side][ids] + (1 - b1) * slope
+            v = b2 * self.squares[side][ids] + (1 - b2) * slope**2
+            self.v[side][ids], self.squares[side][ids] = m, v
+            m, v = m / (1 - b1 ** (epoch + 1)), v / (1 - b2 ** (epoch + 1))
+            moved = tau - self.eta * m / (v.sqrt() + 1e-8)
+            self.tau[side][ids] = moved.clamp(0.01, 1)
         return total
 
 

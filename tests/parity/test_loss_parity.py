@@ -29,7 +29,22 @@ CASES = {
         {"temperature": 0.1, "surrogate": "squared_hinge"},
     ),
     "isogclr": (torch_losses.Isogclr, {"tau": float(np.float32(0.07))}, {}),
-    "fastclip": (
+    "fastclip v0": (
+        torch_losses.Fastclip,
+        {"variant": "v0", "gamma": 0.7},
+        {"variant": "v0", "gamma": 0.7, "schedules": ()},
+    ),
+    "fastclip v1": (
+        torch_losses.Fastclip,
+        {"variant": "v1", "gamma": 0.7},
+        {"variant": "v1", "gamma": 0.7, "schedules": ()},
+    ),
+    "fastclip v2": (
+        torch_losses.FastclipV2,
+        {"epoch": 3, "tau": float(np.float32(0.07))},
+        {"variant": "v2", "gamma": 0.7, "schedules": ()},
+    ),
+    "fastclip v3": (
         torch_losses.Fastclip,
         {"gamma": 0.7},
         {"gamma": 0.7, "schedules": ()},

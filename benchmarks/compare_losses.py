@@ -1,0 +1,114 @@
+"""Every loss, trained for the same short time on the embedded scenes, over three seeds.
+
+    python benchmarks/compare_losses.py --workdir /tmp/losses
+    python benchmarks/compare_losses.py --losses clip sogclr --steps 170
+
+The quickstart's towers, data and optimizer; a loss's own settings are those of CASES.
+`--steps 85` of 128 pairs are about a minute of CPU time, compilation excluded, on the
+machine of docs/results.md; the same number for every loss, so that what else runs there
+changes nothing. Recall and accuracies are of 500 scenes with shape-colour combinations
+that training never shows; a finished run is kept in --workdir and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from clipjax import commandline
+from clipjax.engine import host
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
+
+# label -> (loss, settings beside the quickstart's)
+CASES: dict[str, tuple[str, dict]] = {
+    "clip": ("clip", {}),
+    "siglip": ("siglip", {}),
+    "cyclip": ("cyclip", {}),
+    "sogclr": ("sogclr", {"loss.temperature": 0.07}),
+    "sogclr, squared hinge": (
+        "sogclr",
+        {"loss.temperature": 0.07, "loss.surrogate": "squared_hinge"},
+    ),
+    "isogclr": ("isogclr", {}),
+    "fastclip v0": ("fastclip", {"loss.variant": "v0"}),
+    "fastclip v1": ("fastclip", {"loss.variant": "v1"}),
+    "fastclip v2": ("fastclip", {"loss.variant": "v2"}),
+    "fastclip v3": ("fastclip", {"loss.variant": "v3"}),
+    "vicreg": ("vicreg", {}),
+    "onlineclr": ("onlineclr", {}),
+    "hn_nce": ("hn_nce", {}),
+    "dcl": ("dcl", {}),
+    "hcl": ("hcl", {}),
+    "xbm": ("xbm", {"loss.size": 1024}),
+}
+
+
+def run(label: str, seed: int, steps: int, workdir: pathlib.Path) -> dict:
+    """The metrics of one run, and its process's CPU seconds."""
+    from clipjax.engine import loop
+
+    words, settings = CASES[label]
+    folder = workdir / f"{label.replace(', ', '_').replace(' ', '_')}-{seed}-{steps}"
+    kept = folder / "comparison.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    config = commandline.load_file(f"{CONFIG}:loss={words}")
+    config.update_from_flattened_dict(
+        {"seed": seed, "train.steps": steps, "train.val_batches": 0}
+        | {"checkpoint.every": steps, "log.tensorboard": False}
+        | settings
+    )
+    start = time.process_time()
+    outcome = loop.train(config, folder, console=Console(quiet=True))
+    found = {
+        f"{name}/{metric}": value
+        for name, result in outcome.results.items()
+        for metric, value in result.metrics.items()
+    }
+    found["cpu_seconds"] = time.process_time() - start
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--losses", nargs="*", default=list(CASES), metavar="LABEL")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=85)
+    parser.add_argument("--workdir", type=pathlib.Path, default="runs/losses")
+    args = parser.parse_args()
+    console = Console(width=120)
+    table = Table("loss", "R@1 of each seed, %", "mean", "times chance", "zero-shot")
+    for label in args.losses:
+        runs = [
+            run(label, seed, args.steps, args.workdir) for seed in range(args.seeds)
+        ]
+        recalls = [100 * one["retrieval/mean_recall@1"] for one in runs]
+        shots = [
+            statistics.mean(v for k, v in one.items() if k.startswith("zeroshot/"))
+            for one in runs
+        ]
+        mean = statistics.mean(recalls)
+        row = (
+            label,
+            " ".join(f"{value:.1f}" for value in recalls),
+            f"{mean:.2f}",
+            f"{mean / 0.2:.0f}",
+            f"{100 * statistics.mean(shots):.1f}",
+        )
+        table.add_row(*row)
+        console.print(*row, f"{runs[-1]['cpu_seconds']:.0f} CPU s", sep=" | ")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    host.fast_cpu_flags()
+    host.keep_memory()
+    main()
