@@ -1,0 +1,130 @@
+"""SentencePiece models, as SigLIP uses T5's: a text and its end token.
+
+Kudo and Richardson 2018 (arXiv:1808.06226); Zhai et al. 2023 (arXiv:2303.15343). The
+canonical form of texts is that of google-research/big_vision. Needs the `text` extra.
+"""
+
+from __future__ import annotations
+
+import base64
+import pathlib
+import string
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipjax.data import framing, released, text
+from clipjax.data.text import Captions
+from clipjax.types import UserError
+
+NAME = "sentence_piece"
+WHAT = "a .model file of SentencePiece"
+# Punctuation goes; the mark that SentencePiece itself writes for a blank is one.
+CANONICAL = str.maketrans("\u2581", " ", string.punctuation)
+
+
+class SentencePieceTokenizer:
+    """See `make`. proto: the model file's bytes; place: for messages."""
+
+    def __init__(
+        self,
+        proto: bytes,
+        context_length: int,
+        pad_token: str,
+        lowercase: bool,
+        canonicalize: bool,
+        place: str = "",
+    ):
+        self._arguments = (proto, context_length, pad_token, lowercase, canonicalize)
+        self._proto = proto
+        self.context_length = context_length
+        self.lowercase = lowercase
+        self.canonicalize = canonicalize
+        library = framing.library("sentencepiece", NAME)
+        self._model = library.SentencePieceProcessor()
+        where = f"{place} is not {WHAT}" if place else framing.damaged(NAME)
+        try:
+            self._model.LoadFromSerializedProto(proto)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{where} ({released.one_line(error)})") from error
+        self.vocab_size = self._model.get_piece_size()
+        end = self._model.eos_id()
+        if end < 0 or not self.vocab_size:
+            raise UserError(f"{where} (it has no end token)")
+        self.pad_id = self._model.piece_to_id(pad_token) if pad_token else end
+        if pad_token and self._model.id_to_piece(self.pad_id) != pad_token:
+            raise UserError(
+                f"tokenizer {NAME}: pad_token={pad_token!r} is no piece of the model; "
+                f"leave it empty to fill with the end token"
+            )
+        self._frame = framing.Frame((), (end,), self.pad_id)
+        text.check_length(NAME, context_length, self._frame.least())
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer.
+
+        The mask is true up to the first end token. SigLIP's text tower takes no mask:
+        it was trained with its padding visible.
+        """
+        rows = [self._model.encode(self._clean(t)) for t in text.check_list(texts)]
+        return self._frame.pack(rows, self.context_length)
+
+    def _clean(self, caption: str) -> str:
+        caption = framing.encodable(caption)
+        if self.lowercase:
+            caption = caption.lower()
+        if self.canonicalize:
+            caption = " ".join(caption.translate(CANONICAL).split())
+        return caption
+
+    def state(self) -> str:
+        """The model file in base64."""
+        return base64.b64encode(self._proto).decode("ascii")
+
+    def __reduce__(self):
+        return SentencePieceTokenizer, self._arguments
+
+
+def make(
+    captions: Captions | None,
+    state: str | None,
+    *,
+    path: str = "",
+    context_length: int = 64,
+    pad_token: str = "",
+    lowercase: bool = True,
+    canonicalize: bool = True,
+) -> SentencePieceTokenizer:
+    """The tokenizer of a SentencePiece model; the defaults are SigLIP's.
+
+    Args:
+      captions: not used; it is not trained.
+      state: of an earlier run; then path has no effect.
+      path: the model file.
+      context_length: tokens of a row, the end token included.
+      pad_token: the piece that fills rows; empty: the end token, as SigLIP does.
+      lowercase: lower-case texts first.
+      canonicalize: drop ASCII punctuation and squeeze white space. False for SigLIP 2.
+
+    Raises UserError without the library or the file, for one that is no model or has no
+    end token, for an unknown pad_token, or for a context too short to hold a token.
+    """
+    del captions
+    place = ""
+    if state is None:
+        place = framing.given(path, NAME, WHAT)
+        released.opening(place, WHAT)
+        try:
+            proto = pathlib.Path(place).expanduser().read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"cannot read {place}: {released.one_line(error)}"
+            ) from error
+    else:
+        try:
+            proto = base64.b64decode(state, validate=True)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{framing.damaged(NAME)} ({error})") from error
+    return SentencePieceTokenizer(
+        proto, context_length, pad_token, lowercase, canonicalize, place
+    )

@@ -1,0 +1,67 @@
+"""BERT's and DistilBERT's WordPiece, from a released vocab.txt.
+
+Devlin et al. 2018 (arXiv:1810.04805): control characters go, white space, punctuation
+and Chinese characters split, then the longest pieces are taken from the left. Needs the
+`text` extra.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from clipjax.data import files, framing, released
+from clipjax.data.text import Captions
+from clipjax.data.tokenizers.hf_json import HfTokenizer
+from clipjax.types import UserError
+
+WHAT = "a vocab.txt of BERT"
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIALS = (PAD, UNKNOWN, START, END)
+MASK = "[MASK]"
+
+
+def make(
+    captions: Captions | None,
+    state: str | None,
+    *,
+    path: str = "",
+    context_length: int = 64,
+    lowercase: bool = True,
+) -> HfTokenizer:
+    """BERT's tokenizer: [CLS] text [SEP], filled with [PAD]; ids as in the file.
+
+    Args:
+      captions: not used; it is not trained.
+      state: of an earlier run; then path and lowercase have no effect.
+      path: the file, one token a line.
+      context_length: tokens of a row, [CLS] and [SEP] included.
+      lowercase: lower-case and strip accents, as the uncased models need it.
+
+    Raises UserError without the library or the file, for a file without BERT's special
+    tokens, or for a context too short to hold a token.
+    """
+    del captions
+    if state is None:
+        state = _build(framing.given(path, "wordpiece", WHAT), lowercase)
+    return HfTokenizer(state, context_length, name="wordpiece")
+
+
+def _build(path: str, lowercase: bool) -> str:
+    """The tokenizer of a vocab.txt as the library's JSON."""
+    library = framing.library("tokenizers", "wordpiece")
+    released.opening(path, WHAT)
+    lines = files.read_lines(pathlib.Path(path).expanduser())
+    vocab = {token: i for i, token in enumerate(lines)}
+    missing = [token for token in SPECIALS if token not in vocab]
+    if missing:
+        raise UserError(f"{path} is not {WHAT}: it has no line {', '.join(missing)}")
+    made = library.Tokenizer(library.models.WordPiece(vocab, unk_token=UNKNOWN))
+    made.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
+    made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    made.post_processor = library.processors.TemplateProcessing(
+        single=f"{START} $A {END}",
+        special_tokens=[(token, vocab[token]) for token in (START, END)],
+    )
+    made.add_special_tokens([t for t in (*SPECIALS, MASK) if t in vocab])
+    made.enable_padding(pad_id=vocab[PAD], pad_token=PAD)
+    return made.to_str()
