@@ -10,10 +10,10 @@ PACKAGE = ROOT / "clipjax"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "library"],
+    ["train", "evaluate", "export", "library"],
     ["commandline"],
     ["engine"],
-    ["evals", "losses", "optim", "models", "data", "encoder", "results"],
+    ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"],
     ["config", "config_check"],
     ["registry"],
     ["agree"],
@@ -26,7 +26,7 @@ HOMES = {
     "absl.flags": ["commandline.py", "data/pipeline.py"],
     "tensorflow": [],
     "torch": [],
-    "pickle": [],
+    "pickle": ["weights/torch_zip.py"],
 }
 
 

@@ -1,0 +1,1 @@
+"""Weight files of other projects: reading them without running anything in them."""
