@@ -43,6 +43,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "data": {
         "image_size": 224,  # pixels a side
         "batch_size": 128,  # of all devices and hosts together
+        "label_set": "",  # labels of a classifier; empty: the data's only ones
         "unit": "image",  # an epoch visits every image once, or every "pair"
         "workers": 0,  # processes that read and decode; 0: threads of this one
         "threads": 1,  # decoding threads where workers is 0
@@ -54,11 +55,19 @@ SHARED: dict[str, dict[str, Any]] = {
         "no_decay": r"(^|/)(positions|class_token|logit_scale|logit_bias)$",
         # (pattern, lr factor, weight decay factor); first match wins; 0 lr freezes.
         "groups": (),
+        # Each block's lr factor, times that of the block after it; 1: all the same.
+        "layer_decay": 1.0,
+    },
+    "lora": {
+        "rank": 0,  # of the additions to frozen kernels; 0: none, the kernels train
+        "alpha": 16.0,  # the additions are scaled by alpha / rank
+        "on": r"/(qkv|query|key_value|out|fc1|fc2)/kernel$",  # which kernels
     },
     "train": {
         "steps": 0,  # the run's length: steps, or
         "epochs": 0.0,  # epochs; one of the two is 0
         "micro_batches": 1,  # parts in which the towers take a batch, to save memory
+        "norm_in_parts": False,  # let batch normalisation see a micro-batch at a time
         "ema": 0.0,  # decay of the moving average of parameters; 0: none
         "max_logit_scale": 100.0,  # clamp of the inverse temperature
         "max_bad_steps": 10,  # non-finite steps in a row that end the run
@@ -121,13 +130,19 @@ def base(
       UserError: for unknown words, components, options, or values of a wrong type.
     """
     default = {**WORDS, **_known(defaults, WORDS, "component")}
-    chosen = dict(default)
-    given = _parse(arg)
-    chosen.update(
-        (name, value)
-        for name, value in _known(given, [*WORDS, *words], "config argument").items()
-        if name in WORDS
-    )
+    given = _known(_parse(arg), [*WORDS, *words], "config argument")
+    given = {name: value for name, value in given.items() if name in WORDS}
+    name = given.get("model", default["model"])
+    factory = registry.load("model", name)
+    suited = registry.module_of(factory, "WORDS") or {}
+    if name == default["model"]:
+        suited = {word: suited[word] for word in suited if word not in defaults}
+    default = {**default, **suited}
+    chosen = {**default, **given}
+    towers = registry.module_of(factory, "TOWERS") or ("image", "text")
+    for word in {"image", "text", "tokenizer"} & set(given):
+        if {"tokenizer": "text"}.get(word, word) not in towers:
+            raise UserError(f"{word}={given[word]}: model={name} has no {word} tower")
     options = dict(options or {})
     config = ConfigDict({"": None})
     del config[""]
@@ -135,16 +150,19 @@ def base(
         config[key] = value
     _suit_model(chosen, options)
     model = _component("model", chosen["model"], options)
-    model["image"] = _component("image", chosen["image"], options)
-    model["text"] = _component("text", chosen["text"], options)
+    for tower in towers:
+        model[tower] = _component(tower, chosen[tower], options)
     config.model = model
     config.data = _data(chosen, default, options)
+    if "text" in towers:
+        tokenizer = _component("tokenizer", chosen["tokenizer"], options)
+        config.data.tokenizer = tokenizer
     config.loss = _loss(chosen["loss"], options)
     optim = _component("optim", chosen["optim"], options)
     optim.update(_shared(options, "optim", beside=optim))
     optim["schedule"] = _component("schedule", chosen["schedule"], options)
     config.optim = optim
-    for name in ("train", "checkpoint", "log", "mesh"):
+    for name in ("lora", "train", "checkpoint", "log", "mesh"):
         config[name] = ConfigDict(_shared(options, name))
     config.evals = _evals(chosen["evals"], default["evals"], options)
     for key in options:
@@ -265,7 +283,7 @@ def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Con
         data.eval.split = "val"
     if eval_name == (default["eval_data"] or default["data"]):
         _set(data.eval, given, "data.eval")
-    for name in ("tokenizer", "preprocess", "augment"):
+    for name in ("preprocess", "augment"):
         data[name] = _component(name, chosen[name], options)
     return data
 

@@ -11,13 +11,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipjax import registry
-from clipjax.config import typed
+from clipjax.config import SHARED, typed
 from clipjax.types import Config, UserError
 
 # Keys that may change between a run and its resumption without changing its result,
 # apart from the rounding that another device layout brings.
 HOW_KEYS = (
     r"data\.(workers|threads)",
+    r"data\.tokenizer\.(path|vocab)",  # what they hold travels with the run
     r"data\.eval\..*",
     r"(log|mesh|checkpoint|evals)\..*",
     r"train\.(eval_every|eval_ema|val_batches|max_bad_steps)",
@@ -51,7 +52,13 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(saved: Mapping[str, Any]) -> Config:
-    """A saved config again as a ConfigDict, lists back to tuples."""
+    """A saved config again as a ConfigDict, lists back to tuples.
+
+    Keys and options that are newer than the file have their defaults, which leave a run
+    as it was.
+
+    Raises UserError where a component that it names is unknown.
+    """
 
     def convert(node: Any) -> Any:
         if isinstance(node, dict):
@@ -60,7 +67,17 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
             return tuple(convert(value) for value in node)
         return node
 
-    return ConfigDict(convert(dict(saved))).lock()
+    config = ConfigDict(convert(dict(saved)))
+    for name, keys in SHARED.items():
+        section = config
+        if name:
+            section = config[name] = config.get(name, ConfigDict())
+        for key, value in keys.items():
+            section[key] = section.get(key, value)
+    for family, section, _ in _sections(config):
+        for key, option in registry.options(registry.load(family, section.name)).items():
+            section[key] = section.get(key, option.default)
+    return config.lock()
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple]:
@@ -126,8 +143,14 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         raise UserError(f"checkpoint.best={best!r}: must be {' or '.join(known)}")
     if values["seed"] >= 2**32:
         raise UserError(f"seed={values['seed']}: must be below 2**32")
+    if not 0 < values["optim.layer_decay"] <= 1:
+        raise UserError(
+            f"optim.layer_decay={values['optim.layer_decay']}: must be above 0, 1 at "
+            "most; freeze by optim.groups"
+        )
     for rule in config.optim.groups:
         _check_group(rule)
+    _check_pattern("lora.on", values["lora.on"])
     _check_pattern("optim.no_decay", values["optim.no_decay"])
     _check_pattern("optim.by_adam", values.get("optim.by_adam", ""))
 
@@ -138,6 +161,7 @@ LOWEST = {
     "data.batch_size": 1,
     "data.workers": 0,
     "data.threads": 0,
+    "lora.rank": 0,
     "optim.clip_norm": 0,
     "optim.lr": 0,
     "optim.weight_decay": 0,
@@ -161,14 +185,25 @@ ONE_OF = {
 
 def _check_options(config: Config) -> None:
     """Raises UserError where a flag gave an option a value of a wrong type."""
+    for family, section, path in _sections(config):
+        known = registry.options(registry.load(family, section.name))
+        for key, option in known.items():
+            typed(section[key], option.annotation, f"{path}.{key}")
+
+
+def _sections(config: Config) -> list[tuple[str, Any, str]]:
+    """(family, section, path) of every component of a config."""
     data = config.data
     sections = [
         ("model", config.model, "model"),
-        ("image", config.model.image, "model.image"),
-        ("text", config.model.text, "model.text"),
+        *(
+            (tower, config.model[tower], f"model.{tower}")
+            for tower in ("image", "text")
+            if tower in config.model
+        ),
         ("data", data.train, "data.train"),
         ("data", data.eval, "data.eval"),
-        *((name, data[name], f"data.{name}") for name in DATA_PARTS),
+        *((name, data[name], f"data.{name}") for name in DATA_PARTS if name in data),
         *losses(config),
         ("optim", config.optim, "optim"),
         ("schedule", config.optim.schedule, "optim.schedule"),
@@ -178,10 +213,7 @@ def _check_options(config: Config) -> None:
         sections.append(("evals", section, f"evals.{label}"))
         if "data" in section:
             sections.append(("data", section.data, f"evals.{label}.data"))
-    for family, section, path in sections:
-        known = registry.options(registry.load(family, section.name))
-        for key, option in known.items():
-            typed(section[key], option.annotation, f"{path}.{key}")
+    return sections
 
 
 def losses(config: Config) -> list[tuple[str, Any, str]]:

@@ -35,7 +35,8 @@ def part_of(progress: Progress | None, before: int, total: int) -> Progress | No
 class Images(NamedTuple):
     """What became of n images.
 
-    embed: float32 [n e], of unit norm, and zeros where not valid.
+    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros where not
+      valid.
     valid: bool [n], false where the image could not be read or decoded.
     kept: n values of `keep`, None where not valid.
     broken: the key of each image that is not valid, and the reason.
@@ -60,6 +61,7 @@ class Encoder:
       mesh: the devices to spread a batch over, which then also hold the variables; None
         for the default device.
       threads: that read and decode, in each process.
+      class_names: of a classifier, in the order of its logits.
 
     Raises UserError for a batch_size or threads below 1.
     """
@@ -67,13 +69,16 @@ class Encoder:
     def __init__(
         self,
         model: Model,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         preprocess: Callable[[Any], np.ndarray],
         *,
         batch_size: int = 64,
         mesh: Mesh | None = None,
         threads: int = 2,
+        class_names: Sequence[str] = (),
     ):
+        self.class_names = tuple(class_names)
+        self.image_output = model.image_output
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value < 1:
                 raise UserError(f"{name}={value} of the encoder: use 1 or more")
@@ -94,7 +99,7 @@ class Encoder:
             self._rows = sorted({row for part in parts for row in self._rows[part]})
         self._encode_image = jax.jit(
             lambda variables, image: model.encode_image(variables, image)[
-                "image_embed"
+                model.image_output
             ],
             **outputs,
         )
@@ -156,8 +161,11 @@ class Encoder:
     ) -> np.ndarray:
         """Returns float32 [m e], of unit norm.
 
-        Raises BadExample for a text that is not a str.
+        Raises BadExample for a text that is not a str, UserError for a model without a
+        text tower.
         """
+        if self._tokenizer is None:
+            raise UserError("this model encodes no text; see model=two_tower")
         return self._encode(
             self._encode_text,
             variables,
@@ -263,6 +271,7 @@ class Encoder:
         """Yields ids int32 [b l] and mask bool [b l] with this process's rows."""
         for start in self._starts(len(texts)):
             # An empty text has a valid token; a row of padding alone might divide by 0.
+            assert self._tokenizer is not None  # `texts` has seen to that
             filler = [part.repeat(self.batch_size, 0) for part in self._tokenizer([""])]
             rows = [row for row in self._rows if start + row < len(texts)]
             if rows:

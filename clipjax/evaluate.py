@@ -17,11 +17,15 @@ from clipjax.types import Config, UserError
 HELP = """\
 usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
                                   [--noema] [--json FILE]
+                                  [--interpolate DIR [--alphas 0,0.5,1]]
                                   [--config FILE.py:evals=NAME,data=NAME ...]
 
   --workdir DIR        the run, as given to clipjax.train
   --checkpoint best    which checkpoint; a step's number, latest, or best (default)
   --noema              the plain weights also where the run kept a moving average
+  --interpolate DIR    another run of the same model, such as the one that this run was
+                       tuned from: evaluates the weights between the two (WiSE-FT)
+  --alphas 0,0.5,1     shares of this run's weights in them; five from 0 to 1 by default
   --json FILE          where results go; DIR/evaluation-STEP[-CONFIG].json by default
   --config FILE.py     take evaluators and evaluation data from this config (with its
                        --config.evals... and --config.data.eval... flags), not the run's
@@ -42,7 +46,15 @@ def main(argv: list[str]) -> int:
     host.keep_memory()
     value = commandline.config_value(argv)
     chosen = commandline.load_file(value) if value else None
-    values = commandline.declare(argv, workdir="", checkpoint="best", ema=True, json="")
+    values = commandline.declare(
+        argv,
+        workdir="",
+        checkpoint="best",
+        ema=True,
+        json="",
+        interpolate="",
+        alphas="",
+    )
     commandline.parse(argv, values, chosen)
     if not values.workdir:
         raise UserError(
@@ -59,8 +71,27 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--json={json_file}: name a file in a folder that exists")
     if not values.ema:
         name += "-noema"
-    evaluate(workdir, values.checkpoint, values.ema, json_file, other, name)
+    shares = (1.0,)
+    if values.interpolate:
+        name += "-interpolated"
+        shares = _shares(values.alphas or "0,0.25,0.5,0.75,1")
+    elif values.alphas:
+        raise UserError("--alphas needs --interpolate DIR, the run to come from")
+    base = pathlib.Path(values.interpolate).resolve() if values.interpolate else None
+    evaluate(
+        workdir, values.checkpoint, values.ema, json_file, other, name, base, shares
+    )
     return 0
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        shares = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        shares = (-1.0,)
+    if not all(0 <= share <= 1 for share in shares):
+        raise UserError(f"--alphas={text}: give numbers from 0 to 1, such as 0,0.5,1")
+    return shares
 
 
 def _only_evaluation(argv: list[str]) -> None:
@@ -81,16 +112,26 @@ def evaluate(
     json_file: pathlib.Path | None,
     other: Config | None,
     name: str,
+    base: pathlib.Path | None = None,
+    shares: tuple[float, ...] = (1.0,),
 ) -> None:
     """Prints a table and writes the results as JSON.
 
     other: a config whose evaluators and data to take. name: of the results' file
-    beside others of the same step.
+    beside others of the same step. base: a run to mix the weights with, of which
+    1 - share is taken for each of `shares` (arXiv 2109.01903).
     """
     import jax
 
     from clipjax import results
-    from clipjax.engine import assemble, distributed, resume, sharding
+    from clipjax.engine import (
+        assemble,
+        classes,
+        distributed,
+        interpolate,
+        resume,
+        sharding,
+    )
     from clipjax.engine.compilation import enable_cache
 
     distributed.initialise()
@@ -100,22 +141,28 @@ def evaluate(
     tokenizer = assemble.saved_tokenizer(config, workdir)
     model = assemble.model(config, tokenizer)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-    encoder = assemble.encoder(config, model, tokenizer, mesh)
+    class_names = classes.saved(config, workdir)
+    encoder = assemble.encoder(config, model, tokenizer, mesh, class_names)
     what = other or config
     evaluators = assemble.evaluators(
         what, encoder, assemble.eval_source(what, val_loss=False)
     )
     variables, step = assemble.load_variables(workdir, checkpoint, ema)
-    variables = jax.device_put(variables, sharding.replicated(mesh))
+    start = variables
+    if base is not None:
+        start, _ = assemble.load_variables(base, checkpoint, ema)
+        interpolate.check_same_model(f"--interpolate={base}", start, variables)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
+    sweep = {}
     with console.status("") as status:
 
         def progress(label: str):
             return lambda done, total: status.update(f"{label} {done}/{total}")
 
-        found = assemble.evaluate(evaluators, variables, progress)
-    console.print(results.table(found))
-    path = json_file or workdir / f"evaluation-{step}{name}.json"
+        for share in shares:
+            mixed = interpolate.mix(start, variables, share)
+            mixed = jax.device_put(mixed, sharding.replicated(mesh))
+            sweep[share] = assemble.evaluate(evaluators, mixed, progress)
     meta = {
         "workdir": str(workdir),
         "step": step,
@@ -123,8 +170,16 @@ def evaluate(
         "evals": config_check.to_dict(what)["evals"],
         "data": config_check.to_dict(what)["data"]["eval"],
     }
+    path = json_file or workdir / f"evaluation-{step}{name}.json"
+    if base is None:
+        written = results.to_json(sweep[1.0], meta)
+        console.print(results.table(sweep[1.0]))
+    else:
+        meta["interpolate"] = str(base)
+        written = results.sweep_to_json(sweep, meta)
+        console.print(results.sweep_table(sweep))
     if jax.process_index() == 0:
-        assemble.write_json(path, results.to_json(found, meta))
+        assemble.write_json(path, written)
         console.print(f"written to {path}", soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from clipjax.encoder import Encoder
-from clipjax.engine import assemble, resume
+from clipjax.engine import assemble, classes, resume
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 
 
@@ -21,14 +21,14 @@ class Loaded:
     """A trained model with everything it needs to be used.
 
     variables: as `model.apply` takes them. step: of the checkpoint.
-    tokenizer: texts -> (ids, mask). preprocess: image (PIL, encoded bytes or uint8
-    [h w 3]) -> uint8 [s s 3].
+    tokenizer: texts -> (ids, mask); None for a classifier.
+    preprocess: image (PIL, encoded bytes or uint8 [h w 3]) -> uint8 [s s 3].
     """
 
     config: Config
     model: Model
     variables: Variables
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     preprocess: Callable[[Any], np.ndarray]
     encoder: Encoder
     step: int
@@ -38,10 +38,35 @@ class Loaded:
     ) -> np.ndarray:
         """Unit-norm float32 [n e].
 
-        Raises UserError naming the first image that cannot be read.
+        Raises UserError for a classifier, and naming the first image that cannot be
+        read.
         """
+        if self.model.image_output == "logits":
+            raise UserError("this model is a classifier: use classify(images)")
+        return self._images(images)
+
+    def classify(
+        self, images: Sequence[Image.Image | bytes | np.ndarray]
+    ) -> np.ndarray:
+        """Probabilities of a classifier's `class_names`, float32 [n classes].
+
+        Raises UserError for another model, and naming the first image that cannot be
+        read.
+        """
+        if self.model.image_output != "logits":
+            raise UserError("this model is no classifier: use encode_image(images)")
+        logits = self._images(images)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of a classifier, in the order of `classify`; else ()."""
+        return self.encoder.class_names
+
+    def _images(self, images) -> np.ndarray:
         if isinstance(images, Image.Image | bytes | np.ndarray):
-            raise UserError("encode_image takes a list of images: [image]")
+            raise UserError("give a list of images: [image]")
         found = self.encoder.images(self.variables, list(images))
         if found.broken:
             key, reason = found.broken[0]
@@ -78,5 +103,6 @@ def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
     variables, step = assemble.load_variables(folder, "best", ema)
     variables = jax.device_put(variables)  # once, not with every batch
     preprocess = assemble.preprocess(config)
-    encoder = Encoder(model, tokenizer, preprocess)
+    names = classes.saved(config, folder)
+    encoder = Encoder(model, tokenizer, preprocess, class_names=names)
     return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)

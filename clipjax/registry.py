@@ -35,8 +35,16 @@ FAMILIES = {
 
 # Modules of a family's package that serve its components and are none themselves.
 HELPERS = {
+    "clipjax.models.audio",
+    "clipjax.models.convolution",
+    "clipjax.models.frozen",
+    "clipjax.models.fusion",
     "clipjax.models.heads",
     "clipjax.models.layers",
+    "clipjax.models.lora",
+    "clipjax.models.memory",
+    "clipjax.models.ttt",
+    "clipjax.evals.accuracy",
     "clipjax.evals.ranking",
     "clipjax.losses.combined",
     "clipjax.losses.diagnostics",

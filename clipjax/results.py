@@ -44,6 +44,32 @@ def table(results: Mapping[str, EvalResult]) -> Group:
     return Group(*parts[:-1])
 
 
+def sweep_table(sweep: Mapping[float, Mapping[str, EvalResult]]) -> Table:
+    """A row for each share of interpolated weights, with the primary metrics."""
+    rows = Table(box=None, pad_edge=False, header_style="")
+    rows.add_column("share", justify="right")
+    for label, result in next(iter(sweep.values())).items():
+        rows.add_column(f"{label} {result.primary}", justify="right")
+    for share, results in sweep.items():
+        values = [
+            _quantity(result.primary, result.metrics[result.primary])
+            for result in results.values()
+        ]
+        rows.add_row(f"{share:g}", *values)
+    return rows
+
+
+def sweep_to_json(
+    sweep: Mapping[float, Mapping[str, EvalResult]], meta: Mapping[str, Any]
+) -> dict:
+    """{"meta": ..., "sweep": [{"share": ..., "results": as in `to_json`}, ...]}."""
+    points = [
+        {"share": share, "results": to_json(results, {})["results"]}
+        for share, results in sweep.items()
+    ]
+    return {"meta": _plain(meta), "sweep": points}
+
+
 def text(results: Mapping[str, EvalResult], width: int = 80) -> str:
     """The table as plain lines, for logs and pipes."""
     file = io.StringIO()

@@ -79,11 +79,15 @@ def main(argv: list[str]) -> int:
         return 128 + outcome.stopped_by
     if outcome.results:
         console.print(results.table(outcome.results))
-    load = f"import clipjax; clip = clipjax.load('{workdir}')"
+    if "num_classes" in made.model:
+        load, use = "model", "model.classify([image])"
+    else:
+        load, use = "clip", 'clip.encode_text(["..."])'
+    load += f" = clipjax.load('{workdir}')"
     console.print(
         f"done: {workdir}. Next:\n"
         f"  python -m clipjax.evaluate --workdir {workdir}\n"
-        f'  python -ic "{load}"  # then clip.encode_text(["..."])\n'
+        f'  python -ic "import clipjax; {load}"  # then {use}\n'
         f"  python -m clipjax.train --help  # other towers, losses, data, optimizers",
         soft_wrap=True,
     )

@@ -27,6 +27,11 @@ BATCH_KEYS = {
     "replaced": "bool [b], true where a broken example was replaced by another",
     "label": "int32 [b], the class where the source has one, else -1",
 }
+# And what a source has of other modalities (Example.others):
+OTHER_KEYS = {
+    "audio": "float32 [b f t], a spectrogram",
+    "audio_present": "bool [b], false where an example lacks it and `audio` is zeros",
+}
 
 # Outputs of a model that do not have a leading batch dimension.
 GLOBAL_OUTPUTS = ("logit_scale", "logit_bias")
@@ -60,12 +65,15 @@ class Example:
     labels: class index per label set, e.g. {"class": 3}; keys are those of the
       source's `class_names`.
     key: where it comes from, for messages ("train-00001.tar:000123").
+    others: arrays of other modalities, as they are to be in a batch ("audio"); the same
+      names, shapes and types in all examples of a source.
     """
 
     image: bytes | np.ndarray
     captions: Sequence[str] = ()
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
     key: str = ""
+    others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -118,7 +126,18 @@ class Tokenizer(Protocol):
 
 
 class Model(Protocol):
-    """A Linen module with its sizes fixed; holds no arrays."""
+    """A Linen module with its sizes fixed; holds no arrays.
+
+    Its module may say TOWERS (which towers `make` takes, ("image", "text") unless it
+    does) and WORDS (the components that suit it where a config names none).
+    """
+
+    @property
+    def image_output(self) -> str:
+        """The output of encode_image that evaluators and `encode_image` of a loaded
+        model take: "image_embed", or "logits" of a classifier.
+        """
+        ...
 
     def init(self, key: Any) -> Variables:
         """Fresh variables (float32); pure, so it can run under jit and eval_shape."""
@@ -131,7 +150,8 @@ class Model(Protocol):
 
         outputs: image_embed, text_embed float32 [b e] of unit norm, image_features,
         text_features [b e] before normalisation, and the GLOBAL_OUTPUTS it has:
-        logit_scale (exponentiated) and logit_bias, float32 scalars.
+        logit_scale (exponentiated) and logit_bias, float32 scalars; a classifier:
+        logits float32 [b c] instead.
         new_model_state: the `batch_stats` tree, {} where the model has none.
         """
         ...

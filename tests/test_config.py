@@ -88,6 +88,14 @@ def test_round_trip_through_json():
     assert config_check.differences(config_check.to_dict(made), again) == {}
 
 
+def test_keys_newer_than_a_saved_config_have_their_defaults():
+    made = config.base(None, options={"train": {"steps": 5}})
+    saved = config_check.to_dict(made)
+    del saved["lora"], saved["data"]["label_set"], saved["model"]["image"]["pool"]
+    again = config_check.from_dict(saved)
+    assert config_check.flat(again) == config_check.flat(made)
+
+
 def test_only_result_keys_count_as_differences():
     options = {"train": {"steps": 5}}
     old = config_check.to_dict(config.base(None, options=options))

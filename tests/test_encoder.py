@@ -41,6 +41,8 @@ class Letters:
 class Sums:
     """A model that is linear in pixels and in token counts; counts its traces."""
 
+    image_output = "image_embed"
+
     def __init__(self):
         self.traces = []
 

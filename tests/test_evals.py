@@ -18,6 +18,8 @@ BROKEN = b"broken"
 class Table:
     """A model that looks embeddings up: of images by pixel, of texts by token."""
 
+    image_output = "image_embed"
+
     def encode_image(self, variables, image):
         number = image[:, 0, 0, 0].astype("int32") * 256 + image[:, 0, 0, 1]
         return {"image_embed": variables["params"]["image"][number]}

@@ -417,7 +417,10 @@ def test_other_errors_are_not_swallowed(threads):
         ({"unit": "caption"}, "unit='caption': use image or pair"),
         ({"on_broken": "skip"}, "on_broken='skip': use replace or raise"),
         ({"process_count": 3}, "batch_size=4 is not divisible by the 3 processes"),
-        ({"label_set": "colour"}, "'colour' is not of this source; it has class"),
+        (
+            {"label_set": "colour"},
+            "label_set='colour': the data have the label sets class",
+        ),
     ],
 )
 def test_wrong_options(options, message):

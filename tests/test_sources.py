@@ -290,6 +290,18 @@ def make_classes(base, layout):
             (base / place / f"{i}.jpg").write_bytes(jpeg(i))
 
 
+def test_imagefolder_captions(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "1.jpg").write_bytes(b"x")
+    templates = ("a photo of a {}.", "{}")
+    source = imagefolder.make("train", path=str(tmp_path), caption_templates=templates)
+    assert source.max_captions == 2 and source.caption_counts.tolist() == [2, 2]
+    assert source[1].captions == ["a photo of a dog.", "dog"]
+    with pytest.raises(UserError, match="needs one {} for the class name"):
+        imagefolder.make("train", path=str(tmp_path), caption_templates=("a photo",))
+
+
 def test_imagefolder(tmp_path):
     make_classes(tmp_path, {"train/snow_leopard": 2, "train/cat": 3, "val/cat": 1})
     (tmp_path / "train/cat/deep").mkdir()

@@ -30,6 +30,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from clipjax.data.labels import find_label_set
 from clipjax.types import BadExample, Batch, Example, Source, Tokenizer, UserError
 
 UNITS = ("image", "pair")
@@ -86,7 +87,7 @@ def train_batches(
     start_step: int,
     total_steps: int | None = None,
     unit: str = "image",
-    label_set: str | None = None,
+    label_set: str = "",
     workers: int = 0,
     threads: int = 1,
     process_index: int = 0,
@@ -102,7 +103,7 @@ def train_batches(
       unit: "image": an epoch visits every image once, with one caption drawn at random;
         "pair": every caption once, with its image. In a source with captions, examples
         without one are left out.
-      label_set: which labels; None: those of the only set, where there is only one.
+      label_set: which labels; "": those of the only set, where there is only one.
       workers: processes that make batches ahead; each needs seconds to start.
       threads: where workers is 0, threads that make batches ahead; 0: none ahead.
       on_broken: "replace" or "raise".
@@ -137,7 +138,7 @@ def train_batches(
         augment,
         units,
         _plans(units, seed),
-        label_set=_label_set(source, label_set),
+        label_set=find_label_set(source, label_set),
         global_batch=global_batch,
         rows=range(process_index * size, (process_index + 1) * size),
         on_broken=on_broken,
@@ -294,16 +295,19 @@ def _generator(*seeds: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seeds))
 
 
-def _label_set(source: Source, label_set: str | None) -> str | None:
-    known = source.class_names
-    if label_set is None:
-        return next(iter(known)) if len(known) == 1 else None
-    if label_set not in known:
-        raise UserError(
-            f"label set {label_set!r} is not of this source; it has "
-            f"{', '.join(known) or 'none'}"
-        )
-    return label_set
+def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Raises UserError where `others` of two examples differ in names or shapes."""
+    for row in rows:
+        for name in {*rows[0], *row}:
+            shapes = [
+                np.shape(one[name]) if name in one else () for one in (rows[0], row)
+            ]
+            if (name in rows[0]) != (name in row) or shapes[0] != shapes[1]:
+                raise UserError(
+                    f"the data give examples with different {name!r} ({shapes[0]} and "
+                    f"{shapes[1]}): give all of them one of the same shape"
+                )
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 class _BlockMaker:
@@ -336,9 +340,7 @@ class _BlockMaker:
         first = operator.index(step) * self._global_batch
         notes: list[tuple[str, str]] = []
         made = [self._row(self._plans[first + row], notes) for row in self._rows]
-        block: dict[str, Any] = {
-            name: np.stack([row[name] for row in made]) for name in made[0]
-        }
+        block = _stack(made)
         block["valid"] = np.ones(len(made), bool)
         block[BROKEN] = json.dumps(notes)
         return block
@@ -371,6 +373,7 @@ class _BlockMaker:
         self, example: Example, chosen: Planned, *, replaced: bool
     ) -> dict[str, Any]:
         row: dict[str, Any] = {
+            **example.others,
             "image": self._augment(example.image, _generator(chosen.draw)),
             "image_id": np.int32(chosen.index),
             "replaced": np.bool_(replaced),

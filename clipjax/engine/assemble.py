@@ -14,12 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax import registry
 from clipjax.config import create
+from clipjax.config_check import losses
 from clipjax.data import pipeline
 from clipjax.encoder import Encoder
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.state import TrainState, variables
 from clipjax.losses.combined import CombinedLoss
+from clipjax.models import lora
 from clipjax.optim.factory import paths
 from clipjax.types import (
     Config,
@@ -48,17 +51,24 @@ def source(section: Mapping[str, Any]) -> Source:
     return made
 
 
-def new_tokenizer(config: Config, train_source: Source) -> Tokenizer:
-    """A tokenizer made, and where it is of that kind trained, anew."""
+def new_tokenizer(config: Config, train_source: Source) -> Tokenizer | None:
+    """A tokenizer made, and where it is of that kind trained, anew.
+
+    None for a model without text.
+    """
+    if "tokenizer" not in config.data:
+        return None
     captions = functools.partial(pipeline.captions, train_source)
     return create("tokenizer", config.data.tokenizer, captions, None)
 
 
-def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer:
-    """The tokenizer kept with a run.
+def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer | None:
+    """The tokenizer kept with a run; None for a model without text.
 
     Raises UserError where it is absent, damaged or of another kind than the config's.
     """
+    if "tokenizer" not in config.data:
+        return None
     path = workdir / "tokenizer.json"
     if not path.exists():
         raise UserError(f"{path} is missing: without it the run's texts cannot be read")
@@ -72,20 +82,34 @@ def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer:
     return create("tokenizer", config.data.tokenizer, None, saved["state"])
 
 
-def save_tokenizer(made: Tokenizer, name: str, workdir: pathlib.Path) -> None:
-    """Keeps the tokenizer's state with the run."""
-    write_json(workdir / "tokenizer.json", {"name": name, "state": made.state()})
+def save_tokenizer(
+    config: Config, made: Tokenizer | None, workdir: pathlib.Path
+) -> None:
+    """Keeps the tokenizer's state with the run, where there is one."""
+    if made is not None:
+        name = config.data.tokenizer.name
+        write_json(workdir / "tokenizer.json", {"name": name, "state": made.state()})
 
 
-def model(config: Config, made: Tokenizer) -> Model:
-    image = create("image", config.model.image, config.data.image_size)
-    text = create("text", config.model.text, made.vocab_size, made.context_length)
-    return create("model", config.model, image, text)
+def model(config: Config, made: Tokenizer | None) -> Model:
+    """The model of a config; made: the tokenizer, of a model with text."""
+    towers = []
+    if "image" in config.model:
+        towers.append(create("image", config.model.image, config.data.image_size))
+    if made is not None:
+        sizes = made.vocab_size, made.context_length
+        towers.append(create("text", config.model.text, *sizes))
+    return lora.add(create("model", config.model, *towers), **config.lora)
 
 
-def loss(config: Config, spec: LossSpec) -> Loss:
-    """The loss of a config, a sum where there are several."""
+def loss(config: Config, spec: LossSpec, given: str) -> Loss:
+    """The loss of a config, a sum where there are several.
+
+    given: the model's `image_output`; raises UserError where the loss needs another.
+    """
     section = config.loss
+    for _, part, _ in losses(config):
+        _check_output("loss", part.name, given)
     if "name" in section:
         return create("loss", section, spec)
     parts = (
@@ -96,8 +120,13 @@ def loss(config: Config, spec: LossSpec) -> Loss:
 
 
 def encoder(
-    config: Config, made: Model, words: Tokenizer, mesh: jax.sharding.Mesh | None
+    config: Config,
+    made: Model,
+    words: Tokenizer | None,
+    mesh: jax.sharding.Mesh | None,
+    class_names: tuple[str, ...],
 ) -> Encoder:
+    """The encoder of a run's evaluators; class_names: of a classifier."""
     return Encoder(
         made,
         words,
@@ -105,6 +134,7 @@ def encoder(
         batch_size=64 * (mesh.size if mesh else 1),
         mesh=mesh,
         threads=max(2, config.data.threads, config.data.workers),
+        class_names=class_names,
     )
 
 
@@ -116,13 +146,14 @@ def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
 def eval_source(config: Config, val_loss: bool) -> Source | None:
     """The source of `data.eval`, None where nothing needs it.
 
-    Raises UserError where the validation loss needs captions and it has none.
+    Raises UserError where the validation loss of a model with text needs captions and
+    it has none.
     """
     if not val_loss and all("data" in config.evals[label] for label in config.evals):
         return None
     section = config.data.eval
     made = source(section)
-    if val_loss and made.max_captions == 0:
+    if val_loss and "text" in config.model and made.max_captions == 0:
         raise UserError(
             f"data.eval ({section.name}, split {section.split!r}) has no captions, "
             "which the validation loss needs: choose other data, or do without it by "
@@ -134,13 +165,30 @@ def eval_source(config: Config, val_loss: bool) -> Source | None:
 def evaluators(
     config: Config, made: Encoder, shared: Source | None
 ) -> dict[str, Evaluator]:
-    """Label -> evaluator, each over its own source or `shared`, the run's."""
+    """Label -> evaluator, each over its own source or `shared`, the run's.
+
+    Raises UserError for one that needs another kind of model.
+    """
     found = {}
     for label in config.evals:
         section = config.evals[label]
+        _check_output("evals", section.name, made.image_output)
         own = source(section["data"]) if "data" in section else shared
         found[label] = create("evals", section, made, own)
     return found
+
+
+def _check_output(family: str, name: str, given: str) -> None:
+    """Raises UserError where a loss or evaluator needs another kind of model."""
+    module = registry.module_of(registry.load(family, name), "OUTPUT")
+    if (module or "image_embed") != given:
+        logits = given == "logits"
+        kind = "a classifier, which has no" if logits else "no classifier: it has"
+        fix = "cross_entropy" if family == "loss" else "classification"
+        raise UserError(
+            f"{family}={name}: this model is {kind} embeddings; choose "
+            + (f"{family}={fix}" if logits else "model=classifier")
+        )
 
 
 def evaluate(

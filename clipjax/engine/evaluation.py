@@ -73,8 +73,8 @@ class Evaluation:
         assert source is not None  # train.val_batches is above 0
         if run.config.train.eval_ema and state.ema:
             state = state.replace(**state.ema)
-        captioned = int(np.count_nonzero(source.caption_counts))
-        size = min(data.batch_size, captioned // run.mesh.size * run.mesh.size)
+        usable = pipeline.epoch_size(source, "image")
+        size = min(data.batch_size, usable // run.mesh.size * run.mesh.size)
         if size == 0:
             return float("nan")
         batches = pipeline.train_batches(
@@ -85,13 +85,14 @@ class Evaluation:
             global_batch=size,
             start_step=0,
             unit="image",
+            label_set=data.label_set,
             workers=0,
             threads=data.threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             on_broken="replace",
         )
-        count = min(run.config.train.val_batches, captioned // size)
+        count = min(run.config.train.val_batches, usable // size)
         try:
             values = [
                 float(

@@ -19,7 +19,7 @@ import jax
 from rich.console import Console
 
 from clipjax.agree import gather, on_primary
-from clipjax.engine import assemble, resume, sharding
+from clipjax.engine import assemble, classes, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
@@ -95,7 +95,8 @@ def train(
         state, start, replaced = _start(run, saves, say)
         if jax.process_index() == 0:
             resume.save(workdir, config)
-            assemble.save_tokenizer(run.tokenizer, config.data.tokenizer.name, workdir)
+            assemble.save_tokenizer(config, run.tokenizer, workdir)
+            classes.save(run.class_names, workdir)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             return Outcome(start, run.total_steps, {})

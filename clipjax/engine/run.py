@@ -7,13 +7,16 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
 from clipjax.config import create
 from clipjax.config_check import validate
 from clipjax.data import pipeline
-from clipjax.engine import assemble, resume, sharding
+from clipjax.engine import assemble, classes, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
+from clipjax.models import lora
+from clipjax.models.frozen import freeze
 from clipjax.optim import factory
 from clipjax.types import (
     Config,
@@ -35,7 +38,8 @@ class Run:
     workdir: pathlib.Path
     mesh: jax.sharding.Mesh
     source: Source
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    class_names: tuple[str, ...]
     model: Model
     loss: Loss
     optim: factory.Optim
@@ -82,31 +86,47 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         tokenizer = assemble.saved_tokenizer(config, pathlib.Path(config.init_from))
     else:
         tokenizer = assemble.new_tokenizer(config, source)
+    class_names = classes.of_data(config, source)
     model = assemble.model(config, tokenizer)
+    fresh = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    blank = jax.ShapeDtypeStruct((1, *2 * (config.data.image_size,), 3), jnp.uint8)
+    encoded = jax.eval_shape(model.encode_image, fresh, blank)
     spec = LossSpec(
         num_images=len(source),
         num_texts=len(source) * max(source.max_captions, 1),
-        embed_dim=config.model.embed_dim,
+        embed_dim=encoded[model.image_output].shape[1],
         global_batch=batch,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         mesh=mesh,
     )
-    loss = assemble.loss(config, spec)
-    parameters = jax.eval_shape(lambda: model.init(jax.random.key(0)))["params"]
-    optim = factory.make(config.optim, total_steps, steps_per_epoch, parameters)
+    loss = assemble.loss(config, spec, model.image_output)
+    if parts > 1 and "batch_stats" in fresh and not config.train.norm_in_parts:
+        raise UserError(
+            f"train.micro_batches={parts}: batch normalisation would see one part at a "
+            "time, which changes the model; allow it by --config.train.norm_in_parts, "
+            "or choose towers with layer normalisation"
+        )
+    parameters = fresh["params"]
+    groups = config.optim.groups + (lora.FROZEN if config.lora.rank else ())
+    optim = factory.make(
+        config.optim, total_steps, steps_per_epoch, parameters, groups=groups
+    )
     template = states.shapes(
         model, loss, optim, config.train.ema > 0, config.seed, mesh
     )
     eval_source = assemble.eval_source(config, config.train.val_batches > 0)
-    encoder = assemble.encoder(config, model, tokenizer, mesh)
+    if eval_source is not None and config.train.val_batches > 0:
+        classes.check_validation(config, class_names, eval_source)
+    encoder = assemble.encoder(config, model, tokenizer, mesh, class_names)
     return Run(
         config=config,
         workdir=workdir,
         mesh=mesh,
         source=source,
         tokenizer=tokenizer,
-        model=model,
+        class_names=class_names,
+        model=freeze(model, optim.frozen),
         loss=loss,
         optim=optim,
         template=template,
@@ -148,6 +168,7 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
         global_batch=data.batch_size,
         start_step=start_step,
         unit=data.unit,
+        label_set=data.label_set,
         workers=data.workers,
         threads=data.threads,
         process_index=jax.process_index(),

@@ -126,9 +126,8 @@ def _average(state: TrainState, params, model_state, decay: float):
     step = state.step.astype(jnp.float32)
     rate = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(
-        lambda mean, value: (
-            rate.astype(mean.dtype) * mean + (1 - rate).astype(mean.dtype) * value
-        ),
+        # In this form what does not change stays bit for bit as it is.
+        lambda mean, value: mean + (1 - rate).astype(mean.dtype) * (value - mean),
         state.ema,
         {"params": params, "model_state": model_state},
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from clipjax import registry
 from clipjax.encoder import Encoder, Progress, part_of
+from clipjax.evals import accuracy
 from clipjax.evals.ranking import finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
 
@@ -149,16 +150,9 @@ class ZeroShot:
             done += prompt_counts[name]
             labels = labels[counted]
             ranks = rank(found.embed[counted], classes, labels[:, None])
-            for k in self.ks:
-                if k < len(names):
-                    metrics[f"{name}/top{k}"] = float(ranks.hits(k).mean())
-                    chances[f"{name}/top{k}"] = k / len(names)
-            counts = np.bincount(labels, minlength=len(names))
-            hits = np.bincount(labels, weights=ranks.hits(1), minlength=len(names))
-            recalls = hits[counts > 0] / counts[counts > 0]
-            metrics[f"{name}/mean_class_recall"] = float(recalls.mean())
-            chances[f"{name}/mean_class_recall"] = 1 / len(names)
-            metrics[f"{name}/majority_share"] = float(counts.max() / counts.sum())
+            found_here = accuracy.of(ranks, labels, len(names), self.ks, f"{name}/")
+            metrics |= found_here[0]
+            chances |= found_here[1]
             words.append(f"{name}: {len(labels)} images, {len(names)} classes")
         primary = f"{next(iter(self.prompts))}/top1"
         if len(self.prompts) > 1:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from clipjax.models.layers import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
+OUTPUT = "logits"  # what it needs of the model
+
 
 def make(
     spec: LossSpec, *, kind: str = "softmax", label_smoothing: float = 0.0
@@ -46,15 +48,7 @@ class CrossEntropyLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[jax.Array, dict, Metrics]:
-        """Needs logits [b c], and label int32 [b]; rows of a negative label count not.
-
-        Raises UserError for a model without logits.
-        """
-        if "logits" not in outputs:
-            raise UserError(
-                "loss=cross_entropy needs a model that gives logits of classes; this "
-                "one gives embeddings: choose a contrastive loss, such as loss=clip"
-            )
+        """Needs logits [b c], and label int32 [b]; rows of a negative label count not."""
         logits, label = outputs["logits"], batch["label"]
         classes = logits.shape[1]
         target = jax.nn.one_hot(label, classes, dtype=logits.dtype)

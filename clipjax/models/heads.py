@@ -1,4 +1,4 @@
-"""Heads on top of the towers' embeddings."""
+"""Heads on top of the towers: into the shared space, and on top of embeddings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,34 @@ import jax
 from flax import linen as nn
 
 from clipjax.models import layers
+
+PROJECTIONS = ("linear", "affine", "mlp", "none")
+
+
+def projection(kind: str, embed_dim: int, name: str) -> nn.Module | None:
+    """The layer from a tower's width to the shared embedding.
+
+    kind: "linear" (no bias), "affine" (with bias), "mlp" (a hidden layer of twice the
+    embedding with GELU and biases, then a linear one); None for "none".
+    """
+    if kind == "mlp":
+        return MlpProjection(embed_dim, name=name)
+    if kind == "none":
+        return None
+    return layers.Dense(embed_dim, None, kind == "affine", name=name)
+
+
+class MlpProjection(nn.Module):
+    """See `projection`; arXiv 2002.05709's head without its batch normalisation."""
+
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b d] to [b e]."""
+        x = layers.Dense(2 * self.embed_dim, None, name="fc1")(x)
+        x = layers.ACTIVATIONS["gelu"](x)
+        return layers.Dense(self.embed_dim, None, False, name="fc2")(x)
 
 
 class Expander(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
@@ -30,6 +31,13 @@ def _recomputed(function: Any, static_argnums: tuple[int, ...] = ()) -> Any:
     return jax.checkpoint(function, static_argnums=static_argnums)
 
 
+# Option `precision` -> the towers' `dtype`.
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+
+# Of OpenAI's training images, as every published CLIP model expects them.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
 ACTIVATIONS = {
     "gelu": _recomputed(lambda x: jax.nn.gelu(x, approximate=False)),
     "gelu_tanh": _recomputed(lambda x: jax.nn.gelu(x, approximate=True)),
@@ -44,6 +52,18 @@ def one_of(option: str, value: str, known: Any) -> None:
             f"{option}={value!r}: must be one of {', '.join(known)}."
             + suggest(value, known)
         )
+
+
+def above_zero(option: str, value: float) -> None:
+    """Raises UserError where a value is not above 0."""
+    if not value > 0:
+        raise UserError(f"{option}={value}: must be above 0")
+
+
+def check_std(std: tuple[float, float, float]) -> None:
+    """Raises UserError where images cannot be divided by it."""
+    if not all(value > 0 for value in std):
+        raise UserError(f"model.std={std}: must be three numbers above 0")
 
 
 def in_range(option: str, value: float) -> None:
@@ -64,18 +84,35 @@ def check_sizes(option: str, width: int, depth: int, heads: int) -> None:
         )
 
 
+def normalise_image(
+    image: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """uint8 [b h w 3] to float32, (image / 255 - mean) / std by channel.
+
+    Raises TypeError for another type.
+    """
+    if image.dtype != jnp.uint8:
+        raise TypeError(f"images must be uint8 [b h w 3], not {image.dtype}")
+    # In one multiplication and one addition.
+    scale = 1 / (255 * np.asarray(std))
+    shift = -np.asarray(mean) / np.asarray(std)
+    image = image * jnp.asarray(scale, jnp.float32)[None, None, None]
+    return image + jnp.asarray(shift, jnp.float32)[None, None, None]
+
+
 class Dense(nn.Module):
     """y = x W + b over the last axis."""
 
     features: int
-    std: float  # of the kernel's normal initial values
+    std: float | None  # of the kernel's normal initial values, None: fan_in^-0.5
     use_bias: bool = True
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        std = shape[0] ** -0.5 if self.std is None else self.std
+        kernel = self.param("kernel", nn.initializers.normal(std), shape)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape[1:])
@@ -176,6 +213,13 @@ def _has_fused_kernel(query: jax.Array) -> bool:
     return float(device.compute_capability) >= 8.0
 
 
+def masked_mean(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the tokens [b n d] under the mask [b n]; zeros where there is none."""
+    weights = mask.astype(tokens.dtype)
+    count = jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
+    return (tokens * weights[:, :, None]).sum(axis=1) / count
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention (arXiv 1706.03762)."""
 
@@ -219,7 +263,9 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block, normalised before attention and before the MLP."""
+    """A transformer block, normalised before attention and before the MLP, or, with
+    `post_norm`, after either's sum with its input (arXiv 1706.03762, BERT).
+    """
 
     heads: int
     hidden: int
@@ -227,26 +273,33 @@ class Block(nn.Module):
     causal: bool = False
     activation: str = "gelu"
     dropout: float = 0.0
+    post_norm: bool = False
+    epsilon: float = 1e-5
     dtype: Any = None
 
     @nn.compact
     def __call__(
         self, x: jax.Array, key_mask: jax.Array | None, train: bool
     ) -> jax.Array:
-        y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
-        y = SelfAttention(
+        norm_1 = LayerNorm(self.epsilon, self.dtype, name="norm_1")
+        norm_2 = LayerNorm(self.epsilon, self.dtype, name="norm_2")
+        attend = SelfAttention(
             self.heads, self.depth, self.causal, self.dtype, name="attention"
-        )(y, key_mask)
-        x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
-        y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
-        return x + Mlp(
+        )
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        mlp = Mlp(
             self.hidden,
             self.depth,
             self.activation,
             self.dropout,
             self.dtype,
             name="mlp",
-        )(y, train)
+        )
+        if self.post_norm:
+            x = norm_1(x + drop(attend(x, key_mask)))
+            return norm_2(x + mlp(x, train))
+        x = x + drop(attend(norm_1(x), key_mask))
+        return x + mlp(norm_2(x), train)
 
 
 class Transformer(nn.Module):
@@ -263,6 +316,8 @@ class Transformer(nn.Module):
     activation: str = "gelu"
     dropout: float = 0.0
     remat: bool = False
+    post_norm: bool = False
+    epsilon: float = 1e-5
     dtype: Any = None
 
     @nn.compact
@@ -278,6 +333,8 @@ class Transformer(nn.Module):
                 self.causal,
                 self.activation,
                 self.dropout,
+                self.post_norm,
+                self.epsilon,
                 self.dtype,
                 name=f"block_{index}",
             )(x, key_mask, train)
@@ -290,6 +347,7 @@ class AttentionPool(nn.Module):
     heads: int
     hidden: int
     activation: str = "gelu"
+    epsilon: float = 1e-5
     dtype: Any = None
 
     @nn.compact
@@ -308,6 +366,6 @@ class AttentionPool(nn.Module):
             value.reshape(b, n, self.heads, -1),
         )
         x = Dense(d, std, dtype=self.dtype, name="out")(mixed.reshape(b, d))
-        y = LayerNorm(dtype=self.dtype, name="norm")(x)
+        y = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
         mlp = Mlp(self.hidden, 1, self.activation, dtype=self.dtype, name="mlp")
         return x + mlp(y, False)

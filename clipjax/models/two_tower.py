@@ -23,17 +23,10 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from clipjax.models import heads, layers
 from clipjax.types import Batch, Outputs, UserError, Variables
-
-PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
-
-# Of OpenAI's training images, as every published CLIP model expects them.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def make(
@@ -44,9 +37,11 @@ def make(
     logit_scale_init: float = 1 / 0.07,
     learnable_scale: bool = True,
     logit_bias_init: float | None = None,
+    image_head: str = "linear",
+    text_head: str = "linear",
     expander: tuple[int, ...] = (),
-    mean: tuple[float, float, float] = MEAN,
-    std: tuple[float, float, float] = STD,
+    mean: tuple[float, float, float] = layers.MEAN,
+    std: tuple[float, float, float] = layers.STD,
     precision: str = "float32",
 ) -> TwoTowerModel:
     """A model of two towers.
@@ -57,6 +52,8 @@ def make(
       logit_scale_init: inverse temperature at the start (the parameter is its log).
       learnable_scale: False keeps the inverse temperature; then it is no parameter.
       logit_bias_init: a learned bias of the logits (SigLIP), None for none.
+      image_head, text_head: from a tower to the embedding: "linear", "affine" (with
+        bias), "mlp", or "none" where the tower gives embed_dim numbers itself.
       expander: widths of an MLP over each side's features, which the vicreg loss looks
         at in their place; () for none. Its outputs are no embeddings.
       mean, std: of red, green and blue in [0, 1], to normalise images with.
@@ -66,16 +63,17 @@ def make(
     Raises:
       UserError: for a value that cannot be used.
     """
-    layers.one_of("model.precision", precision, PRECISIONS)
+    layers.one_of("model.precision", precision, layers.PRECISIONS)
+    for side, kind in (("image", image_head), ("text", text_head)):
+        layers.one_of(f"model.{side}_head", kind, heads.PROJECTIONS)
     if embed_dim < 1:
         raise UserError(f"model.embed_dim={embed_dim}: must be at least 1")
     if not logit_scale_init > 0:
         raise UserError(f"model.logit_scale_init={logit_scale_init}: must be above 0")
     if any(width < 1 for width in expander):
         raise UserError(f"model.expander={expander}: widths must be at least 1")
-    if not all(value > 0 for value in std):
-        raise UserError(f"model.std={std}: must be three numbers above 0")
-    dtype = PRECISIONS[precision]
+    layers.check_std(std)
+    dtype = layers.PRECISIONS[precision]
     module = TwoTower(
         image=image_tower.clone(dtype=dtype),
         text=text_tower.clone(dtype=dtype),
@@ -83,6 +81,7 @@ def make(
         logit_scale_init=logit_scale_init,
         learnable_scale=learnable_scale,
         logit_bias_init=logit_bias_init,
+        heads=(image_head, text_head),
         expander=tuple(expander),
         mean=mean,
         std=std,
@@ -91,7 +90,7 @@ def make(
 
 
 class TwoTower(nn.Module):
-    """See `make`. The projections start with std d^-0.5 and have no bias."""
+    """See `make`."""
 
     image: nn.Module
     text: nn.Module
@@ -99,6 +98,7 @@ class TwoTower(nn.Module):
     logit_scale_init: float
     learnable_scale: bool
     logit_bias_init: float | None
+    heads: tuple[str, str]
     expander: tuple[int, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -114,13 +114,7 @@ class TwoTower(nn.Module):
         """Encodes whichever side is given; see TwoTowerModel."""
         outputs = {}
         if image is not None:
-            if image.dtype != jnp.uint8:
-                raise TypeError(f"images must be uint8 [b h w 3], not {image.dtype}")
-            # (image / 255 - mean) / std in one multiplication and one addition.
-            scale = 1 / (255 * np.asarray(self.std))
-            shift = -np.asarray(self.mean) / np.asarray(self.std)
-            image = image * jnp.asarray(scale, jnp.float32)[None, None, None]
-            image = image + jnp.asarray(shift, jnp.float32)[None, None, None]
+            image = layers.normalise_image(image, self.mean, self.std)
             encoded = self.image(image, train)
             outputs |= self._embed("image", encoded)
         if text is not None:
@@ -142,9 +136,14 @@ class TwoTower(nn.Module):
     def _embed(self, side: str, encoded: dict[str, jax.Array]) -> Outputs:
         pooled = encoded["pooled"]
         pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
-        std = pooled.shape[-1] ** -0.5
-        project = layers.Dense(self.embed_dim, std, False, name=f"{side}_projection")
-        features = project(pooled)
+        kind = self.heads[side == "text"]
+        project = heads.projection(kind, self.embed_dim, f"{side}_projection")
+        features = project(pooled) if project is not None else pooled
+        if features.shape[-1] != self.embed_dim:
+            raise UserError(
+                f"model.{side}_head='none': the {side} tower gives {pooled.shape[-1]} "
+                f"numbers and model.embed_dim is {self.embed_dim}: let them be equal"
+            )
         squares = jnp.square(features).sum(axis=-1, keepdims=True)
         # The floor keeps the gradient finite at features of zero.
         embed = features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
@@ -165,6 +164,7 @@ class TwoTowerModel:
     """
 
     module: TwoTower
+    image_output = "image_embed"
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""

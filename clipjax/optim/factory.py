@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.config import create
+from clipjax.optim import layer_decay
 from clipjax.types import UserError
 
 
@@ -20,10 +21,12 @@ class Optim:
     """tx: optax transformation over the whole parameter tree.
 
     schedule: step -> learning rate of the default group.
+    frozen: paths of the parameters that are not trained.
     """
 
     tx: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
+    frozen: frozenset[str] = frozenset()
 
 
 def paths(tree: Any) -> Any:
@@ -42,20 +45,32 @@ def paths(tree: Any) -> Any:
 
 
 def make(
-    config: Mapping[str, Any], total_steps: int, steps_per_epoch: int, params: Any
+    config: Mapping[str, Any],
+    total_steps: int,
+    steps_per_epoch: int,
+    params: Any,
+    *,
+    groups: tuple | None = None,
 ) -> Optim:
     """Builds the optimizer of a run.
 
     Args:
       config: the `optim` section.
       params: the parameter tree, or its shapes.
+      groups: in place of the section's, where given.
 
     Raises:
-      UserError: where a group's pattern matches no parameter.
+      UserError: where a group's pattern matches no parameter, or none is left to train.
     """
     names = paths(params)
-    factors = _factors(config["groups"], names)
-    lr_factor = jax.tree.map(lambda name: factors[name][0], names)
+    factors = _factors(config["groups"] if groups is None else groups, names)
+    by_layer = layer_decay.factors(jax.tree.leaves(names), config["layer_decay"])
+    lr_factor = jax.tree.map(lambda name: factors[name][0] * by_layer[name], names)
+    still = frozenset(name for name, (factor, _) in factors.items() if factor == 0.0)
+    if len(still) == len(factors):
+        raise UserError(
+            "optim.groups freezes every parameter: nothing would be trained"
+        )
     decayed = re.compile(config["no_decay"])
     decay_factor = jax.tree.map(
         lambda name, leaf: (
@@ -83,7 +98,7 @@ def make(
         # Partitioned, so that frozen parameters have no optimizer state.
         labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "on", frozen)
         tx = optax.partition({"on": tx, "frozen": optax.set_to_zero()}, labels)
-    return Optim(optax.with_extra_args_support(tx), rate(config["lr"]))
+    return Optim(optax.with_extra_args_support(tx), rate(config["lr"]), still)
 
 
 def _factors(groups: tuple, names: Any) -> dict[str, tuple[float, float]]:

@@ -12,7 +12,7 @@ import zlib
 import jax
 import numpy as np
 
-from clipjax.models import two_tower
+from clipjax.models import layers, two_tower
 from clipjax.models.image import vit
 from clipjax.models.text import transformer
 
@@ -234,7 +234,7 @@ def their_results(case: Case) -> dict[str, np.ndarray]:
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
     theirs.load_state_dict(tensors, strict=True)
     given = inputs(case)
-    pixels = (given["image"] / 255 - two_tower.MEAN) / two_tower.STD
+    pixels = (given["image"] / 255 - layers.MEAN) / layers.STD
     pixels = torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
     text = torch.tensor(given["text"])
     with torch.no_grad():

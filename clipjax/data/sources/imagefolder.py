@@ -1,7 +1,8 @@
 """Labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot tests.
 
 The label set is "class", the class names are the folders' names (or those of
-`class_names_file`), in the order of the sorted folders. There are no captions.
+`class_names_file`), in the order of the sorted folders. Captions are made of them where
+asked for.
 
     --config configs/x.py:data=imagefolder --config.data.eval.path=FOLDER
 """
@@ -24,6 +25,7 @@ def make(
     *,
     path: str = "",
     class_names_file: str = "",
+    caption_templates: tuple[str, ...] = (),
     max_samples_per_class: int = 0,
 ) -> ImageFolder:
     """Lists the images of a split, sorted by class and path (subfolders included).
@@ -35,6 +37,8 @@ def make(
       path: the folder that holds the split folders.
       class_names_file: lines `folder<TAB>name`, to name the classes otherwise than by
         their folders; relative to `path`.
+      caption_templates: "a photo of a {}.": captions made of the class's name, to tune
+        a model of two towers on labels (arXiv 2212.00638); () for none.
       max_samples_per_class: use the first so many images of each class (0: all).
 
     Raises UserError for missing folders, classes without a name, and no images.
@@ -64,13 +68,18 @@ def make(
         )
     files.report(f"imagefolder {place}", problems)
     names = _named(base, classes, class_names_file) if class_names_file else classes
-    return ImageFolder(base, paths, np.array(labels, np.int32), names, problems)
+    for template in caption_templates:
+        if template.count("{}") != 1:
+            raise UserError(
+                f"caption_templates: {template!r} needs one {{}} for the class name"
+            )
+    return ImageFolder(
+        base, paths, np.array(labels, np.int32), names, caption_templates, problems
+    )
 
 
 class ImageFolder:
     """See `clipjax.types.Source`; `problems` says which classes are empty."""
-
-    max_captions = 0
 
     def __init__(
         self,
@@ -78,13 +87,16 @@ class ImageFolder:
         paths: list[str],
         labels: np.ndarray,
         names: list[str],
+        caption_templates: tuple[str, ...],
         problems: list[str],
     ):
         self._base = base
         self._paths = paths
         self._labels = labels
         self.problems = problems
-        self.caption_counts = np.zeros(len(paths), np.int32)
+        self._captions = caption_templates
+        self.max_captions = len(caption_templates)
+        self.caption_counts = np.full(len(paths), self.max_captions, np.int32)
         self.class_names = {"class": names}
         self.templates = {"class": ("a photo of a {}.",)}
 
@@ -97,9 +109,15 @@ class ImageFolder:
         key = self._paths[index].encode("utf-8", "backslashreplace").decode()
         return Example(
             image=files.read_bytes(self._base / self._paths[index], key),
+            captions=self.captions_of(index),
             labels={"class": int(self._labels[index])},
             key=key,
         )
+
+    def captions_of(self, index: int) -> list[str]:
+        """The captions of an example, without its image."""
+        name = self.class_names["class"][self._labels[index]]
+        return [template.replace("{}", name) for template in self._captions]
 
 
 def _folders(place: pathlib.Path) -> list[str]:

@@ -42,6 +42,9 @@ def make(
     pool: str = "cls",
     positions: str = "learned",
     pre_norm: bool = True,
+    post_norm: bool = False,
+    patch_bias: bool = False,
+    norm_epsilon: float = 1e-5,
     activation: str = "gelu",
     dropout: float = 0.0,
     patch_dropout: float = 0.0,
@@ -56,6 +59,9 @@ def make(
       pool: "cls" (a class token), "mean" over patches, "map" (attention pooling).
       positions: "learned", or fixed "sincos" (MoCo v3, arXiv 2104.02057).
       pre_norm: a layer normalisation before the first block, as OpenAI CLIP has.
+      post_norm: blocks that normalise after the sums, as BERT's, not before.
+      patch_bias: a bias of the patch embedding, as SigLIP and ImageNet's ViTs have.
+      norm_epsilon: of the layer normalisations; 1e-6 in SigLIP and timm.
       activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
       dropout: rate after the embeddings and in every block.
       patch_dropout: share of patches left out in training (arXiv 2212.00794).
@@ -84,6 +90,7 @@ def make(
     layers.one_of("image.activation", activation, layers.ACTIVATIONS)
     layers.in_range("image.dropout", dropout)
     layers.in_range("image.patch_dropout", patch_dropout)
+    layers.above_zero("image.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads, mlp_dim)
     sizes = zip(asked, SIZES[match[1]], strict=True)
     d, layer_count, head_count, hidden = (
@@ -106,6 +113,9 @@ def make(
         pool=pool,
         positions=positions,
         pre_norm=pre_norm,
+        post_norm=post_norm,
+        patch_bias=patch_bias,
+        norm_epsilon=norm_epsilon,
         activation=activation,
         dropout=dropout,
         patch_dropout=patch_dropout,
@@ -127,6 +137,9 @@ class VisionTransformer(nn.Module):
     pool: str
     positions: str
     pre_norm: bool
+    post_norm: bool
+    patch_bias: bool
+    norm_epsilon: float
     activation: str
     dropout: float
     patch_dropout: float
@@ -143,7 +156,11 @@ class VisionTransformer(nn.Module):
         x = patches(image, self.patch)
         b, n, fan_in = x.shape
         embed = layers.Dense(
-            self.width, fan_in**-0.5, False, self.dtype, name="patch_embedding"
+            self.width,
+            fan_in**-0.5,
+            self.patch_bias,
+            self.dtype,
+            name="patch_embedding",
         )
         x = embed(x)
         std = self.width**-0.5
@@ -168,7 +185,7 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([first, x], axis=1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.pre_norm:
-            x = layers.LayerNorm(dtype=self.dtype, name="pre_norm")(x)
+            x = layers.LayerNorm(self.norm_epsilon, self.dtype, name="pre_norm")(x)
         x = layers.Transformer(
             self.depth,
             self.heads,
@@ -176,10 +193,12 @@ class VisionTransformer(nn.Module):
             activation=self.activation,
             dropout=self.dropout,
             remat=self.remat,
+            post_norm=self.post_norm,
+            epsilon=self.norm_epsilon,
             dtype=self.dtype,
             name="transformer",
         )(x, None, train)
-        norm = layers.LayerNorm(dtype=self.dtype, name="post_norm")
+        norm = layers.LayerNorm(self.norm_epsilon, self.dtype, name="post_norm")
         tokens = norm(x[:, class_count:])
         if self.pool == "cls":
             # Normalised apart from the patches, which are rarely asked for.
@@ -188,7 +207,12 @@ class VisionTransformer(nn.Module):
             pooled = tokens.mean(axis=1)
         else:
             pooled = layers.AttentionPool(
-                self.heads, self.hidden, self.activation, self.dtype, name="map"
+                self.heads,
+                self.hidden,
+                self.activation,
+                self.norm_epsilon,
+                self.dtype,
+                name="map",
             )(tokens)
         return {"pooled": pooled, "tokens": tokens}
 

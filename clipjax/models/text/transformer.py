@@ -38,7 +38,10 @@ def make(
     heads: int | None = None,
     mlp_dim: int | None = None,
     causal: bool = True,
+    masked: bool = True,
     pool: str = "eot",
+    post_norm: bool = False,
+    norm_epsilon: float = 1e-5,
     activation: str = "gelu",
     dropout: float = 0.0,
     token_dropout: float = 0.0,
@@ -53,8 +56,11 @@ def make(
       width, depth, heads: None takes the variant's.
       mlp_dim: width inside the MLP, None for 4 x width.
       causal: a token sees those before it only; else all tokens but the padding.
+      masked: False lets padding be seen (not if causal) and counted in the mean.
       pool: "eot" (the last token of the text), "mean" over the text's tokens, "last"
         (the last position, padding or not), "cls" (the first; not if causal).
+      post_norm: blocks that normalise after the sums, as BERT's, not before.
+      norm_epsilon: of the layer normalisations; 1e-6 in SigLIP.
       activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
       dropout: rate after the embeddings and in every block.
       token_dropout: rate at which whole tokens lose their embedding, though not their
@@ -69,6 +75,7 @@ def make(
     layers.one_of("text.activation", activation, layers.ACTIVATIONS)
     layers.in_range("text.dropout", dropout)
     layers.in_range("text.token_dropout", token_dropout)
+    layers.above_zero("text.norm_epsilon", norm_epsilon)
     if causal and pool == "cls":
         raise UserError(
             "text.pool='cls': the first token of a causal tower sees only itself; set "
@@ -87,7 +94,10 @@ def make(
         heads=head_count,
         hidden=4 * d if mlp_dim is None else mlp_dim,
         causal=causal,
+        masked=masked,
         pool=pool,
+        post_norm=post_norm,
+        norm_epsilon=norm_epsilon,
         activation=activation,
         dropout=dropout,
         token_dropout=token_dropout,
@@ -105,7 +115,10 @@ class TextTransformer(nn.Module):
     heads: int
     hidden: int
     causal: bool
+    masked: bool
     pool: str
+    post_norm: bool
+    norm_epsilon: float
     activation: str
     dropout: float
     token_dropout: float
@@ -115,7 +128,8 @@ class TextTransformer(nn.Module):
     @property
     def padding_invariant(self) -> bool:
         """Whether padding after the text leaves the pooled features as they are."""
-        return self.pool != "last"
+        unseen = self.masked or (self.causal and self.pool != "mean")
+        return self.pool != "last" and unseen
 
     @nn.compact
     def __call__(
@@ -155,15 +169,16 @@ class TextTransformer(nn.Module):
             activation=self.activation,
             dropout=self.dropout,
             remat=self.remat,
+            post_norm=self.post_norm,
+            epsilon=self.norm_epsilon,
             dtype=self.dtype,
             name="transformer",
-        )(x, None if self.causal else mask, train)
-        norm = layers.LayerNorm(dtype=self.dtype, name="post_norm")
+        )(x, mask if self.masked and not self.causal else None, train)
+        norm = layers.LayerNorm(self.norm_epsilon, self.dtype, name="post_norm")
         tokens = norm(x)
         if self.pool == "mean":
-            weights = mask.astype(tokens.dtype)
-            count = jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
-            pooled = (tokens * weights[:, :, None]).sum(axis=1) / count
+            counted = mask if self.masked else jnp.ones_like(mask)
+            pooled = layers.masked_mean(tokens, counted)
         else:
             index = jnp.zeros((b,), jnp.int32)
             if self.pool == "last":

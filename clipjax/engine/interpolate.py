@@ -1,0 +1,35 @@
+"""Weights between two runs of one model (WiSE-FT, arXiv 2109.01903)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from clipjax.optim.factory import paths
+from clipjax.types import UserError, Variables
+
+
+def check_same_model(what: str, base: Variables, tuned: Variables) -> None:
+    """Raises UserError, beginning with `what`, where a parameter is not in both."""
+    shapes = [
+        dict(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
+        for tree in (base, tuned)
+    ]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        there, here = (
+            np.shape(tree[name]) if name in tree else "absent" for tree in shapes
+        )
+        if there != here:
+            raise UserError(
+                f"{what}: {name} is {there} there and {here} in this run: give a run "
+                "of the same model"
+            )
+
+
+def mix(base: Variables, tuned: Variables, share: float) -> Variables:
+    """(1 - share) * base + share * tuned, of every array; host arrays, float32."""
+    if share in (0.0, 1.0):
+        return tuned if share else base
+    return jax.tree.map(
+        lambda a, b: np.asarray((1 - share) * a + share * b, np.float32), base, tuned
+    )

@@ -1,0 +1,178 @@
+"""BERT as a text tower (arXiv 1810.04805), in the published architecture.
+
+    load("text", "bert")(30_522, 64, variant="base")
+
+Dimensions in shape comments: b batch, l text length, d width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+
+from clipjax.models import layers
+from clipjax.types import UserError
+
+# Size -> (width, depth, heads); the small ones are those of arXiv 1908.08962.
+SIZES = {
+    "tiny": (128, 2, 2),
+    "mini": (256, 4, 4),
+    "small": (512, 4, 8),
+    "medium": (512, 8, 8),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+POOLS = ("cls", "mean", "last", "pooler")
+STD = 0.02  # of all initial values
+
+
+def make(
+    vocab_size: int,
+    context_length: int,
+    *,
+    variant: str = "base",
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    mlp_dim: int | None = None,
+    max_positions: int = 512,
+    pool: str = "cls",
+    token_types: int = 2,
+    norm_epsilon: float = 1e-12,
+    activation: str = "gelu",
+    dropout: float = 0.1,
+    remat: bool = False,
+) -> Bert:
+    """A BERT encoder.
+
+    Args:
+      vocab_size: number of token ids.
+      context_length: largest number of tokens of a text; shorter batches are taken.
+      variant: tiny, mini, small, medium, base or large.
+      width, depth, heads: None takes the variant's. mlp_dim: None for 4 x width.
+      max_positions: rows of the position table, 512 in published weights.
+      pool: "cls" (the first token), "mean" over the text's tokens, "last" (the text's
+        last token), "pooler" (a dense layer and tanh over the first token).
+      token_types: rows of the table of sentence types, of which the first is used; 0
+        for none, as in DistilBERT.
+      norm_epsilon: of the layer normalisations.
+      activation: "gelu", "gelu_tanh" or "quick_gelu".
+      dropout: rate after the embeddings and in every block.
+      remat: spend compute to save memory; see layers.Transformer.
+
+    Raises:
+      UserError: for an unknown variant or choice, or sizes that do not fit.
+    """
+    layers.one_of("text.variant", variant, SIZES)
+    layers.one_of("text.pool", pool, POOLS)
+    layers.one_of("text.activation", activation, layers.ACTIVATIONS)
+    layers.in_range("text.dropout", dropout)
+    layers.above_zero("text.norm_epsilon", norm_epsilon)
+    sizes = zip((width, depth, heads), SIZES[variant], strict=True)
+    d, layer_count, head_count = (
+        default if value is None else value for value, default in sizes
+    )
+    layers.check_sizes("text", d, layer_count, head_count)
+    if context_length > max_positions:
+        raise UserError(
+            f"context_length={context_length}: must be at most "
+            f"text.max_positions={max_positions}"
+        )
+    if token_types < 0:
+        raise UserError(f"text.token_types={token_types}: must be at least 0")
+    return Bert(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        width=d,
+        depth=layer_count,
+        heads=head_count,
+        hidden=4 * d if mlp_dim is None else mlp_dim,
+        max_positions=max_positions,
+        pool=pool,
+        token_types=token_types,
+        epsilon=norm_epsilon,
+        activation=activation,
+        dropout=dropout,
+        remat=remat,
+    )
+
+
+class Bert(nn.Module):
+    """See `make`."""
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    max_positions: int
+    pool: str
+    token_types: int
+    epsilon: float
+    activation: str
+    dropout: float
+    remat: bool
+    dtype: Any = None
+
+    padding_invariant = True
+
+    @nn.compact
+    def __call__(
+        self, text: jax.Array, mask: jax.Array, train: bool
+    ) -> dict[str, jax.Array]:
+        """Encodes ids int32 [b l] with mask bool [b l], true on tokens.
+
+        An id outside the vocabulary gives NaN. A row without any token gives finite
+        numbers without meaning.
+
+        Returns "pooled" [b d], and "tokens" [b l d] of which only those under the mask
+        mean something.
+
+        Raises UserError where l exceeds the context length.
+        """
+        b, length = text.shape
+        if length > self.context_length:
+            raise UserError(
+                f"text of {length} tokens: the text tower takes at most "
+                f"{self.context_length}; cut the texts or raise the context length"
+            )
+
+        def table(name: str, rows: int) -> jax.Array:
+            values = self.param(name, nn.initializers.normal(STD), (rows, self.width))
+            return promote_dtype(values, dtype=self.dtype)[0]
+
+        x = jnp.take(table("token_embedding", self.vocab_size), text, axis=0)
+        x = x + table("positions", self.max_positions)[None, :length]
+        if self.token_types:
+            x = x + table("token_types", self.token_types)[None, :1]
+        x = layers.LayerNorm(self.epsilon, self.dtype, name="pre_norm")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        tokens = layers.Transformer(
+            self.depth,
+            self.heads,
+            self.hidden,
+            activation=self.activation,
+            dropout=self.dropout,
+            remat=self.remat,
+            post_norm=True,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            name="transformer",
+        )(x, mask, train)
+        if self.pool == "mean":
+            pooled = layers.masked_mean(tokens, mask)
+        elif self.pool == "last":
+            places = jnp.arange(length, dtype=jnp.int32)
+            index = jnp.max(mask * places[None], axis=1)
+            pooled = jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
+        else:
+            pooled = tokens[:, 0]
+        if self.pool == "pooler":
+            dense = layers.Dense(self.width, STD, dtype=self.dtype, name="pooler")
+            pooled = jnp.tanh(dense(pooled))
+        return {"pooled": pooled, "tokens": tokens}

@@ -1,0 +1,42 @@
+"""DistilBERT as a text tower (arXiv 1910.01108): BERT's half, without sentence types.
+
+load("text", "distilbert")(30_522, 64)
+"""
+
+from __future__ import annotations
+
+from clipjax.models.text import bert
+
+
+def make(
+    vocab_size: int,
+    context_length: int,
+    *,
+    width: int = 768,
+    depth: int = 6,
+    heads: int = 12,
+    mlp_dim: int | None = None,
+    max_positions: int = 512,
+    pool: str = "cls",
+    activation: str = "gelu",
+    dropout: float = 0.1,
+    remat: bool = False,
+) -> bert.Bert:
+    """A DistilBERT encoder; by default distilbert-base, 66,362,880 parameters.
+
+    Arguments and errors are those of bert.make; pool is "cls", "mean" or "last".
+    """
+    return bert.make(
+        vocab_size,
+        context_length,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim,
+        max_positions=max_positions,
+        pool=pool,
+        token_types=0,
+        activation=activation,
+        dropout=dropout,
+        remat=remat,
+    )

@@ -1,0 +1,63 @@
+"""Weights between two runs, and the sweep that `evaluate` makes of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+import run_tools
+from clipjax import evaluate
+from clipjax.engine import interpolate
+from clipjax.types import UserError
+
+
+def test_mix_by_hand():
+    base = {"params": {"a": np.array([1.0, 2.0]), "b": np.array(4.0)}}
+    tuned = {"params": {"a": np.array([3.0, 0.0]), "b": np.array(0.0)}}
+    found = interpolate.mix(base, tuned, 0.25)["params"]
+    np.testing.assert_allclose(found["a"], [1.5, 1.5])
+    np.testing.assert_allclose(found["b"], 3.0)
+    assert interpolate.mix(base, tuned, 0.0) is base
+    assert interpolate.mix(base, tuned, 1.0) is tuned
+
+
+def test_another_model_is_refused():
+    base = {"params": {"a": np.zeros(2)}}
+    with pytest.raises(UserError, match=r"params/a is \(2,\) there and \(3,\) in this"):
+        interpolate.check_same_model("x", base, {"params": {"a": np.zeros(3)}})
+    with pytest.raises(
+        UserError, match="params/a is .2,. there and absent"
+    ):
+        interpolate.check_same_model("x", base, {"params": {"b": np.zeros(2)}})
+
+
+def test_the_sweep(tmp_path, capsys):
+    """Its ends are what each run gets alone."""
+    with run_tools.one_device(tmp_path / "cache"):
+        config = run_tools.tiny("evals=retrieval", evals=True, train__steps=2)
+        base = run_tools.train(config, tmp_path / "base").outcome.results
+        config.init_from = str(tmp_path / "base")
+        config.train.steps = 6
+        tuned = run_tools.train(config, tmp_path / "tuned").outcome.results
+        places = ["--workdir", str(tmp_path / "tuned"), "--json", str(tmp_path / "x")]
+        sweep = ["--interpolate", str(tmp_path / "base"), "--alphas", "0,0.5,1"]
+        assert evaluate.main(["evaluate", *places, *sweep]) == 0
+    points = json.loads((tmp_path / "x").read_text())["sweep"]
+    assert [point["share"] for point in points] == [0, 0.5, 1]
+    ranks = [
+        p["results"]["retrieval"]["metrics"]["text_to_image_mean_rank"] for p in points
+    ]
+    for found, alone in ((ranks[0], base), (ranks[2], tuned)):
+        metrics = alone["retrieval"].metrics
+        assert found == pytest.approx(metrics["text_to_image_mean_rank"])
+    assert ranks[0] != ranks[2]
+    assert "share  retrieval mean_recall@1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("alphas", ["0,2", "x", "0,-1"])
+def test_shares_out_of_range(tmp_path, alphas):
+    flags = ["--interpolate", str(tmp_path), "--alphas", alphas]
+    with pytest.raises(UserError, match="give numbers from 0 to 1"):
+        evaluate.main(["evaluate", "--workdir", str(tmp_path), *flags])
+    with pytest.raises(UserError, match="--alphas needs --interpolate"):
+        evaluate.main(["evaluate", "--workdir", str(tmp_path), "--alphas", "0,1"])
