@@ -1,4 +1,4 @@
-"""One token a character, over 33 characters: letters, blank and some punctuation."""
+"""One token a character: letters, blank and some punctuation, 33 unless told."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 
 from clipjax.data import text
 from clipjax.data.text import Captions
+from clipjax.types import UserError
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz.,!?'-"
-START = len(CHARACTERS) + 1
-END = START + 1
 
 
 class CharTokenizer:
@@ -19,22 +18,28 @@ class CharTokenizer:
 
     pad_id = 0
 
-    def __init__(self, context_length: int, special: bool):
+    def __init__(
+        self, context_length: int, special: bool, characters: str, unknown: bool
+    ):
         text.check_length("char", context_length, 3 if special else 1)
         self.context_length = context_length
         self.special = special
-        self.vocab_size = len(CHARACTERS) + (3 if special else 1)
-        self._ids = {char: i for i, char in enumerate(CHARACTERS, start=1)}
+        self._ids = {char: i for i, char in enumerate(characters, start=1)}
+        self._start = len(characters) + 1
+        self._unknown = self._start + 2 if unknown else None
+        self.vocab_size = self._start + (2 + unknown if special else 0)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
         texts = text.check_list(texts)
         if self.special:
             rows = [
-                [self._ids[char] for char in text.clean(one) if char in self._ids]
+                [self._ids.get(char, self._unknown) for char in text.clean(one)]
                 for one in texts
             ]
-            return text.pack(rows, self.context_length, start=START, end=END)
+            rows = [[id for id in row if id is not None] for row in rows]
+            ends = {"start": self._start, "end": self._start + 1}
+            return text.pack(rows, self.context_length, **ends)
         ids = np.zeros((len(texts), self.context_length), np.int32)
         mask = np.zeros(ids.shape, bool)
         for i, one in enumerate(texts):
@@ -55,18 +60,28 @@ def make(
     *,
     context_length: int = 77,
     special: bool = True,
+    characters: str = CHARACTERS,
+    unknown: bool = False,
 ) -> CharTokenizer:
-    """The character tokenizer; ids 1 to 33 are the characters, 0 is padding.
+    """The character tokenizer; ids from 1 on are the characters, 0 is padding.
 
     Args:
       captions, state: not used; it is not trained.
       context_length: tokens of a row.
-      special: frame a text by a start token (34) and an end token (35), so that pooling
-        at the end of the text is meaningful; clean it, and drop unknown characters.
+      special: frame a text by a start and an end token, the ids behind those of the
+        characters, so that pooling at the end of the text is meaningful; clean it, and
+        drop unknown characters.
         False gives the plain rows of early character models, for parity: no frame, a
-        text only lower-cased, an unknown character is 0 like the padding, 34 ids.
+        text only lower-cased, an unknown character is 0 like the padding.
+      characters: lower-case, each once.
+      unknown: with special, a token of their own for other characters, behind the end.
 
-    Raises UserError for a context too short to hold a character.
+    Raises UserError for a context too short to hold a character, and characters that
+    cannot be used.
     """
     del captions, state
-    return CharTokenizer(context_length, special)
+    if not characters or len({*characters}) < len(characters):
+        raise UserError(f"tokenizer.characters={characters!r}: give each of them once")
+    if unknown and not special:
+        raise UserError("tokenizer.unknown: needs tokenizer.special")
+    return CharTokenizer(context_length, special, characters, unknown)
