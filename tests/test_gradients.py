@@ -1,9 +1,13 @@
 """Micro-batches change the memory of a step, not its gradient."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import tiny
 from clipjax import config
@@ -13,11 +17,48 @@ from clipjax.engine import state as states
 BATCH = tiny.batch()
 
 
-def fresh(case, dropout, patch_dropout=0.0):
-    model = tiny.model(dropout, patch_dropout, **tiny.LOSSES[case][1])
+class Layers(nn.Module):
+    """Dense layers with dropout: what compiles in a moment."""
+
+    bias: Any
+
+    @nn.compact
+    def __call__(self, batch, train):
+        outputs = {
+            "logit_scale": jnp.exp(self.param("logit_scale", nn.initializers.ones, ()))
+        }
+        if self.bias is not None:
+            outputs["logit_bias"] = self.param("logit_bias", nn.initializers.ones, ())
+        words = nn.Embed(tiny.VOCAB, 16)(batch["text"]).mean(axis=1)
+        for side, x in (("image", batch["image"] / 255), ("text", words)):
+            x = nn.Dense(32)(x.reshape(x.shape[0], -1))
+            x = nn.Dropout(0.3, deterministic=not train)(nn.relu(x))
+            x = nn.Dense(16)(x)
+            norm = jnp.linalg.norm(x, axis=1, keepdims=True)
+            outputs |= {f"{side}_features": x, f"{side}_embed": x / norm}
+        return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Light:
+    module: Layers
+
+    def init(self, key):
+        return self.module.init(key, tiny.batch(2), False)
+
+    def apply(self, variables, batch, train, key):
+        return self.module.apply(variables, batch, train, rngs={"dropout": key}), {}
+
+
+def fresh(case, dropout, patch_dropout=0.0, light=False):
+    options = tiny.LOSSES[case][1]
+    model = tiny.model(dropout, patch_dropout, **options)
+    if light:
+        model = Light(Layers(options.get("logit_bias_init")))
     loss = tiny.any_loss(case)
     optim = tiny.optim(model, config.base("schedule=constant").optim)
-    return model, loss, states.create(model, loss, optim.tx, False, seed=0)
+    create = jax.jit(lambda: states.create(model, loss, optim.tx, False, seed=0))
+    return model, loss, create()
 
 
 def plain(model, loss, state, key, count):
@@ -49,10 +90,19 @@ def assert_near(one, other, share=1e-5):
     assert np.linalg.norm(one - other) <= share * np.linalg.norm(one)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", tiny.LOSSES)
-def test_as_plain_differentiation_under_the_same_masks(case, count):
-    model, loss, state = fresh(case, dropout=0.3, patch_dropout=0.5)
+def cases():
+    """All losses under light towers; the tiny ones by default for two of them."""
+    for case in tiny.LOSSES:
+        yield pytest.param(case, 2, True, id=f"{case}-2-light")
+        for count in (2, 4):
+            default = count == 2 and case in ("clip", "sogclr")
+            marks = [] if default else [pytest.mark.slow]
+            yield pytest.param(case, count, False, marks=marks, id=f"{case}-{count}")
+
+
+@pytest.mark.parametrize(("case", "count", "light"), cases())
+def test_as_plain_differentiation_under_the_same_masks(case, count, light):
+    model, loss, state = fresh(case, dropout=0.3, patch_dropout=0.5, light=light)
     key = jax.random.key(5)
     find = jax.jit(gradients.make(model, loss, count))
     value, gradient, _, loss_state, _, _ = find(state, BATCH, key)
