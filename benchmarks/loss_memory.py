@@ -5,8 +5,9 @@
 
 Value and gradient of each loss, without towers, on random unit vectors. Memory is what
 the compiled program says it needs beside its inputs and outputs. Times are medians of
-runs that take turns, of batches up to --timed; a form is not run where it needs more than
---limit GiB. Last, the largest batch, in powers of two, that needs no more than 1 GiB.
+runs that take turns, of batches up to --timed; a form is not run where it needs more
+than --limit GiB. Last, the largest batch, in powers of two, that needs no more than 1
+GiB.
 """
 
 from __future__ import annotations

@@ -38,7 +38,11 @@ WORDS = {
 SHARED: dict[str, dict[str, Any]] = {
     "": {
         "seed": 0,  # of initialisation, data order, augmentation and dropout
-        "init_from": "",  # a run directory whose parameters to start from
+        # A run whose parameters to start from, or a released model: a folder, a file,
+        # hf-hub:ORG/NAME.
+        "init_from": "",
+        "init_image_from": "",  # the same for the image tower alone
+        "init_text_from": "",
     },
     "data": {
         "image_size": 224,  # pixels a side

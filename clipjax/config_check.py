@@ -67,15 +67,16 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
             return tuple(convert(value) for value in node)
         return node
 
-    config = ConfigDict(convert(dict(saved)))
+    config: Any = ConfigDict(convert(dict(saved)))
     for name, keys in SHARED.items():
-        section = config
         if name:
-            section = config[name] = config.get(name, ConfigDict())
+            config[name] = config.get(name, ConfigDict())
+        section = config[name] if name else config
         for key, value in keys.items():
             section[key] = section.get(key, value)
     for family, section, _ in _sections(config):
-        for key, option in registry.options(registry.load(family, section.name)).items():
+        factory = registry.load(family, section.name)
+        for key, option in registry.options(factory).items():
             section[key] = section.get(key, option.default)
     return config.lock()
 

@@ -11,16 +11,21 @@ import jax
 import numpy as np
 from PIL import Image
 
+from clipjax.config import create
 from clipjax.encoder import Encoder
 from clipjax.engine import assemble, classes, resume
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
+from clipjax.weights import foreign, settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A trained model with everything it needs to be used.
 
-    variables: as `model.apply` takes them. step: of the checkpoint.
+    config: of its run; of a released model one to train it on with, whose data and
+    length are still to be chosen.
+    variables: as `model.apply` takes them.
+    step: of the checkpoint, 0 of a released model.
     tokenizer: texts -> (ids, mask); None for a classifier.
     preprocess: image (PIL, encoded bytes or uint8 [h w 3]) -> uint8 [s s 3].
     """
@@ -89,20 +94,43 @@ class Loaded:
         return float(scale(self.variables))
 
 
-def load(workdir: str | pathlib.Path, *, ema: bool = True) -> Loaded:
-    """Loads a run directory: its best checkpoint, else its latest.
+def load(
+    name: str | pathlib.Path, *, checkpoint: str = "best", ema: bool = True
+) -> Loaded:
+    """Loads a run directory, or a two-tower model that others released.
 
-    ema: the moving average of the parameters, where the run kept one.
+    Args:
+      name: a run; a folder of Hugging Face's CLIPModel or SiglipModel or of open_clip;
+        a file of OpenAI's CLIP; or "hf-hub:ORG/NAME" for such a folder on the Hugging
+        Face hub.
+      checkpoint: of a run: "best" (the latest where none is best), "latest" or a step.
+      ema: of a run: the moving average of the parameters, where it kept one.
 
-    Raises UserError where workdir is no run or holds no readable checkpoint.
+    Raises:
+      UserError: where there is no such model, its checkpoint or weights cannot be read,
+        or it is none that our towers can be.
     """
-    folder = pathlib.Path(workdir).resolve()
+    if foreign.is_foreign(str(name)):
+        return _load_released(str(name))
+    folder = pathlib.Path(name).resolve()
     config = resume.load_config(folder)
     tokenizer = assemble.saved_tokenizer(config, folder)
     model = assemble.model(config, tokenizer)
-    variables, step = assemble.load_variables(folder, "best", ema)
+    variables, step = assemble.load_variables(folder, checkpoint, ema)
     variables = jax.device_put(variables)  # once, not with every batch
     preprocess = assemble.preprocess(config)
     names = classes.saved(config, folder)
     encoder = Encoder(model, tokenizer, preprocess, class_names=names)
     return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)
+
+
+def _load_released(name: str) -> Loaded:
+    found, variables = foreign.read_model(name)
+    config = settings.to_config(found, name)
+    tokenizer = create("tokenizer", config.data.tokenizer, None, None)
+    settings.check_tokenizer(found, tokenizer, name)
+    model = settings.build(found)
+    variables = jax.device_put(variables)
+    preprocess = assemble.preprocess(config)
+    encoder = Encoder(model, tokenizer, preprocess)
+    return Loaded(config, model, variables, tokenizer, preprocess, encoder, 0)

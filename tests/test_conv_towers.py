@@ -121,25 +121,25 @@ def test_published_sizes(kind, variant, size):
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_outputs_follow_the_images(kind):
-    tower = MAKE[kind](64, **TINY[kind])
-    variables, outputs = shapes(tower, batch=4)
+def test_shapes(kind):
+    _, outputs = shapes(MAKE[kind](64, **TINY[kind]), batch=3)
     pooled, d = WIDTHS[kind]
-    assert outputs["pooled"].shape == (4, pooled)
-    assert outputs["tokens"].shape == (4, 4, d)
-    variables, image = noise(variables), images(tower)
-    found, stats = run(tower, variables, image, False)
-    jax.tree.map(np.testing.assert_array_equal, stats, variables.get("batch_stats", {}))
-    order = [2, 0, 3, 1]
-    for train in (False, True):
-        straight = run(tower, variables, image, train)[0]
-        turned = run(tower, variables, image[order], train)[0]
-        for name in ("pooled", "tokens"):
-            largest = np.abs(straight[name]).max()
-            gap = np.abs(turned[name] - straight[name][np.array(order)]).max()
-            assert gap < 1e-4 * largest
-            # It is no constant.
-            assert np.ptp(straight[name], axis=0).max() > 1e-2 * largest
+    assert outputs["pooled"].shape == (3, pooled)
+    assert outputs["tokens"].shape == (3, 4, d)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_outputs_follow_the_order_of_images(train):
+    tower = resnet.make(64, **TINY["resnet"])
+    variables, image, order = noise(shapes(tower)[0]), images(tower), [2, 0, 3, 1]
+    straight, stats = run(tower, variables, image, train)
+    turned, again = run(tower, variables, image[order], train)
+    assert_close(again, stats, 1e-6)
+    for name in ("pooled", "tokens"):
+        assert_close(turned[name], straight[name][np.array(order)], 1e-4)
+        # They are not all alike.
+        largest = np.abs(straight[name]).max()
+        assert np.ptp(straight[name], axis=0).max() > 1e-2 * largest
 
 
 def dense_convolution(x, kernel, stride, pad):
@@ -254,9 +254,9 @@ def test_batch_normalisation_keeps_precise_statistics():
         x = np.random.default_rng(0).standard_normal((2, 3, 3, 1))
         found, after = normalised(BatchNorm(), given, x)
         assert found.dtype == after["batch_stats"]["var"].dtype == "float64"
-        again = (found - given["params"]["bias"]) / given["params"]["scale"]
+        again = (np.asarray(found) - given["params"]["bias"]) / given["params"]["scale"]
         expected = x.var() / (x.var() + 1e-5)
-        np.testing.assert_allclose(np.asarray(again).var(), expected, rtol=1e-12)
+        np.testing.assert_allclose(again.var(), expected, rtol=1e-12)
 
 
 def test_batch_statistics_are_of_the_global_batch():
@@ -285,26 +285,16 @@ def test_one_value_has_no_variance():
         normalised(layer, variables, x)
 
 
-@pytest.fixture(scope="module")
-def model():
+def test_a_model_hands_on_its_statistics():
     text = transformer.make(VOCAB, LENGTH, width=12, depth=1, heads=3)
-    return two_tower.make(resnet.make(16, **TINY["resnet"]), text, embed_dim=8)
-
-
-def test_training_moves_the_statistics_evaluation_uses_them(model):
+    image = resnet.make(16, **TINY["resnet"])
+    model = two_tower.make(image, text, embed_dim=8)
     shape = jax.eval_shape(model.init, jax.random.key(0))
-    variables, batch = noise(shape), make_batch()
-    step = jit(model.apply, static_argnums=2)
-    key = jax.random.key(0)
-    outputs, stats = step(variables, batch, False, key)
-    jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
-    trained, stats = step(variables, batch, True, key)
+    variables, batch, key = noise(shape), make_batch(), jax.random.key(0)
+    _, stats = jit(model.apply, static_argnums=2)(variables, batch, True, key)
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(stats)
     assert len(before) == len(after) > 0
     assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(before, after, strict=True))
-    assert np.abs(trained["image_embed"] - outputs["image_embed"]).max() > 1e-2
-    moved, _ = step({**variables, "batch_stats": stats}, batch, False, key)
-    assert np.abs(moved["image_embed"] - outputs["image_embed"]).max() > 1e-4
 
 
 def objective(module, variables, image):
@@ -334,19 +324,21 @@ def test_float64_computes_in_float64(kind):
     assert "f64" in found and not found & {"f32", "bf16", "f16"}
 
 
-@pytest.mark.parametrize("kind", TINY)
-def test_bfloat16_is_near_float32(kind):
-    tower = MAKE[kind](64, **TINY[kind])
+def test_bfloat16_is_near_float32():
+    for kind in TINY:
+        tower = MAKE[kind](32, **TINY[kind]).clone(dtype=jnp.bfloat16)
+        variables, outputs = shapes(tower)
+        assert all(leaf.dtype == "float32" for leaf in jax.tree.leaves(variables))
+        assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(outputs))
+    tower = MAKE["resnet"](64, **TINY["resnet"])
     variables, image = noise(shapes(tower)[0]), images(tower)
-    exact, _ = run(tower, variables, image, False)
-    near, stats = run(tower.clone(dtype=jnp.bfloat16), variables, image, False)
+    exact, _ = run(tower, variables, image, True)
+    near, stats = run(tower.clone(dtype=jnp.bfloat16), variables, image, True)
     assert all(leaf.dtype == "float32" for leaf in jax.tree.leaves(stats))
-    for name in ("pooled", "tokens"):
-        assert exact[name].dtype == "float32" and near[name].dtype == jnp.bfloat16
-        assert_close(near[name].astype("float32"), exact[name], 0.03)
+    assert_close(near["pooled"].astype("float32"), exact["pooled"], 0.05)
 
 
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", ["resnet", "convnext"])
 def test_remat_keeps_less(kind):
     options = TINY[kind] | ({"drop_path": 0.4} if kind == "convnext" else {})
 
@@ -378,20 +370,20 @@ def test_remat_gives_the_same():
 
 
 def test_initial_values():
-    def start(key, last):
-        tower = resnet.make(32, width=16, depths=DEPTHS, zero_init_last=last)
-        image = jnp.zeros((1, 32, 32, 3))
-        block = tower.init(key, image, False)["params"]["stage_3"]["block_0"]
-        return {name: layer for name, layer in block.items() if name != "conv_1"}
-
-    # Of one block only, so that the others need not be compiled.
-    block = jit(start, static_argnums=1)(jax.random.key(0), True)
+    layer, x = Conv(64, 3), jnp.zeros((1, 4, 4, 8))
+    kernel = jit(layer.init)(jax.random.key(0), x)["params"]["kernel"]
     # He's, by fan-out.
-    for name, fan_out in (("conv_2", 9 * 128), ("conv_3", 512)):
-        assert abs(block[name]["kernel"].std() / (2 / fan_out) ** 0.5 - 1) < 0.05
-    assert not block["norm_3"]["scale"].any() and (block["norm_2"]["scale"] == 1).all()
-    start_norm = jit(lambda key: start(key, False)["norm_3"]["scale"])
-    assert (start_norm(jax.random.key(0)) == 1).all()
+    assert abs(kernel.std() / (2 / (9 * 64)) ** 0.5 - 1) < 0.05
+
+    def scales(key, last):
+        tower = resnet.make(16, width=2, depths=DEPTHS, zero_init_last=last)
+        params = tower.init(key, jnp.zeros((1, 16, 16, 3)), False)["params"]
+        block = params["stage_3"]["block_0"]  # the others need not be compiled
+        return [block[f"norm_{index}"]["scale"].mean() for index in (1, 2, 3)]
+
+    for last in (True, False):
+        found = jit(scales, static_argnums=1)(jax.random.key(0), last)
+        assert found == [1, 1, 0 if last else 1]
 
 
 def test_drop_path_leaves_out_branches_of_single_images():

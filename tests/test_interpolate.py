@@ -25,9 +25,7 @@ def test_another_model_is_refused():
     base = {"params": {"a": np.zeros(2)}}
     with pytest.raises(UserError, match=r"params/a is \(2,\) there and \(3,\) in this"):
         interpolate.check_same_model("x", base, {"params": {"a": np.zeros(3)}})
-    with pytest.raises(
-        UserError, match="params/a is .2,. there and absent"
-    ):
+    with pytest.raises(UserError, match="params/a is .2,. there and absent"):
         interpolate.check_same_model("x", base, {"params": {"b": np.zeros(2)}})
 
 

@@ -19,11 +19,11 @@ from clipjax.config import create
 from clipjax.config_check import losses
 from clipjax.data import pipeline
 from clipjax.encoder import Encoder
+from clipjax.engine import initial
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.state import TrainState, variables
 from clipjax.losses.combined import CombinedLoss
 from clipjax.models import lora
-from clipjax.optim.factory import paths
 from clipjax.types import (
     Config,
     EvalResult,
@@ -36,6 +36,7 @@ from clipjax.types import (
     UserError,
     Variables,
 )
+from clipjax.weights import foreign
 
 
 def source(section: Mapping[str, Any]) -> Source:
@@ -204,36 +205,48 @@ def evaluate(
 
 
 def take_weights(
-    workdir: str, state: TrainState, template: TrainState, say: Callable[[str], None]
+    name: str,
+    state: TrainState,
+    template: TrainState,
+    say: Callable[[str], None],
+    model: Model | None = None,
+    side: str = "",
 ) -> TrainState:
-    """The state with parameters and model state of another run's best checkpoint.
+    """The state with the parameters and model state of another model.
 
-    Raises UserError where the run is absent or a parameter is missing, left over or of
-    another shape.
+    Args:
+      name: a run, of which the best checkpoint is taken, or a released model (see
+        weights/foreign.py, weights/towers.py), which `model` must then be like.
+      side: "image" or "text" to take that tower alone, "" for everything.
+
+    Raises:
+      UserError: where it is absent, of other settings, or a parameter is missing, left
+        over or of another shape.
     """
-    raw, step = load_state(pathlib.Path(workdir).resolve(), "best")
+    key = f"init_{side}_from" if side else "init_from"
+    if model is not None and foreign.is_foreign(name):
+        raw, place = initial.released(name, side, model, say), name
+    else:
+        raw, step = load_state(pathlib.Path(name).resolve(), "best")
+        place = f"{name}, step {step}"
+        if side and "lora" in raw["params"]:
+            raise UserError(
+                f"{key}={name}: its {side} tower is completed by LoRA, which is not "
+                "taken along: export the run first, and start from the export"
+            )
     for part in ("params", "model_state"):
-        wanted = dict(_named(getattr(template, part)))
-        given = dict(_named(raw[part]))
-        for name in sorted({*wanted, *given}):
-            ours = wanted[name].shape if name in wanted else "absent"
-            theirs = given[name].shape if name in given else "absent"
-            if ours != theirs:
-                raise UserError(
-                    f"init_from={workdir}: {part}/{name} is {theirs} there and {ours} "
-                    "in this config's model"
-                )
-        put = jax.tree.map(
-            lambda array, leaf: jax.device_put(array.astype(leaf.dtype), leaf.sharding),
-            raw[part],
-            getattr(template, part),
-        )
+        before, shapes = getattr(state, part), getattr(template, part)
+        what = f"{key}={name}"
+        put = initial.put(raw[part], before, shapes, what, part, side, say)
         state = state.replace(**{part: put})
     if state.ema:
         # Copies, or donation would see one buffer twice.
         averages = {"params": state.params, "model_state": state.model_state}
         state = state.replace(ema=jax.tree.map(jnp.copy, averages))
-    say(f"starting from the parameters of {workdir}, step {step}")
+    if side:
+        say(f"starting the {side} tower from {place}; projections start fresh")
+    else:
+        say(f"starting from the parameters of {place}")
     return state
 
 
@@ -257,10 +270,6 @@ def load_variables(
     state, step = load_state(workdir, which)
     kept = state["ema"] if ema and state.get("ema") else state
     return variables(kept["params"], kept.get("model_state") or {}), step
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    return list(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

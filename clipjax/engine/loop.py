@@ -19,7 +19,7 @@ import jax
 from rich.console import Console
 
 from clipjax.agree import gather, on_primary
-from clipjax.engine import assemble, classes, resume, sharding
+from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
@@ -59,7 +59,8 @@ def train(
 ) -> Outcome:
     """Trains to the end of the config's run, or goes on where workdir left off.
 
-    Precedence, said aloud: resume this run > start from `init_from` > scratch.
+    Precedence, said aloud: resume this run > start from what `init_from`,
+    `init_image_from` and `init_text_from` name > scratch.
 
     Raises:
       UserError: for anything the user can mend: bad config, missing data, a run of
@@ -142,9 +143,11 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
     state = states.initialise(
         run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
     )
-    if config.init_from:
-        state = assemble.take_weights(config.init_from, state, run.template, say)
-    else:
+    given = initial.starts(config)
+    for key, name in given.items():
+        side = initial.SIDES[key]
+        state = assemble.take_weights(name, state, run.template, say, run.model, side)
+    if not given:
         say(f"starting from scratch in {run.workdir}")
     return state, 0, 0
 

@@ -51,7 +51,10 @@ def load_config(workdir: pathlib.Path) -> Config:
     for section in ("model", "data", "evals"):
         if not isinstance(saved.get(section), dict):
             raise UserError(f"{path} is damaged: it has no section {section!r}")
-    return config_check.from_dict(saved)
+    try:
+        return config_check.from_dict(saved)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from error
 
 
 def check(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from clipjax.config import create
 from clipjax.config_check import validate
 from clipjax.data import pipeline
-from clipjax.engine import assemble, classes, resume, sharding
+from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
 from clipjax.models import lora
@@ -54,8 +54,8 @@ class Run:
 def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     """Makes every part of a run, evaluation included.
 
-    anew: whether it starts, with a tokenizer of its own (that of `init_from`, if
-    given), or goes on with the one in workdir.
+    anew: whether it starts, with a tokenizer of its own (that of the run it starts
+    from, if any), or goes on with the one in workdir.
 
     Raises UserError for what cannot work.
     """
@@ -81,9 +81,9 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     total_steps = config.train.steps or steps
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
-    elif config.init_from:
-        resume.load_config(pathlib.Path(config.init_from))
-        tokenizer = assemble.saved_tokenizer(config, pathlib.Path(config.init_from))
+    elif other := initial.run_of_texts(config):
+        resume.load_config(other)
+        tokenizer = assemble.saved_tokenizer(config, other)
     else:
         tokenizer = assemble.new_tokenizer(config, source)
     class_names = classes.of_data(config, source)

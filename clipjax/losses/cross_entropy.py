@@ -48,7 +48,7 @@ class CrossEntropyLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[jax.Array, dict, Metrics]:
-        """Needs logits [b c], and label int32 [b]; rows of a negative label count not."""
+        """Needs logits [b c], and label int32 [b]; a negative one does not count."""
         logits, label = outputs["logits"], batch["label"]
         classes = logits.shape[1]
         target = jax.nn.one_hot(label, classes, dtype=logits.dtype)

@@ -42,7 +42,7 @@ class Conv(nn.Module):
     stride of 2), and none where size == stride.
 
     depthwise: a filter of size x size for each channel; odd size, stride 1.
-    init: initial values of the kernel, by default He's (arXiv 1502.01852) by fan-out.
+    kernel_init: by default He's (arXiv 1502.01852) by fan-out.
     """
 
     features: int
@@ -50,7 +50,7 @@ class Conv(nn.Module):
     stride: int = 1
     depthwise: bool = False
     use_bias: bool = False
-    init: Any = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    kernel_init: Any = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     dtype: Any = None
 
     @nn.compact
@@ -58,7 +58,7 @@ class Conv(nn.Module):
         """[b h w c] to [b h' w' features]."""
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (self.size, self.size, inputs, self.features)
-        kernel = self.param("kernel", self.init, shape)
+        kernel = self.param("kernel", self.kernel_init, shape)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape[-1:])

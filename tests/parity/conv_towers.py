@@ -202,10 +202,12 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 1 or "embedding" in name:
         one = name.endswith(("weight", "gamma", "running_var"))
         values = one + np.float32(0.3) * values
-        return values * np.float32(1e-4 if name == "bn1.running_var" else 1)
-    first = name in ("conv1.weight", "stem.0.weight")
-    gain = 0.01 if first else 2**0.5
-    return values * np.float32(gain * math.prod(shape[1:]) ** -0.5)
+    else:
+        values = values * np.float32(math.sqrt(2 / math.prod(shape[1:])))
+    if name == "bn1.running_var":
+        return values * np.float32(1e-5)
+    first = name.startswith(("conv1.", "stem.0.", "bn1.running_mean"))
+    return values * np.float32(0.003) if first else values
 
 
 def images(case: Case, seed: int) -> np.ndarray:

@@ -62,14 +62,9 @@ def test_live(name):
     assert_near(our_results(name), conv_towers.their_results(CASES[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parity
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "basic" else pytest.param(name, marks=pytest.mark.slow)
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_training(name):
     skip_without_reference()
     case = CASES[name]
@@ -78,13 +73,15 @@ def test_training(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parity
 @pytest.mark.parametrize("name", WHOLE)
 def test_published_sizes(name):
     skip_without_reference()
     case = WHOLE[name]
     ours, theirs = conv_towers.our_results(case), conv_towers.their_results(case)
-    ours.pop("train_pooled", None), theirs.pop("train_pooled", None)
+    for results in (ours, theirs):
+        results.pop("train_pooled", None)
     assert_near(ours, theirs)
     case = dataclasses.replace(case, dtype="float64")
     ours, theirs = conv_towers.our_results(case), conv_towers.their_results(case)

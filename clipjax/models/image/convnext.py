@@ -131,7 +131,7 @@ class Stem(nn.Module):
             size=4,
             stride=4,
             use_bias=True,
-            init=START,
+            kernel_init=START,
             dtype=self.dtype,
             name="conv_1",
         )
@@ -161,7 +161,7 @@ class Stage(nn.Module):
                 size=2,
                 stride=2,
                 use_bias=True,
-                init=START,
+                kernel_init=START,
                 dtype=self.dtype,
                 name="downsample_conv",
             )
@@ -194,7 +194,7 @@ class Block(nn.Module):
             size=7,
             depthwise=True,
             use_bias=True,
-            init=START,
+            kernel_init=START,
             dtype=self.dtype,
             name="conv_1",
         )

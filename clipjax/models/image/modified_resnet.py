@@ -124,7 +124,7 @@ class ModifiedResNet(nn.Module):
         """
         # PyTorch's default: uniform of variance 1 / (3 fan_in).
         start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        conv = functools.partial(Conv, init=start, dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_init=start, dtype=self.dtype)
         norm = functools.partial(BatchNorm, dtype=self.dtype)
         x = Stem(self.width, conv, norm, name="stem")(image, train)
         for index, depth in enumerate(self.depths):

@@ -24,6 +24,7 @@ from clipjax.models.convolution import (
     max_pool,
 )
 
+
 class Basic(nn.Module):
     """Two 3 x 3 convolutions and a shortcut; the first has the stride.
 

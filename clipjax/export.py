@@ -1,0 +1,87 @@
+"""Export a run for transformers or open_clip, as a folder that they load.
+
+python -m clipjax.export --workdir runs/x --format hf --out exported
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from rich.console import Console
+
+from clipjax import commandline
+from clipjax.types import UserError
+
+HELP = """\
+usage: python -m clipjax.export --workdir DIR --format hf|open_clip --out FOLDER
+                                [--checkpoint best|latest|STEP] [--noema]
+                                [--dtype float32|float16|bfloat16]
+
+  --workdir DIR        the run, as given to clipjax.train, or a released model
+  --format hf          Hugging Face's CLIPModel or SiglipModel, as the towers are, with
+                       tokenizer and image processor
+  --format open_clip   for open_clip.create_model("local-dir:FOLDER")
+  --out FOLDER         the folder to make; it must not exist
+  --checkpoint best    which checkpoint; a step's number, latest, or best (default)
+  --noema              the plain weights also where the run kept a moving average
+  --dtype float32      of the weights in the file
+"""
+
+
+def main(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        print(HELP)
+        return 0
+    values = commandline.declare(
+        argv,
+        workdir="",
+        format="",
+        out="",
+        checkpoint="best",
+        ema=True,
+        dtype="float32",
+    )
+    commandline.parse(argv, values, None)
+    for flag, what in (
+        ("workdir", "the directory of a run, e.g. runs/quickstart"),
+        ("format", "hf or open_clip"),
+        ("out", "the folder to make"),
+    ):
+        if not values[flag].value:
+            raise UserError(f"no --{flag} given: {what}")
+    out = pathlib.Path(values.out).expanduser().resolve()
+    export(
+        values.workdir, out, values.format, values.checkpoint, values.ema, values.dtype
+    )
+    Console(highlight=False, markup=False).print(f"written to {out}", soft_wrap=True)
+    return 0
+
+
+def export(
+    workdir: str, out: pathlib.Path, target: str, checkpoint: str, ema: bool, dtype: str
+) -> None:
+    """Writes the model of a run as a folder; see `weights.release.write`.
+
+    Raises UserError for what cannot be exported.
+    """
+    from clipjax import library
+    from clipjax.weights import release
+
+    loaded = library.load(workdir, ema=ema, checkpoint=checkpoint)
+    if loaded.tokenizer is None:
+        raise UserError(
+            f"{workdir} is a classifier: only two-tower models are exported"
+        )
+    release.write(
+        out,
+        target,
+        loaded.config,
+        loaded.model,
+        loaded.variables,
+        loaded.tokenizer,
+        dtype,
+    )
+
+
+if __name__ == "__main__":
+    commandline.run(main)

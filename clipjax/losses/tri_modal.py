@@ -1,0 +1,136 @@
+"""CLIP's loss over every pair of image, text and audio, and a reconstruction.
+
+L = sum over the pairs (image, text), (image, audio), (text, audio) that the model
+encodes of InfoNCE (losses/clip.py) + reconstruction * |decoded_audio - audio_encoded|^2
+/ d + joint * the mean of InfoNCE between the joint embedding and each modality's.
+
+The audio encoding is decoded from image and text together, and is itself not moved. A
+row without a modality (bool [b] NAME_present in the batch) counts in no term with it.
+Without audio and joint embedding this is the CLIP loss. After
+github.com/intrinsicD/DeepLearning2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.losses import diagnostics, matches, pairs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+
+MODALITIES = ("image", "text", "audio")
+
+
+def make(
+    spec: LossSpec,
+    *,
+    reconstruction: float = 0.5,
+    joint: float = 0.0,
+    same_image: str = "negative",
+    block: int = 0,
+) -> TriModalLoss:
+    """The loss of models with two or three modalities, such as memory_network.
+
+    Args:
+      reconstruction: weight of the squared error of the decoded audio encoding; no
+        effect without audio.
+      joint: weight of the terms with the embedding of image and text together.
+      same_image: "negative" or "mask"; see losses/matches.py.
+      block: rows of a matrix at a time, 0 for all; see losses/pairs.py.
+
+    Raises UserError for a value out of range.
+    """
+    for name, value in (("reconstruction", reconstruction), ("joint", joint)):
+        if value < 0:
+            raise UserError(f"loss.{name}={value}: must be 0 or more")
+    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    plan = pairs.Plan(block, spec.mesh)
+    return TriModalLoss(reconstruction, joint, same_image, plan)
+
+
+@dataclasses.dataclass(frozen=True)
+class TriModalLoss:
+    reconstruction: float
+    joint: float
+    same_image: str
+    plan: pairs.Plan
+
+    def init(self) -> dict:
+        return {}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[jax.Array, dict, Metrics]:
+        """Needs image_embed, text_embed [b d], logit_scale; image_id by same_image.
+
+        Takes audio_embed where there is one, then by `reconstruction` decoded_audio and
+        audio_encoded [b d]; joint_embed by `joint`. Raises UserError where what an
+        option asks for is missing.
+        """
+        given = [name for name in MODALITIES if f"{name}_embed" in outputs]
+        value, metrics = jnp.zeros((), outputs["image_embed"].dtype), {}
+        for one, other in itertools.combinations(given, 2):
+            found, sums = self._between(one, other, outputs, batch)
+            value = value + found
+            metrics[f"{one}_{other}_loss"] = found
+            if (one, other) == ("image", "text"):
+                known = sums if self.same_image == "negative" else None
+                metrics |= diagnostics.measure(outputs, self.plan, known)
+        if self.reconstruction and "audio" in given:
+            found = self._reconstruction(outputs, batch)
+            value = value + self.reconstruction * found
+            metrics["reconstruction_loss"] = found
+        if self.joint:
+            _need("joint_embed", outputs, "loss.joint")
+            found = [self._between("joint", name, outputs, batch)[0] for name in given]
+            metrics["joint_loss"] = sum(found) / len(found)
+            value = value + self.joint * metrics["joint_loss"]
+        return value, state, metrics
+
+    def _between(
+        self, one: str, other: str, outputs: Outputs, batch: Batch
+    ) -> tuple[jax.Array, tuple[pairs.Sums, pairs.Sums]]:
+        """InfoNCE over the rows that have both, and the sums it took."""
+        x, y = outputs[f"{one}_embed"], outputs[f"{other}_embed"]
+        scale = outputs["logit_scale"]
+        here = _present(batch, one, x) & _present(batch, other, y)
+        ids = matches.groups(batch, self.same_image)
+        if ids is None:
+            ids = jnp.arange(x.shape[0], dtype=jnp.int32)
+        group = jnp.where(here, ids, -1)  # below 0: left out
+        rows, columns = pairs.side(x, scale, group), pairs.side(y, scale, group)
+        sums = pairs.log_sums(rows, columns, True, self.plan)
+        own = scale * (x * y).sum(axis=1)
+        cost = (sums[0].lse + sums[1].lse) / 2 - own
+        return _mean(cost, here), sums
+
+    def _reconstruction(self, outputs: Outputs, batch: Batch) -> jax.Array:
+        """The mean squared error over the rows that have audio."""
+        for name in ("decoded_audio", "audio_encoded"):
+            _need(name, outputs, "loss.reconstruction")
+        target = jax.lax.stop_gradient(outputs["audio_encoded"])
+        errors = jnp.square(outputs["decoded_audio"] - target).mean(axis=1)
+        return _mean(errors, _present(batch, "audio", errors))
+
+
+def _present(batch: Batch, name: str, like: jax.Array) -> jax.Array:
+    """bool [b]: the rows that have the modality; all, where the batch says nothing."""
+    here = batch.get(f"{name}_present")
+    return jnp.ones(like.shape[:1], bool) if here is None else jnp.asarray(here, bool)
+
+
+def _mean(cost: jax.Array, here: jax.Array) -> jax.Array:
+    """Over the rows that are here; 0 where none is."""
+    return jnp.where(here, cost, 0).sum() / jnp.maximum(here.sum(), 1)
+
+
+def _need(output: str, outputs: Outputs, option: str) -> None:
+    if output not in outputs:
+        raise UserError(
+            f"{option} is above 0 and the model gives no {output}: set {option}=0, or "
+            "with model=memory_network set model.joint"
+            + (" and have 'audio' in model.decoders" if "audio" in output else "")
+        )

@@ -1,0 +1,163 @@
+"""Two-tower models that others released: what they are, and their variables.
+
+    settings, variables = read_model("hf-hub:openai/clip-vit-base-patch32")
+    model = build(settings)
+
+A model is a folder with config.json (Hugging Face) or open_clip_config.json
+(open_clip) beside its weights, a file of OpenAI's or big_vision's, or such a folder on
+the hub. A module of FORMATS has
+
+    FORMAT: its name
+    recognise(config, names) -> whether it is of this format; config is None for a file
+    settings(config, shapes, folder), settings_of_file(tensors, place) -> Settings
+    table(model, layout) -> Table
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from clipjax.models.two_tower import TwoTowerModel
+from clipjax.types import UserError, Variables
+from clipjax.weights import (
+    big_vision_siglip,
+    files,
+    hf_clip,
+    hf_siglip,
+    hub,
+    open_clip,
+    tokenizing,
+)
+from clipjax.weights.settings import Settings, build
+from clipjax.weights.table import model_shapes, to_ours
+from clipjax.weights.tower_format import TowerSettings
+
+FORMATS = (hf_clip, hf_siglip, open_clip, big_vision_siglip)
+# Where a folder has its weights, by its file of settings; the first that is there.
+WEIGHTS = {
+    open_clip.CONFIG: (
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.safetensors",
+        "open_clip_pytorch_model.bin",
+    ),
+    hf_clip.CONFIG: (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+    ),
+}
+KNOWN = (
+    f"a folder with {hf_clip.CONFIG} of Hugging Face's CLIPModel or SiglipModel, one "
+    f"with {open_clip.CONFIG}, a file of OpenAI's CLIP, or an .npz of SigLIP's two "
+    "towers"
+)
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is that of a foreign model and not of a run directory."""
+    place = pathlib.Path(name).expanduser()
+    if name.startswith(hub.PREFIX) or place.is_file():
+        return True
+    if (place / open_clip.CONFIG).is_file():
+        return True
+    try:
+        config = tokenizing.read_json(place / hf_clip.CONFIG)
+    except UserError:
+        return False  # whoever reads it as a run says what is wrong
+    return bool(config) and "evals" not in config  # as every run's has
+
+
+def read_model(name: str) -> tuple[Settings, Variables]:
+    """A foreign model's settings, and its variables as float32 arrays of the host.
+
+    name: a folder, a file, or "hf-hub:org/name" of the Hugging Face hub, which is kept
+    in the hub's cache.
+
+    Raises UserError, naming the file and the cause, where there is no such model, its
+    format is unknown, or our towers cannot be what it is.
+    """
+    if name.startswith(hub.PREFIX):
+        place = hub.fetch(name, WEIGHTS)
+    else:
+        place = pathlib.Path(name).expanduser()
+    config, weights = _parts(place)
+    tensors = files.read(weights)
+    kind = _recognise(config, tensors, weights)
+    settings, model = _described(kind, config, tensors, weights)
+    table = kind.table(model, settings.layout)
+    return settings, to_ours(table, tensors, model_shapes(model), str(weights))
+
+
+def half(settings: Settings, side: str) -> TowerSettings:
+    """A tower of a two-tower model; side: "image" or "text"."""
+    options = settings.model_options
+    if side == "text":
+        return TowerSettings(
+            format=settings.format,
+            side=side,
+            component=settings.text,
+            options=settings.text_options,
+            size=settings.context_length,
+            vocab_size=settings.vocab_size,
+        )
+    return TowerSettings(
+        format=settings.format,
+        side=side,
+        component=settings.image,
+        options=settings.image_options,
+        size=settings.image_size,
+        mean=options["mean"],
+        std=options["std"],
+    )
+
+
+def _parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
+    """The settings of a model, None for a bare file, and the file of its weights."""
+    if not place.is_dir():
+        return None, place
+    found = []
+    for settings, names in WEIGHTS.items():
+        if not (place / settings).is_file():
+            continue
+        found.append(settings)
+        for name in names:
+            if (place / name).is_file():
+                return tokenizing.read_json(place / settings), place / name
+    if found:
+        names = ", ".join(name for settings in found for name in WEIGHTS[settings])
+        raise UserError(f"{place} has {found[0]} but no weights: none of {names}")
+    raise UserError(f"{place} holds no model that clipjax reads; it reads {KNOWN}")
+
+
+def _recognise(
+    config: Mapping[str, Any] | None, tensors: Mapping[str, Any], place: pathlib.Path
+) -> Any:
+    for kind in FORMATS:
+        if kind.recognise(config, tensors):
+            return kind
+    what = f"model_type={config.get('model_type')!r}" if config else "its tensors"
+    raise UserError(f"{place}: {what} is of no format that clipjax reads: {KNOWN}")
+
+
+def _described(
+    kind: Any,
+    config: Mapping[str, Any] | None,
+    tensors: Mapping[str, np.ndarray],
+    weights: pathlib.Path,
+) -> tuple[Settings, TwoTowerModel]:
+    try:
+        if config is None:
+            found = kind.settings_of_file(tensors, str(weights))
+        else:
+            shapes = {name: array.shape for name, array in tensors.items()}
+            found = kind.settings(config, shapes, weights.parent)
+        return found, build(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the settings beside {weights} are damaged or of an unknown form "
+            f"({type(error).__name__}: {error})"
+        ) from error

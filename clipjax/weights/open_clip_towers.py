@@ -1,0 +1,310 @@
+"""open_clip's image towers: its own ViT, OpenAI's ResNet, and timm's trunks.
+
+Each kind has `*_options`, what a vision_cfg and shapes say in the words of our tower,
+and `*_rules` for the tensors below "visual.".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from clipjax.models.image.convnext import ConvNeXt
+from clipjax.models.image.modified_resnet import ModifiedResNet
+from clipjax.models.image.vit import VisionTransformer
+from clipjax.types import UserError
+from clipjax.weights.table import (
+    Rule,
+    conv,
+    dense,
+    lead,
+    norm,
+    patches,
+    renamed,
+    repeated,
+    same,
+    transpose,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# timm's ViTs of SigLIP: heads by size, and which have GELU's tanh form.
+SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
+SIGLIP_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
+SIGLIP_TANH = re.compile(
+    r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt).*"
+)
+CONVNEXT = re.compile(r"convnext_(tiny|small|base|large|xlarge|xxlarge)")
+
+# What stands in a vision_cfg or text_cfg and must have this value, since nothing of
+# ours does otherwise.
+NEUTRAL = {
+    "ls_init_value": None,
+    "block_type": None,
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "attentional_pool": False,
+    "embed_cls": False,
+    "hf_model_name": None,
+}
+
+
+def check_neutral(section: Mapping[str, Any], path: str) -> None:
+    """Raises UserError for a setting that our towers lack."""
+    for key, value in NEUTRAL.items():
+        if section.get(key, value) not in (value, None):
+            raise UserError(
+                f"{path}.{key}={section[key]!r}: clipjax's towers lack this"
+            )
+
+
+def blocks(theirs: str, ours: str, depth: int) -> list[Rule]:
+    """The residual blocks of open_clip's transformers."""
+    block = [
+        *norm("ln_1", "norm_1"),
+        Rule("attn.in_proj_weight", "attention/qkv/kernel", transpose),
+        Rule("attn.in_proj_bias", "attention/qkv/bias"),
+        *dense("attn.out_proj", "attention/out"),
+        *norm("ln_2", "norm_2"),
+        *dense("mlp.c_fc", "mlp/fc1"),
+        *dense("mlp.c_proj", "mlp/fc2"),
+    ]
+    return repeated(
+        block,
+        depth,
+        f"{theirs}transformer.resblocks.{{i}}.",
+        f"{ours}/transformer/block_{{i}}/",
+    )
+
+
+def transformer_options(
+    section: Mapping[str, Any], quick_gelu: bool, path: str
+) -> dict[str, Any]:
+    """Options of either tower's transformer, but for depth and heads.
+
+    Raises UserError for what our blocks lack.
+    """
+    check_neutral(section, path)
+    act = section.get("act_kwargs") or {}
+    if act and (quick_gelu or act != {"approximate": "tanh"}):
+        raise UserError(f"{path}.act_kwargs={act}: clipjax has approximate='tanh' only")
+    given = section.get("norm_kwargs") or {}
+    if set(given) - {"eps"}:
+        raise UserError(f"{path}.norm_kwargs={given}: clipjax has eps only")
+    plain = "gelu_tanh" if act else "gelu"
+    return {
+        "width": section["width"],
+        "mlp_dim": int(section["width"] * section.get("mlp_ratio", 4.0)),
+        "norm_epsilon": given.get("eps", 1e-5),
+        "activation": "quick_gelu" if quick_gelu else plain,
+    }
+
+
+def vit_options(
+    vision: Mapping[str, Any], quick_gelu: bool, place: str
+) -> dict[str, Any]:
+    path = f"{place}: vision_cfg"
+    if vision.get("pool_type", "tok") != "tok":
+        # Their mean keeps a class token among the others, ours has none.
+        raise UserError(
+            f"{path}.pool_type={vision['pool_type']!r}: clipjax reads 'tok' only"
+        )
+    return transformer_options(vision, quick_gelu, path) | {
+        "variant": f"B/{vision['patch_size']}",
+        "depth": vision["layers"],
+        "heads": vision["width"] // vision.get("head_width", 64),
+        "pre_norm": not vision.get("no_ln_pre", False),
+        "patch_dropout": float(vision.get("patch_dropout", 0.0)),
+    }
+
+
+def vit_rules(tower: VisionTransformer) -> list[Rule]:
+    rules = [
+        Rule("conv1.weight", "image/patch_embedding/kernel", patches),
+        Rule("class_embedding", "image/class_token"),
+        Rule("positional_embedding", "image/positions"),
+        *norm("ln_post", "image/post_norm"),
+        *blocks("", "image", tower.depth),
+    ]
+    if tower.pre_norm:
+        rules += norm("ln_pre", "image/pre_norm")
+    return rules
+
+
+def batch_norm(theirs: str, ours: str) -> list[Rule]:
+    return [
+        *norm(theirs, ours),
+        Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
+        Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var"),
+    ]
+
+
+def resnet_options(vision: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
+    width = vision["width"]
+    return {
+        "width": width,
+        "depths": tuple(vision["layers"]),
+        "heads": width * 32 // vision.get("head_width", 64),
+        "output_dim": embed_dim,
+    }
+
+
+def resnet_rules(tower: ModifiedResNet) -> list[Rule]:
+    three = []
+    for i in (1, 2, 3):
+        three.append(Rule(f"conv{i}.weight", f"conv_{i}/kernel", conv))
+        three += batch_norm(f"bn{i}", f"norm_{i}")
+    shortcut = [
+        Rule("downsample.0.weight", "shortcut_conv/kernel", conv),
+        *batch_norm("downsample.1", "shortcut_norm"),
+    ]
+    rules = renamed(three, "", "image/stem/")
+    for stage, depth in enumerate(tower.depths):
+        theirs, ours = f"layer{stage + 1}.", f"image/stage_{stage}/block_"
+        rules += repeated(three, depth, f"{theirs}{{i}}.", f"{ours}{{i}}/")
+        rules += renamed(shortcut, f"{theirs}0.", f"{ours}0/")
+    rules.append(Rule("attnpool.positional_embedding", "image/pool/positions"))
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "c_proj": "out"}
+    for theirs, ours in names.items():
+        rules += dense(f"attnpool.{theirs}", f"image/pool/{ours}")
+    return rules
+
+
+def timm_options(
+    vision: Mapping[str, Any], shapes: Shapes, place: str
+) -> tuple[str, dict[str, Any], str]:
+    """Returns (our tower, its options, the head into the embedding).
+
+    Raises UserError for a trunk or pooling that we lack.
+    """
+    name, path = vision["timm_model_name"], f"{place}: vision_cfg"
+    pool, proj = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")
+    heads = {
+        ("none", False): "none",
+        ("linear", False): "linear",
+        ("linear", True): "affine",
+        ("mlp", False): "mlp",
+    }
+    asked = (proj, bool(vision.get("timm_proj_bias", False)) and proj != "none")
+    siglip, convnext = SIGLIP.fullmatch(name), CONVNEXT.fullmatch(name)
+    pools = ("map",) if siglip else ("", "avg")
+    if not (siglip or convnext):
+        raise UserError(
+            f"{path}.timm_model_name={name!r}: clipjax reads the trunks "
+            f"{SIGLIP.pattern} and {CONVNEXT.pattern}"
+        )
+    if pool not in pools or asked not in heads:
+        raise UserError(
+            f"{path}: timm_pool={pool!r} and timm_proj={proj!r} of {name}: clipjax "
+            f"reads the pooling {pools[-1]!r} and the projections "
+            f"{', '.join(sorted({kind for kind, _ in heads}))}"
+        )
+    if convnext:
+        drop_path = float(vision.get("timm_drop_path") or 0.0)
+        stem = shapes.get("visual.trunk.stem.0.weight", (None,))
+        options = {"variant": convnext[1], "width": stem[0], "drop_path": drop_path}
+        depths = [
+            _count(shapes, rf"visual\.trunk\.stages\.{i}\.blocks\.(\d+)\..*")
+            for i in range(4)
+        ]
+        return "convnext", options | {"depths": tuple(depths)}, heads[asked]
+    assert siglip is not None
+    positions = shapes.get("visual.trunk.pos_embed", (1, 1, 0))
+    hidden = shapes.get("visual.trunk.blocks.0.mlp.fc1.weight", (0, 0))
+    options = {
+        "variant": f"B/{siglip[2]}",
+        "width": positions[-1],
+        "depth": _count(shapes, r"visual\.trunk\.blocks\.(\d+)\..*"),
+        "heads": SIGLIP_HEADS[siglip[1]],
+        "mlp_dim": hidden[0],
+        "pool": "map",
+        "pre_norm": False,
+        "patch_bias": True,
+        "norm_epsilon": 1e-6,
+        "activation": "gelu_tanh" if SIGLIP_TANH.fullmatch(name) else "gelu",
+    }
+    return "vit", options, heads[asked]
+
+
+def _count(shapes: Iterable[str], pattern: str) -> int:
+    """How many different numbers names have at the group of a pattern."""
+    matches = (re.fullmatch(pattern, name) for name in shapes)
+    return len({match[1] for match in matches if match})
+
+
+def timm_vit_rules(tower: VisionTransformer) -> list[Rule]:
+    block = [
+        *norm("norm1", "norm_1"),
+        *dense("attn.qkv", "attention/qkv"),
+        *dense("attn.proj", "attention/out"),
+        *norm("norm2", "norm_2"),
+        *dense("mlp.fc1", "mlp/fc1"),
+        *dense("mlp.fc2", "mlp/fc2"),
+    ]
+    pool = [
+        Rule("latent", "probe", lead),
+        *dense("q", "query"),
+        *dense("kv", "key_value"),
+        *dense("proj", "out"),
+        *norm("norm", "norm"),
+        *dense("mlp.fc1", "mlp/fc1"),
+        *dense("mlp.fc2", "mlp/fc2"),
+    ]
+    return [
+        Rule("trunk.patch_embed.proj.weight", "image/patch_embedding/kernel", patches),
+        Rule("trunk.patch_embed.proj.bias", "image/patch_embedding/bias"),
+        Rule("trunk.pos_embed", "image/positions", lead),
+        *norm("trunk.norm", "image/post_norm"),
+        *repeated(
+            block, tower.depth, "trunk.blocks.{i}.", "image/transformer/block_{i}/"
+        ),
+        *renamed(pool, "trunk.attn_pool.", "image/map/"),
+    ]
+
+
+def convnext_rules(tower: ConvNeXt) -> list[Rule]:
+    def convolution(theirs: str, ours: str) -> list[Rule]:
+        return [
+            Rule(f"{theirs}.weight", f"{ours}/kernel", conv),
+            Rule(f"{theirs}.bias", f"{ours}/bias", same),
+        ]
+
+    block = [
+        *convolution("conv_dw", "conv_1"),
+        *norm("norm", "norm_1"),
+        *dense("mlp.fc1", "fc1"),
+        *dense("mlp.fc2", "fc2"),
+        Rule("gamma", "layer_scale"),
+    ]
+    rules = [
+        *convolution("trunk.stem.0", "image/stem/conv_1"),
+        *norm("trunk.stem.1", "image/stem/norm_1"),
+        *norm("trunk.head.norm", "image/post_norm"),
+    ]
+    for stage, depth in enumerate(tower.depths):
+        theirs, ours = f"trunk.stages.{stage}.", f"image/stage_{stage}/"
+        if stage:
+            rules += norm(f"{theirs}downsample.0", f"{ours}downsample_norm")
+            rules += convolution(f"{theirs}downsample.1", f"{ours}downsample_conv")
+        rules += repeated(block, depth, f"{theirs}blocks.{{i}}.", f"{ours}block_{{i}}/")
+    return rules
+
+
+def timm_head_rules(head: str) -> list[Rule]:
+    """From a timm trunk to the embedding."""
+    ours = "image_projection"
+    if head == "mlp":
+        return [
+            *dense("head.mlp.fc1", f"{ours}/fc1"),
+            Rule("head.mlp.fc2.weight", f"{ours}/fc2/kernel", transpose),
+        ]
+    if head == "affine":
+        return dense("head.proj", ours)
+    if head == "linear":
+        return [Rule("head.proj.weight", f"{ours}/kernel", transpose)]
+    return []

@@ -1,0 +1,132 @@
+"""Image transforms as foreign models write them down, read and written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from clipjax.types import UserError
+
+BICUBIC = 3  # Pillow's number
+HF_FILE = "preprocessor_config.json"
+HALF = (0.5, 0.5, 0.5)
+
+
+class Preprocessing(NamedTuple):
+    """A component of data/preprocess.py, and the model's normalisation.
+
+    name: empty where no component does it; why says what cannot be done.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    why: str = ""
+
+
+def from_hf(given: Mapping[str, Any], image_size: int, place: str) -> Preprocessing:
+    """What a preprocessor_config.json says."""
+    mean, std = _three(given, "image_mean"), _three(given, "image_std")
+    square = isinstance(given.get("size"), Mapping) and "height" in given["size"]
+    why = _hf_limit(given, image_size, square)
+    if why:
+        return Preprocessing("", mean, std, f"{place}: {why}")
+    return Preprocessing("squash" if square else "clip", mean, std)
+
+
+def _hf_limit(given: Mapping[str, Any], image_size: int, square: bool) -> str:
+    """What our transforms cannot do of it, "" where they can do all."""
+    for key in ("do_resize", "do_normalize", "do_rescale"):
+        if not given.get(key, True):
+            return f"{key}=False: clipjax resizes and normalises every image"
+    resample = given.get("resample", BICUBIC)
+    if resample != BICUBIC:
+        return f"resample={resample}: clipjax resizes bicubically, which is {BICUBIC}"
+    factor = given.get("rescale_factor", 1 / 255)
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+        return f"rescale_factor={factor}: clipjax divides by 255"
+    size, crop = given.get("size"), given.get("crop_size")
+    if square:
+        side, cropped = _square(size), image_size
+    else:
+        side = size.get("shortest_edge") if isinstance(size, Mapping) else size
+        cropped = _square(crop) if given.get("do_center_crop", True) else None
+    if side != image_size:
+        return f"size={size}: clipjax resizes to the size of the model, {image_size}"
+    if cropped != image_size:
+        return f"crop_size={crop}: clipjax crops to the size of the model, {image_size}"
+    return ""
+
+
+def to_hf(name: str, image_size: int, mean: Any, std: Any) -> dict[str, Any]:
+    """The preprocessor_config.json of `clip`, `openai` or `squash`.
+
+    Raises UserError for a transform that it cannot say.
+    """
+    square = {"height": image_size, "width": image_size}
+    shared = {
+        "do_resize": True,
+        "resample": BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "do_convert_rgb": True,
+    }
+    if resize_mode(name) == "squash":
+        return {
+            "image_processor_type": "SiglipImageProcessor",
+            "size": square,
+            **shared,
+        }
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": image_size},
+        "do_center_crop": True,
+        "crop_size": square,
+        **shared,
+    }
+
+
+def from_open_clip(
+    given: Mapping[str, Any], defaults: Preprocessing, place: str
+) -> Preprocessing:
+    """What the preprocess_cfg of an open_clip_config.json says, but for its size."""
+    mean = _three(given, "mean") if given.get("mean") else defaults.mean
+    std = _three(given, "std") if given.get("std") else defaults.std
+    names = {"shortest": "clip", "squash": "squash"}
+    for key, known in (
+        ("interpolation", ["bicubic"]),
+        ("mode", ["RGB"]),
+        ("resize_mode", [*names]),
+    ):
+        value = given.get(key) or known[0]
+        if value not in known:
+            can = f"{place}: preprocess_cfg.{key}={value!r}: clipjax does "
+            return Preprocessing("", mean, std, can + " and ".join(known))
+    return Preprocessing(names[given.get("resize_mode") or "shortest"], mean, std)
+
+
+def resize_mode(name: str) -> str:
+    """open_clip's word for one of our transforms.
+
+    Raises UserError for one that no foreign format can say.
+    """
+    modes = {"clip": "shortest", "openai": "shortest", "squash": "squash"}
+    if name not in modes:
+        raise UserError(
+            f"data.preprocess={name}: other formats can say {', '.join(modes)} only"
+        )
+    return modes[name]
+
+
+def _square(size: Any) -> Any:
+    if isinstance(size, Mapping):
+        return size["height"] if size["height"] == size.get("width") else None
+    return size
+
+
+def _three(given: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    return tuple(float(value) for value in given[key])

@@ -1,0 +1,104 @@
+"""What a foreign model is, in the words of a clipjax config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax import config, registry
+from clipjax.models import two_tower
+from clipjax.types import Config, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A two-tower model as its files describe it.
+
+    format: of the files, "hf_clip" for example.
+    image, text, preprocess, tokenizer: names of components, with the options that
+      differ from their defaults. preprocess and tokenizer are empty where none fits;
+      no_preprocess and no_tokenizer say why.
+    end_id: the id at which the text tower pools, None where it pools elsewhere. Ours
+      pools at the last token of a text, which is the same under a tokenizer whose last
+      token that is; see `check_tokenizer`.
+    layout: what the file's tensors look like beyond the model, for the format's table.
+    """
+
+    format: str
+    image: str
+    image_options: Mapping[str, Any]
+    text: str
+    text_options: Mapping[str, Any]
+    model_options: Mapping[str, Any]
+    image_size: int
+    context_length: int
+    vocab_size: int
+    end_id: int | None = None
+    layout: frozenset[str] = frozenset()
+    preprocess: str = "clip"
+    no_preprocess: str = ""
+    tokenizer: str = ""
+    tokenizer_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    no_tokenizer: str = ""
+
+
+def build(settings: Settings) -> two_tower.TwoTowerModel:
+    """The model; raises UserError where our towers have no such sizes."""
+    make = registry.load("image", settings.image)
+    image = make(settings.image_size, **settings.image_options)
+    make = registry.load("text", settings.text)
+    text = make(settings.vocab_size, settings.context_length, **settings.text_options)
+    return two_tower.make(image, text, **settings.model_options)
+
+
+def to_config(settings: Settings, place: str) -> Config:
+    """The config of a run with this model; length and data are still to be chosen.
+
+    place: where the model comes from, for the message.
+
+    Raises UserError where no tokenizer or image transform of ours fits.
+    """
+    if not settings.preprocess:
+        raise UserError(settings.no_preprocess)
+    if not settings.tokenizer:
+        raise UserError(f"{place}: {settings.no_tokenizer}")
+    frame = {"context_length": settings.context_length}
+    return config.base(
+        None,
+        model="two_tower",
+        image=settings.image,
+        text=settings.text,
+        preprocess=settings.preprocess,
+        tokenizer=settings.tokenizer,
+        options={
+            "model.two_tower": settings.model_options,
+            f"image.{settings.image}": settings.image_options,
+            f"text.{settings.text}": settings.text_options,
+            f"tokenizer.{settings.tokenizer}": frame | {**settings.tokenizer_options},
+            "data": {"image_size": settings.image_size},
+        },
+    )
+
+
+def check_tokenizer(settings: Settings, tokenizer: Any, place: str) -> None:
+    """Raises UserError where a tokenizer is not this model's.
+
+    It may know fewer ids than the model, not more, and must end texts with the token
+    at which the model pools.
+    """
+    if tokenizer.vocab_size > settings.vocab_size:
+        raise UserError(
+            f"{place}: its tokenizer {settings.tokenizer} has {tokenizer.vocab_size} "
+            f"ids and its text tower {settings.vocab_size}: they do not belong together"
+        )
+    if settings.end_id is None:
+        return
+    ids, mask = tokenizer(["a"])
+    last = int(ids[0, mask[0].sum() - 1])
+    if last != settings.end_id:
+        raise UserError(
+            f"{place}: its text tower pools at token {settings.end_id} and its "
+            f"tokenizer {settings.tokenizer} ends texts with {last}: they do not "
+            "belong together"
+        )

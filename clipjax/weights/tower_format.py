@@ -1,0 +1,134 @@
+"""What a file with a single tower is: the words that its formats share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from clipjax.types import UserError
+from clipjax.weights import preprocessing, tokenizing
+from clipjax.weights.table import Rule
+
+Shapes = Mapping[str, tuple[int, ...]]
+Three = tuple[float, ...]
+
+# How images are normalised for most networks of torchvision, timm and Hugging Face.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES = (preprocessing.HALF, preprocessing.HALF)
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerSettings:
+    """A tower as its files describe it, in the words of a clipjax config.
+
+    format: of the files, "hf_bert" for example. side: "image" or "text".
+    component, options: the tower's name and options.
+    size: height and width of images, or the context length. vocab_size: of a text
+    tower. num_classes: of the classifier in the file, 0 where there is none.
+    mean, std: of an image tower's images, for the model's options.
+    prefix: before the tower's tensors. layout: what they look like beyond the tower.
+    """
+
+    format: str
+    side: str
+    component: str
+    options: Mapping[str, Any]
+    size: int
+    vocab_size: int = 0
+    num_classes: int = 0
+    mean: Three = ()
+    std: Three = ()
+    prefix: str = ""
+    layout: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerFormat:
+    """How one kind of file holds a tower.
+
+    side: "image" or "text".
+    recognise(config, shapes): whether a file is of this kind; config is the content of
+      the config.json beside it, None where there is none.
+    settings(config, shapes, folder, place): raises UserError where the tower cannot be
+      ours. folder has the config, place is for messages.
+    rules(tower, layout): of the tower's tensors, without their prefix.
+    head: rules of a classifier's last layer, "head/kernel" of models/classifier.py;
+      head_inside: whether their names have the tower's prefix too.
+    ignored: regular expressions of tensors that mean nothing, with their prefix;
+      heads: of those that mean something to whole models only.
+    """
+
+    name: str
+    side: str
+    recognise: Callable[[Mapping[str, Any] | None, Shapes], bool]
+    settings: Callable[
+        [Mapping[str, Any] | None, Shapes, pathlib.Path, str], TowerSettings
+    ]
+    rules: Callable[[Any, frozenset[str]], list[Rule]]
+    head: Sequence[Rule] = ()
+    head_inside: bool = False
+    ignored: Sequence[str] = ()
+    heads: Sequence[str] = ()
+
+
+def prefix_of(shapes: Iterable[str], *prefixes: str) -> str:
+    """The first of the prefixes that a name has, else ""."""
+    names = list(shapes)
+    return next((p for p in prefixes if any(n.startswith(p) for n in names)), "")
+
+
+def count(shapes: Iterable[str], pattern: str) -> int:
+    """How many different numbers names have at the group of a pattern."""
+    matches = (re.match(pattern, name) for name in shapes)
+    return len({match[1] for match in matches if match})
+
+
+def shape_of(shapes: Shapes, name: str, dims: int, place: str) -> tuple[int, ...]:
+    """The shape of a tensor that says a size.
+
+    Raises UserError where it is missing or of another number of dimensions.
+    """
+    if name not in shapes:
+        raise UserError(f"{place} lacks {name}, which says a size of the tower")
+    if len(shapes[name]) != dims:
+        raise UserError(
+            f"{place}: {name} is {shapes[name]}: must have {dims} dimensions"
+        )
+    return shapes[name]
+
+
+def classes(shapes: Shapes, bias: str) -> int:
+    """How many classes the bias of a classifier has, 0 where there is none."""
+    return math.prod(shapes[bias]) if bias in shapes else 0
+
+
+def side_of_square(rows: int, name: str, place: str) -> int:
+    """The side of a square of so many positions; raises UserError for others."""
+    side = math.isqrt(rows)
+    if side * side != rows or not rows:
+        raise UserError(f"{place}: {name} is for {rows} patches: clipjax takes squares")
+    return side
+
+
+def hf_normalisation(
+    folder: pathlib.Path, default: tuple[Three, Three]
+) -> tuple[Three, Three]:
+    """Mean and std of a preprocessor_config.json, where there is one.
+
+    How it resizes is left to whoever prepares images: a tower alone can be given any.
+    """
+    given = tokenizing.read_json(folder / preprocessing.HF_FILE)
+    mean, std = given.get("image_mean"), given.get("image_std")
+    return (tuple(mean), tuple(std)) if mean and std else default
+
+
+def timm_normalisation(config: Mapping[str, Any] | None) -> tuple[Three, Three]:
+    """Mean and std of a timm config.json; ImageNet's where nothing is said."""
+    config = config or {}
+    given = config.get("pretrained_cfg") or config
+    mean, std = given.get("mean"), given.get("std")
+    return (tuple(mean), tuple(std)) if mean and std else IMAGENET

@@ -1,0 +1,205 @@
+"""Our towers with others' weights against the others: 1e-4 of the largest value."""
+
+from __future__ import annotations
+
+import json
+
+import foreign_models
+import hf_clip
+import make_weight_goldens
+import numpy as np
+import pytest
+from foreign_models import CASES
+
+from clipjax import config
+from clipjax.data.tokenizers import clip_bpe
+from clipjax.models.image import convnext
+from clipjax.types import UserError
+from clipjax.weights import (
+    files,
+    foreign,
+    open_clip,
+    open_clip_config,
+    release,
+    settings,
+    table,
+    tokenizer_files,
+)
+
+
+def assert_near(ours, theirs):
+    for name in ("image_features", "text_features", "logits"):
+        expected = theirs[name]
+        assert ours[name].shape == expected.shape, name
+        worst = np.abs(ours[name] - expected).max() / np.abs(expected).max()
+        assert worst < 1e-4, f"{name}: off by {worst:.1e} of the largest value"
+
+
+def golden(name):
+    with np.load(make_weight_goldens.PATH) as file:
+        found = {
+            key.partition("/")[2]: file[key]
+            for key in file
+            if key.partition("/")[0] == name
+        }
+    return json.loads(str(found.pop("shapes"))), found
+
+
+@pytest.mark.parametrize("name", make_weight_goldens.OFTEN)
+def test_goldens(tmp_path, name):
+    shapes, expected = golden(name)
+    # Logits that hardly differ would hide an error.
+    assert np.ptp(expected["logits"]) > 0.5
+    foreign_models.write(tmp_path, CASES[name], shapes)
+    assert_near(foreign_models.our_results(tmp_path), expected)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", CASES)
+def test_live(tmp_path, name):
+    skip_without_references()
+    case, folder = CASES[name], tmp_path / "theirs"
+    folder.mkdir()
+    model = foreign_models.live(case, folder)
+    foreign_models.save(case, model, folder)
+    given, seen = model_of(folder)
+    expected = foreign_models.their_results(model, given["image"], given["text"], *seen)
+    assert_near(foreign_models.our_results(folder), expected)
+    trunk = getattr(getattr(model, "visual", None), "trunk", None)
+    if trunk is not None:
+        # Named, not in the config; too small for the results above to tell.
+        theirs = getattr(trunk, "norm", trunk.head.norm if name[0] == "c" else None)
+        tower = settings.build(foreign.read_model(str(folder))[0]).module.image
+        ours = getattr(tower, "epsilon", None) or tower.norm_epsilon
+        assert ours == theirs.eps
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in CASES),
+        *(("hf_clip", "float16"), ("resnet", "float16"), ("vit", "bfloat16")),
+    ],
+)
+def test_reading_and_writing_keeps_every_byte(tmp_path, name, dtype):
+    """Of the files as their projects write them, names and shapes included."""
+    skip_without_references()
+    model = foreign_models.live(CASES[name], tmp_path)
+    foreign_models.save(CASES[name], model, tmp_path, dtype)
+    found, variables = foreign.read_model(str(tmp_path))
+    kind = {kind.FORMAT: kind for kind in foreign.FORMATS}[found.format]
+    table_of = kind.table(settings.build(found), found.layout)
+    ours = table.to_theirs(table_of, variables, dtype)
+    theirs = files.read(next(tmp_path.glob("*.safetensors")))
+    counters = [x for x in theirs if x.endswith("num_batches_tracked")]
+    assert sorted([*ours, *counters]) == sorted(theirs)
+    assert bool(counters) == (name == "resnet")
+    for key, array in ours.items():
+        assert array.dtype == theirs[key].dtype and array.shape == theirs[key].shape
+        assert array.tobytes() == theirs[key].tobytes(), key
+
+
+TEXTS = [
+    "a red dog",
+    "the cat sat on a mat, and it's big!",
+    "x",
+    "A photo of 2 birds & trees in the evening sun near the lake by the old house",
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("target", ["hf", "open_clip"])
+@pytest.mark.parametrize("name", foreign_models.WITH_WORDS)
+def test_texts_and_export(tmp_path, shared_data, monkeypatch, name, target):
+    """From texts to logits: theirs, ours, and theirs again from what we export."""
+    skip_without_references()
+    vocabulary = shared_data / "clip_vocab" / clip_bpe.FILE
+    monkeypatch.setattr(clip_bpe, "_find", lambda: str(vocabulary))
+    folder, out = tmp_path / "theirs", tmp_path / "ours"
+    folder.mkdir()
+    model, tokenize = foreign_models.WITH_WORDS[name](folder)
+    found, variables = foreign.read_model(str(folder))
+    chosen = settings.to_config(found, str(folder))
+    tokenizer = config.create("tokenizer", chosen.data.tokenizer, None, None)
+    settings.check_tokenizer(found, tokenizer, str(folder))
+    ids, mask = tokenizer(TEXTS)
+    theirs = tokenize(TEXTS)
+    np.testing.assert_array_equal(np.where(mask, ids, 0), np.where(mask, theirs, 0))
+    image = foreign_models.inputs(found.image_size)["image"]
+    seen = found.model_options["mean"], found.model_options["std"]
+    expected = foreign_models.their_results(model, image, theirs, *seen)
+    assert np.ptp(expected["logits"]) > 0.5
+    assert_near(foreign_models.our_results(folder, image, ids, mask), expected)
+
+    made = settings.build(found)
+    if (name, target) in foreign_models.NOT_EXPRESSIBLE:
+        wanted = foreign_models.NOT_EXPRESSIBLE[name, target]
+        with pytest.raises(UserError, match=wanted):
+            release.write(out, target, chosen, made, variables, tokenizer)
+        assert not out.exists()
+        return
+    release.write(out, target, chosen, made, variables, tokenizer)
+    model, tokenize = foreign_models.load(out, target, found.context_length)
+    again = foreign_models.their_results(model, image, tokenize(TEXTS), *seen)
+    assert_near(again, expected)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["timm_siglip", "convnext", "resnet"])
+def test_export_of_named_towers(tmp_path, monkeypatch, name):
+    """As open_clip loads them, with timm's named sizes made small on both sides."""
+    skip_without_references()
+    sizes = {"base": (24, 2, 12, 96)}
+    monkeypatch.setattr(open_clip_config, "SIGLIP_SIZES", sizes)
+    monkeypatch.setattr(open_clip_config, "SIGLIP_NAMES", {"base": ((16, 48),)})
+    monkeypatch.setitem(convnext.VARIANTS, "base", (8, (1, 2, 1, 1)))
+    case, folder, out = CASES[name], tmp_path / "theirs", tmp_path / "ours"
+    folder.mkdir()
+    model = foreign_models.live(case, folder)
+    foreign_models.save(case, model, folder)
+    found, variables = foreign.read_model(str(folder))
+    made = settings.build(found)
+    ends = tokenizer_files.Ends(1, found.vocab_size - 1, 0)
+    written = open_clip_config.config_json(made, ends, "clip", {})
+    vision = written["model_cfg"]["vision_cfg"]
+    if name == "timm_siglip":
+        # The only name that these sizes have, for want of a small one.
+        assert vision["timm_model_name"] == "vit_base_patch16_siglip_48"
+        vision["timm_model_name"] = "vit_base_patch16_siglip_224"
+    out.mkdir()
+    table_of = open_clip.table(made, frozenset())
+    tensors = table.to_theirs(table_of, variables)
+    files.write_safetensors(out / "open_clip_model.safetensors", tensors)
+    again = foreign_models.live(
+        foreign_models.Case(written, case.sizes), out, weights=False
+    )
+    given, seen = model_of(folder)
+    image, text = given["image"], given["text"]
+    assert_near(
+        foreign_models.their_results(again, image, text, *seen),
+        foreign_models.their_results(model, image, text, *seen),
+    )
+
+
+@pytest.mark.parity
+def test_positions_are_resized_as_open_clip_does():
+    skip_without_references()
+    with np.load(make_weight_goldens.POSITIONS) as file:
+        for name, values in make_weight_goldens.positions().items():
+            np.testing.assert_allclose(values, file[name], atol=1e-6)
+
+
+def model_of(folder):
+    """Inputs for the model of a folder, and how it normalises images."""
+    found, _ = foreign.read_model(str(folder))
+    options = found.model_options
+    given = foreign_models.inputs(found.image_size)
+    return given, (options["mean"], options["std"])
+
+
+def skip_without_references():
+    pytest.importorskip("torch")
+    hf_clip.import_torch()  # or torchvision might not import
+    for module in ("transformers", "open_clip", "timm"):
+        pytest.importorskip(module)
