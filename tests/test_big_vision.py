@@ -106,7 +106,7 @@ def test_a_class_token_that_training_gave_a_position(tmp_path):
     moved = np.random.default_rng(1).standard_normal(tools.WIDTH).astype("f4") / 100
     positions = params["positions"].copy()
     positions[0] = moved
-    trained = params | {"positions": positions}
+    trained = {**params, "positions": positions}
     tower = towers.build(found)
     expected = tower_tools.apply(tower, {"params": trained}, normalised(image))[
         "pooled"

@@ -72,7 +72,7 @@ def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
 
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
     """The rules for a model of these settings and a file of this layout."""
-    module = model.module
+    module: Any = model.module
     of_text = {
         fact.removeprefix(OF_TEXT) for fact in layout if fact.startswith(OF_TEXT)
     }

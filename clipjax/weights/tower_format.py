@@ -14,7 +14,7 @@ from clipjax.weights import preprocessing, tokenizing
 from clipjax.weights.table import Rule
 
 Shapes = Mapping[str, tuple[int, ...]]
-Three = tuple[float, ...]
+Three = tuple[float, float, float]
 
 # How images are normalised for most networks of torchvision, timm and Hugging Face.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -40,8 +40,8 @@ class TowerSettings:
     size: int
     vocab_size: int = 0
     num_classes: int = 0
-    mean: Three = ()
-    std: Three = ()
+    mean: Three | tuple[()] = ()
+    std: Three | tuple[()] = ()
     prefix: str = ""
     layout: frozenset[str] = frozenset()
 

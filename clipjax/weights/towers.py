@@ -113,12 +113,8 @@ def read_classifier(
         raise UserError(f"{name} holds no classifier over its image tower")
     kind, settings = opened.kind, opened.settings
     tower = build(settings)
-    model = classifier.make(
-        tower,
-        num_classes=settings.num_classes,
-        mean=settings.mean,
-        std=settings.std,
-    )
+    pixels: Any = {"mean": settings.mean, "std": settings.std}
+    model = classifier.make(tower, num_classes=settings.num_classes, **pixels)
     rules = renamed(kind.rules(tower, settings.layout), settings.prefix, "image/")
     whole = Table(kind.name, (*rules, *_head(kind, settings)), tuple(kind.ignored))
     return settings, model, _read(opened, whole, model_shapes(model))

@@ -161,7 +161,8 @@ def hf_vit(seed: int, classifier: bool = False) -> Case:
     with seeded(seed) as torch:
         import transformers
 
-        config = transformers.ViTConfig(
+        make: Any = transformers.ViTConfig
+        config = make(
             hidden_size=12,
             num_hidden_layers=2,
             num_attention_heads=3,
@@ -187,7 +188,8 @@ def hf_resnet(seed: int, layer_type: str = "bottleneck", width: int = 2) -> Case
         import transformers
 
         factor = 4 if layer_type == "bottleneck" else 1
-        config = transformers.ResNetConfig(
+        make: Any = transformers.ResNetConfig
+        config = make(
             embedding_size=width,
             hidden_sizes=[width * factor * 2**i for i in range(4)],
             depths=[1, 2, 1, 1],
@@ -208,36 +210,13 @@ def hf_resnet(seed: int, layer_type: str = "bottleneck", width: int = 2) -> Case
 
 
 def torch_resnet(seed: int, library: str, block: str, depths: list[int]) -> Case:
-    """torchvision's or timm's ResNet; timm's can be narrow."""
+    """torchvision's or timm's ResNet; timm's is narrow."""
     with seeded(seed) as torch:
+        module: Any
         if library == "timm":
             import timm.models.resnet as place
 
-            module = place.ResNet(
-                getattr(place, block),
-                depths,
-                num_classes=5,
-                channels=(2, 4, 8, 16),
-                stem_width=2,
-            )
-            # Its stem's width is 64 whatever one asks for.
-            stem = torch.nn.Conv2d(3, 2, 7, 2, 3, bias=False)
-            module.conv1, module.bn1 = stem, torch.nn.BatchNorm2d(2)
-            inputs = 2
-            first = module.layer1[0]
-            width = 2 * first.expansion
-            first.conv1 = torch.nn.Conv2d(
-                inputs,
-                2,
-                first.conv1.kernel_size,
-                1,
-                first.conv1.padding,
-                bias=False,
-            )
-            if block == "BasicBlock":
-                first.downsample = None
-            else:
-                first.downsample[0] = torch.nn.Conv2d(inputs, width, 1, bias=False)
+            module = _narrow(torch, place, getattr(place, block), tuple(depths))
             features = module.forward_features
         else:
             import torchvision
@@ -263,12 +242,30 @@ def torch_resnet(seed: int, library: str, block: str, depths: list[int]) -> Case
         return Case("image", None, tensors_of(module), given, numpy(outputs), module)
 
 
+def _narrow(torch: Any, place: Any, block: Any, depths: tuple[int, ...]) -> Any:
+    """timm's ResNet of width 2, in whose stem the width is always 64."""
+    width = 2
+    channels = tuple(width * 2**i for i in range(4))
+    module = place.ResNet(block, depths, num_classes=5, channels=channels)
+    module.conv1 = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False)
+    module.bn1 = torch.nn.BatchNorm2d(width)
+    first, basic = module.layer1[0], block is place.BasicBlock
+    size = 3 if basic else 1
+    first.conv1 = torch.nn.Conv2d(width, width, size, 1, size // 2, bias=False)
+    if basic:
+        first.downsample = None
+    else:
+        wide = width * block.expansion
+        first.downsample[0] = torch.nn.Conv2d(width, wide, 1, bias=False)
+    return module
+
+
 def timm_vit(seed: int, **options: Any) -> Case:
     """timm's VisionTransformer of these options, with a config.json that says them."""
     with seeded(seed) as torch:
         from timm.models.vision_transformer import VisionTransformer
 
-        given = {
+        given: dict[str, Any] = {
             "img_size": 12,
             "patch_size": 4,
             "embed_dim": 12,
@@ -278,7 +275,7 @@ def timm_vit(seed: int, **options: Any) -> Case:
             "num_classes": 5,
             **options,
         }
-        epsilon = {"norm_layer": None}
+        epsilon: Any = {"norm_layer": None}
         if given.get("pre_norm"):
             norm = torch.nn.LayerNorm
             epsilon = {"norm_layer": lambda *a, **k: norm(*a, **{**k, "eps": 1e-5})}
