@@ -7,7 +7,7 @@
   pairs, masked padding, augmentation, a learned temperature, warmup, 100 epochs.
 - parity: Flickr8k, 43,269,504 parameters, as it was trained then: 30 epochs of SGD on
   characters. Retrieval is reported by its protocol too ("pair_diagonal").
-- large: as improved, with a latent width of 768, 12 layers and 204 million parameters.
+- large: as improved, with a latent width of 768, 12 layers and 201 million parameters.
 - synthetic: image, text and audio of ten classes drawn on the fly; no files.
 
 The folder of Flickr8k holds webdataset shards train-*.tar and val-*.tar; choose

@@ -7,7 +7,7 @@ import pytest
 
 import run_tools
 from clipjax import evaluate
-from clipjax.engine import interpolate
+from clipjax.engine import assemble, interpolate
 from clipjax.types import UserError
 
 
@@ -50,6 +50,22 @@ def test_the_sweep(tmp_path, capsys):
         assert found == pytest.approx(metrics["text_to_image_mean_rank"])
     assert ranks[0] != ranks[2]
     assert "share  retrieval mean_recall@1" in capsys.readouterr().out
+
+
+def test_a_run_starts_from_the_moving_average(tmp_path):
+    """What was evaluated of the base is what the tuned run begins with."""
+    with run_tools.one_device(tmp_path / "cache"):
+        run_tools.train(run_tools.tiny(train__ema=0.9), tmp_path / "base")
+        config = run_tools.tiny(init_from=str(tmp_path / "base"), optim__lr=0.0)
+        said = run_tools.train(config, tmp_path / "tuned")
+    base, _ = assemble.load_variables(tmp_path / "base", "best", True)
+    tuned, _ = assemble.load_variables(tmp_path / "tuned", "latest", True)
+    plain, _ = assemble.load_variables(tmp_path / "base", "best", False)
+    assert "(moving average)" in said
+    for name in ("image_projection", "text_projection"):
+        given = tuned["params"][name]["kernel"]
+        np.testing.assert_array_equal(given, base["params"][name]["kernel"])
+        assert (given != plain["params"][name]["kernel"]).any()
 
 
 @pytest.mark.parametrize("alphas", ["0,2", "x", "0,-1"])

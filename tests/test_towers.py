@@ -57,7 +57,7 @@ def test_initial_values():
 
 def test_patches_are_cut_row_by_row():
     image = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    cut = vit.patches(jnp.asarray(image), 2)
+    cut = layers.patches(jnp.asarray(image), 2)
     assert cut.shape == (2, 6, 12)
     np.testing.assert_array_equal(cut[1, 4], image[1, 2:4, 2:4].reshape(-1))
 

@@ -18,7 +18,7 @@ from hypothesis import settings as effort
 
 from clipjax import config
 from clipjax.data.tokenizers import clip_bpe, hf_json
-from clipjax.models import lora, two_tower
+from clipjax.models import layers, lora, two_tower
 from clipjax.models.image import modified_resnet, vit
 from clipjax.models.text import transformer
 from clipjax.types import UserError
@@ -135,7 +135,7 @@ def test_what_the_changes_do():
     draw = np.random.default_rng(0)
     kernel, image = draw.standard_normal((5, 3, 4, 4)), draw.standard_normal((8, 8, 3))
     ours = table.patches.to_ours(kernel)
-    cut = np.asarray(vit.patches(image[None], 4))[0]
+    cut = np.asarray(layers.patches(image[None], 4))[0]
     # The convolution at the second row, first column: a sum over channels and places.
     window = image[4:8, 0:4].transpose(2, 0, 1)
     expected = [(kernel[out] * window).sum() for out in range(5)]

@@ -125,7 +125,7 @@ def encoder(
     made: Model,
     words: Tokenizer | None,
     mesh: jax.sharding.Mesh | None,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] = (),
 ) -> Encoder:
     """The encoder of a run's evaluators; class_names: of a classifier."""
     return Encoder(
@@ -215,8 +215,9 @@ def take_weights(
     """The state with the parameters and model state of another model.
 
     Args:
-      name: a run, of which the best checkpoint is taken, or a released model (see
-        weights/foreign.py, weights/towers.py), which `model` must then be like.
+      name: a run, of which the best checkpoint is taken (the moving average where it
+        kept one), or a released model (see weights/foreign.py, weights/towers.py),
+        which `model` must then be like.
       side: "image" or "text" to take that tower alone, "" for everything.
 
     Raises:
@@ -229,6 +230,8 @@ def take_weights(
     else:
         raw, step = load_state(pathlib.Path(name).resolve(), "best")
         place = f"{name}, step {step}"
+        if raw.get("ema"):  # what its evaluations were of
+            raw, place = {**raw, **raw["ema"]}, f"{place} (moving average)"
         if side and "lora" in raw["params"]:
             raise UserError(
                 f"{key}={name}: its {side} tower is completed by LoRA, which is not "

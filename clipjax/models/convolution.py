@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from clipjax.models.image.vit import patches
+from clipjax.models import layers
 from clipjax.types import UserError
 
 STAGES = 4
@@ -95,7 +95,7 @@ def _apart(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         x = x[:, ::stride, ::stride]
     b, h, w, _ = x.shape
     h, w = h // size, w // size
-    x = patches(x[:, : h * size, : w * size], size)
+    x = layers.patches(x[:, : h * size, : w * size], size)
     kernel = kernel.reshape(-1, kernel.shape[-1])
     return (x.reshape(-1, kernel.shape[0]) @ kernel).reshape(b, h, w, -1)
 

@@ -100,6 +100,13 @@ def normalise_image(
     return image + jnp.asarray(shift, jnp.float32)[None, None, None]
 
 
+def patches(image: jax.Array, size: int) -> jax.Array:
+    """Cuts [b h w c] into [b n size*size*c], row by row."""
+    b, h, w, c = image.shape
+    x = image.reshape(b, h // size, size, w // size, size, c)
+    return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
+
+
 class Dense(nn.Module):
     """y = x W + b over the last axis."""
 

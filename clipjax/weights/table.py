@@ -53,7 +53,7 @@ transpose = Change(lambda x: x.T, lambda x: x.T)
 lead = Change(lambda x: x[0], lambda x: x[None])
 # Convolutions [out in h w] as [h w in out], and as 1 x 1 without the ones.
 conv = Change(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-# The convolution that cuts an image into patches: ours is [h*w*3 out], see vit.patches.
+# The convolution that cuts an image into patches: ours is [h*w*3 out], see layers.
 patches = Change(_flat_patches, _square_patches)
 
 

@@ -153,7 +153,7 @@ class VisionTransformer(nn.Module):
         Returns "pooled" [b d], and "tokens" [b n d], the patches row by row (without
         the class token; fewer of them in training with patch dropout).
         """
-        x = patches(image, self.patch)
+        x = layers.patches(image, self.patch)
         b, n, fan_in = x.shape
         embed = layers.Dense(
             self.width,
@@ -215,13 +215,6 @@ class VisionTransformer(nn.Module):
                 name="map",
             )(tokens)
         return {"pooled": pooled, "tokens": tokens}
-
-
-def patches(image: jax.Array, size: int) -> jax.Array:
-    """Cuts [b h w c] into [b n size*size*c], row by row."""
-    b, h, w, c = image.shape
-    x = image.reshape(b, h // size, size, w // size, size, c)
-    return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
 
 
 def keep_some(x: jax.Array, count: int, key: jax.Array) -> jax.Array:
