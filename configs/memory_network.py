@@ -19,7 +19,7 @@ from clipjax.config import base, word
 # Width, depth and heads of both towers; of the first version.
 FIRST = {"post_norm": True, "dropout": 0.1}
 IMAGE = {"pre_norm": False, "patch_bias": True, **FIRST}
-TEXT = {"causal": False, "pool": "mean", **FIRST}
+TEXT = {"causal": False, "pool": "mean", "norm_pooled": True, **FIRST}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 NO_DECAY = r"(^|/)(positions|class_token|logit_scale|logit_bias|memory|types)$"
 

@@ -21,7 +21,20 @@ SYMMETRIC = [
     *("clip", "cyclip", "dcl", "hcl", "hn_nce", "onlineclr", "siglip", "vicreg"),
     *("sogclr", "isogclr", "fastclip"),
 ]
+
+
+def mostly(cases, default, *more):
+    """All cases, those that are not among the default ones under -m slow."""
+    return [
+        pytest.param(case, *more, marks=[] if case in default else [pytest.mark.slow])
+        for case in cases
+    ]
+
+
+# One of each kind: a softmax, pairs alone, tables by id, scalars, a queue.
+KINDS = ("clip", "siglip", "sogclr", "fastclip v2", "onlineclr", "xbm")
 BLOCKED = [case for case in tiny.LOSSES if case != "vicreg"]
+EACH = mostly(tiny.LOSSES, (*KINDS, "vicreg"))
 
 
 def example(size, seed, dtype=jnp.float32, alike=0.0, images=None):
@@ -84,7 +97,7 @@ def assert_same(one, other, rtol):
 @pytest.mark.parametrize(
     ("case", "same_image"),
     [
-        *((case, "negative") for case in BLOCKED),
+        *mostly(BLOCKED, KINDS, "negative"),
         *((case, "mask") for case in ("clip", "siglip", "sogclr", "hn_nce")),
     ],
 )
@@ -108,7 +121,7 @@ def test_blocks_and_devices_change_nothing(case, same_image):
             assert_same(expected, found, 1e-10)
 
 
-@pytest.mark.parametrize("case", tiny.LOSSES)
+@pytest.mark.parametrize("case", EACH)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_order_does_not_matter(case, seed):
@@ -165,7 +178,7 @@ def test_gradient_by_differences(case):
         assert slope == pytest.approx(differences, rel=1e-6, abs=1e-8)
 
 
-@pytest.mark.parametrize("case", tiny.LOSSES)
+@pytest.mark.parametrize("case", EACH)
 @pytest.mark.parametrize("temperature", [0.01, 0.005])
 @pytest.mark.parametrize("alike", [0.0, 1.0])
 def test_extremes_stay_finite(case, temperature, alike):
@@ -377,7 +390,7 @@ def test_one_example_on_each_device(case):
     assert_same(expected, value_and_gradient(loss, given_, batch, loss.init()), 1e-5)
 
 
-@pytest.mark.parametrize("case", tiny.LOSSES)
+@pytest.mark.parametrize("case", EACH)
 def test_a_batch_of_one_image_masked_costs_nothing_but_is_finite(case):
     if case == "vicreg":
         pytest.skip("has no pairs to mask")

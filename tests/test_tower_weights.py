@@ -18,7 +18,15 @@ from clipjax.models import two_tower
 from clipjax.models.image import resnet, vit
 from clipjax.models.text import bert, distilbert, transformer
 from clipjax.types import UserError
-from clipjax.weights import hf_bert, hf_clip, table, tokenizer_files, towers
+from clipjax.weights import (
+    hf_bert,
+    hf_clip,
+    resnets,
+    table,
+    tokenizer_files,
+    towers,
+    vits,
+)
 
 CASES = (
     *("bert", "bert_1", "distilbert", "hf_vit", "hf_resnet", "torch_resnet"),
@@ -108,7 +116,7 @@ def refusal(name, side="image", options=None):
         ("hf_vit", "vit.encoder.layer.0.attention.attention.query.bias"),
         ("hf_resnet", "resnet.encoder.stages.1.layers.0.shortcut.normalization.bias"),
         ("torch_resnet", "layer2.0.bn2.running_var"),
-        ("timm_vit", "blocks.1.attn.proj.weight"),
+        ("timm_vit", "blocks.0.attn.proj.weight"),
         ("timm_vit_map", "attn_pool.kv.bias"),
     ],
 )
@@ -201,7 +209,7 @@ def test_a_tower_that_computes_otherwise(tmp_path):
             towers.check_same(tower, settings, path)
         return str(caught.value)
 
-    sizes = {"width": 12, "depth": 2, "heads": 3, "mlp_dim": 20}
+    sizes = {"width": 12, "depth": 1, "heads": 3, "mlp_dim": 20}
     plain = sizes | {"pre_norm": False, "patch_bias": True, "norm_epsilon": 1e-12}
     free = {"dropout": 0.1, "patch_dropout": 0.5, "remat": True}
     towers.check_same(vit.make(24, variant="B/4", **plain, **free), settings, path)
@@ -239,11 +247,34 @@ def test_half_of_a_two_tower_model(tmp_path):
         towers.read_classifier(path)
 
 
-def test_published_sizes():
-    """Options that the published models' shapes and configs are to give."""
-    given = {"model_type": "bert"}
-    options = hf_bert.BERT.settings(given, {}, pathlib.Path(), "").options
-    assert bert.make(30522, 512, **options) == bert.make(30522, 512)
-    given = {"model_type": "distilbert"}
-    options = hf_bert.DISTILBERT.settings(given, {}, pathlib.Path(), "").options
-    assert distilbert.make(30522, 512, **options) == distilbert.make(30522, 512)
+def test_what_a_config_leaves_out():
+    """The defaults of transformers' configs are the published models."""
+
+    def tower(kind, model_type):
+        found = kind.settings({"model_type": model_type}, {}, pathlib.Path(), "")
+        return towers.build(found)
+
+    assert tower(hf_bert.BERT, "bert") == bert.make(30522, 512)
+    assert tower(hf_bert.DISTILBERT, "distilbert") == distilbert.make(30522, 512)
+    assert tower(resnets.HUGGING_FACE, "resnet") == resnet.make(224, variant="50")
+    plain = {"pre_norm": False, "patch_bias": True, "norm_epsilon": 1e-12}
+    assert tower(vits.HUGGING_FACE, "vit") == vit.make(224, variant="B/16", **plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "activation", "heads"),
+    [
+        ("vit_so400m_patch16_siglip_256", {}, "gelu_tanh", 3),
+        ("vit_large_patch16_siglip_gap_512", {}, "gelu_tanh", 3),
+        ("vit_base_patch16_siglip_224", {}, "gelu", 3),
+        ("vit_base_patch32_clip_224", {}, "gelu", 3),
+        ("vit_base_patch32_clip_quickgelu_224", {}, "quick_gelu", 3),
+        ("vit_base_patch16_gap_224", {"num_heads": None}, "gelu", 16),
+        ("vit_base_patch16_gap_224", {"act_layer": "gelu_tanh"}, "gelu_tanh", 3),
+    ],
+)
+def test_what_the_name_of_a_timm_model_says(name, changes, activation, heads):
+    config = {"architecture": name, "model_args": {"num_heads": 3} | changes}
+    shapes = {x: v.shape for x, v in goldens()["timm_vit_map"].tensors.items()}
+    options = vits.TIMM.settings(config, shapes, pathlib.Path(), "").options
+    assert (options["activation"], options["heads"]) == (activation, heads)

@@ -17,11 +17,11 @@ def cases() -> dict[str, Case]:
     return {
         "bert": towers.bert(0, "BertForPreTraining", pools=("cls", "pooler")),
         "bert_1": towers.bert(1, depth=1, pools=("last",)),
-        "distilbert": towers.bert(2, "DistilBertForMaskedLM", pools=("mean",)),
-        "hf_vit": towers.hf_vit(3, classifier=True),
+        "distilbert": towers.bert(2, "DistilBertForMaskedLM", 1, ("mean",)),
+        "hf_vit": towers.hf_vit(3, classifier=True, depth=1),
         "hf_resnet": towers.hf_resnet(4, width=1),
         "torch_resnet": towers.torch_resnet(5, "timm", "BasicBlock", [1, 2, 1, 1]),
-        "timm_vit": towers.timm_vit(6, no_embed_class=True),
+        "timm_vit": towers.timm_vit(6, depth=1, no_embed_class=True),
         "timm_vit_map": towers.timm_vit(
             7, depth=1, class_token=False, global_pool="map", act_layer="gelu_tanh"
         ),

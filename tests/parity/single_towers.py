@@ -128,7 +128,7 @@ def bert(
                 num_attention_heads=3,
                 intermediate_size=2 * width,
                 max_position_embeddings=11,
-                hidden_act="gelu_new" if depth == 1 else "gelu",
+                hidden_act="quick_gelu" if depth == 1 else "gelu",
                 layer_norm_eps=1e-3 if depth == 1 else 1e-12,
             )
         module = randomise(torch, getattr(transformers, kind)(config))
@@ -157,14 +157,14 @@ def bert(
         return Case("text", described, tensors, given, numpy(outputs), inner, call)
 
 
-def hf_vit(seed: int, classifier: bool = False) -> Case:
+def hf_vit(seed: int, classifier: bool = False, depth: int = 2) -> Case:
     with seeded(seed) as torch:
         import transformers
 
         make: Any = transformers.ViTConfig
         config = make(
             hidden_size=12,
-            num_hidden_layers=2,
+            num_hidden_layers=depth,
             num_attention_heads=3,
             intermediate_size=20,
             image_size=12,

@@ -23,7 +23,7 @@ WIDTH, HEADS, DEPTH, SLOTS, TOP_K = 16, 2, 2, 12, 6
 BATCH = 5
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 # Where the text tower has its last LayerNorm: False on each token, True on their mean.
-NORM_LAST = False
+NORM_LAST = True
 
 
 def make_model(**options):
@@ -32,7 +32,7 @@ def make_model(**options):
         SIZE, variant=f"B/{PATCH}", pre_norm=False, patch_bias=True, **sizes
     )
     text = registry.load("text", "transformer")(
-        VOCAB, LENGTH, causal=False, pool="mean", **sizes
+        VOCAB, LENGTH, causal=False, pool="mean", norm_pooled=NORM_LAST, **sizes
     )
     return registry.load("model", "memory_network")(
         image,

@@ -40,6 +40,7 @@ def make(
     causal: bool = True,
     masked: bool = True,
     pool: str = "eot",
+    norm_pooled: bool = False,
     post_norm: bool = False,
     norm_epsilon: float = 1e-5,
     activation: str = "gelu",
@@ -59,6 +60,8 @@ def make(
       masked: False lets padding be seen (not if causal) and counted in the mean.
       pool: "eot" (the last token of the text), "mean" over the text's tokens, "last"
         (the last position, padding or not), "cls" (the first; not if causal).
+      norm_pooled: the last normalisation is of the mean over tokens, not of each token
+        before it; only with pool="mean".
       post_norm: blocks that normalise after the sums, as BERT's, not before.
       norm_epsilon: of the layer normalisations; 1e-6 in SigLIP.
       activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
@@ -81,6 +84,8 @@ def make(
             "text.pool='cls': the first token of a causal tower sees only itself; set "
             "text.causal=False or text.pool=eot"
         )
+    if norm_pooled and pool != "mean":
+        raise UserError(f"text.norm_pooled: has no effect on text.pool={pool!r}")
     sizes = zip((width, depth, heads), SIZES[variant], strict=True)
     d, layer_count, head_count = (
         default if value is None else value for value, default in sizes
@@ -96,6 +101,7 @@ def make(
         causal=causal,
         masked=masked,
         pool=pool,
+        norm_pooled=norm_pooled,
         post_norm=post_norm,
         norm_epsilon=norm_epsilon,
         activation=activation,
@@ -117,6 +123,7 @@ class TextTransformer(nn.Module):
     causal: bool
     masked: bool
     pool: str
+    norm_pooled: bool
     post_norm: bool
     norm_epsilon: float
     activation: str
@@ -178,7 +185,10 @@ class TextTransformer(nn.Module):
         tokens = norm(x)
         if self.pool == "mean":
             counted = mask if self.masked else jnp.ones_like(mask)
-            pooled = layers.masked_mean(tokens, counted)
+            if self.norm_pooled:
+                pooled = norm(layers.masked_mean(x, counted))
+            else:
+                pooled = layers.masked_mean(tokens, counted)
         else:
             index = jnp.zeros((b,), jnp.int32)
             if self.pool == "last":
