@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import big_vision_tools as tools
 import jax
@@ -129,7 +130,7 @@ def test_text_towers(prefix, change, tmp_path):
     assert (found.vocab_size, found.size) == (VOCAB, LENGTH)
 
 
-def whole(change=dict):
+def whole(change: Any = dict):
     """A file of both towers."""
     arrays = prefixed(change(image_case("map")[1]), "params/img/")
     arrays |= prefixed(change(text_case()[1]), "params/txt/")
