@@ -121,7 +121,11 @@ class Tokenizer(Protocol):
         ...
 
     def state(self) -> str | None:
-        """What `make` needs to build the same tokenizer without captions."""
+        """What `make` needs to build the same tokenizer without captions.
+
+        One of our own may also have `released() -> str`, its tokenizer.json for other
+        libraries, with which its models can be exported; see framing.as_library.
+        """
         ...
 
 

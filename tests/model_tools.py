@@ -18,12 +18,12 @@ VOCAB, LENGTH, SIZE = 31, 9, 16
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def make_model(image=None, text=None, **options):
+def make_model(image=None, text=None, vocab=VOCAB, length=LENGTH, **options):
     image = {"variant": "B/4", "width": 16, "depth": 1, "heads": 2} | (image or {})
     text = {"width": 12, "depth": 1, "heads": 3} | (text or {})
     return two_tower.make(
         vit.make(SIZE, **image),
-        transformer.make(VOCAB, LENGTH, **text),
+        transformer.make(vocab, length, **text),
         embed_dim=8,
         **options,
     )

@@ -15,6 +15,17 @@ from clipjax.engine import gradients
 from clipjax.engine import state as states
 
 BATCH = tiny.batch()
+# One for each way in which losses keep a state or look at a batch.
+KINDS = (
+    "clip",
+    "siglip",
+    "cyclip",
+    "isogclr",
+    "fastclip",
+    "vicreg",
+    "onlineclr",
+    "xbm",
+)
 
 
 class Layers(nn.Module):
@@ -91,13 +102,13 @@ def assert_near(one, other, share=1e-5):
 
 
 def cases():
-    """All losses under light towers; the tiny ones by default for two of them."""
+    """Losses of each kind under light towers, one under the tiny ones; slow: all."""
     for case in tiny.LOSSES:
-        yield pytest.param(case, 2, True, id=f"{case}-2-light")
-        for count in (2, 4):
-            default = count == 2 and case in ("clip", "sogclr")
+        for count, light in ((2, True), (2, False), (4, False)):
+            default = case in KINDS if light else (case, count) == ("clip", 2)
             marks = [] if default else [pytest.mark.slow]
-            yield pytest.param(case, count, False, marks=marks, id=f"{case}-{count}")
+            name = f"{case}-{count}{'-light' * light}"
+            yield pytest.param(case, count, light, marks=marks, id=name)
 
 
 @pytest.mark.parametrize(("case", "count", "light"), cases())
@@ -117,7 +128,9 @@ def test_as_plain_differentiation_under_the_same_masks(case, count, light):
     )
 
 
-@pytest.mark.parametrize("case", ["clip", "sogclr"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("clip", marks=pytest.mark.slow), "sogclr"]
+)
 def test_equal_in_any_number_of_parts_without_dropout(case):
     model, loss, state = fresh(case, dropout=0.0)
     found = [

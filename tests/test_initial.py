@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tokenizer_tools
+import tower_tools
 from model_tools import jit
 
 import clipjax
@@ -21,7 +22,7 @@ from clipjax.models.frozen import freeze
 from clipjax.models.image import vit
 from clipjax.models.text import transformer
 from clipjax.types import UserError
-from clipjax.weights import files, foreign, hf_clip, table, tokenizer_files
+from clipjax.weights import files, foreign, hf_clip, table, tokenizer_files, towers
 from run_tools import tiny
 
 IMAGE = {"variant": "B/4", "width": 16, "depth": 1, "heads": 2, "patch_dropout": 0.0}
@@ -114,6 +115,17 @@ def test_one_tower(released, side):
     assert said == [
         f"starting the {side} tower from {released}; projections start fresh"
     ]
+
+
+@pytest.mark.parametrize("pool", ["cls", "pooler"])
+def test_bert_as_the_text_tower(pool, tmp_path):
+    path = tower_tools.write(tower_tools.goldens()["bert"], tmp_path)
+    settings, params, _ = towers.read_tower(path, "text", {"pool": pool})
+    assert ("pooler" in params) == (pool == "pooler")
+    image = vit.make(12, **IMAGE)
+    model = two_tower.make(image, towers.build(settings), embed_dim=8)
+    found, _, _ = take(str(path), model, "text")
+    assert_equal(found.params["text"], params)
 
 
 def test_an_image_tower_for_a_classifier(released):

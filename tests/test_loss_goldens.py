@@ -164,7 +164,7 @@ def test_sogclr_gradient(block):
     def value(image):
         return loss({**outputs(), "image_embed": image}, BATCH, loss.init(), 0)[0]
 
-    found = jax.grad(value)(jnp.asarray(IMAGE, jnp.float64))
+    found = jax.jit(jax.grad(value))(jnp.asarray(IMAGE, jnp.float64))
     np.testing.assert_allclose(found, np.array(ds) @ TEXT, atol=3e-8)
 
 

@@ -253,14 +253,14 @@ def test_every_step_is_due_at_the_end():
     assert [s for s in range(1, 9) if loop.due(s, 1, 8)] == list(range(1, 9))
 
 
-@pytest.mark.parametrize("words", ["loss=sogclr", "loss=isogclr+xbm", "optim=muon"])
-def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch, words):
-    changes = {"loss__xbm__size": 32} if "xbm" in words else {}
+def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch):
+    """Tables of averages and temperatures, a queue, momenta of two optimizers."""
+    config = tiny("loss=isogclr+xbm,optim=muon", log__every=1, loss__xbm__size=32)
     alone = tmp_path / "alone"
-    train(tiny(words, log__every=1, **changes), alone)
+    train(config, alone)
     with monkeypatch.context() as patch:
         stop_at(patch, 3)
-        train(tiny(words, log__every=1, **changes), tmp_path / "run")
-    said = train(tiny(words, log__every=1, **changes), tmp_path / "run")
+        train(config, tmp_path / "run")
+    said = train(config, tmp_path / "run")
     assert said.resumed == 3
     assert_as(tmp_path / "run", alone)

@@ -25,7 +25,7 @@ def section(arg="schedule=constant"):
 def fresh(model, ema=False, arg="schedule=constant"):
     loss = tiny.loss()
     optim = tiny.optim(model, section(arg))
-    state = states.create(model, loss, optim.tx, ema, seed=0)
+    state = jax.jit(lambda: states.create(model, loss, optim.tx, ema, seed=0))()
     return state, make_train_step(
         model, loss, optim, ema=0.5 if ema else 0.0, max_logit_scale=100.0
     )
@@ -48,7 +48,7 @@ def loss_and_gradient(model, variables, layout):
     return float(value), flat
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_same_loss_and_gradient_on_1_2_and_8_devices(x64):
     with jax.enable_x64(x64):
         model = tiny.model(dropout=0.3)
@@ -133,11 +133,11 @@ def test_evaluation_loss_has_no_dropout_and_is_the_softmax_loss():
     model = tiny.model(dropout=0.5)
     state, _ = fresh(model)
     batch = tiny.batch()
-    value = make_loss_step(model, tiny.loss())(state, batch)
-    image = model.encode_image({"params": state.params}, batch["image"])
-    text = model.encode_text(
-        {"params": state.params}, batch["text"], batch["text_mask"]
-    )
+    value = jax.jit(make_loss_step(model, tiny.loss()))(state, batch)
+    variables = {"params": state.params}
+    image = jax.jit(model.encode_image)(variables, batch["image"])
+    words = (batch["text"], batch["text_mask"])
+    text = jax.jit(model.encode_text)(variables, *words)
     logits = image["image_embed"] @ text["text_embed"].T / 0.07
     labels = jnp.arange(16)
     expected = (

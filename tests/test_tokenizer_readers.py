@@ -374,7 +374,8 @@ def test_a_missing_library_is_named(released, monkeypatch, name):
     file = {case[0]: case[1] for case in CASES.values()}[name]
     path = path_of(released, file)
     monkeypatch.setitem(sys.modules, LIBRARY[name], None)
-    with pytest.raises(UserError, match=rf"{LIBRARY[name]}.*pip install clipjax\[text"):
+    words = rf"{LIBRARY[name]}.*pip install 'clipjax\[text"
+    with pytest.raises(UserError, match=words):
         registry.load("tokenizer", name)(None, None, path=path)
 
 

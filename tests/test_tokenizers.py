@@ -302,7 +302,7 @@ def test_bpe_faults(monkeypatch):
     with pytest.raises(UserError, match="damaged"):
         bpe.make(None, "{}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"\.\[text\]"):
+    with pytest.raises(UserError, match=r"clipjax\[text\]"):
         bpe.make(captions, None)
 
 

@@ -603,12 +603,13 @@ def test_export_refuses(tmp_path, words, target, image, text, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_export_refuses_tokenizers_of_its_own(tmp_path, words):
-    tokenizer, _ = words
+def test_export_refuses_unknown_tokenizers(tmp_path, words):
+    tokenizer, chosen = words
     model = make_model(vocab=tokenizer.vocab_size)
-    variables, chosen = noise(table.model_shapes(model)), config.base(None)
+    variables = noise(table.model_shapes(model))
+    chosen.data.tokenizer.name = "mine"
     for target in release.FORMATS:
-        with pytest.raises(UserError, match="name='words' cannot be exported"):
+        with pytest.raises(UserError, match="name='mine' cannot be exported"):
             release.write(tmp_path / "x", target, chosen, model, variables, tokenizer)
     wheel = types.SimpleNamespace(place=clip_bpe.WHEEL)
     with pytest.raises(UserError, match="download http"):

@@ -1,16 +1,21 @@
-"""What the readers of released tokenizers share: framing rows, texts as UTF-8."""
+"""What the tokenizers share: rows of ids, texts as UTF-8, their libraries."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from clipjax.data import text
 from clipjax.types import UserError
+
+# Their names where one of our own tokenizers is written for other libraries.
+PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
+PLAIN = (("[\u02bc\u2018-\u201b]", "'"), ("[\u201c-\u201f]", '"'), (r"\s+", " "))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +65,56 @@ def library(module: str, tokenizer: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"tokenizer {tokenizer} needs the {module} library: "
-            f"pip install clipjax[text]"
+            f"pip install 'clipjax[text]'"
         ) from error
+
+
+def as_library(
+    name: str,
+    vocabulary: Mapping[str, int],
+    frame: Frame,
+    model: Callable[[Any, dict[str, int]], Any],
+    pieces: Callable[[Any], Any],
+    *,
+    lower: bool = True,
+    only: str = "",
+) -> str:
+    """One of our own tokenizers as a tokenizer.json of the `tokenizers` library.
+
+    The end token gets the largest id, in exchange with the piece that has it, since
+    other libraries find the end of a CLIP text by that. Of `text.clean` they get
+    composed characters, straight quotes, single blanks and lower case; its repairs of
+    encodings and HTML are lost.
+
+    Args:
+      vocabulary: piece -> id, without START, END and PAD of the frame.
+      model, pieces: of (library, vocabulary) and (library), its model and what cuts a
+        text for it.
+      lower: lower-case texts. only: characters to keep; empty: all.
+    """
+    made_by = library("tokenizers", name)
+    ids = {PAD: frame.pad, START: frame.prefix[0], END: frame.suffix[0], **vocabulary}
+    last = max(ids, key=ids.__getitem__)
+    ids[END], ids[last] = ids[last], ids[END]
+    made = made_by.Tokenizer(model(made_by, ids))
+    normalizers = made_by.normalizers
+    steps = [normalizers.NFC()]
+    for pattern, plain in PLAIN:
+        steps.append(normalizers.Replace(made_by.Regex(pattern), plain))
+    steps.append(normalizers.Strip())
+    if lower:
+        steps.append(normalizers.Lowercase())
+    if only:
+        others = made_by.Regex(f"[^{re.escape(only)}]")
+        steps.append(normalizers.Replace(others, ""))
+    made.normalizer = normalizers.Sequence(steps)
+    made.pre_tokenizer = pieces(made_by)
+    made.add_special_tokens([PAD, START, END])
+    made.post_processor = made_by.processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(x, ids[x]) for x in (START, END)]
+    )
+    made.enable_padding(pad_id=ids[PAD], pad_token=PAD)
+    return made.to_str()
 
 
 def given(path: str, tokenizer: str, what: str) -> str:

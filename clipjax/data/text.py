@@ -1,4 +1,4 @@
-"""What the tokenizers share: cleaning captions, and packing ids into fixed rows."""
+"""What the tokenizers share: cleaning captions, and checking what they are given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import html
 from collections.abc import Callable, Iterator, Sequence
 
 import ftfy
-import numpy as np
 
 from clipjax.types import BadExample, UserError
 
@@ -47,28 +46,6 @@ def check_list(texts: Sequence[str]) -> Sequence[str]:
     if isinstance(texts, str):
         raise UserError(f"a tokenizer takes a list of texts: [{texts[:20]!r}]")
     return texts
-
-
-def pack(
-    rows: Sequence[Sequence[int]],
-    context_length: int,
-    *,
-    start: int,
-    end: int,
-    pad: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Frames rows of ids by start and end tokens, cuts and pads them.
-
-    Returns ids int32 [b context_length], and the mask bool that is true from the start
-    to the end token; a row that is too long loses its last ids, never its end token.
-    """
-    ids = np.full((len(rows), context_length), pad, np.int32)
-    mask = np.zeros((len(rows), context_length), bool)
-    for i, row in enumerate(rows):
-        framed = [start, *row[: context_length - 2], end]
-        ids[i, : len(framed)] = framed
-        mask[i, : len(framed)] = True
-    return ids, mask
 
 
 def training_captions(name: str, captions: Captions | None) -> Iterator[str]:

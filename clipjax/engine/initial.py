@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax.optim.factory import paths
+from clipjax import trees
 from clipjax.types import Config, Model, UserError
 from clipjax.weights import foreign, positions, towers
 
@@ -54,7 +54,10 @@ def released(name: str, side: str, model: Model, say: Say) -> dict[str, Any]:
         if not hasattr(module, one):
             raise UserError(f"{name}: this run's model has no {one} tower to start")
     if side:
-        settings, params, stats = towers.read_tower(name, side)
+        # The only one of the tower's ways to pool that has parameters of its own.
+        pooler = side == "text" and getattr(module.text, "pool", "") == "pooler"
+        options = {"pool": "pooler"} if pooler else None
+        settings, params, stats = towers.read_tower(name, side, options)
         towers.check_same(getattr(module, side), settings, name)
         if side == "image":
             _compare_pixels(module, settings.mean, settings.std, name, say)
@@ -110,7 +113,7 @@ def put(
       UserError: where an array is missing, left over or of another shape.
     """
     prefix = f"{side}/" if side else ""
-    wanted, arrays = named(template), named(given)
+    wanted, arrays = trees.named(template), trees.named(given)
     wanted = {name: leaf for name, leaf in wanted.items() if name.startswith(prefix)}
     arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
     fresh = [n for n in wanted if n not in arrays and FRESH.fullmatch(n)]
@@ -127,7 +130,7 @@ def put(
     if fresh:
         groups = sorted({name.partition("/")[0] for name in fresh})
         say(f"{what} has no {', '.join(groups)}: starting fresh")
-    names, structure = list(named(template)), jax.tree.structure(template)
+    names, structure = list(trees.named(template)), jax.tree.structure(template)
     leaves = []
     for name, leaf, old in zip(
         names, jax.tree.leaves(template), jax.tree.leaves(state), strict=True
@@ -149,8 +152,3 @@ def _resized(name: str, array: Any, shape: tuple[int, ...], what: str, say: Say)
     if name.startswith("text/"):
         return positions.resize_text(np.asarray(array), rows)
     return positions.resize_image(np.asarray(array), rows, f"{what}: {name}")
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """'/'-joined path -> leaf, in the order of the leaves."""
-    return dict(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))

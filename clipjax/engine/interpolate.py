@@ -5,16 +5,13 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from clipjax.optim.factory import paths
+from clipjax import trees
 from clipjax.types import UserError, Variables
 
 
 def check_same_model(what: str, base: Variables, tuned: Variables) -> None:
     """Raises UserError, beginning with `what`, where a parameter is not in both."""
-    shapes = [
-        dict(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
-        for tree in (base, tuned)
-    ]
+    shapes = [trees.named(tree) for tree in (base, tuned)]
     for name in sorted({*shapes[0], *shapes[1]}):
         there, here = (
             np.shape(tree[name]) if name in tree else "absent" for tree in shapes

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from clipjax.optim.factory import paths
+from clipjax import trees
 from clipjax.types import UserError
 
 # Path pattern -> what is done with the array; first match wins, the last is explicit.
@@ -57,7 +57,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or their shapes."""
-    return jax.tree.map(lambda path, leaf: _rule(mesh, path, leaf), paths(tree), tree)
+    paths = trees.paths(tree)
+    return jax.tree.map(lambda path, leaf: _rule(mesh, path, leaf), paths, tree)
 
 
 def _rule(mesh: Mesh, path: str, leaf: Any) -> NamedSharding:

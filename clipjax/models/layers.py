@@ -72,6 +72,21 @@ def in_range(option: str, value: float) -> None:
         raise UserError(f"{option}={value}: must be at least 0 and less than 1")
 
 
+def sizes(
+    option: str, asked: tuple[int | None, ...], variant: tuple[int, ...]
+) -> tuple[int, ...]:
+    """(width, depth, heads, ...) as asked for, the variant's where that is None.
+
+    Raises UserError where a transformer of these sizes cannot be built.
+    """
+    found = tuple(
+        default if value is None else value
+        for value, default in zip(asked, variant, strict=True)
+    )
+    check_sizes(option, *found[:3])
+    return found
+
+
 def check_sizes(option: str, width: int, depth: int, heads: int) -> None:
     """Raises UserError where a transformer of these sizes cannot be built."""
     for name, size in (("width", width), ("depth", depth), ("heads", heads)):
@@ -82,6 +97,21 @@ def check_sizes(option: str, width: int, depth: int, heads: int) -> None:
             f"{option}.heads={heads}: must divide {option}.width={width}; 64 numbers a "
             f"head would be heads={max(1, width // 64)}"
         )
+
+
+def check_length(length: int, context_length: int) -> None:
+    """Raises UserError where a text is longer than a text tower takes."""
+    if length > context_length:
+        raise UserError(
+            f"text of {length} tokens: the text tower takes at most {context_length}; "
+            f"cut the texts or raise the context length"
+        )
+
+
+def last_token(mask: jax.Array) -> jax.Array:
+    """The place of the last true of each row of bool [b l], int32 [b]; 0 for none."""
+    places = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    return jnp.max(mask * places[None], axis=1)
 
 
 def normalise_image(

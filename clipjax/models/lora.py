@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clipjax import trees
 from clipjax.types import Batch, Model, Outputs, UserError, Variables
 
 # What trains beside the additions is what is in no tower: projections, temperature.
@@ -57,31 +58,25 @@ class LoraModel:
 
     def kernels(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """'/'-joined path -> kernel of those that have an addition."""
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        named = {
-            "/".join(str(part.key) for part in path): leaf for path, leaf in leaves
-        }
         return {
             name: leaf
-            for name, leaf in named.items()
+            for name, leaf in trees.named(params).items()
             if leaf.ndim == 2 and re.search(self.on, name)
         }
 
     def init(self, key: Any) -> Variables:
         """The model's fresh variables and the additions, which change nothing yet."""
         variables = self.model.init(key)
-        additions: dict[str, Any] = {}
+        additions = {}
         found = self.kernels(variables["params"])
         for number, (name, kernel) in enumerate(sorted(found.items())):
-            node = additions
-            for part in name.split("/"):
-                node = node.setdefault(part, {})
             d, f = kernel.shape
             shape = (d, self.rank)
             draw = jax.random.normal(jax.random.fold_in(key, number), shape)
-            node["down"] = draw * d**-0.5
-            node["up"] = jnp.zeros((self.rank, f))
-        return {**variables, "params": {**variables["params"], "lora": additions}}
+            additions[f"{name}/down"] = draw * d**-0.5
+            additions[f"{name}/up"] = jnp.zeros((self.rank, f))
+        params = {**variables["params"], "lora": trees.nested(additions)}
+        return {**variables, "params": params}
 
     def merge(self, variables: Variables) -> Variables:
         """The model's own variables, with the additions in its kernels."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clipjax import trees
 from clipjax.config import create
 from clipjax.optim import layer_decay
 from clipjax.types import UserError
@@ -27,21 +28,6 @@ class Optim:
     tx: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     frozen: frozenset[str] = frozenset()
-
-
-def paths(tree: Any) -> Any:
-    """The same tree with each leaf's '/'-joined path in its place."""
-
-    def join(path, _):
-        return "/".join(str(word(part)) for part in path)
-
-    def word(part):
-        for name in ("key", "name", "idx"):  # dict, attribute and sequence keys
-            if hasattr(part, name):
-                return getattr(part, name)
-        return part
-
-    return jax.tree_util.tree_map_with_path(join, tree)
 
 
 def make(
@@ -62,7 +48,7 @@ def make(
     Raises:
       UserError: where a group's pattern matches no parameter, or none is left to train.
     """
-    names = paths(params)
+    names = trees.paths(params)
     factors = _factors(config["groups"] if groups is None else groups, names)
     by_layer = layer_decay.factors(jax.tree.leaves(names), config["layer_decay"])
     lr_factor = jax.tree.map(lambda name: factors[name][0] * by_layer[name], names)

@@ -84,7 +84,7 @@ def read_model(name: str) -> tuple[Settings, Variables]:
         place = hub.fetch(name, WEIGHTS)
     else:
         place = pathlib.Path(name).expanduser()
-    config, weights = _parts(place)
+    config, weights = parts(place)
     tensors = files.read(weights)
     kind = _recognise(config, tensors, weights)
     settings, model = _described(kind, config, tensors, weights)
@@ -115,7 +115,7 @@ def half(settings: Settings, side: str) -> TowerSettings:
     )
 
 
-def _parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
+def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
     """The settings of a model, None for a bare file, and the file of its weights."""
     if not place.is_dir():
         return None, place

@@ -13,8 +13,9 @@ from typing import Any
 from clipjax.models.text.bert import Bert
 from clipjax.types import UserError
 from clipjax.weights import hf_clip
-from clipjax.weights.table import Rule, dense, norm, repeated, transpose
+from clipjax.weights.table import Rule, dense, norm, repeated
 from clipjax.weights.tower_format import (
+    QKV,
     Shapes,
     TowerFormat,
     TowerSettings,
@@ -134,13 +135,6 @@ def _activation(given: Mapping[str, Any], key: str, place: str) -> str:
     return known[given[key]]
 
 
-def _qkv(parts: list[str]) -> list[Rule]:
-    return [
-        Rule(tuple(f"{x}.weight" for x in parts), "attention/qkv/kernel", transpose),
-        Rule(tuple(f"{x}.bias" for x in parts), "attention/qkv/bias"),
-    ]
-
-
 def _bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
     def layer_norm(theirs: str, ours: str) -> list[Rule]:
         if GAMMA not in layout:
@@ -151,7 +145,7 @@ def _bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
         ]
 
     block = [
-        *_qkv([f"attention.self.{x}" for x in ("query", "key", "value")]),
+        *dense([f"attention.self.{x}" for x in QKV], "attention/qkv"),
         *dense("attention.output.dense", "attention/out"),
         *layer_norm("attention.output", "norm_1"),
         *dense("intermediate.dense", "mlp/fc1"),
@@ -171,12 +165,8 @@ def _bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
 
 
 def _distilbert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
-    if tower.pool == "pooler":
-        raise UserError(
-            "text.pool='pooler': DistilBERT has none; take cls, mean or last"
-        )
     block = [
-        *_qkv([f"attention.{x}_lin" for x in "qkv"]),
+        *dense([f"attention.{x}_lin" for x in "qkv"], "attention/qkv"),
         *dense("attention.out_lin", "attention/out"),
         *norm("sa_layer_norm", "norm_1"),
         *dense("ffn.lin1", "mlp/fc1"),

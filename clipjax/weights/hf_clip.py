@@ -75,14 +75,10 @@ IGNORED = (r"(text|vision)_model\.embeddings\.position_ids",)
 
 def encoder(theirs: str, ours: str, depth: int) -> list[Rule]:
     """The blocks of either tower, of CLIP and SigLIP."""
-    heads = "self_attn"
-    parts = [f"{heads}.{part}_proj" for part in "qkv"]
-    qkv = "attention/qkv"
     block = [
         *norm("layer_norm1", "norm_1"),
-        Rule(tuple(f"{x}.weight" for x in parts), f"{qkv}/kernel", transpose),
-        Rule(tuple(f"{x}.bias" for x in parts), f"{qkv}/bias"),
-        *dense(f"{heads}.out_proj", "attention/out"),
+        *dense([f"self_attn.{part}_proj" for part in "qkv"], "attention/qkv"),
+        *dense("self_attn.out_proj", "attention/out"),
         *norm("layer_norm2", "norm_2"),
         *dense("mlp.fc1", "mlp/fc1"),
         *dense("mlp.fc2", "mlp/fc2"),

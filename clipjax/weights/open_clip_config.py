@@ -15,8 +15,8 @@ from clipjax.models.text.transformer import TextTransformer
 from clipjax.types import UserError
 from clipjax.weights import preprocessing
 from clipjax.weights.limits import require, require_head, require_tower
-from clipjax.weights.open_clip_towers import SIGLIP_TANH
 from clipjax.weights.tokenizer_files import Ends
+from clipjax.weights.vits import SIGLIP_TANH
 
 TARGET = "open_clip"
 # timm's ViTs of SigLIP: size -> (width, depth, heads, MLP width), and the released

@@ -7,18 +7,19 @@ and `*_rules` for the tensors below "visual.".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from clipjax.models.image.convnext import ConvNeXt
 from clipjax.models.image.modified_resnet import ModifiedResNet
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.types import UserError
+from clipjax.weights import vits
 from clipjax.weights.table import (
     Rule,
+    batch_norm,
     conv,
     dense,
-    lead,
     norm,
     patches,
     renamed,
@@ -26,15 +27,11 @@ from clipjax.weights.table import (
     same,
     transpose,
 )
+from clipjax.weights.tower_format import Shapes, count
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-# timm's ViTs of SigLIP: heads by size, and which have GELU's tanh form.
+# timm's ViTs of SigLIP: heads by size.
 SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
 SIGLIP_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
-SIGLIP_TANH = re.compile(
-    r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt).*"
-)
 CONVNEXT = re.compile(r"convnext_(tiny|small|base|large|xlarge|xxlarge)")
 
 # What stands in a vision_cfg or text_cfg and must have this value, since nothing of
@@ -136,14 +133,6 @@ def vit_rules(tower: VisionTransformer) -> list[Rule]:
     return rules
 
 
-def batch_norm(theirs: str, ours: str) -> list[Rule]:
-    return [
-        *norm(theirs, ours),
-        Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
-        Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var"),
-    ]
-
-
 def resnet_options(vision: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
     width = vision["width"]
     return {
@@ -209,7 +198,7 @@ def timm_options(
         stem = shapes.get("visual.trunk.stem.0.weight", (None,))
         options = {"variant": convnext[1], "width": stem[0], "drop_path": drop_path}
         depths = [
-            _count(shapes, rf"visual\.trunk\.stages\.{i}\.blocks\.(\d+)\..*")
+            count(shapes, rf"visual\.trunk\.stages\.{i}\.blocks\.(\d+)\.")
             for i in range(4)
         ]
         return "convnext", options | {"depths": tuple(depths)}, heads[asked]
@@ -219,52 +208,20 @@ def timm_options(
     options = {
         "variant": f"B/{siglip[2]}",
         "width": positions[-1],
-        "depth": _count(shapes, r"visual\.trunk\.blocks\.(\d+)\..*"),
+        "depth": count(shapes, r"visual\.trunk\.blocks\.(\d+)\."),
         "heads": SIGLIP_HEADS[siglip[1]],
         "mlp_dim": hidden[0],
         "pool": "map",
         "pre_norm": False,
         "patch_bias": True,
         "norm_epsilon": 1e-6,
-        "activation": "gelu_tanh" if SIGLIP_TANH.fullmatch(name) else "gelu",
+        "activation": "gelu_tanh" if vits.SIGLIP_TANH.fullmatch(name) else "gelu",
     }
     return "vit", options, heads[asked]
 
 
-def _count(shapes: Iterable[str], pattern: str) -> int:
-    """How many different numbers names have at the group of a pattern."""
-    matches = (re.fullmatch(pattern, name) for name in shapes)
-    return len({match[1] for match in matches if match})
-
-
 def timm_vit_rules(tower: VisionTransformer) -> list[Rule]:
-    block = [
-        *norm("norm1", "norm_1"),
-        *dense("attn.qkv", "attention/qkv"),
-        *dense("attn.proj", "attention/out"),
-        *norm("norm2", "norm_2"),
-        *dense("mlp.fc1", "mlp/fc1"),
-        *dense("mlp.fc2", "mlp/fc2"),
-    ]
-    pool = [
-        Rule("latent", "probe", lead),
-        *dense("q", "query"),
-        *dense("kv", "key_value"),
-        *dense("proj", "out"),
-        *norm("norm", "norm"),
-        *dense("mlp.fc1", "mlp/fc1"),
-        *dense("mlp.fc2", "mlp/fc2"),
-    ]
-    return [
-        Rule("trunk.patch_embed.proj.weight", "image/patch_embedding/kernel", patches),
-        Rule("trunk.patch_embed.proj.bias", "image/patch_embedding/bias"),
-        Rule("trunk.pos_embed", "image/positions", lead),
-        *norm("trunk.norm", "image/post_norm"),
-        *repeated(
-            block, tower.depth, "trunk.blocks.{i}.", "image/transformer/block_{i}/"
-        ),
-        *renamed(pool, "trunk.attn_pool.", "image/map/"),
-    ]
+    return renamed(vits.timm_rules(tower, frozenset()), "trunk.", "image/")
 
 
 def convnext_rules(tower: ConvNeXt) -> list[Rule]:

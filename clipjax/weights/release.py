@@ -8,9 +8,11 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from clipjax.data.tokenizers.hf_json import HfTokenizer
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.models.lora import LoraModel
 from clipjax.models.two_tower import TwoTowerModel
@@ -55,13 +57,15 @@ def write(
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: must be one of {', '.join(DTYPES)}")
     plain, variables = _plain(model, variables)
+    section, tokenizer, variables = _portable(
+        config.data.tokenizer, tokenizer, variables
+    )
     ends = tokenizer_files.ends(tokenizer)
-    section = config.data.tokenizer
     preprocess = config.data.preprocess.name
     module = plain.module
     with _folder(out) as folder:
         if target == "open_clip":
-            words = tokenizer_files.open_clip_words(section.name, out.name)
+            words = tokenizer_files.open_clip_words(section["name"], out.name)
             described = open_clip_config.config_json(plain, ends, preprocess, words)
             tokenizer_files.write_json(folder / open_clip.CONFIG, described)
             table = open_clip.table(plain, frozenset())
@@ -86,6 +90,28 @@ def write(
 def _is_siglip(model: TwoTowerModel) -> bool:
     tower = model.module.image
     return isinstance(tower, VisionTransformer) and tower.pool == "map"
+
+
+def _portable(
+    section: Any, tokenizer: Any, variables: Variables
+) -> tuple[Any, Tokenizer, Variables]:
+    """One of our own tokenizers as one of the `tokenizers` library.
+
+    The end token and the last one change their ids, and so their embeddings.
+    """
+    plain = {"name": "hf_json", "lowercase": False}
+    if section["name"] == "wordpiece":
+        return plain, tokenizer, variables
+    if not hasattr(tokenizer, "released"):
+        return section, tokenizer, variables
+    ours = tokenizer_files.ends(tokenizer)
+    made = HfTokenizer(tokenizer.released(), tokenizer.context_length)
+    params = dict(variables["params"])
+    table = np.array(params["text"]["token_embedding"])
+    swapped = [ours.end, tokenizer_files.ends(made).end]
+    table[swapped] = table[swapped[::-1]]
+    params["text"] = {**params["text"], "token_embedding": table}
+    return plain, made, {**variables, "params": params}
 
 
 def _plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables]:

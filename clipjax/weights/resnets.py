@@ -13,8 +13,7 @@ from typing import Any
 
 from clipjax.models.image.resnet import VARIANTS, ResNet
 from clipjax.types import UserError
-from clipjax.weights.open_clip_towers import batch_norm
-from clipjax.weights.table import Rule, conv, dense, renamed, repeated
+from clipjax.weights.table import Rule, batch_norm, conv, dense, renamed, repeated
 from clipjax.weights.tower_format import (
     IMAGENET,
     Shapes,

@@ -21,6 +21,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from clipjax import trees
 from clipjax.registry import suggest
 from clipjax.types import Model, UserError, Variables
 
@@ -117,11 +118,12 @@ def repeated(
     return [rule for i in range(count) for rule in renamed(rules, theirs, ours, i=i)]
 
 
-def dense(theirs: str, ours: str) -> list[Rule]:
-    """A torch Linear with bias."""
+def dense(theirs: str | Iterable[str], ours: str) -> list[Rule]:
+    """A torch Linear with bias, or several that are one of ours side by side."""
+    names = (theirs,) if isinstance(theirs, str) else tuple(theirs)
     return [
-        Rule(f"{theirs}.weight", f"{ours}/kernel", transpose),
-        Rule(f"{theirs}.bias", f"{ours}/bias"),
+        Rule(tuple(f"{x}.weight" for x in names), f"{ours}/kernel", transpose),
+        Rule(tuple(f"{x}.bias" for x in names), f"{ours}/bias"),
     ]
 
 
@@ -130,6 +132,15 @@ def norm(theirs: str, ours: str) -> list[Rule]:
     return [
         Rule(f"{theirs}.weight", f"{ours}/scale"),
         Rule(f"{theirs}.bias", f"{ours}/bias"),
+    ]
+
+
+def batch_norm(theirs: str, ours: str) -> list[Rule]:
+    """A batch normalisation with its running statistics."""
+    return [
+        *norm(theirs, ours),
+        Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
+        Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var"),
     ]
 
 
@@ -155,24 +166,6 @@ def model_shapes(model: Model) -> Variables:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def flat(tree: Any) -> dict[str, Any]:
-    """Path "params/image/positions" -> leaf of nested dicts."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-
-
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flat`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
-
-
 def to_ours(
     table: Table, tensors: Mapping[str, np.ndarray], shapes: Variables, place: str
 ) -> Variables:
@@ -187,7 +180,7 @@ def to_ours(
         floating-point numbers, naming it.
       TypeError: for a table that is not for this model, which is a defect.
     """
-    wanted = flat(shapes)
+    wanted = trees.named(shapes)
     paths = [path for rule in table.rules for path in rule.paths]
     if sorted(paths) != sorted(wanted):
         odd = sorted({*paths} ^ {*wanted})
@@ -204,7 +197,7 @@ def to_ours(
         joined = rule.order.to_ours(joined)
         sizes = [wanted[path].shape[-1:] for path in rule.paths]
         found |= zip(rule.paths, _split(joined, sizes), strict=True)
-    return nested({path: np.asarray(found[path], order="C") for path in wanted})
+    return trees.nested({path: np.asarray(found[path], order="C") for path in wanted})
 
 
 def to_theirs(
@@ -221,7 +214,7 @@ def to_theirs(
     Raises UserError where the table has no place for a variable, or for an unknown
     type.
     """
-    given = flat(variables)
+    given = trees.named(variables)
     paths = {path for rule in table.rules for path in rule.paths}
     if paths != given.keys():
         odd = sorted(paths ^ given.keys())

@@ -71,8 +71,8 @@ def write(
 def _check(name: str) -> None:
     if name not in EXPORTED:
         raise UserError(
-            f"data.tokenizer.name={name!r} cannot be exported: other libraries read "
-            f"{', '.join(EXPORTED)} only"
+            f"data.tokenizer.name={name!r} cannot be exported: it is none of "
+            f"{', '.join(EXPORTED)} and has no released()"
         )
 
 
@@ -99,9 +99,9 @@ def _write_clip(tokenizer: Any, folder: pathlib.Path) -> None:
             f"instant-clip-tokenizer keeps for itself: download {clip_bpe.URL} to "
             f"{cached}"
         )
-    lines = clip_bpe._read(pathlib.Path(tokenizer.place))
+    lines = clip_bpe.read_lines(pathlib.Path(tokenizer.place))
     pairs = [tuple(line.split(" ")) for line in lines]
-    symbols = list(clip_bpe._byte_symbols().values())
+    symbols = list(clip_bpe.byte_symbols().values())
     pieces = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
     pieces += ["".join(pair) for pair in pairs]
     pieces += [CLIP_START, CLIP_END]

@@ -19,6 +19,7 @@ Three = tuple[float, float, float]
 # How images are normalised for most networks of torchvision, timm and Hugging Face.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = (preprocessing.HALF, preprocessing.HALF)
+QKV = ("query", "key", "value")  # Hugging Face's names
 
 
 @dataclasses.dataclass(frozen=True)

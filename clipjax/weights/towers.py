@@ -202,7 +202,7 @@ def _open(name: str, side: str) -> _Opened | None:
         folder = hub.fetch(name, foreign.WEIGHTS)
     else:
         folder = pathlib.Path(name).expanduser()
-    config, weights = foreign._parts(folder)
+    config, weights = foreign.parts(folder)
     if config is not None and any(x.recognise(config, ()) for x in foreign.FORMATS):
         return None
     tensors = files.read(weights)

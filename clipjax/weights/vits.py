@@ -18,7 +18,6 @@ import numpy as np
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.types import UserError
 from clipjax.weights import hf_clip
-from clipjax.weights.open_clip_towers import SIGLIP_TANH
 from clipjax.weights.table import (
     Change,
     Rule,
@@ -33,6 +32,7 @@ from clipjax.weights.table import (
 from clipjax.weights.tower_format import (
     HALVES,
     IMAGENET,
+    QKV,
     Shapes,
     TowerFormat,
     TowerSettings,
@@ -59,6 +59,10 @@ class_token = Change(lambda x: x[0, 0], lambda x: x[None, None])
 # [1 n d] to [n+1 d], the class token's first.
 bare_positions = Change(lambda x: np.pad(x[0], ((1, 0), (0, 0))), lambda x: x[None, 1:])
 
+# The ViTs of SigLIP that have GELU's tanh form.
+SIGLIP_TANH = re.compile(
+    r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt).*"
+)
 # timm's activations in model_args, by our names; by the architecture's name otherwise.
 TIMM_ACTIVATIONS = {
     "gelu": "gelu",
@@ -256,11 +260,9 @@ def _hf_settings(
 
 
 def _hf_rules(tower: VisionTransformer, layout: frozenset[str]) -> list[Rule]:
-    parts = [f"attention.attention.{x}" for x in ("query", "key", "value")]
     block = [
         *norm("layernorm_before", "norm_1"),
-        Rule(tuple(f"{x}.weight" for x in parts), "attention/qkv/kernel", transpose),
-        Rule(tuple(f"{x}.bias" for x in parts), "attention/qkv/bias"),
+        *dense([f"attention.attention.{x}" for x in QKV], "attention/qkv"),
         *dense("attention.output.dense", "attention/out"),
         *norm("layernorm_after", "norm_2"),
         *dense("intermediate.dense", "mlp/fc1"),

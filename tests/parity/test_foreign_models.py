@@ -7,6 +7,7 @@ import json
 import foreign_models
 import hf_clip
 import make_weight_goldens
+import model_tools
 import numpy as np
 import pytest
 from foreign_models import CASES
@@ -143,6 +144,32 @@ def test_texts_and_export(tmp_path, shared_data, monkeypatch, name, target):
     model, tokenize = foreign_models.load(out, target, found.context_length)
     again = foreign_models.their_results(model, image, tokenize(TEXTS), *seen)
     assert_near(again, expected)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("target", ["hf", "open_clip"])
+@pytest.mark.parametrize("name", ["words", "char", "bpe"])
+def test_export_with_our_own_tokenizers(tmp_path, name, target):
+    """From texts to logits with a tokenizer that other libraries do not have."""
+    skip_without_references()
+    chosen = config.base(None, tokenizer=name, preprocess="clip")
+    chosen.data.tokenizer.context_length = 14
+    tokenizer = config.create("tokenizer", chosen.data.tokenizer, lambda: TEXTS, None)
+    model = model_tools.make_model(vocab=tokenizer.vocab_size, length=14)
+    variables = model_tools.init(model)
+    release.write(tmp_path / "out", target, chosen, model, variables, tokenizer)
+    theirs, tokenize = foreign_models.load(tmp_path / "out", target, 14)
+    image = foreign_models.inputs(model_tools.SIZE)["image"]
+    seen = model.module.mean, model.module.std
+    ids, mask = tokenizer(TEXTS)
+    expected = model_tools.run(
+        model, variables, {"image": image, "text": ids, "text_mask": mask}
+    )
+    found = foreign_models.their_results(theirs, image, tokenize(TEXTS), *seen)
+    image, text = expected["image_embed"], expected["text_embed"]
+    logits = np.asarray(image @ text.T * expected["logit_scale"])
+    assert np.ptp(logits) > 0.5
+    assert np.abs(logits - found["logits"]).max() < 1e-5 * np.abs(logits).max()
 
 
 @pytest.mark.parity

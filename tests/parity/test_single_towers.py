@@ -18,6 +18,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 pytest.importorskip("transformers")
 
+from clipjax import trees  # noqa: E402
 from clipjax.models.layers import ACTIVATIONS  # noqa: E402
 from clipjax.types import UserError  # noqa: E402
 from clipjax.weights import table, towers, vits  # noqa: E402
@@ -202,7 +203,7 @@ def fitting(kind, config, shapes):
         key: np.broadcast_to(np.float16(0), shape) for key, shape in shapes.items()
     }
     rules = towers.table(kind, settings, tower)
-    expected = table._their_shapes(rules, table.flat(towers.tower_shapes(tower)))
+    expected = table._their_shapes(rules, trees.named(towers.tower_shapes(tower)))
     table._check_names(rules, blank, expected, "here")
     table._check_arrays(rules, blank, expected, "here")
     return settings

@@ -5,19 +5,20 @@ Sennrich et al. 2016 (arXiv:1508.07909), over bytes, so that no text is unknown.
 
 from __future__ import annotations
 
-import importlib
+import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from clipjax.data import text
+from clipjax.data import framing, text
+from clipjax.data.framing import Frame
 from clipjax.data.text import Captions
 from clipjax.types import UserError
 
 PAD, START, END = range(3)
 # Kept outside the trained part, whose ids follow: a caption cannot spell them.
 SPECIALS = 3
+FRAME = Frame((START,), (END,), PAD)
 BYTES = 256
 
 
@@ -27,14 +28,13 @@ class BpeTokenizer:
     pad_id = PAD
 
     def __init__(self, state: str, context_length: int, lowercase: bool):
-        text.check_length("bpe", context_length, 3)
+        text.check_length("bpe", context_length, FRAME.least())
         self.context_length = context_length
         self.lowercase = lowercase
         self._state = state
+        library = framing.library("tokenizers", "bpe")
         try:
-            self._trained = _library().Tokenizer.from_str(state)
-        except UserError:
-            raise
+            self._trained = library.Tokenizer.from_str(state)
         except Exception as error:  # the library raises plain Exception
             raise UserError(
                 f"the saved state of tokenizer bpe is damaged ({error}); restore the "
@@ -48,11 +48,24 @@ class BpeTokenizer:
         for one in text.check_list(texts):
             cleaned = text.clean(one, lower=self.lowercase)
             rows.append([SPECIALS + i for i in self._trained.encode(cleaned).ids])
-        return text.pack(rows, self.context_length, start=START, end=END)
+        return FRAME.pack(rows, self.context_length)
 
     def state(self) -> str:
         """The trained part in JSON."""
         return self._state
+
+    def released(self) -> str:
+        """As a tokenizer.json; see framing.as_library."""
+        model = json.loads(self._state)["model"]
+        pairs = [tuple(pair) for pair in model["merges"]]
+        return framing.as_library(
+            "bpe",
+            {piece: SPECIALS + i for piece, i in model["vocab"].items()},
+            FRAME,
+            lambda made_by, ids: made_by.models.BPE(ids, pairs),
+            lambda made_by: made_by.pre_tokenizers.ByteLevel(add_prefix_space=True),
+            lower=self.lowercase,
+        )
 
     def __reduce__(self):
         return BpeTokenizer, (self._state, self.context_length, self.lowercase)
@@ -88,7 +101,7 @@ def make(
 
 
 def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
-    library = _library()
+    library = framing.library("tokenizers", "bpe")
     made = library.Tokenizer(library.models.BPE())
     made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = library.trainers.BpeTrainer(
@@ -102,12 +115,3 @@ def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
     )
     made.train_from_iterator(cleaned, trainer)
     return made.to_str()
-
-
-def _library() -> Any:
-    try:
-        return importlib.import_module("tokenizers")
-    except ImportError as error:
-        raise UserError(
-            'tokenizer bpe needs the tokenizers library: pip install ".[text]"'
-        ) from error

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data import text
+from clipjax.data import framing, text
+from clipjax.data.framing import Frame
 from clipjax.data.text import Captions
 from clipjax.types import UserError
 
@@ -21,13 +22,14 @@ class CharTokenizer:
     def __init__(
         self, context_length: int, special: bool, characters: str, unknown: bool
     ):
-        text.check_length("char", context_length, 3 if special else 1)
+        end = len(characters) + 2
+        self._frame = Frame((end - 1,), (end,), 0) if special else Frame((), (), 0)
+        text.check_length("char", context_length, self._frame.least())
         self.context_length = context_length
         self.special = special
         self._ids = {char: i for i, char in enumerate(characters, start=1)}
-        self._start = len(characters) + 1
-        self._unknown = self._start + 2 if unknown else None
-        self.vocab_size = self._start + (2 + unknown if special else 0)
+        self._unknown = end + 1 if unknown else None
+        self.vocab_size = end + 1 + unknown if special else end - 1
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
@@ -38,20 +40,39 @@ class CharTokenizer:
                 for one in texts
             ]
             rows = [[id for id in row if id is not None] for row in rows]
-            ends = {"start": self._start, "end": self._start + 1}
-            return text.pack(rows, self.context_length, **ends)
-        ids = np.zeros((len(texts), self.context_length), np.int32)
-        mask = np.zeros(ids.shape, bool)
-        for i, one in enumerate(texts):
-            text.check(one)
-            row = [self._ids.get(c, 0) for c in one.lower()[: self.context_length]]
-            ids[i, : len(row)] = row
-            mask[i, : max(len(row), 1)] = True
-        return ids, mask
+        else:
+            for one in texts:
+                text.check(one)
+            rows = [[self._ids.get(char, 0) for char in one.lower()] for one in texts]
+        return self._frame.pack(rows, self.context_length)
 
     def state(self) -> None:
         """None: nothing is learnt."""
         return None
+
+    def released(self) -> str:
+        """As a tokenizer.json; see framing.as_library.
+
+        Raises UserError for the plain rows, which have no end to pool at.
+        """
+        if not self.special:
+            raise UserError(
+                "data.tokenizer.special=False cannot be exported: no other library "
+                "makes such rows"
+            )
+        unknown = {} if self._unknown is None else {framing.UNKNOWN: self._unknown}
+        return framing.as_library(
+            "char",
+            {**self._ids, **unknown},
+            self._frame,
+            lambda made_by, ids: made_by.models.WordLevel(
+                ids, unk_token=framing.UNKNOWN if unknown else framing.PAD
+            ),
+            lambda made_by: made_by.pre_tokenizers.Split(
+                made_by.Regex("(?m)."), "isolated"
+            ),
+            only="" if unknown else "".join(self._ids),
+        )
 
 
 def make(

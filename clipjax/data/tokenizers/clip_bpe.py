@@ -21,6 +21,7 @@ import numpy as np
 import regex
 
 from clipjax.data import files, text
+from clipjax.data.framing import Frame
 from clipjax.data.text import Captions
 from clipjax.types import UserError
 
@@ -30,6 +31,7 @@ END = 49407
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 URL = f"https://github.com/openai/CLIP/raw/main/clip/{FILE}"
 HUB = ("openai/clip-vit-base-patch32", "merges.txt")
+FRAME = Frame((START,), (END,), 0)
 MERGES = 48894
 SHA256 = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
 WHEEL = "wheel"
@@ -47,7 +49,7 @@ class ClipTokenizer:
     pad_id = 0
 
     def __init__(self, place: str, context_length: int):
-        text.check_length("clip_bpe", context_length, 3)
+        text.check_length("clip_bpe", context_length, FRAME.least())
         self.context_length = context_length
         self.place = place
         encode = _wheel() if place == WHEEL else _Merges(pathlib.Path(place))
@@ -65,7 +67,7 @@ class ClipTokenizer:
             [i for word in WORD.findall(text.clean(one)) for i in self._encode(word)]
             for one in text.check_list(texts)
         ]
-        return text.pack(rows, self.context_length, start=START, end=END)
+        return FRAME.pack(rows, self.context_length)
 
     def state(self) -> None:
         """None: the vocabulary is fixed."""
@@ -136,12 +138,12 @@ class _Merges:
     """
 
     def __init__(self, path: pathlib.Path):
-        symbols = _byte_symbols()
+        symbols = byte_symbols()
         ids = {symbol: i for i, symbol in enumerate(symbols.values())}
         self._bytes = {byte: ids[symbol] for byte, symbol in symbols.items()}
         ids |= {f"{symbol}</w>": 256 + i for symbol, i in ids.items()}
         self._pairs: dict[tuple[int, int], int] = {}
-        for new, line in enumerate(_read(path), start=512):
+        for new, line in enumerate(read_lines(path), start=512):
             first, second = line.split(" ")
             self._pairs[ids[first], ids[second]] = new
             ids[first + second] = new
@@ -170,7 +172,7 @@ class _Merges:
         return after
 
 
-def _byte_symbols() -> dict[int, str]:
+def byte_symbols() -> dict[int, str]:
     """byte -> the printable character that stands for it in the file, in id order.
 
     Bytes that are printable in Latin-1 stand for themselves and come first; the others
@@ -182,7 +184,7 @@ def _byte_symbols() -> dict[int, str]:
     return symbols | {byte: chr(0x100 + i) for i, byte in enumerate(others)}
 
 
-def _read(path: pathlib.Path) -> list[str]:
+def read_lines(path: pathlib.Path) -> list[str]:
     """The merges that CLIP uses: the first after the header line."""
     try:
         data = path.expanduser().read_bytes()

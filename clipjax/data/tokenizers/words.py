@@ -9,12 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data import text
+from clipjax.data import framing, text
+from clipjax.data.framing import Frame
 from clipjax.data.text import Captions
 from clipjax.types import UserError
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = 4
+FRAME = Frame((START,), (END,), PAD)
+# What WORD is to the `tokenizers` library, whose \\w has accents besides.
+RELEASED_WORD = r"[\p{L}\p{N}_]+(?:['’][\p{L}\p{N}_]+)*|[^\p{L}\p{N}_\s]"
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
@@ -24,7 +28,7 @@ class WordTokenizer:
     pad_id = PAD
 
     def __init__(self, words: Sequence[str], context_length: int):
-        text.check_length("words", context_length, 3)
+        text.check_length("words", context_length, FRAME.least())
         self.context_length = context_length
         self.vocab_size = SPECIALS + len(words)
         self._ids = {word: i for i, word in enumerate(words, start=SPECIALS)}
@@ -35,11 +39,25 @@ class WordTokenizer:
             [self._ids.get(word, UNKNOWN) for word in split(one)]
             for one in text.check_list(texts)
         ]
-        return text.pack(rows, self.context_length, start=START, end=END)
+        return FRAME.pack(rows, self.context_length)
 
     def state(self) -> str:
         """The vocabulary in JSON."""
         return json.dumps({"words": list(self._ids)}, ensure_ascii=False)
+
+    def released(self) -> str:
+        """As a tokenizer.json; see framing.as_library."""
+        return framing.as_library(
+            "words",
+            {framing.UNKNOWN: UNKNOWN, **self._ids},
+            FRAME,
+            lambda made_by, ids: made_by.models.WordLevel(
+                ids, unk_token=framing.UNKNOWN
+            ),
+            lambda made_by: made_by.pre_tokenizers.Split(
+                made_by.Regex(RELEASED_WORD), "removed", invert=True
+            ),
+        )
 
 
 def split(caption: str) -> list[str]:

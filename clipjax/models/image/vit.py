@@ -92,13 +92,10 @@ def make(
     layers.in_range("image.patch_dropout", patch_dropout)
     layers.above_zero("image.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads, mlp_dim)
-    sizes = zip(asked, SIZES[match[1]], strict=True)
-    d, layer_count, head_count, hidden = (
-        default if value is None else value for value, default in sizes
-    )
+    found = layers.sizes("image", asked, SIZES[match[1]])
+    d, layer_count, head_count, hidden = found
     if mlp_dim is None and width is not None:
         hidden = 4 * d
-    layers.check_sizes("image", d, layer_count, head_count)
     if positions == "sincos" and d % 4:
         raise UserError(
             f"image.width={d}: must be a multiple of 4 for positions=sincos"

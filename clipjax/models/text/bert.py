@@ -72,11 +72,8 @@ def make(
     layers.one_of("text.activation", activation, layers.ACTIVATIONS)
     layers.in_range("text.dropout", dropout)
     layers.above_zero("text.norm_epsilon", norm_epsilon)
-    sizes = zip((width, depth, heads), SIZES[variant], strict=True)
-    d, layer_count, head_count = (
-        default if value is None else value for value, default in sizes
-    )
-    layers.check_sizes("text", d, layer_count, head_count)
+    asked = (width, depth, heads)
+    d, layer_count, head_count = layers.sizes("text", asked, SIZES[variant])
     if context_length > max_positions:
         raise UserError(
             f"context_length={context_length}: must be at most "
@@ -136,11 +133,7 @@ class Bert(nn.Module):
         Raises UserError where l exceeds the context length.
         """
         b, length = text.shape
-        if length > self.context_length:
-            raise UserError(
-                f"text of {length} tokens: the text tower takes at most "
-                f"{self.context_length}; cut the texts or raise the context length"
-            )
+        layers.check_length(length, self.context_length)
 
         def table(name: str, rows: int) -> jax.Array:
             values = self.param(name, nn.initializers.normal(STD), (rows, self.width))
@@ -167,9 +160,8 @@ class Bert(nn.Module):
         if self.pool == "mean":
             pooled = layers.masked_mean(tokens, mask)
         elif self.pool == "last":
-            places = jnp.arange(length, dtype=jnp.int32)
-            index = jnp.max(mask * places[None], axis=1)
-            pooled = jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
+            index = layers.last_token(mask)[:, None, None]
+            pooled = jnp.take_along_axis(tokens, index, axis=1)[:, 0]
         else:
             pooled = tokens[:, 0]
         if self.pool == "pooler":

@@ -86,11 +86,8 @@ def make(
         )
     if norm_pooled and pool != "mean":
         raise UserError(f"text.norm_pooled: has no effect on text.pool={pool!r}")
-    sizes = zip((width, depth, heads), SIZES[variant], strict=True)
-    d, layer_count, head_count = (
-        default if value is None else value for value, default in sizes
-    )
-    layers.check_sizes("text", d, layer_count, head_count)
+    asked = (width, depth, heads)
+    d, layer_count, head_count = layers.sizes("text", asked, SIZES[variant])
     return TextTransformer(
         vocab_size=vocab_size,
         context_length=context_length,
@@ -153,11 +150,7 @@ class TextTransformer(nn.Module):
         Raises UserError where l exceeds the context length.
         """
         b, length = text.shape
-        if length > self.context_length:
-            raise UserError(
-                f"text of {length} tokens: the text tower takes at most "
-                f"{self.context_length}; cut the texts or raise the context length"
-            )
+        layers.check_length(length, self.context_length)
         normal = nn.initializers.normal
         shape = (self.vocab_size, self.width)
         table = self.param("token_embedding", normal(0.02), shape)
@@ -194,8 +187,7 @@ class TextTransformer(nn.Module):
             if self.pool == "last":
                 index = index + length - 1
             elif self.pool == "eot":
-                places = jnp.arange(length, dtype=jnp.int32)
-                index = jnp.max(mask * places[None], axis=1)
+                index = layers.last_token(mask)
             # Normalised apart from the tokens, which are rarely asked for.
             chosen = jnp.take_along_axis(x, index[:, None, None], axis=1)
             pooled = norm(chosen[:, 0])
