@@ -175,6 +175,7 @@ def test_what_training_adds_starts_fresh(released):
         (make_model({"heads": 4}), "image", "model.image.heads: 4 does not fit"),
         (make_model(text={"norm_epsilon": 1e-3}), "text", "model.text.norm_epsilon"),
         (make_model(text={"pool": "last"}), "", "model.text.pool='last' does not fit"),
+        (make_model(text={"pool": "appended"}), "text", "model.text.pool: 'appended'"),
         (make_model({"depth": 2}), "", "model.image.depth: 2"),
         (make_model(image_head="mlp"), "", r"image_projection/\S+ is absent there"),
         (

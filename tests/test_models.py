@@ -120,8 +120,12 @@ def test_zero_features_give_finite_gradients():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-def test_float64_parameters_compute_in_float64():
-    model, batch = make_model(), make_batch()
+COCA = ({"pool": "query", "pool_width": 10, "pool_heads": 5}, {"pool": "appended"})
+
+
+@pytest.mark.parametrize(("image", "text"), [({}, {}), COCA], ids=["clip", "coca"])
+def test_float64_parameters_compute_in_float64(image, text):
+    model, batch = make_model(image, text), make_batch()
     with jax.enable_x64(True):
         variables = init(model, "float64")
         outputs = jax.device_get(run(model, variables, batch))
@@ -135,6 +139,7 @@ def test_float64_parameters_compute_in_float64():
         assert np.abs(normal.mean(axis=-1)).max() < 1e-12
         norms = np.linalg.norm(outputs[f"{side}_embed"], axis=1)
         np.testing.assert_allclose(norms, 1, rtol=1e-14)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(exact))
     assert_close(gradient(model, init(model), batch), exact, 1e-4)
 
 
@@ -246,6 +251,9 @@ def test_equal_settings_give_equal_models():
         (lambda: vit.make(225), "such as 224"),
         (lambda: vit.make(8), "such as 16"),
         (lambda: vit.make(224, pool="gap"), "image.pool='gap'"),
+        (lambda: vit.make(224, pool_heads=8), "no effect on image.pool='cls'"),
+        (lambda: vit.make(224, pool="query", pool_width=20), "image.pool_heads=12"),
+        (lambda: vit.make(224, pool="query", pool_heads=0), "image.pool_heads=0"),
         (lambda: vit.make(224, positions="sin"), "Did you mean 'sincos'?"),
         (lambda: vit.make(224, width=100), "image.heads=12"),
         (lambda: vit.make(224, width=6, heads=3, positions="sincos"), "of 4"),

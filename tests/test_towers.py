@@ -112,6 +112,27 @@ def test_last_position_pooling_depends_on_padding():
     assert np.abs(other["text_embed"] - outputs["text_embed"]).max() > 1e-3
 
 
+def test_an_appended_token_sees_one_place_beyond_the_text():
+    model = make_model(text={"pool": "appended"})
+    assert not model.module.text.padding_invariant
+    variables, batch = init(model), make_batch()
+    text, mask = batch["text"], np.arange(LENGTH) < np.array([[3], [5], [8], [9]])
+    assert variables["params"]["text"]["positions"].shape == (LENGTH + 1, 12)
+    before = encode_text(model, variables, text, mask)
+    assert before["text_tokens"].shape == (4, LENGTH, 12)
+    for place in range(LENGTH):
+        changed = text.copy()
+        changed[:, place] = (changed[:, place] + 7) % VOCAB
+        after = encode_text(model, variables, changed, mask)
+        gap = np.abs(after["text_embed"] - before["text_embed"]).max(axis=1)
+        seen = place <= mask.sum(axis=1)
+        assert (gap[seen] > 1e-4).all() and (gap[~seen] < 1e-6).all()
+    every = encode_text(model, variables, text, np.ones_like(mask))
+    open_model = make_model(text={"pool": "appended", "masked": False})
+    found = encode_text(open_model, variables, text, mask)
+    np.testing.assert_allclose(found["text_embed"], every["text_embed"], atol=1e-6)
+
+
 def test_end_of_text_is_the_last_valid_token():
     model = make_model()
     variables, batch = init(model), make_batch()
@@ -134,7 +155,7 @@ def test_causal_attention_sees_no_later_token():
     assert np.abs(first[:, 5:] - second[:, 5:]).max() > 1e-3
 
 
-@pytest.mark.parametrize("pool", ["eot", "mean", "cls"])
+@pytest.mark.parametrize("pool", ["eot", "mean", "cls", "appended"])
 def test_a_text_without_tokens_gives_finite_gradients(pool):
     model = make_model(text={"causal": False, "pool": pool})
     variables, batch = init(model), make_batch()

@@ -35,11 +35,13 @@ from clipjax.weights import (
     settings,
     table,
     tokenizer_files,
+    towers,
 )
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 VOCAB, LENGTH = 60, 7
-ENDS = tokenizer_files.Ends(0, 1, 1)
+ENDS = tokenizer_files.Ends(0, 1, 5)
+COCA = {"pool": "query", "pool_width": 8, "pool_heads": 4}
 SIGLIP = {"pool": "map", "pre_norm": False, "patch_bias": True, "norm_epsilon": 1e-6}
 SIGLIP_TEXT = {
     "causal": False,
@@ -74,6 +76,8 @@ MODELS = {
     "siglip": (hf_siglip, make_model(SIGLIP, SIGLIP_TEXT, **SIGLIP_MODEL)),
     "open_clip": (open_clip, make_model({"pre_norm": False})),
     "resnet": (open_clip, make_resnet()),
+    "coca": (open_clip, make_model(COCA, {"pool": "appended"}, embed_dim=8)),
+    "coca_wide": (open_clip, make_model({"pool": "query"}, {"pool": "appended"})),
     "timm": (open_clip, make_model(SIGLIP, SIGLIP_TEXT, **SIGLIP_MODEL)),
 }
 
@@ -237,6 +241,28 @@ def test_a_folder_of_either_kind(tmp_path):
     assert_equal(variables, MADE["open_clip"][2])
 
 
+def test_coca_folder(tmp_path):
+    """Its decoder, and its queries but the first, are left out."""
+    whole = {"multimodal_cfg": {"width": 4}, "vision_cfg__attn_pooler_queries": 3}
+    folder = write_open_clip(tmp_path, "coca", **whole)
+    path, query = folder / "open_clip_model.safetensors", "visual.attn_pool.query"
+    tensors = dict(MADE["coca"][3])
+    tensors[query] = np.concatenate([tensors[query], noise(np.zeros((2, 8)), 7)])
+    tensors["text_decoder.ln_final.weight"] = np.ones(4, np.float32)
+    files.write_safetensors(path, tensors)
+    found, variables = foreign.read_model(str(folder))
+    assert settings.build(found) == MODELS["coca"][1]
+    assert (found.pad_id, found.end_id) == (5, None)
+    assert_equal(variables, MADE["coca"][2])
+    other = transformer.make(VOCAB, LENGTH, width=12, depth=1, heads=3)
+    with pytest.raises(UserError, match="text.pool: 'eot' does not fit .* 'appended'"):
+        towers.check_same(other, foreign.half(found, "text"), str(folder))
+    for wrong in (np.zeros(8), np.zeros(()), np.zeros((0, 8))):
+        files.write_safetensors(path, tensors | {query: wrong.astype("f4")})
+        with pytest.raises(UserError, match=r"attn_pool.query is \(.* be \(1, 8\)"):
+            foreign.read_model(str(folder))
+
+
 def test_siglip_folder(tmp_path):
     found, variables = foreign.read_model(str(write_hf(tmp_path, "siglip")))
     assert settings.build(found).module == dataclasses.replace(
@@ -300,14 +326,25 @@ def test_bad_hf_configs(tmp_path, changes, message):
         ({"vision_cfg__ls_init_value": 0.1}, "vision_cfg.ls_init_value=0.1: .*lack"),
         ({"text_cfg__qk_norm": True}, "text_cfg.qk_norm=True"),
         ({"text_cfg__hf_model_name": "roberta-base"}, "hf_model_name='roberta-base'"),
-        ({"vision_cfg__attentional_pool": True}, "attentional_pool=True"),
+        (
+            {"vision_cfg__attentional_pool": "parallel"},
+            "vision_cfg.attentional_pool='parallel': clipjax reads true and false only",
+        ),
+        ({"vision_cfg__attentional_pool": True}, "lacks visual.attn_pool.query"),
+        (
+            {
+                "vision_cfg__attentional_pool": True,
+                "vision_cfg__norm_kwargs": {"eps": 1e-6},
+            },
+            "norm_kwargs=.'eps': 1e-06.: with attentional_pool, .* that eps only",
+        ),
+        ({"text_cfg__correct_cls_mask": True}, "text_cfg.correct_cls_mask=True"),
         ({"vision_cfg__pool_type": "avg"}, "pool_type='avg': clipjax reads 'tok' only"),
         ({"text_cfg__pool_type": "none"}, "pool_type='none': clipjax reads argmax"),
         ({"vision_cfg__timm_model_name": "resnet50"}, "timm_model_name='resnet50'"),
         ({"vision_cfg__image_size": [12, 16]}, "must be a square"),
         ({"vision_cfg__act_kwargs": {"negative_slope": 1}}, "approximate='tanh' only"),
         ({"vision_cfg__norm_kwargs": {"elementwise": 1}}, "clipjax has eps only"),
-        ({"multimodal_cfg": {}}, "CoCa"),
         ({"vision_cfg__layers": 3}, "lacks visual.transformer.resblocks.2"),
         ({"config": {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}}}, "'embed_dim'"),
     ],
@@ -402,6 +439,15 @@ def test_which_tokenizer_goes_with_a_folder(tmp_path):
     other = dataclasses.replace(larger, end_id=2)
     with pytest.raises(UserError, match="pools at token 2 and .* ends texts with 1"):
         settings.check_tokenizer(other, tokenizer, str(folder))
+    for pad in (0, 1):  # one begins texts, the other ends them too
+        other = dataclasses.replace(larger, pad_id=pad)
+        with pytest.raises(UserError, match=f"hides token {pad} .* pads with 1, or"):
+            settings.check_tokenizer(other, tokenizer, str(folder))
+    tokenizer = hf_json.make(
+        None, tokenizer_tools.clip_json(), pad_token="!", context_length=LENGTH
+    )
+    other = dataclasses.replace(larger, pad_id=tokenizer.pad_id)
+    settings.check_tokenizer(other, tokenizer, str(folder))
 
 
 def test_siglips_tokenizers(tmp_path):
@@ -591,6 +637,18 @@ def test_export_of_what_training_adds(tmp_path, words):
         ("open_clip", {"post_norm": True}, {}, {}, r"model.image.post_norm=True"),
         ("open_clip", {"activation": "quick_gelu"}, {}, {}, r"either both towers"),
         ("open_clip", SIGLIP, {}, {}, r"in the sizes of SigLIP only"),
+        (
+            "hf",
+            {"pool": "query"},
+            {},
+            {},
+            r"model.image.pool='query' .* has 'cls' only",
+        ),
+        ("hf", {}, {"pool": "appended"}, {}, r"pool='appended' .* has 'eot' only"),
+        ("open_clip", COCA, {}, {}, r"model.image.pool_width=8 .* has 16 only"),
+        ("open_clip", {"pool": "query", "norm_epsilon": 1e-6}, {}, {}, r"has 1e-05 on"),
+        ("open_clip", {}, {"pool": "appended"}, {}, r"pads with token 1, which texts"),
+        ("open_clip", {}, {"pool": "appended", "masked": False}, {}, r"masked=False"),
         ("pickle", {}, {}, {}, r"--format=pickle: must be one of hf, open_clip"),
     ],
 )

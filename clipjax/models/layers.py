@@ -376,33 +376,3 @@ class Transformer(nn.Module):
                 name=f"block_{index}",
             )(x, key_mask, train)
         return x
-
-
-class AttentionPool(nn.Module):
-    """Pools [b n d] to [b d] by a learned query, then an MLP (arXiv 2106.04560)."""
-
-    heads: int
-    hidden: int
-    activation: str = "gelu"
-    epsilon: float = 1e-5
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        b, n, d = x.shape
-        std = d**-0.5
-        probe = self.param("probe", nn.initializers.normal(std), (1, d))
-        probe = jnp.broadcast_to(probe[None], (b, 1, d))
-        query = Dense(d, std, dtype=self.dtype, name="query")(probe)
-        key, value = jnp.split(
-            Dense(2 * d, std, dtype=self.dtype, name="key_value")(x), 2, axis=-1
-        )
-        mixed = attention(
-            query.reshape(b, 1, self.heads, -1),
-            key.reshape(b, n, self.heads, -1),
-            value.reshape(b, n, self.heads, -1),
-        )
-        x = Dense(d, std, dtype=self.dtype, name="out")(mixed.reshape(b, d))
-        y = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
-        mlp = Mlp(self.hidden, 1, self.activation, dtype=self.dtype, name="mlp")
-        return x + mlp(y, False)

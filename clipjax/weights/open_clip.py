@@ -1,8 +1,9 @@
 """open_clip's models and OpenAI's state dicts, whose names they keep.
 
-mlfoundations/open_clip, openai/CLIP. A file without an open_clip_config.json is read
-where it is OpenAI's, since then the activation is known. Texts are pooled where ours
-are under the model's own tokenizer: at the end token, which is its largest id.
+mlfoundations/open_clip, openai/CLIP. Of CoCa its two towers are read. A file without
+an open_clip_config.json is read where it is OpenAI's, since then the activation is
+known. Texts are pooled where ours are under the model's own tokenizer: at the end
+token, which is its largest id.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (
     *OPENAI_MARKS,
     r"(text\.)?attn_mask",
+    r"text_decoder\..*",  # CoCa's, which writes captions
     r"visual\..*\.num_batches_tracked",
 )
 # open_clip's text pooling -> ours.
@@ -66,8 +68,6 @@ def settings(
     model = config.get("model_cfg", config)
     vision, text = model["vision_cfg"], model["text_cfg"]
     text = {"context_length": 77, "vocab_size": 49408, **text}
-    if "multimodal_cfg" in model:
-        raise UserError(f"{place}: CoCa (multimodal_cfg): clipjax lacks its towers")
     quick_gelu = model.get("quick_gelu", False)
     size = vision.get("image_size", 224)
     size = size if isinstance(size, int) else size[0] if len({*size}) == 1 else None
@@ -79,7 +79,8 @@ def settings(
         image, image_options, image_head = towers.timm_options(vision, shapes, place)
     elif isinstance(vision.get("layers", 12), int):
         vision = {"layers": 12, "width": 768, "patch_size": 16, **vision}
-        image, image_options = "vit", towers.vit_options(vision, quick_gelu, place)
+        image = "vit"
+        image_options = towers.vit_options(vision, embed_dim, quick_gelu, place)
         image_head = "linear" if "visual.proj" in shapes else "none"
     else:
         image, image_head = "modified_resnet", "none"
@@ -114,6 +115,7 @@ def settings(
         context_length=text["context_length"],
         vocab_size=text["vocab_size"],
         end_id=end_id,
+        pad_id=text.get("pad_id", 0) if text_options["pool"] == "appended" else None,
         layout=frozenset(layout),
         preprocess=seen.name,
         no_preprocess=seen.why,
@@ -130,13 +132,15 @@ def _text_options(
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
         raise UserError(f"{path}.pool_type={pool!r}: clipjax reads {', '.join(POOLS)}")
+    pool = "appended" if text.get("embed_cls") else pool
     causal = not text.get("no_causal_mask", False)
     options = towers.transformer_options(text, quick_gelu, path) | {
         "depth": text["layers"],
         "heads": text["heads"],
         "causal": causal,
-        "masked": causal,  # without a causal mask they see the padding
-        "pool": POOLS[pool],
+        # Without a causal mask they see the padding, but not beside a class token.
+        "masked": causal or pool == "appended",
+        "pool": POOLS.get(pool, pool),
     }
     ends = {"argmax": text["vocab_size"] - 1, "eos": text.get("eos_id", 2)}
     return options, ends.get(pool)
@@ -234,9 +238,13 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         text.append(Rule("text_projection", "text_projection/kernel"))
     elif text_head == "affine":
         text += dense("text_projection", "text_projection")
+    appended = module.text.pool == "appended"
+    if appended:
+        text.append(Rule("cls_emb", "text/class_token"))
     rules += renamed(visual, "visual.")
-    rules += renamed(text, "text." if CUSTOM_TEXT in layout else "")
-    return Table(FORMAT, tuple(rules), IGNORED)
+    # Only a custom text tower of theirs has a token to append.
+    rules += renamed(text, "text." if appended or CUSTOM_TEXT in layout else "")
+    return Table(FORMAT, tuple(rules), IGNORED, (f"visual.{towers.QUERIES}",))
 
 
 def _visual_rules(tower: Any) -> tuple[list[Rule], bool]:

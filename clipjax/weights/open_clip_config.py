@@ -68,8 +68,10 @@ def config_json(
     elif image.pool == "map":
         config["vision_cfg"] = _timm_vit(image, module.heads[0])
     else:
-        config["vision_cfg"] = _vit(image, module.heads[0], quick)
+        config["vision_cfg"] = _vit(image, module, quick)
     config["text_cfg"] = _text(text, module.heads[1], ends) | dict(tokenizer)
+    if text.pool == "appended":
+        config["custom_text"] = True
     if module.logit_bias_init is not None:
         config["init_logit_bias"] = module.logit_bias_init
     return {
@@ -112,8 +114,17 @@ def _text(tower: TextTransformer, head: str, ends: Ends) -> dict[str, Any]:
     if head == "none":
         found["proj_type"] = "none"
     if not tower.causal:
-        require(tower, path, TARGET, masked=False)
         found["no_causal_mask"] = True
+    if not tower.causal or tower.pool == "appended":
+        require(tower, path, TARGET, masked=tower.pool == "appended")
+    if tower.pool == "appended":
+        if ends.pad in (ends.begin, ends.end):
+            raise UserError(
+                f"data.tokenizer: pads with token {ends.pad}, which texts begin or end "
+                f"with, and {path}.pool='appended' hides it in {TARGET}: it cannot be "
+                "exported"
+            )
+        return found | {"embed_cls": True, "pad_id": ends.pad}
     pools = {"eot": "eos", "last": "last", "cls": "first"}
     if tower.pool not in pools:
         require(tower, path, TARGET, pool="eot")
@@ -124,11 +135,21 @@ def _text(tower: TextTransformer, head: str, ends: Ends) -> dict[str, Any]:
     return found | {"pool_type": pools[tower.pool]}
 
 
-def _vit(tower: VisionTransformer, head: str, quick: bool) -> dict[str, Any]:
+def _vit(tower: VisionTransformer, module: Any, quick: bool) -> dict[str, Any]:
     path = "model.image"
-    require(tower, path, TARGET, pool="cls", post_norm=False, patch_bias=False)
+    require(tower, path, TARGET, post_norm=False, patch_bias=False)
     require(tower, path, TARGET, positions="learned")
-    require_head("image", head, TARGET, ("linear",))
+    require_head("image", module.heads[0], TARGET, ("linear",))
+    pool = {}
+    if tower.pool == "query":
+        require(tower, path, TARGET, pool_width=module.embed_dim, norm_epsilon=1e-5)
+        pool = {
+            "attentional_pool": True,
+            "attn_pooler_queries": 1,
+            "attn_pooler_heads": tower.pool_heads,
+        }
+    else:
+        require(tower, path, TARGET, pool="cls")
     if quick != (tower.activation == "quick_gelu"):
         raise UserError(
             f"{path}.activation={tower.activation!r} cannot be exported: in {TARGET} "
@@ -139,6 +160,7 @@ def _vit(tower: VisionTransformer, head: str, quick: bool) -> dict[str, Any]:
         "patch_size": tower.patch,
         "head_width": tower.width // tower.heads,
         "no_ln_pre": not tower.pre_norm,
+        **pool,
     }
 
 

@@ -34,6 +34,9 @@ SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
 SIGLIP_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
 CONVNEXT = re.compile(r"convnext_(tiny|small|base|large|xlarge|xxlarge)")
 
+# Of the attention pooling; only the first makes the embedding.
+QUERIES = "attn_pool.query"
+
 # What stands in a vision_cfg or text_cfg and must have this value, since nothing of
 # ours does otherwise.
 NEUTRAL = {
@@ -45,8 +48,7 @@ NEUTRAL = {
     "scale_attn_inner": False,
     "scale_attn": False,
     "scale_fc": False,
-    "attentional_pool": False,
-    "embed_cls": False,
+    "correct_cls_mask": False,
     "hf_model_name": None,
 }
 
@@ -103,7 +105,7 @@ def transformer_options(
 
 
 def vit_options(
-    vision: Mapping[str, Any], quick_gelu: bool, place: str
+    vision: Mapping[str, Any], embed_dim: int, quick_gelu: bool, place: str
 ) -> dict[str, Any]:
     path = f"{place}: vision_cfg"
     if vision.get("pool_type", "tok") != "tok":
@@ -111,7 +113,24 @@ def vit_options(
         raise UserError(
             f"{path}.pool_type={vision['pool_type']!r}: clipjax reads 'tok' only"
         )
-    return transformer_options(vision, quick_gelu, path) | {
+    options = transformer_options(vision, quick_gelu, path)
+    pool = vision.get("attentional_pool") or False
+    if pool:
+        if pool is not True:
+            raise UserError(
+                f"{path}.attentional_pool={pool!r}: clipjax reads true and false only"
+            )
+        if options["norm_epsilon"] != 1e-5:
+            raise UserError(
+                f"{path}.norm_kwargs={vision['norm_kwargs']}: with attentional_pool, "
+                "whose own are at 1e-5, clipjax reads that eps only"
+            )
+        options |= {
+            "pool": "query",
+            "pool_width": embed_dim,
+            "pool_heads": vision.get("attn_pooler_heads", 8),
+        }
+    return options | {
         "variant": f"B/{vision['patch_size']}",
         "depth": vision["layers"],
         "heads": vision["width"] // vision.get("head_width", 64),
@@ -125,12 +144,35 @@ def vit_rules(tower: VisionTransformer) -> list[Rule]:
         Rule("conv1.weight", "image/patch_embedding/kernel", patches),
         Rule("class_embedding", "image/class_token"),
         Rule("positional_embedding", "image/positions"),
-        *norm("ln_post", "image/post_norm"),
         *blocks("", "image", tower.depth),
     ]
     if tower.pre_norm:
         rules += norm("ln_pre", "image/pre_norm")
-    return rules
+    if tower.pool != "query":
+        return rules + norm("ln_post", "image/post_norm")
+    # torch keeps the three products as one where it can.
+    if tower.pool_width == tower.width:
+        ours = ("query/kernel", "key_value/kernel")
+        products = [Rule("in_proj_weight", ours, transpose)]
+    else:
+        both = ("k_proj_weight", "v_proj_weight")
+        products = [
+            Rule("q_proj_weight", "query/kernel", transpose),
+            Rule(both, "key_value/kernel", transpose),
+        ]
+    attention = [
+        *products,
+        Rule("in_proj_bias", ("query/bias", "key_value/bias")),
+        *dense("out_proj", "out"),
+    ]
+    return [
+        *rules,
+        Rule(QUERIES, "image/query/probe"),
+        *renamed(attention, "attn_pool.attn.", "image/query/"),
+        *norm("attn_pool.ln_q", "image/query/probe_norm"),
+        *norm("attn_pool.ln_k", "image/post_norm"),
+        *norm("ln_post", "image/query/norm"),
+    ]
 
 
 def resnet_options(vision: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:

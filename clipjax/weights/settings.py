@@ -22,6 +22,8 @@ class Settings:
     end_id: the id at which the text tower pools, None where it pools elsewhere. Ours
       pools at the last token of a text, which is the same under a tokenizer whose last
       token that is; see `check_tokenizer`.
+    pad_id: the id that the text tower takes for padding, None where it goes by the mask
+      of a tokenizer.
     layout: what the file's tensors look like beyond the model, for the format's table.
     """
 
@@ -35,6 +37,7 @@ class Settings:
     context_length: int
     vocab_size: int
     end_id: int | None = None
+    pad_id: int | None = None
     layout: frozenset[str] = frozenset()
     preprocess: str = "clip"
     no_preprocess: str = ""
@@ -84,17 +87,23 @@ def to_config(settings: Settings, place: str) -> Config:
 def check_tokenizer(settings: Settings, tokenizer: Any, place: str) -> None:
     """Raises UserError where a tokenizer is not this model's.
 
-    It may know fewer ids than the model, not more, and must end texts with the token
-    at which the model pools.
+    It may know fewer ids than the model, not more, must end texts with the token at
+    which the model pools, and pad them, and nothing else, with what it takes for that.
     """
     if tokenizer.vocab_size > settings.vocab_size:
         raise UserError(
             f"{place}: its tokenizer {settings.tokenizer} has {tokenizer.vocab_size} "
             f"ids and its text tower {settings.vocab_size}: they do not belong together"
         )
+    ids, mask = tokenizer(["a"])
+    if settings.pad_id is not None and ((ids != settings.pad_id) != mask).any():
+        raise UserError(
+            f"{place}: its text tower hides token {settings.pad_id} as padding and its "
+            f"tokenizer {settings.tokenizer} pads with {tokenizer.pad_id}, or has that "
+            "token in texts: they do not belong together"
+        )
     if settings.end_id is None:
         return
-    ids, mask = tokenizer(["a"])
     last = int(ids[0, mask[0].sum() - 1])
     if last != settings.end_id:
         raise UserError(

@@ -153,12 +153,14 @@ class Table:
     """The rules of a format for a model of certain sizes.
 
     format: its name, for messages. ignored: regular expressions of tensors that may be
-    there and mean nothing, such as buffers that the architecture implies.
+    there and mean nothing, such as buffers that the architecture implies. first_rows:
+    names of tensors of which the model has the first row only.
     """
 
     format: str
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
+    first_rows: tuple[str, ...] = ()
 
 
 def model_shapes(model: Model) -> Variables:
@@ -186,6 +188,8 @@ def to_ours(
         odd = sorted({*paths} ^ {*wanted})
         raise TypeError(f"the table of {table.format} is not for this model: {odd}")
     expected = _their_shapes(table, wanted)
+    for name in tensors.keys() & {*table.first_rows}:
+        tensors = {**tensors, name: np.atleast_1d(tensors[name])[:1]}
     _check_names(table, tensors, expected, place)
     _check_arrays(table, tensors, expected, place)
     found = {}

@@ -71,6 +71,24 @@ SIGLIP_TEXT = {
     "norm_kwargs": {"eps": 1e-6},
 }
 SIGLIP_VISION = {"timm_model_pretrained": False, "timm_pool": "map"}
+# CoCa, whose decoder and whose queries but the first are left out.
+COCA_VISION = {
+    "attentional_pool": True,
+    "attn_pooler_queries": 6,
+    "attn_pooler_heads": 4,
+    "output_tokens": True,
+}
+COCA_TEXT = {"embed_cls": True, "output_tokens": True}
+COCA = {
+    "custom_text": True,
+    "multimodal_cfg": {
+        "context_length": LENGTH,
+        "vocab_size": VOCAB,
+        "width": 48,
+        "heads": 4,
+        "layers": 1,
+    },
+}
 CONVNEXT = {"depths": (1, 2, 1, 1), "dims": (8, 16, 32, 64)}
 
 CASES = {
@@ -108,6 +126,27 @@ CASES = {
     ),
     "vit_eos": Case(
         open_clip_config(VIT | {"image_size": 48}, {"pool_type": "eos", "eos_id": 96})
+    ),
+    "coca": Case(open_clip_config(VIT | COCA_VISION, COCA_TEXT, embed_dim=32, **COCA)),
+    # As wide as its tower: the products of the pool's attention are one tensor.
+    "coca_wide": Case(
+        open_clip_config(
+            VIT | COCA_VISION,
+            COCA_TEXT | {"layers": 2, "proj_bias": True, "pool_type": "eos"},
+            embed_dim=64,
+            quick_gelu=True,
+            init_logit_bias=-9,
+            **COCA,
+        )
+    ),
+    # As we write it, with a text tower that sees both ways.
+    "coca_towers": Case(
+        open_clip_config(
+            VIT | {"attentional_pool": True, "attn_pooler_queries": 1},
+            {"embed_cls": True, "no_causal_mask": True, "layers": 2},
+            embed_dim=24,
+            custom_text=True,
+        )
     ),
     "resnet": Case(
         open_clip_config(
@@ -306,10 +345,17 @@ def their_results(model, image, text, mean, std) -> dict[str, np.ndarray]:
     with torch.no_grad():
         if hasattr(model, "encode_image"):
             found = {
-                "image_features": model.encode_image(pixels),
-                "text_features": model.encode_text(text),
-                "logits": model.get_logits(pixels, text)[0],
+                "image_features": model.encode_image(pixels, normalize=False),
+                "text_features": model.encode_text(text, normalize=False),
             }
+            if hasattr(model, "get_logits"):
+                found["logits"] = model.get_logits(pixels, text)[0]
+            else:  # CoCa, which gives logits of the next token
+                image = model.encode_image(pixels, normalize=True)
+                text = model.encode_text(text, normalize=True)
+                found["logits"] = model.logit_scale.exp() * image @ text.T
+                if model.logit_bias is not None:
+                    found["logits"] += model.logit_bias
         else:
             seen = model(input_ids=text, pixel_values=pixels)
             found = {
@@ -381,6 +427,11 @@ def open_clip_bias_with_words(folder):
     )
 
 
+def coca_with_words(folder):
+    """CoCa with CLIP's own vocabulary."""
+    return open_clip_with_words(folder, COCA_VISION, COCA_TEXT, embed_dim=32, **COCA)
+
+
 # Name -> a function that makes a folder and returns (live model, texts -> ids).
 WITH_WORDS = {
     "clip": clip_with_words,
@@ -388,11 +439,13 @@ WITH_WORDS = {
     "siglip": siglip_with_words,
     "open_clip": open_clip_with_words,
     "open_clip_bias": open_clip_bias_with_words,
+    "coca": coca_with_words,
 }
 # (name, target) -> what the error names.
 NOT_EXPRESSIBLE = {
     ("siglip", "open_clip"): r"sizes of SigLIP only",
     ("open_clip_bias", "hf"): r"model\.image\.pre_norm=False",
+    ("coca", "hf"): r"model\.image\.pool='query' cannot be exported: .* has 'cls' only",
 }
 
 

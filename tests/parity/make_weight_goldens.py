@@ -23,7 +23,7 @@ PATH = GOLDENS / "foreign_models.npz"
 POSITIONS = GOLDENS / "positions.npz"
 
 # The other cases differ little from these, and are compared live.
-OFTEN = ("hf_clip_legacy", "hf_siglip", "vit_custom_text")
+OFTEN = ("hf_clip_legacy", "hf_siglip", "vit_custom_text", "coca")
 
 
 def results(name: str) -> dict[str, np.ndarray]:

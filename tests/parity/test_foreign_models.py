@@ -93,9 +93,11 @@ def test_reading_and_writing_keeps_every_byte(tmp_path, name, dtype):
     table_of = kind.table(settings.build(found), found.layout)
     ours = table.to_theirs(table_of, variables, dtype)
     theirs = files.read(next(tmp_path.glob("*.safetensors")))
-    counters = [x for x in theirs if x.endswith("num_batches_tracked")]
-    assert sorted([*ours, *counters]) == sorted(theirs)
-    assert bool(counters) == (name == "resnet")
+    others = [x for x in theirs if "num_batches_tracked" in x or "text_decoder." in x]
+    assert sorted([*ours, *others]) == sorted(theirs)
+    assert bool(others) == (name in ("resnet", "coca", "coca_wide"))
+    if "visual.attn_pool.query" in theirs:
+        theirs["visual.attn_pool.query"] = theirs["visual.attn_pool.query"][:1]
     for key, array in ours.items():
         assert array.dtype == theirs[key].dtype and array.shape == theirs[key].shape
         assert array.tobytes() == theirs[key].tobytes(), key

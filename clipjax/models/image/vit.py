@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from clipjax.models import layers
+from clipjax.models import layers, pools
 from clipjax.registry import suggest
 from clipjax.types import UserError
 
@@ -27,7 +27,7 @@ SIZES = {
     "L": (1024, 24, 16, 4096),
     "H": (1280, 32, 16, 5120),
 }
-POOLS = ("cls", "mean", "map")
+POOLS = ("cls", "mean", "map", "query")
 POSITIONS = ("learned", "sincos")
 
 
@@ -40,6 +40,8 @@ def make(
     heads: int | None = None,
     mlp_dim: int | None = None,
     pool: str = "cls",
+    pool_width: int | None = None,
+    pool_heads: int | None = None,
     positions: str = "learned",
     pre_norm: bool = True,
     post_norm: bool = False,
@@ -56,7 +58,10 @@ def make(
       image_size: height and width in pixels, a multiple of the patch size.
       variant: size and patch size in pixels, "B/16"; any patch size goes.
       width, depth, heads, mlp_dim: None takes the variant's.
-      pool: "cls" (a class token), "mean" over patches, "map" (attention pooling).
+      pool: "cls" (a class token), "mean" over patches, "map" (attention pooling, then
+        an MLP; SigLIP), "query" (attention pooling over class token and patches, of
+        another width; open_clip's CoCa).
+      pool_width, pool_heads: of pool="query", None for those of the tower.
       positions: "learned", or fixed "sincos" (MoCo v3, arXiv 2104.02057).
       pre_norm: a layer normalisation before the first block, as OpenAI CLIP has.
       post_norm: blocks that normalise after the sums, as BERT's, not before.
@@ -86,6 +91,10 @@ def make(
             f"image.variant={variant!r}, such as {near}"
         )
     layers.one_of("image.pool", pool, POOLS)
+    if pool != "query" and (pool_width, pool_heads) != (None, None):
+        raise UserError(
+            f"image.pool_width, image.pool_heads: have no effect on image.pool={pool!r}"
+        )
     layers.one_of("image.positions", positions, POSITIONS)
     layers.one_of("image.activation", activation, layers.ACTIVATIONS)
     layers.in_range("image.dropout", dropout)
@@ -100,6 +109,14 @@ def make(
         raise UserError(
             f"image.width={d}: must be a multiple of 4 for positions=sincos"
         )
+    if pool == "query":
+        pool_width = d if pool_width is None else pool_width
+        pool_heads = head_count if pool_heads is None else pool_heads
+        if pool_width < 1 or pool_heads < 1 or pool_width % pool_heads:
+            raise UserError(
+                f"image.pool_heads={pool_heads}: must be at least 1 and divide "
+                f"image.pool_width={pool_width}"
+            )
     return VisionTransformer(
         image_size=image_size,
         patch=patch,
@@ -108,6 +125,8 @@ def make(
         heads=head_count,
         hidden=hidden,
         pool=pool,
+        pool_width=pool_width,
+        pool_heads=pool_heads,
         positions=positions,
         pre_norm=pre_norm,
         post_norm=post_norm,
@@ -132,6 +151,8 @@ class VisionTransformer(nn.Module):
     heads: int
     hidden: int
     pool: str
+    pool_width: int | None
+    pool_heads: int | None
     positions: str
     pre_norm: bool
     post_norm: bool
@@ -147,8 +168,9 @@ class VisionTransformer(nn.Module):
     def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
         """Encodes normalised images, float [b image_size image_size 3].
 
-        Returns "pooled" [b d], and "tokens" [b n d], the patches row by row (without
-        the class token; fewer of them in training with patch dropout).
+        Returns "pooled" [b d] ([b pool_width] of pool="query"), and "tokens" [b n d],
+        the patches row by row (without the class token; fewer of them in training with
+        patch dropout).
         """
         x = layers.patches(image, self.patch)
         b, n, fan_in = x.shape
@@ -161,7 +183,7 @@ class VisionTransformer(nn.Module):
         )
         x = embed(x)
         std = self.width**-0.5
-        class_count = int(self.pool == "cls")
+        class_count = int(self.pool in ("cls", "query"))
         if self.positions == "learned":
             shape = (n + class_count, self.width)
             table = self.param("positions", nn.initializers.normal(std), shape)
@@ -202,8 +224,17 @@ class VisionTransformer(nn.Module):
             pooled = norm(x[:, 0])
         elif self.pool == "mean":
             pooled = tokens.mean(axis=1)
+        elif self.pool == "query":
+            assert self.pool_width and self.pool_heads
+            pooled = pools.QueryPool(
+                self.pool_width,
+                self.pool_heads,
+                self.norm_epsilon,
+                self.dtype,
+                name="query",
+            )(norm(x))
         else:
-            pooled = layers.AttentionPool(
+            pooled = pools.AttentionPool(
                 self.heads,
                 self.hidden,
                 self.activation,

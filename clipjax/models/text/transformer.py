@@ -25,7 +25,7 @@ SIZES = {
     "L": (768, 12, 12),
     "H": (1024, 24, 16),
 }
-POOLS = ("eot", "mean", "last", "cls")
+POOLS = ("eot", "mean", "last", "cls", "appended")
 
 
 def make(
@@ -57,9 +57,11 @@ def make(
       width, depth, heads: None takes the variant's.
       mlp_dim: width inside the MLP, None for 4 x width.
       causal: a token sees those before it only; else all tokens but the padding.
-      masked: False lets padding be seen (not if causal) and counted in the mean.
+      masked: False lets padding be seen (not if causal, but by an appended token) and
+        counted in the mean.
       pool: "eot" (the last token of the text), "mean" over the text's tokens, "last"
-        (the last position, padding or not), "cls" (the first; not if causal).
+        (the last position, padding or not), "cls" (the first; not if causal),
+        "appended" (a learned token after the last position, as in open_clip's CoCa).
       norm_pooled: the last normalisation is of the mean over tokens, not of each token
         before it; only with pool="mean".
       post_norm: blocks that normalise after the sums, as BERT's, not before.
@@ -133,7 +135,7 @@ class TextTransformer(nn.Module):
     def padding_invariant(self) -> bool:
         """Whether padding after the text leaves the pooled features as they are."""
         unseen = self.masked or (self.causal and self.pool != "mean")
-        return self.pool != "last" and unseen
+        return self.pool not in ("last", "appended") and unseen
 
     @nn.compact
     def __call__(
@@ -154,12 +156,23 @@ class TextTransformer(nn.Module):
         normal = nn.initializers.normal
         shape = (self.vocab_size, self.width)
         table = self.param("token_embedding", normal(0.02), shape)
-        shape = (self.context_length, self.width)
+        appended = self.pool == "appended"
+        shape = (self.context_length + appended, self.width)
         positions = self.param("positions", normal(0.01), shape)
         table, positions = promote_dtype(table, positions, dtype=self.dtype)
         x = jnp.take(table, text, axis=0)
         whole = nn.Dropout(self.token_dropout, (2,), deterministic=not train)
-        x = whole(x) + positions[None, :length]
+        x = whole(x)
+        if appended:
+            token = self.param("class_token", normal(0.01), (self.width,))
+            token = jnp.broadcast_to(token.astype(x.dtype)[None, None], x[:, :1].shape)
+            x = jnp.concatenate([x, token], axis=1)
+            # One place late, as the published weights have learned it: the place after
+            # a text is seen, and the token sees itself after a full text only.
+            seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        else:
+            seen = None if self.causal else mask
+        x = x + positions[None, : x.shape[1]]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = layers.Transformer(
             self.depth,
@@ -173,9 +186,9 @@ class TextTransformer(nn.Module):
             epsilon=self.norm_epsilon,
             dtype=self.dtype,
             name="transformer",
-        )(x, mask if self.masked and not self.causal else None, train)
+        )(x, seen if self.masked else None, train)
         norm = layers.LayerNorm(self.norm_epsilon, self.dtype, name="post_norm")
-        tokens = norm(x)
+        tokens = norm(x[:, :length])
         if self.pool == "mean":
             counted = mask if self.masked else jnp.ones_like(mask)
             if self.norm_pooled:
@@ -184,8 +197,8 @@ class TextTransformer(nn.Module):
                 pooled = layers.masked_mean(tokens, counted)
         else:
             index = jnp.zeros((b,), jnp.int32)
-            if self.pool == "last":
-                index = index + length - 1
+            if self.pool == "last" or appended:
+                index = index + x.shape[1] - 1
             elif self.pool == "eot":
                 index = layers.last_token(mask)
             # Normalised apart from the tokens, which are rarely asked for.
