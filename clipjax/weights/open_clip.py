@@ -76,10 +76,15 @@ def settings(
     embed_dim = model["embed_dim"]
     image_head = "linear"
     if vision.get("timm_model_name"):
-        image, image_options, image_head = towers.timm_options(vision, shapes, place)
+        image, image_options, image_head = towers.timm_options(
+            vision, size, shapes, place
+        )
     elif isinstance(vision.get("layers", 12), int):
         vision = {"layers": 12, "width": 768, "patch_size": 16, **vision}
-        image, image_options = "vit", towers.vit_options(vision, quick_gelu, place)
+        image, image_options = (
+            "vit",
+            towers.vit_options(vision, size, quick_gelu, place),
+        )
         image_head = "linear" if "visual.proj" in shapes else "none"
     else:
         image, image_head = "modified_resnet", "none"
@@ -115,8 +120,7 @@ def settings(
         vocab_size=text["vocab_size"],
         end_id=end_id,
         layout=frozenset(layout),
-        preprocess=seen.name,
-        no_preprocess=seen.why,
+        **seen.words(),
         **tokenizing.choose_open_clip(folder, text),
     )
 

@@ -37,6 +37,7 @@ class Settings:
     end_id: int | None = None
     layout: frozenset[str] = frozenset()
     preprocess: str = "clip"
+    preprocess_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     no_preprocess: str = ""
     tokenizer: str = ""
     tokenizer_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -75,6 +76,7 @@ def to_config(settings: Settings, place: str) -> Config:
             "model.two_tower": settings.model_options,
             f"image.{settings.image}": settings.image_options,
             f"text.{settings.text}": settings.text_options,
+            f"preprocess.{settings.preprocess}": settings.preprocess_options,
             f"tokenizer.{settings.tokenizer}": frame | {**settings.tokenizer_options},
             "data": {"image_size": settings.image_size},
         },
