@@ -49,6 +49,9 @@ SHARED: dict[str, dict[str, Any]] = {
         "batch_size": 128,  # of all devices and hosts together
         "label_set": "",  # labels of a classifier; empty: the data's only ones
         "unit": "image",  # an epoch visits every image once, or every "pair"
+        # Lengths, as (8, 16, 24): texts are padded to the shortest of them that holds a
+        # batch, or to the whole context; empty: always that.
+        "text_buckets": (),
         "workers": 0,  # processes that read and decode; 0: threads of this one
         "threads": 1,  # decoding threads where workers is 0
         "on_broken": "replace",  # or "raise": what an unreadable example does

@@ -246,6 +246,12 @@ def test_squash_keeps_everything():
     data = encoded(picture(40, 90))
     expected = Image.open(io.BytesIO(data)).resize((32, 32), BICUBIC)
     np.testing.assert_array_equal(preprocess.squash(32)(data), np.asarray(expected))
+    bilinear = Image.Resampling.BILINEAR
+    expected = Image.open(io.BytesIO(data)).resize((32, 32), bilinear)
+    found = preprocess.squash(32, interpolation="bilinear")(data)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+    with pytest.raises(UserError, match="interpolation='nearest': must be one of"):
+        preprocess.squash(32, interpolation="nearest")
 
 
 def test_bytes_arrays_and_pictures_are_alike():

@@ -23,6 +23,7 @@ from model_tools import (
 from clipjax.models import layers
 from clipjax.models.image import vit
 from clipjax.models.text import transformer
+from clipjax.types import UserError
 
 
 @pytest.mark.parametrize("size", vit.SIZES)
@@ -60,6 +61,20 @@ def test_patches_are_cut_row_by_row():
     cut = layers.patches(jnp.asarray(image), 2)
     assert cut.shape == (2, 6, 12)
     np.testing.assert_array_equal(cut[1, 4], image[1, 2:4, 2:4].reshape(-1))
+
+
+def test_pixels_that_fill_no_patch_are_left_out():
+    sizes = {"variant": "B/4", "width": 16, "depth": 1, "heads": 2}
+    whole = vit.make(16, **sizes)
+    image = np.random.default_rng(0).standard_normal((2, 18, 19, 3), np.float32)
+    inner = image[:, :16, :16]
+    variables = jit(whole.init, static_argnums=2)(jax.random.key(0), inner, False)
+    expected = jit(whole.apply, static_argnums=2)(variables, inner, False)
+    tower = vit.make(18, crop_to_patches=True, **sizes)
+    found = jit(tower.apply, static_argnums=2)(variables, image[:, :, :18], False)
+    np.testing.assert_allclose(found["pooled"], expected["pooled"], atol=1e-6)
+    with pytest.raises(UserError, match="image_size=18: must be a multiple"):
+        vit.make(18, **sizes)
 
 
 def test_fixed_positions():

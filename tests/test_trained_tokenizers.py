@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 
+import ftfy
 import jax
 import model_tools
 import numpy as np
 import pytest
 import tokenizer_tools
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clipjax import config
@@ -71,6 +72,8 @@ def test_captions(name):
 @settings(max_examples=200, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_any_text(name, texts):
+    # Broken encodings are mended by ours alone: "\u00c9\u201c" is one, of "\u0253".
+    assume(all(ftfy.fix_encoding(text) == text for text in texts))
     assert_same(name, texts)
 
 

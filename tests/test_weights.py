@@ -217,7 +217,7 @@ def write_hf(folder, name="clip", **changes):
 def write_open_clip(folder, name="open_clip", config=None, **changes):
     """A folder as open_clip leaves it; changes: of the model's config."""
     _, model = MODELS[name]
-    described = open_clip_config.config_json(model, ENDS, "clip", {})
+    described = open_clip_config.config_json(model, ENDS, {"name": "clip"}, {})
     described = described | (config or {})
     for key, value in changes.items():
         section, _, inner = key.rpartition("__")
@@ -490,19 +490,24 @@ CLIP_IMAGES = {
 
 def test_image_transforms_of_transformers():
     read = preprocessing.from_hf(CLIP_IMAGES, 224, "x")
-    assert read == ("clip", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "")
+    assert read == ("clip", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "", {})
     new = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
     assert preprocessing.from_hf(CLIP_IMAGES | new, 224, "x") == read
-    for name in ("clip", "squash"):
-        written = preprocessing.to_hf(name, 32, (0.5,) * 3, (0.25,) * 3)
+    for name, options in (
+        ("clip", {}),
+        ("squash", {}),
+        ("squash", {"interpolation": "bilinear"}),
+    ):
+        section = {"name": name, **options}
+        written = preprocessing.to_hf(section, 32, (0.5,) * 3, (0.25,) * 3)
         again = preprocessing.from_hf(written, 32, "x")
-        assert again == (name, (0.5,) * 3, (0.25,) * 3, "")
+        assert again == (name, (0.5,) * 3, (0.25,) * 3, "", options)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resample": 2}, "resample=2: clipjax resizes bicubically"),
+        ({"resample": 2}, "resample=2: clipjax resizes bicubic (3) here"),
         ({"size": 256}, "size=256: clipjax resizes to the size of the model, 224"),
         ({"crop_size": {"height": 224, "width": 200}}, "crop_size="),
         ({"do_center_crop": False}, "crop"),

@@ -30,6 +30,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from clipjax.data import buckets
 from clipjax.data.labels import find_label_set
 from clipjax.types import BadExample, Batch, Example, Source, Tokenizer, UserError
 
@@ -88,6 +89,7 @@ def train_batches(
     total_steps: int | None = None,
     unit: str = "image",
     label_set: str = "",
+    text_buckets: buckets.Buckets | None = None,
     workers: int = 0,
     threads: int = 1,
     process_index: int = 0,
@@ -104,6 +106,7 @@ def train_batches(
         "pair": every caption once, with its image. In a source with captions, examples
         without one are left out.
       label_set: which labels; "": those of the only set, where there is only one.
+      text_buckets: lengths to which texts are padded, by the batch; None: all alike.
       workers: processes that make batches ahead; each needs seconds to start.
       threads: where workers is 0, threads that make batches ahead; 0: none ahead.
       on_broken: "replace" or "raise".
@@ -139,6 +142,7 @@ def train_batches(
         units,
         _plans(units, seed),
         label_set=find_label_set(source, label_set),
+        text_buckets=text_buckets,
         global_batch=global_batch,
         rows=range(process_index * size, (process_index + 1) * size),
         on_broken=on_broken,
@@ -322,6 +326,7 @@ class _BlockMaker:
         plans: grain.MapDataset,
         *,
         label_set: str | None,
+        text_buckets: buckets.Buckets | None,
         global_batch: int,
         rows: range,
         on_broken: str,
@@ -332,6 +337,7 @@ class _BlockMaker:
         self._units = units
         self._plans: Any = plans
         self._label_set = label_set
+        self._buckets = text_buckets
         self._global_batch = global_batch
         self._rows = rows
         self._on_broken = on_broken
@@ -340,6 +346,9 @@ class _BlockMaker:
         first = operator.index(step) * self._global_batch
         notes: list[tuple[str, str]] = []
         made = [self._row(self._plans[first + row], notes) for row in self._rows]
+        if self._buckets is not None:
+            plans = (self._plans[first + row] for row in range(self._global_batch))
+            self._buckets.shorten(made, [(one.index, one.caption) for one in plans])
         block = _stack(made)
         block["valid"] = np.ones(len(made), bool)
         block[BROKEN] = json.dumps(notes)

@@ -16,6 +16,7 @@ from clipjax.data import images
 from clipjax.types import BadExample, UserError
 
 BICUBIC = Image.Resampling.BICUBIC
+INTERPOLATIONS = {"bicubic": BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # Beyond this a picture's long side would fill the memory once its short side fits.
 MAX_ASPECT = 200
@@ -40,12 +41,20 @@ def openai(image_size: int) -> Shortest:
     return Shortest(_checked(image_size), exif=False, convert_first=False)
 
 
-def squash(image_size: int, *, exif: bool = True) -> Squash:
-    """Both sides to `image_size` (bicubic), whatever the aspect: nothing is cut away.
+def squash(
+    image_size: int, *, interpolation: str = "bicubic", exif: bool = True
+) -> Squash:
+    """Both sides to `image_size`, whatever the aspect: nothing is cut away.
 
-    For images already squashed, and where the borders matter.
+    For images already squashed, where the borders matter, and SigLIP, whose second
+    generation (arXiv:2502.14786) in Hugging Face's form resizes "bilinear".
     """
-    return Squash(_checked(image_size), exif=exif)
+    if interpolation not in INTERPOLATIONS:
+        raise UserError(
+            f"preprocess.interpolation={interpolation!r}: must be one of "
+            f"{', '.join(INTERPOLATIONS)}"
+        )
+    return Squash(_checked(image_size), interpolation, exif=exif)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +89,14 @@ class Squash:
     """Resizes to a square; see `squash`."""
 
     image_size: int
+    interpolation: str
     exif: bool
 
     def __call__(self, image: images.Picture) -> np.ndarray:
         """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
         picture = images.decode(image, exif=self.exif)
-        return np.array(picture.resize((self.image_size, self.image_size), BICUBIC))
+        size, how = self.image_size, INTERPOLATIONS[self.interpolation]
+        return np.array(picture.resize((size, size), how))
 
 
 def _checked(image_size: int) -> int:

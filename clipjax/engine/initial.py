@@ -49,7 +49,7 @@ def released(name: str, side: str, model: Model, say: Say) -> dict[str, Any]:
 
     Raises UserError where the model is of other settings than this run's.
     """
-    module = _module(model)
+    module = module_of(model)
     for one in (side,) if side else ("image", "text"):
         if not hasattr(module, one):
             raise UserError(f"{name}: this run's model has no {one} tower to start")
@@ -83,7 +83,7 @@ def released(name: str, side: str, model: Model, say: Say) -> dict[str, Any]:
     }
 
 
-def _module(model: Any) -> Any:
+def module_of(model: Any) -> Any:
     """The Linen module inside whatever training has put around a model."""
     while not hasattr(model, "module"):
         model = model.model

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from clipjax.config import create
 from clipjax.config_check import validate
-from clipjax.data import pipeline
+from clipjax.data import buckets, pipeline
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
@@ -46,6 +46,7 @@ class Run:
     template: states.TrainState
     eval_source: Source | None
     evaluators: dict[str, Evaluator]
+    text_buckets: buckets.Buckets | None
     epoch_size: int
     steps_per_epoch: int
     total_steps: int
@@ -132,10 +133,31 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         template=template,
         eval_source=eval_source,
         evaluators=assemble.evaluators(config, encoder, eval_source),
+        text_buckets=_buckets(config, model, source, tokenizer),
         epoch_size=epoch_size,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
+
+
+def _buckets(
+    config: Config, model: Model, source: Source, tokenizer: Tokenizer | None
+) -> buckets.Buckets | None:
+    """The lengths of data.text_buckets; counts the tokens of all captions.
+
+    Raises UserError for a model whose embeddings depend on the padding.
+    """
+    if not config.data.text_buckets:
+        return None
+    if tokenizer is None:
+        raise UserError("data.text_buckets: this run's model has no text tower")
+    tower = getattr(initial.module_of(model), "text", None)
+    if not getattr(tower, "padding_invariant", False):
+        raise UserError(
+            "data.text_buckets: the padding changes what this text tower gives "
+            f"(model.text.pool={getattr(tower, 'pool', '')}); leave it empty"
+        )
+    return buckets.make(config.data.text_buckets, source, tokenizer)
 
 
 def jit_step(run: Run):
@@ -169,6 +191,7 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
         start_step=start_step,
         unit=data.unit,
         label_set=data.label_set,
+        text_buckets=run.text_buckets,
         workers=data.workers,
         threads=data.threads,
         process_index=jax.process_index(),

@@ -30,6 +30,7 @@ from clipjax.weights.table import (
     transpose,
 )
 from clipjax.weights.tokenizer_files import Ends
+from clipjax.weights.tower_format import patches as patches_of
 
 FORMAT = "hf_clip"
 CONFIG = "config.json"
@@ -142,8 +143,7 @@ def settings(
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         end_id=text["vocab_size"] - 1 if end == LEGACY_END else end,
-        preprocess=seen.name,
-        no_preprocess=seen.why,
+        **seen.words(),
         **tokenizing.choose_clip(folder, text["vocab_size"]),
     )
 
@@ -161,7 +161,8 @@ def section(
 
 def image_options(image: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Options of vit that CLIP's and SigLIP's vision_config share."""
-    return tower_options(image, place) | {"variant": f"B/{image['patch_size']}"}
+    sizes = patches_of(image["patch_size"], image["image_size"])
+    return tower_options(image, place) | sizes
 
 
 def tower_options(tower: Mapping[str, Any], place: str) -> dict[str, Any]:

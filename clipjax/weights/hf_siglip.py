@@ -114,8 +114,7 @@ def settings(
         image_size=size,
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
-        preprocess=seen.name,
-        no_preprocess=seen.why,
+        **seen.words(),
         **tokenizing.choose_siglip(folder),
     )
 

@@ -76,11 +76,13 @@ def settings(
     embed_dim = model["embed_dim"]
     image_head = "linear"
     if vision.get("timm_model_name"):
-        image, image_options, image_head = towers.timm_options(vision, shapes, place)
+        image, image_options, image_head = towers.timm_options(
+            vision, size, shapes, place
+        )
     elif isinstance(vision.get("layers", 12), int):
         vision = {"layers": 12, "width": 768, "patch_size": 16, **vision}
         image = "vit"
-        image_options = towers.vit_options(vision, embed_dim, quick_gelu, place)
+        image_options = towers.vit_options(vision, size, embed_dim, quick_gelu, place)
         image_head = "linear" if "visual.proj" in shapes else "none"
     else:
         image, image_head = "modified_resnet", "none"
@@ -117,8 +119,7 @@ def settings(
         end_id=end_id,
         pad_id=text.get("pad_id", 0) if text_options["pool"] == "appended" else None,
         layout=frozenset(layout),
-        preprocess=seen.name,
-        no_preprocess=seen.why,
+        **seen.words(),
         **tokenizing.choose_open_clip(folder, text),
     )
 

@@ -30,7 +30,7 @@ SIGLIP_SIZES = {
 SIGLIP_NAMES = {
     "base": ((32, 256), (16, 224), (16, 256), (16, 384), (16, 512)),
     "large": ((16, 256), (16, 384), (16, 512)),
-    "so400m": ((14, 224), (14, 378), (16, 256), (16, 384), (16, 512)),
+    "so400m": ((14, 224), (14, 378), (14, 384), (16, 256), (16, 384), (16, 512)),
     "giantopt": ((16, 256), (16, 384)),
 }
 PROJECTIONS = {
@@ -44,12 +44,13 @@ PROJECTIONS = {
 def config_json(
     model: two_tower.TwoTowerModel,
     ends: Ends,
-    preprocess: str,
+    preprocess: Mapping[str, Any],
     tokenizer: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The open_clip_config.json of a model.
 
-    preprocess: the name of its image transform. tokenizer: what text_cfg says of it.
+    preprocess: its image transform, data.preprocess of a config. tokenizer: what
+      text_cfg says of it.
 
     Raises UserError for what open_clip's models cannot be.
     """
@@ -81,8 +82,8 @@ def config_json(
             "mode": "RGB",
             "mean": list(module.mean),
             "std": list(module.std),
-            "interpolation": "bicubic",
-            "resize_mode": preprocessing.resize_mode(preprocess),
+            "interpolation": preprocessing.interpolation(preprocess),
+            "resize_mode": preprocessing.resize_mode(preprocess["name"]),
         },
     }
 

@@ -28,6 +28,7 @@ from clipjax.weights.table import (
     transpose,
 )
 from clipjax.weights.tower_format import Shapes, count
+from clipjax.weights.tower_format import patches as patches_of
 
 # timm's ViTs of SigLIP: heads by size.
 SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
@@ -105,7 +106,11 @@ def transformer_options(
 
 
 def vit_options(
-    vision: Mapping[str, Any], embed_dim: int, quick_gelu: bool, place: str
+    vision: Mapping[str, Any],
+    size: int,
+    embed_dim: int,
+    quick_gelu: bool,
+    place: str,
 ) -> dict[str, Any]:
     path = f"{place}: vision_cfg"
     if vision.get("pool_type", "tok") != "tok":
@@ -131,7 +136,7 @@ def vit_options(
             "pool_heads": vision.get("attn_pooler_heads", 8),
         }
     return options | {
-        "variant": f"B/{vision['patch_size']}",
+        **patches_of(vision["patch_size"], size),
         "depth": vision["layers"],
         "heads": vision["width"] // vision.get("head_width", 64),
         "pre_norm": not vision.get("no_ln_pre", False),
@@ -207,7 +212,7 @@ def resnet_rules(tower: ModifiedResNet) -> list[Rule]:
 
 
 def timm_options(
-    vision: Mapping[str, Any], shapes: Shapes, place: str
+    vision: Mapping[str, Any], size: int, shapes: Shapes, place: str
 ) -> tuple[str, dict[str, Any], str]:
     """Returns (our tower, its options, the head into the embedding).
 
@@ -248,7 +253,7 @@ def timm_options(
     positions = shapes.get("visual.trunk.pos_embed", (1, 1, 0))
     hidden = shapes.get("visual.trunk.blocks.0.mlp.fc1.weight", (0, 0))
     options = {
-        "variant": f"B/{siglip[2]}",
+        **patches_of(int(siglip[2]), size),
         "width": positions[-1],
         "depth": count(shapes, r"visual\.trunk\.blocks\.(\d+)\."),
         "heads": SIGLIP_HEADS[siglip[1]],

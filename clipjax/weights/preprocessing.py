@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from clipjax.types import UserError
 
-BICUBIC = 3  # Pillow's number
+RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 HF_FILE = "preprocessor_config.json"
 HALF = (0.5, 0.5, 0.5)
 
@@ -17,12 +17,22 @@ class Preprocessing(NamedTuple):
     """A component of data/preprocess.py, and the model's normalisation.
 
     name: empty where no component does it; why says what cannot be done.
+    options: of the component, where they are not its defaults.
     """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     why: str = ""
+    options: Mapping[str, Any] = {}
+
+    def words(self) -> dict[str, Any]:
+        """What Settings say of it."""
+        return {
+            "preprocess": self.name,
+            "preprocess_options": self.options,
+            "no_preprocess": self.why,
+        }
 
 
 def from_hf(given: Mapping[str, Any], image_size: int, place: str) -> Preprocessing:
@@ -32,7 +42,14 @@ def from_hf(given: Mapping[str, Any], image_size: int, place: str) -> Preprocess
     why = _hf_limit(given, image_size, square)
     if why:
         return Preprocessing("", mean, std, f"{place}: {why}")
-    return Preprocessing("squash" if square else "clip", mean, std)
+    name = "squash" if square else "clip"
+    return Preprocessing(name, mean, std, options=_options(given))
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of squash; bicubic is the default."""
+    bilinear = given.get("resample") == RESAMPLE["bilinear"]
+    return {"interpolation": "bilinear"} if bilinear else {}
 
 
 def _hf_limit(given: Mapping[str, Any], image_size: int, square: bool) -> str:
@@ -40,9 +57,11 @@ def _hf_limit(given: Mapping[str, Any], image_size: int, square: bool) -> str:
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not given.get(key, True):
             return f"{key}=False: clipjax resizes and normalises every image"
-    resample = given.get("resample", BICUBIC)
-    if resample != BICUBIC:
-        return f"resample={resample}: clipjax resizes bicubically, which is {BICUBIC}"
+    known = dict(RESAMPLE) if square else {"bicubic": RESAMPLE["bicubic"]}
+    resample = given.get("resample", known["bicubic"])
+    if resample not in known.values():
+        can = " or ".join(f"{how} ({number})" for how, number in known.items())
+        return f"resample={resample}: clipjax resizes {can} here"
     factor = given.get("rescale_factor", 1 / 255)
     if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
         return f"rescale_factor={factor}: clipjax divides by 255"
@@ -59,15 +78,19 @@ def _hf_limit(given: Mapping[str, Any], image_size: int, square: bool) -> str:
     return ""
 
 
-def to_hf(name: str, image_size: int, mean: Any, std: Any) -> dict[str, Any]:
+def to_hf(
+    section: Mapping[str, Any], image_size: int, mean: Any, std: Any
+) -> dict[str, Any]:
     """The preprocessor_config.json of `clip`, `openai` or `squash`.
+
+    section: data.preprocess of a config.
 
     Raises UserError for a transform that it cannot say.
     """
     square = {"height": image_size, "width": image_size}
     shared = {
         "do_resize": True,
-        "resample": BICUBIC,
+        "resample": RESAMPLE[interpolation(section)],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -75,7 +98,7 @@ def to_hf(name: str, image_size: int, mean: Any, std: Any) -> dict[str, Any]:
         "image_std": list(std),
         "do_convert_rgb": True,
     }
-    if resize_mode(name) == "squash":
+    if resize_mode(section["name"]) == "squash":
         return {
             "image_processor_type": "SiglipImageProcessor",
             "size": square,
@@ -97,8 +120,9 @@ def from_open_clip(
     mean = _three(given, "mean") if given.get("mean") else defaults.mean
     std = _three(given, "std") if given.get("std") else defaults.std
     names = {"shortest": "clip", "squash": "squash"}
+    squash = given.get("resize_mode") == "squash"
     for key, known in (
-        ("interpolation", ["bicubic"]),
+        ("interpolation", [*RESAMPLE] if squash else ["bicubic"]),
         ("mode", ["RGB"]),
         ("resize_mode", [*names]),
     ):
@@ -106,7 +130,15 @@ def from_open_clip(
         if value not in known:
             can = f"{place}: preprocess_cfg.{key}={value!r}: clipjax does "
             return Preprocessing("", mean, std, can + " and ".join(known))
-    return Preprocessing(names[given.get("resize_mode") or "shortest"], mean, std)
+    how = given.get("interpolation")
+    options = {"interpolation": how} if how == "bilinear" else {}
+    name = names[given.get("resize_mode") or "shortest"]
+    return Preprocessing(name, mean, std, options=options)
+
+
+def interpolation(section: Mapping[str, Any]) -> str:
+    """How data.preprocess of a config resizes, in Pillow's and open_clip's word."""
+    return section.get("interpolation", "bicubic")
 
 
 def resize_mode(name: str) -> str:

@@ -61,7 +61,7 @@ def write(
         config.data.tokenizer, tokenizer, variables
     )
     ends = tokenizer_files.ends(tokenizer)
-    preprocess = config.data.preprocess.name
+    preprocess = config.data.preprocess
     module = plain.module
     with _folder(out) as folder:
         if target == "open_clip":

@@ -40,6 +40,7 @@ class Settings:
     pad_id: int | None = None
     layout: frozenset[str] = frozenset()
     preprocess: str = "clip"
+    preprocess_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     no_preprocess: str = ""
     tokenizer: str = ""
     tokenizer_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -78,6 +79,7 @@ def to_config(settings: Settings, place: str) -> Config:
             "model.two_tower": settings.model_options,
             f"image.{settings.image}": settings.image_options,
             f"text.{settings.text}": settings.text_options,
+            f"preprocess.{settings.preprocess}": settings.preprocess_options,
             f"tokenizer.{settings.tokenizer}": frame | {**settings.tokenizer_options},
             "data": {"image_size": settings.image_size},
         },

@@ -109,6 +109,23 @@ CASES = {
             {"layer_norm_eps": 1e-3},
         )
     ),
+    # Images of which a rest fills no patch, as so400m-patch14-384's.
+    "hf_siglip_rest": Case(hf_config("siglip", image={"image_size": 33})),
+    "vit_rest": Case(open_clip_config(VIT | {"image_size": 37})),
+    "timm_siglip_rest": Case(
+        open_clip_config(
+            SIGLIP_VISION
+            | {
+                "timm_model_name": "vit_so400m_patch14_siglip_384",
+                "timm_proj": "none",
+                "image_size": 34,
+            },
+            SIGLIP_TEXT,
+            embed_dim=48,
+            custom_text=True,
+        ),
+        {"img_size": 34, "embed_dim": 48, "depth": 1},
+    ),
     "vit": Case(open_clip_config(VIT, {"layers": 2}, quick_gelu=True)),
     "vit_custom_text": Case(
         open_clip_config(

@@ -190,7 +190,7 @@ def test_export_of_named_towers(tmp_path, monkeypatch, name):
     found, variables = foreign.read_model(str(folder))
     made = settings.build(found)
     ends = tokenizer_files.Ends(1, found.vocab_size - 1, 0)
-    written = open_clip_config.config_json(made, ends, "clip", {})
+    written = open_clip_config.config_json(made, ends, {"name": "clip"}, {})
     vision = written["model_cfg"]["vision_cfg"]
     if name == "timm_siglip":
         # The only name that these sizes have, for want of a small one.

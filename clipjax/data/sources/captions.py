@@ -112,12 +112,20 @@ class Captions:
     def __getitem__(self, index: int) -> Example:
         """Reads one image; raises BadExample, naming it, where it is broken."""
         index = files.position(index, len(self))
-        name, entry = self._names[index], self._entries[index]
-        key = name.encode("utf-8", "backslashreplace").decode()
+        captions = self.captions_of(index)
+        key = self._key(index)
+        image = files.read_bytes(self._folder / self._names[index], key)
+        return Example(image=image, captions=captions, key=key)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """The captions of an example, without its image."""
+        entry = self._entries[index]
         if entry.fault:
-            raise BadExample(entry.fault, key)
-        image = files.read_bytes(self._folder / name, key)
-        return Example(image=image, captions=tuple(entry.captions), key=key)
+            raise BadExample(entry.fault, self._key(index))
+        return tuple(entry.captions)
+
+    def _key(self, index: int) -> str:
+        return self._names[index].encode("utf-8", "backslashreplace").decode()
 
 
 def _belongs(name: str, split: str, val_fraction: float) -> bool:

@@ -90,11 +90,8 @@ class WebDataset:
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and key, if broken."""
-        index = files.position(index, len(self))
-        shard = bisect.bisect_right(self._ends, index)
+        shard, i, key = self._place(index)
         found = self._indexes[shard]
-        i = index - (self._ends[shard] - len(found))
-        key = f"{self._names[shard]}:{found.key(i)}"
         try:
             return Example(
                 image=self._read(shard, found.image_start[i], found.image_size[i]),
@@ -104,6 +101,22 @@ class WebDataset:
             )
         except BadExample as error:
             raise BadExample(error.reason, key) from error
+
+    def captions_of(self, index: int) -> list[str]:
+        """The captions of an example, without its image."""
+        shard, i, key = self._place(index)
+        try:
+            return self._captions(shard, i)
+        except BadExample as error:
+            raise BadExample(error.reason, key) from error
+
+    def _place(self, index: int) -> tuple[int, int, str]:
+        """An example's shard, its number there, and its key."""
+        index = files.position(index, len(self))
+        shard = bisect.bisect_right(self._ends, index)
+        found = self._indexes[shard]
+        i = index - (self._ends[shard] - len(found))
+        return shard, i, f"{self._names[shard]}:{found.key(i)}"
 
     def _class_names(self, base: pathlib.Path, classes: str) -> list[str]:
         if all((f.label == tar_index.NO_LABEL).all() for f in self._indexes):

@@ -46,6 +46,7 @@ def make(
     pre_norm: bool = True,
     post_norm: bool = False,
     patch_bias: bool = False,
+    crop_to_patches: bool = False,
     norm_epsilon: float = 1e-5,
     activation: str = "gelu",
     dropout: float = 0.0,
@@ -55,7 +56,8 @@ def make(
     """A vision transformer.
 
     Args:
-      image_size: height and width in pixels, a multiple of the patch size.
+      image_size: height and width in pixels, a multiple of the patch size unless
+        crop_to_patches.
       variant: size and patch size in pixels, "B/16"; any patch size goes.
       width, depth, heads, mlp_dim: None takes the variant's.
       pool: "cls" (a class token), "mean" over patches, "map" (attention pooling, then
@@ -66,6 +68,8 @@ def make(
       pre_norm: a layer normalisation before the first block, as OpenAI CLIP has.
       post_norm: blocks that normalise after the sums, as BERT's, not before.
       patch_bias: a bias of the patch embedding, as SigLIP and ImageNet's ViTs have.
+      crop_to_patches: leave out the pixels at the right and lower edges that fill no
+        patch, as SigLIP's models with patches of 14 in images of 384 do.
       norm_epsilon: of the layer normalisations; 1e-6 in SigLIP and timm.
       activation: "gelu", "gelu_tanh", or "quick_gelu" of OpenAI's published weights.
       dropout: rate after the embeddings and in every block.
@@ -84,7 +88,7 @@ def make(
             f"and the patch size in pixels, like 'B/16'.{suggest(variant, near)}"
         )
     patch = int(match[2])
-    if image_size % patch or image_size < patch:
+    if image_size < patch or (image_size % patch and not crop_to_patches):
         near = max(patch, image_size // patch * patch)
         raise UserError(
             f"image_size={image_size}: must be a multiple of the patch size {patch} of "
@@ -131,6 +135,7 @@ def make(
         pre_norm=pre_norm,
         post_norm=post_norm,
         patch_bias=patch_bias,
+        crop_to_patches=crop_to_patches,
         norm_epsilon=norm_epsilon,
         activation=activation,
         dropout=dropout,
@@ -157,6 +162,7 @@ class VisionTransformer(nn.Module):
     pre_norm: bool
     post_norm: bool
     patch_bias: bool
+    crop_to_patches: bool
     norm_epsilon: float
     activation: str
     dropout: float
@@ -172,7 +178,8 @@ class VisionTransformer(nn.Module):
         the patches row by row (without the class token; fewer of them in training with
         patch dropout).
         """
-        x = layers.patches(image, self.patch)
+        whole = image.shape[1] // self.patch * self.patch
+        x = layers.patches(image[:, :whole, :whole], self.patch)
         b, n, fan_in = x.shape
         embed = layers.Dense(
             self.width,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from clipjax.models import layers
+from clipjax.models import layers, texts
 from clipjax.types import UserError
 
 # Size -> (width, depth, heads); the small ones are those of arXiv 1908.08962.
@@ -133,7 +133,7 @@ class Bert(nn.Module):
         Raises UserError where l exceeds the context length.
         """
         b, length = text.shape
-        layers.check_length(length, self.context_length)
+        texts.check_length(length, self.context_length)
 
         def table(name: str, rows: int) -> jax.Array:
             values = self.param(name, nn.initializers.normal(STD), (rows, self.width))
@@ -160,7 +160,7 @@ class Bert(nn.Module):
         if self.pool == "mean":
             pooled = layers.masked_mean(tokens, mask)
         elif self.pool == "last":
-            index = layers.last_token(mask)[:, None, None]
+            index = texts.last_token(mask)[:, None, None]
             pooled = jnp.take_along_axis(tokens, index, axis=1)[:, 0]
         else:
             pooled = tokens[:, 0]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from clipjax.models import layers
+from clipjax.models import layers, texts
 from clipjax.types import UserError
 
 # The text tower that goes with a ViT of that name -> (width, depth, heads).
@@ -152,7 +152,7 @@ class TextTransformer(nn.Module):
         Raises UserError where l exceeds the context length.
         """
         b, length = text.shape
-        layers.check_length(length, self.context_length)
+        texts.check_length(length, self.context_length)
         normal = nn.initializers.normal
         shape = (self.vocab_size, self.width)
         table = self.param("token_embedding", normal(0.02), shape)
@@ -200,7 +200,7 @@ class TextTransformer(nn.Module):
             if self.pool == "last" or appended:
                 index = index + x.shape[1] - 1
             elif self.pool == "eot":
-                index = layers.last_token(mask)
+                index = texts.last_token(mask)
             # Normalised apart from the tokens, which are rarely asked for.
             chosen = jnp.take_along_axis(x, index[:, None, None], axis=1)
             pooled = norm(chosen[:, 0])

@@ -1,0 +1,23 @@
+"""What the text towers share: how long a text may be, and where it ends."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.types import UserError
+
+
+def check_length(length: int, context_length: int) -> None:
+    """Raises UserError where a text is longer than a text tower takes."""
+    if length > context_length:
+        raise UserError(
+            f"text of {length} tokens: the text tower takes at most {context_length}; "
+            f"cut the texts or raise the context length"
+        )
+
+
+def last_token(mask: jax.Array) -> jax.Array:
+    """The place of the last true of each row of bool [b l], int32 [b]; 0 for none."""
+    places = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    return jnp.max(mask * places[None], axis=1)
