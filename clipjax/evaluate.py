@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         shares = _shares(values.alphas or "0,0.25,0.5,0.75,1")
     elif values.alphas:
         raise UserError("--alphas needs --interpolate DIR, the run to come from")
-    base = pathlib.Path(values.interpolate).resolve() if values.interpolate else None
+    base = values.interpolate
     evaluate(
         workdir, values.checkpoint, values.ema, json_file, other, name, base, shares
     )
@@ -112,22 +112,23 @@ def evaluate(
     json_file: pathlib.Path | None,
     other: Config | None,
     name: str,
-    base: pathlib.Path | None = None,
+    base: str = "",
     shares: tuple[float, ...] = (1.0,),
 ) -> None:
     """Prints a table and writes the results as JSON.
 
     other: a config whose evaluators and data to take. name: of the results' file
-    beside others of the same step. base: a run to mix the weights with, of which
-    1 - share is taken for each of `shares` (arXiv 2109.01903).
+    beside others of the same step. base: a run, or a released model, to mix the
+    weights with, of which 1 - share is taken for each of `shares` (arXiv 2109.01903).
     """
     import jax
 
-    from clipjax import results
+    from clipjax import library, results
     from clipjax.engine import (
         assemble,
         classes,
         distributed,
+        initial,
         interpolate,
         resume,
         sharding,
@@ -139,7 +140,10 @@ def evaluate(
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
     enable_cache(console.print)
     tokenizer = assemble.saved_tokenizer(config, workdir)
+    variables, step = assemble.load_variables(workdir, checkpoint, ema)
     model = assemble.model(config, tokenizer)
+    if base:
+        model, variables = interpolate.plain(model, variables)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
     class_names = classes.saved(config, workdir)
     encoder = assemble.encoder(config, model, tokenizer, mesh, class_names)
@@ -147,11 +151,14 @@ def evaluate(
     evaluators = assemble.evaluators(
         what, encoder, assemble.eval_source(what, val_loss=False)
     )
-    variables, step = assemble.load_variables(workdir, checkpoint, ema)
     start = variables
-    if base is not None:
-        start, _ = assemble.load_variables(base, checkpoint, ema)
-        interpolate.check_same_model(f"--interpolate={base}", start, variables)
+    if base:
+        given = library.load(base, checkpoint=checkpoint, ema=ema)
+        _, start = interpolate.plain(given.model, given.variables)
+        what_base = f"--interpolate={base}"
+        interpolate.check_same_model(what_base, start, variables)
+        if tokenizer is not None and given.tokenizer is not None:
+            initial.check_same_ids(what_base, tokenizer, given.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
     sweep = {}
     with console.status("") as status:
@@ -171,11 +178,11 @@ def evaluate(
         "data": config_check.to_dict(what)["data"]["eval"],
     }
     path = json_file or workdir / f"evaluation-{step}{name}.json"
-    if base is None:
+    if not base:
         written = results.to_json(sweep[1.0], meta)
         console.print(results.table(sweep[1.0]))
     else:
-        meta["interpolate"] = str(base)
+        meta["interpolate"] = base
         written = results.sweep_to_json(sweep, meta)
         console.print(results.sweep_table(sweep))
     if jax.process_index() == 0:

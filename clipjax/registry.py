@@ -43,6 +43,8 @@ HELPERS = {
     "clipjax.models.layers",
     "clipjax.models.lora",
     "clipjax.models.memory",
+    "clipjax.models.pools",
+    "clipjax.models.texts",
     "clipjax.models.ttt",
     "clipjax.evals.accuracy",
     "clipjax.evals.ranking",

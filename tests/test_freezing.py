@@ -112,18 +112,21 @@ def test_layer_decay_by_hand():
         "image/transformer/block_0/norm_1/scale",
         "image/transformer/block_1/mlp/fc1/kernel",
         "image/post_norm/bias",
+        "image/pool/positions",
+        "lora/image/transformer/block_0/mlp/fc1/kernel/down",
         "text/token_embedding",
         "text/stage_0/block_0/conv_1/kernel",
         "text/stage_0/block_1/conv_1/kernel",
         "text/stage_1/downsample_conv/kernel",
+        "text/stage_1/block_0/conv_1/kernel",
         "text/stage_1/block_10/conv_1/kernel",
         "image_projection/kernel",
         "logit_scale",
     ]
     found = layer_decay.factors(names, 0.5)
     assert list(found.values()) == [
-        *(0.125, 0.125, 0.125, 0.25, 0.5, 1.0),
-        *(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.0),
+        *(0.125, 0.125, 0.125, 0.25, 0.5, 1.0, 1.0, 0.25),
+        *(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1.0, 1.0),
     ]
 
 

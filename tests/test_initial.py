@@ -15,6 +15,7 @@ from model_tools import jit
 
 import clipjax
 from clipjax import config_check, export
+from clipjax.data.tokenizers import words
 from clipjax.engine import assemble, initial
 from clipjax.engine.state import TrainState
 from clipjax.models import classifier, lora, two_tower
@@ -115,6 +116,16 @@ def test_one_tower(released, side):
     assert said == [
         f"starting the {side} tower from {released}; projections start fresh"
     ]
+
+
+def test_a_tokenizer_that_gives_other_ids_is_refused(released):
+    state, shapes = state_of(RELEASED)
+    own = clipjax.load(released).tokenizer
+    others = words.make(lambda: iter(["a photo of a dog"]), None, context_length=9)
+    given = released, state, shapes, print, RELEASED, ""
+    assemble.take_weights(*given, own)
+    with pytest.raises(UserError, match="its tokenizer gives other ids than this run"):
+        assemble.take_weights(*given, others)
 
 
 @pytest.mark.parametrize("pool", ["cls", "pooler"])

@@ -2,12 +2,16 @@
 
 import json
 
+import jax
+import model_tools
 import numpy as np
 import pytest
 
 import run_tools
+import tiny
 from clipjax import evaluate
 from clipjax.engine import assemble, interpolate
+from clipjax.models import lora
 from clipjax.types import UserError
 
 
@@ -75,3 +79,26 @@ def test_shares_out_of_range(tmp_path, alphas):
         evaluate.main(["evaluate", "--workdir", str(tmp_path), *flags])
     with pytest.raises(UserError, match="--alphas needs --interpolate"):
         evaluate.main(["evaluate", "--workdir", str(tmp_path), "--alphas", "0,1"])
+
+
+def test_lora_is_merged_before_it_is_mixed():
+    """Half-way between two kernels, not the product of half-way factors."""
+    base = tiny.model()
+    model = lora.add(base, rank=2, alpha=6.0, on="image/.*/fc1/kernel$")
+    one = model_tools.init(model)
+    other = jax.tree.map(lambda leaf: np.cos(3 * leaf), one)
+    made, ours = interpolate.plain(model, one)
+    assert made is base
+    _, theirs = interpolate.plain(model, other)
+    mixed = interpolate.mix(ours, theirs, 0.5)["params"]["image"]
+    place = ("transformer", "block_0", "mlp", "fc1", "kernel")
+    kernels = []
+    for variables in (one, other):
+        kernel = variables["params"]["image"]
+        addition = variables["params"]["lora"]["image"]
+        for name in place:
+            mixed = mixed[name] if variables is one else mixed
+            kernel, addition = kernel[name], addition[name]
+        kernels.append(kernel + 3.0 * addition["down"] @ addition["up"])
+    np.testing.assert_allclose(mixed, sum(kernels) / 2, rtol=1e-4, atol=1e-5)
+    assert interpolate.plain(base, ours) == (base, ours)

@@ -10,9 +10,10 @@ from checkpoint_helpers import bits
 import clipjax
 import run_tools
 import tiny
-from clipjax import registry
+from clipjax import registry, trees
 from clipjax.engine import assemble
 from clipjax.models import lora
+from clipjax.models.frozen import freeze
 from clipjax.types import UserError
 
 ON = r"/(qkv|fc1)/kernel$"
@@ -88,3 +89,24 @@ def test_what_cannot_be_added():
         lora.add(tiny.model(), rank=2, alpha=1.0, on="nothing")
     with pytest.raises(UserError, match="must be above 0"):
         lora.add(tiny.model(), rank=2, alpha=0.0, on=ON)
+    with pytest.raises(UserError, match="lora.rank=2.5: must be a whole number"):
+        lora.add(tiny.model(), rank=2.5, alpha=1.0, on=ON)
+    with pytest.raises(UserError, match="no regular expression"):
+        lora.add(tiny.model(), rank=2, alpha=1.0, on="(")
+
+
+def test_dropout_goes_on_around_kernels_with_additions():
+    model = lora.add(tiny.model(dropout=0.5), rank=2, alpha=6.0, on="image/.*/fc1")
+    variables = model_tools.init(model)
+    names = frozenset(
+        name
+        for name in trees.named(variables["params"])
+        if name.startswith(("image/", "text/"))
+    )
+    trained, batch = freeze(model, names), tiny.batch(4)
+    one, other = (
+        model_tools.run(trained, variables, batch, True, jax.random.key(seed))
+        for seed in (0, 1)
+    )
+    assert np.abs(one["image_embed"] - other["image_embed"]).max() > 0.01
+    np.testing.assert_array_equal(one["text_embed"], other["text_embed"])

@@ -116,6 +116,18 @@ def test_the_logit_scale_is_clamped():
     assert float(after.params["logit_scale"]) == pytest.approx(np.log(100))
 
 
+def test_a_frozen_logit_scale_is_left_as_it_is():
+    frozen = config.base("optim=sgd").optim
+    frozen.groups = (("^logit_scale$", 0.0, 0.0),)
+    model, loss = tiny.model(), tiny.loss()
+    optim = tiny.optim(model, frozen)
+    state = jax.jit(lambda: states.create(model, loss, optim.tx, False, seed=0))()
+    state = state.replace(params={**state.params, "logit_scale": jnp.float32(4.75)})
+    step = make_train_step(model, loss, optim, ema=0.0, max_logit_scale=100.0)
+    after, _ = jax.jit(step)(state, tiny.batch())
+    assert float(after.params["logit_scale"]) == 4.75
+
+
 def test_the_moving_average_by_hand():
     state, step = fresh(tiny.model(), ema=True)
     after, _ = jax.jit(step)(state, tiny.batch())

@@ -211,6 +211,7 @@ def take_weights(
     say: Callable[[str], None],
     model: Model | None = None,
     side: str = "",
+    tokenizer: Tokenizer | None = None,
 ) -> TrainState:
     """The state with the parameters and model state of another model.
 
@@ -219,6 +220,7 @@ def take_weights(
         kept one), or a released model (see weights/foreign.py, weights/towers.py),
         which `model` must then be like.
       side: "image" or "text" to take that tower alone, "" for everything.
+      tokenizer: the run's, to be compared with the model's own.
 
     Raises:
       UserError: where it is absent, of other settings, or a parameter is missing, left
@@ -226,7 +228,7 @@ def take_weights(
     """
     key = f"init_{side}_from" if side else "init_from"
     if model is not None and foreign.is_foreign(name):
-        raw, place = initial.released(name, side, model, say), name
+        raw, place = initial.released(name, side, model, say, tokenizer), name
     else:
         raw, step = load_state(pathlib.Path(name).resolve(), "best")
         place = f"{name}, step {step}"

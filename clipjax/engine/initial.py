@@ -11,11 +11,14 @@ import jax
 import numpy as np
 
 from clipjax import trees
-from clipjax.types import Config, Model, UserError
-from clipjax.weights import foreign, positions, towers
+from clipjax.config import create
+from clipjax.types import Config, Model, Tokenizer, UserError
+from clipjax.weights import foreign, positions, settings, towers
 
 Say = Callable[[str], None]
 
+# What two tokenizers of one vocabulary agree on.
+PROBES = ("a photo of a dog", "two small birds fly over the sea at night")
 SIDES = {"init_from": "", "init_image_from": "image", "init_text_from": "text"}
 # What may be absent there and then starts fresh: it is of this run's training.
 FRESH = re.compile(r"(lora|image_expander|text_expander)/.*|logit_bias")
@@ -42,12 +45,15 @@ def run_of_texts(config: Config) -> pathlib.Path | None:
     return pathlib.Path(name) if name and not foreign.is_foreign(name) else None
 
 
-def released(name: str, side: str, model: Model, say: Say) -> dict[str, Any]:
+def released(
+    name: str, side: str, model: Model, say: Say, tokenizer: Tokenizer | None = None
+) -> dict[str, Any]:
     """The "params" and "model_state" of a model that others released.
 
-    side: "image" or "text" for a tower alone, "" for the whole.
+    side: "image" or "text" for a tower alone, "" for the whole. tokenizer: the run's.
 
-    Raises UserError where the model is of other settings than this run's.
+    Raises UserError where the model is of other settings than this run's, or its own
+    tokenizer gives other ids than the run's.
     """
     module = module_of(model)
     for one in (side,) if side else ("image", "text"):
@@ -57,10 +63,10 @@ def released(name: str, side: str, model: Model, say: Say) -> dict[str, Any]:
         # The only one of the tower's ways to pool that has parameters of its own.
         pooler = side == "text" and getattr(module.text, "pool", "") == "pooler"
         options = {"pool": "pooler"} if pooler else None
-        settings, params, stats = towers.read_tower(name, side, options)
-        towers.check_same(getattr(module, side), settings, name)
+        tower, params, stats = towers.read_tower(name, side, options)
+        towers.check_same(getattr(module, side), tower, name)
         if side == "image":
-            _compare_pixels(module, settings.mean, settings.std, name, say)
+            _compare_pixels(module, tower.mean, tower.std, name, say)
         return {
             "params": {side: params},
             "model_state": {side: stats} if stats else {},
@@ -75,12 +81,37 @@ def released(name: str, side: str, model: Model, say: Say) -> dict[str, Any]:
             f"model.text.pool={module.text.pool!r} does not fit {name}, which has "
             f"{pool!r}"
         )
+    if tokenizer is not None and found.tokenizer:
+        chosen = settings.to_config(found, name).data.tokenizer
+        own = create("tokenizer", chosen, None, None)
+        check_same_ids(f"init_from={name}", tokenizer, own)
+    elif tokenizer is not None:
+        say(f"{name}: {found.no_tokenizer}; the run's own is not compared")
     options = found.model_options
     _compare_pixels(module, options["mean"], options["std"], name, say)
     return {
         "params": variables["params"],
         "model_state": variables.get("batch_stats", {}),
     }
+
+
+def check_same_ids(what: str, ours: Tokenizer, theirs: Tokenizer) -> None:
+    """Raises UserError, beginning with `what`, where two tokenizers differ on texts.
+
+    Then every row of the embedding table would mean another word.
+    """
+    for text in PROBES:
+        rows = []
+        for one in (ours, theirs):
+            ids, mask = one([text])
+            rows.append(ids[0][mask[0]])
+        length = min(map(len, rows))
+        if not np.array_equal(rows[0][: length - 1], rows[1][: length - 1]):
+            raise UserError(
+                f"{what}: its tokenizer gives other ids than this run's "
+                f"({list(rows[1][:5])} and {list(rows[0][:5])} for {text!r}): choose "
+                "its own by tokenizer= and --config.data.tokenizer.path"
+            )
 
 
 def module_of(model: Any) -> Any:

@@ -6,7 +6,18 @@ import jax
 import numpy as np
 
 from clipjax import trees
-from clipjax.types import UserError, Variables
+from clipjax.models.lora import LoraModel
+from clipjax.types import Model, UserError, Variables
+
+
+def plain(model: Model, variables: Variables) -> tuple[Model, Variables]:
+    """A model and its variables, LoRA's additions in its kernels.
+
+    Products of two factors do not mix as the kernels that they are added to.
+    """
+    if isinstance(model, LoraModel):
+        return model.model, model.merge(variables)
+    return model, variables
 
 
 def check_same_model(what: str, base: Variables, tuned: Variables) -> None:

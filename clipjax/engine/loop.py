@@ -146,7 +146,9 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
     given = initial.starts(config)
     for key, name in given.items():
         side = initial.SIDES[key]
-        state = assemble.take_weights(name, state, run.template, say, run.model, side)
+        state = assemble.take_weights(
+            name, state, run.template, say, run.model, side, run.tokenizer
+        )
     if not given:
         say(f"starting from scratch in {run.workdir}")
     return state, 0, 0

@@ -30,7 +30,8 @@ def make_train_step(
     """Returns train_step(state, batch) -> (state, metrics), to be jitted.
 
     ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
-    logit_scale (a logarithm) is kept in [0, ln max_logit_scale]. micro_batches: parts
+    logit_scale (a logarithm) is kept in [0, ln max_logit_scale] unless it is frozen.
+    micro_batches: parts
     in which the towers take a batch, see engine/gradients.py.
 
     A step whose loss, gradient or update is not finite changes nothing but `step` (or
@@ -49,7 +50,9 @@ def make_train_step(
         updates, opt_state = optim.tx.update(
             grads, state.opt_state, state.params, value=value
         )
-        params = _clamp(optax.apply_updates(state.params, updates), max_logit_scale)
+        params = optax.apply_updates(state.params, updates)
+        if "logit_scale" not in optim.frozen:
+            params = _clamp(params, max_logit_scale)
         averages = _average(state, params, model_state, ema)
 
         # The update too: it can overflow where the gradient did not.

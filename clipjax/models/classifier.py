@@ -42,7 +42,7 @@ def make(
     """
     layers.one_of("model.precision", precision, layers.PRECISIONS)
     layers.in_range("model.dropout", dropout)
-    layers.check_std(std)
+    layers.check_pixels(mean, std)
     if num_classes < 2:
         raise UserError(f"model.num_classes={num_classes}: must be at least 2")
     dtype = layers.PRECISIONS[precision]

@@ -24,10 +24,10 @@ from clipjax.types import UserError
 STAGES = 4
 
 
-def check_sizes(width: int, depths: tuple[int, ...]) -> None:
+def check_sizes(image_size: int, width: int, depths: tuple[int, ...]) -> None:
     """Raises UserError where a convolutional tower of these sizes cannot be built."""
-    if width < 1:
-        raise UserError(f"image.width={width}: must be at least 1")
+    layers.at_least_one("image_size", image_size)
+    layers.at_least_one("image.width", width)
     if len(depths) != STAGES or min(depths) < 1:
         raise UserError(
             f"image.depths={depths}: must be the number of blocks, at least 1, of each "

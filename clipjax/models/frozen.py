@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from clipjax import trees
 from clipjax.types import Batch, Model, Outputs, Variables
 
 
@@ -44,13 +45,16 @@ class FrozenParts:
             return self.model.apply(variables, batch, train, key)
         still = set(self.names)  # paths of modules and parameters that are frozen
         params = _stop(variables["params"], "", still)
+        for path in trees.named(params.get("lora", {})):
+            # What holds a kernel with an addition trains, all the way up.
+            parts = path.split("/")[:-1]
+            still -= {"/".join(parts[:end]) for end in range(len(parts))}
 
         def evaluate(call, args, kwargs, context):
-            if context.method_name != "__call__":
-                return call(*args, **kwargs)
             if "/".join(context.module.path) not in still:
                 return call(*args, **kwargs)
-            signature = inspect.signature(type(context.module).__call__)
+            method = getattr(type(context.module), context.method_name)
+            signature = inspect.signature(method)
             if "train" not in signature.parameters:
                 return call(*args, **kwargs)
             bound = signature.bind(context.module, *args, **kwargs)

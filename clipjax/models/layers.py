@@ -10,6 +10,7 @@ Dimensions in shape comments: b batch, n tokens, d width, h heads, e width of a 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -54,14 +55,25 @@ def one_of(option: str, value: str, known: Any) -> None:
         )
 
 
+def at_least_one(option: str, size: int) -> None:
+    """Raises UserError where a size is no whole number above 0."""
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"{option}={size!r}: must be a whole number of at least 1")
+
+
 def above_zero(option: str, value: float) -> None:
-    """Raises UserError where a value is not above 0."""
-    if not value > 0:
+    """Raises UserError where a value is not above 0, or not finite."""
+    if not 0 < value < math.inf:
         raise UserError(f"{option}={value}: must be above 0")
 
 
-def check_std(std: tuple[float, float, float]) -> None:
-    """Raises UserError where images cannot be divided by it."""
+def check_pixels(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
+    """Raises UserError where images cannot be normalised with these."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise UserError(f"model.{name}={values}: must be three numbers")
     if not all(value > 0 for value in std):
         raise UserError(f"model.std={std}: must be three numbers above 0")
 
@@ -83,15 +95,17 @@ def sizes(
         default if value is None else value
         for value, default in zip(asked, variant, strict=True)
     )
-    check_sizes(option, *found[:3])
+    check_sizes(option, *found)
     return found
 
 
-def check_sizes(option: str, width: int, depth: int, heads: int) -> None:
+def check_sizes(
+    option: str, width: int, depth: int, heads: int, mlp_dim: int = 1
+) -> None:
     """Raises UserError where a transformer of these sizes cannot be built."""
-    for name, size in (("width", width), ("depth", depth), ("heads", heads)):
-        if size < 1:
-            raise UserError(f"{option}.{name}={size}: must be at least 1")
+    sizes = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
+    for name, size in sizes.items():
+        at_least_one(f"{option}.{name}", size)
     if width % heads:
         raise UserError(
             f"{option}.heads={heads}: must divide {option}.width={width}; 64 numbers a "

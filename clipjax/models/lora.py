@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax import trees
+from clipjax.models import layers
 from clipjax.types import Batch, Model, Outputs, UserError, Variables
 
 # What trains beside the additions is what is in no tower: projections, temperature.
@@ -34,8 +35,12 @@ def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
     """
     if rank == 0:
         return model
-    if rank < 0 or alpha <= 0:
-        raise UserError(f"lora: rank={rank}, alpha={alpha}: must be above 0")
+    layers.at_least_one("lora.rank", rank)
+    layers.above_zero("lora.alpha", alpha)
+    try:
+        re.compile(on)
+    except re.error as error:
+        raise UserError(f"lora.on={on!r}: no regular expression ({error})") from error
     made = LoraModel(model, rank, alpha / rank, on)
     shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
     if not made.kernels(shapes):
@@ -61,7 +66,7 @@ class LoraModel:
         return {
             name: leaf
             for name, leaf in trees.named(params).items()
-            if leaf.ndim == 2 and re.search(self.on, name)
+            if leaf.ndim == 2 and name.endswith("/kernel") and re.search(self.on, name)
         }
 
     def init(self, key: Any) -> Variables:

@@ -97,7 +97,7 @@ def make(
             layers.one_of(f"model.{name}", value, known)
     layers.in_range("model.dropout", dropout)
     layers.in_range("model.modality_dropout", modality_dropout)
-    layers.check_std(std)
+    layers.check_pixels(mean, std)
     layers.check_sizes("model", latent_dim, 1, heads)
     if not 2 <= top_k <= memory_size:
         raise UserError(
@@ -107,8 +107,7 @@ def make(
         raise UserError(f"model.step_size={step_size}: must be in [0, 1]")
     if feedback_steps < 0:
         raise UserError(f"model.feedback_steps={feedback_steps}: must be 0 or more")
-    if not logit_scale_init > 0:
-        raise UserError(f"model.logit_scale_init={logit_scale_init}: must be above 0")
+    layers.above_zero("model.logit_scale_init", logit_scale_init)
     if parity:
         if not hasattr(text_tower, "masked"):
             raise UserError(
@@ -358,24 +357,28 @@ class MemoryNetworkModel:
         """One encoding of all modalities given, in evaluation mode.
 
         given: as a batch, any of "text" (with "text_mask"), "image" and "audio".
-        state: what the memories hold, as an earlier call returned it; None: what was
-        learned.
+        state: of the memories, as an earlier call returned it; None: what was learned.
 
         Returns the outputs and the new state, {} where `test_time` is "off".
 
-        Raises UserError where there is no modality, or none that the model knows.
+        Raises UserError where no modality is known, or counts of examples differ.
         """
-        names = self._given(given)
-        if not names:
-            takes = [n for n in MODALITIES if n != "audio" or self.module.with_audio]
-            raise UserError(
-                "nothing to encode: give at least one of " + ", ".join(takes)
-            )
+        if not (names := self._given(given)):
+            known = ", ".join(self._known())
+            raise UserError(f"nothing to encode: give at least one of {known}")
+        if "text" in names and "text_mask" not in given:
+            raise UserError("text is given without text_mask: give both")
+        counts = {len(x) for x in jax.tree.leaves((state, [given[n] for n in names]))}
+        if len(counts) > 1:
+            what = f"{', '.join(names)} or the state"
+            raise UserError(f"{what} are of {sorted(counts)} examples: be they equal")
         return self._encode(variables, given, names, state)
 
     def _given(self, batch: Batch) -> tuple[str, ...]:
-        known = [n for n in MODALITIES if n != "audio" or self.module.with_audio]
-        return tuple(name for name in known if name in batch)
+        return tuple(name for name in self._known() if name in batch)
+
+    def _known(self) -> list[str]:
+        return [n for n in MODALITIES if n != "audio" or self.module.with_audio]
 
     def _encode(
         self,

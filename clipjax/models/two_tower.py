@@ -68,11 +68,12 @@ def make(
         layers.one_of(f"model.{side}_head", kind, heads.PROJECTIONS)
     if embed_dim < 1:
         raise UserError(f"model.embed_dim={embed_dim}: must be at least 1")
-    if not logit_scale_init > 0:
-        raise UserError(f"model.logit_scale_init={logit_scale_init}: must be above 0")
+    layers.above_zero("model.logit_scale_init", logit_scale_init)
     if any(width < 1 for width in expander):
         raise UserError(f"model.expander={expander}: widths must be at least 1")
-    layers.check_std(std)
+    layers.check_pixels(mean, std)
+    if logit_bias_init is not None and not math.isfinite(logit_bias_init):
+        raise UserError(f"model.logit_bias_init={logit_bias_init}: must be a number")
     dtype = layers.PRECISIONS[precision]
     module = TwoTower(
         image=image_tower.clone(dtype=dtype),

@@ -66,7 +66,7 @@ def make(
     its_width, its_depths = VARIANTS[variant]
     width = its_width if width is None else width
     depths = tuple(depths) or its_depths
-    check_sizes(width, depths)
+    check_sizes(image_size, width, depths)
     layers.in_range("image.drop_path", drop_path)
     return ConvNeXt(
         image_size=image_size,

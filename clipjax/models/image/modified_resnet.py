@@ -79,7 +79,7 @@ def make(
     width = its_width if width is None else width
     depths = tuple(depths) or its_depths
     output_dim = its_output if output_dim is None else output_dim
-    check_sizes(width, depths)
+    check_sizes(image_size, width, depths)
     if width % 2:
         raise UserError(f"image.width={width}: must be even, like {width + 1}")
     d = SHRINKS * width

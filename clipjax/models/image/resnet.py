@@ -88,7 +88,7 @@ def make(
     """
     layers.one_of("image.variant", variant, VARIANTS)
     depths = tuple(depths) or VARIANTS[variant][1]
-    check_sizes(width, depths)
+    check_sizes(image_size, width, depths)
     layers.in_range("image.bn_momentum", bn_momentum)
     layers.above_zero("image.bn_epsilon", bn_epsilon)
     return ResNet(

@@ -74,6 +74,8 @@ def make(
     layers.above_zero("text.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads)
     d, layer_count, head_count = layers.sizes("text", asked, SIZES[variant])
+    hidden = 4 * d if mlp_dim is None else mlp_dim
+    layers.at_least_one("text.mlp_dim", hidden)
     if context_length > max_positions:
         raise UserError(
             f"context_length={context_length}: must be at most "
@@ -87,7 +89,7 @@ def make(
         width=d,
         depth=layer_count,
         heads=head_count,
-        hidden=4 * d if mlp_dim is None else mlp_dim,
+        hidden=hidden,
         max_positions=max_positions,
         pool=pool,
         token_types=token_types,

@@ -90,13 +90,15 @@ def make(
         raise UserError(f"text.norm_pooled: has no effect on text.pool={pool!r}")
     asked = (width, depth, heads)
     d, layer_count, head_count = layers.sizes("text", asked, SIZES[variant])
+    hidden = 4 * d if mlp_dim is None else mlp_dim
+    layers.at_least_one("text.mlp_dim", hidden)
     return TextTransformer(
         vocab_size=vocab_size,
         context_length=context_length,
         width=d,
         depth=layer_count,
         heads=head_count,
-        hidden=4 * d if mlp_dim is None else mlp_dim,
+        hidden=hidden,
         causal=causal,
         masked=masked,
         pool=pool,
