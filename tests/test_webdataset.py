@@ -10,7 +10,7 @@ import tarfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_tools import check_contract, jpeg
+from source_tools import check_contract, jpeg, write_tar
 
 from clipjax.data import files, tar_index
 from clipjax.data.sources import webdataset
@@ -23,19 +23,6 @@ def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLIPJAX_CACHE", str(folder))
     return folder / "index"
-
-
-def write_tar(path, members):
-    """members: (name, bytes) pairs, or TarInfo for a member without content."""
-    with tarfile.open(path, "w") as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
 
 
 def pair(key, *texts, seed=0):

@@ -75,13 +75,6 @@ def read_bytes(path: pathlib.Path, key: str) -> bytes:
         raise BadExample(f"cannot read {path}: {error.strerror}", key) from error
 
 
-def limit(option: str, value: int) -> int | None:
-    """A 'first so many' option as the end of a slice: None for 0, which means all."""
-    if value < 0:
-        raise UserError(f"{option}={value}: use 0 for all, or how many to take")
-    return value or None
-
-
 def position(index: int, length: int) -> int:
     """Checks an example's index as sequences do; raises IndexError outside."""
     index = operator.index(index)

@@ -17,7 +17,7 @@ import re
 
 import numpy as np
 
-from clipjax.data import files, tar_index
+from clipjax.data import files, subset, tar_index
 from clipjax.types import BadExample, Example, UserError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -30,6 +30,9 @@ def make(
     shards: str = "*{split}*.tar",
     classes: str = "",
     max_samples: int = 0,
+    max_classes: int = 0,
+    max_samples_per_class: int = 0,
+    subset_seed: int = -1,
 ) -> WebDataset:
     """Opens the shards of a split; the first time, each is read once to be indexed.
 
@@ -39,13 +42,24 @@ def make(
         stands for the split's name, or numbered shards: "cc3m-{00000..00331}.tar".
       classes: text file of class names, one a line, in the order of the numbers in
         `.cls` files; relative to `path`. Without it labels are left aside.
-      max_samples: use the first so many images (0: all).
+      max_samples: use so many images (0: all).
+      max_classes, max_samples_per_class: with `classes`, use so many classes, numbered
+        anew, and of each so many images (0: all).
+      subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for a missing folder, shard or class file, and for no images.
     """
     base = files.folder(path, "webdataset shards (.tar)")
     found = _find(base, shards, split)
-    return WebDataset(base, found, classes, files.limit("max_samples", max_samples))
+    return WebDataset(
+        base,
+        found,
+        classes,
+        max_samples=max_samples,
+        max_classes=max_classes,
+        max_samples_per_class=max_samples_per_class,
+        subset_seed=subset_seed,
+    )
 
 
 class WebDataset:
@@ -56,7 +70,11 @@ class WebDataset:
         base: pathlib.Path,
         paths: list[pathlib.Path],
         classes: str,
-        limit: int | None,
+        *,
+        max_samples: int,
+        max_classes: int,
+        max_samples_per_class: int,
+        subset_seed: int,
     ):
         cache = files.cache_folder("index")
         self._paths = [str(path) for path in paths]
@@ -69,21 +87,36 @@ class WebDataset:
             for name, found in zip(self._names, self._indexes, strict=True)
             for problem in found.problems
         ]
-        files.report(f"webdataset {base}", self.problems)
         if not self._ends[-1]:
             hint = self.problems[0] if self.problems else f"first: {self._names[0]}"
             raise UserError(
                 f"no images (.jpg, .jpeg, .png, .webp) in the {len(paths)} shard(s) "
                 f"of {base} ({hint})"
             )
-        self.caption_counts = np.concatenate([f.captions for f in self._indexes])[
-            :limit
-        ]
-        self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
+        kept = None
         if classes:
-            self.class_names["class"] = self._class_names(base, classes)
+            names = self._class_names(base, classes)
+            kept = subset.classes(len(names), max_classes, subset_seed)
+            self.class_names["class"] = [names[i] for i in kept]
+            self._renumbered = np.full(len(names), -1)
+            self._renumbered[kept] = np.arange(len(kept))
+        elif max_classes or max_samples_per_class:
+            raise UserError(
+                "max_classes and max_samples_per_class need the option classes"
+            )
+        by_class = bool(max_classes or max_samples_per_class)
+        self._chosen = self._choose(
+            kept if by_class else None,
+            max_samples=max_samples,
+            max_samples_per_class=max_samples_per_class,
+            subset_seed=subset_seed,
+        )
+        files.report(f"webdataset {base}", self.problems)
+        counts = np.concatenate([found.captions for found in self._indexes])
+        self.caption_counts = counts if self._chosen is None else counts[self._chosen]
+        self.max_captions = int(self.caption_counts.max())
 
     def __len__(self) -> int:
         return len(self.caption_counts)
@@ -91,6 +124,8 @@ class WebDataset:
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and key, if broken."""
         index = files.position(index, len(self))
+        if self._chosen is not None:
+            index = int(self._chosen[index])
         shard = bisect.bisect_right(self._ends, index)
         found = self._indexes[shard]
         i = index - (self._ends[shard] - len(found))
@@ -112,6 +147,29 @@ class WebDataset:
             )
         return files.read_lines(files.inside(base, classes, "classes"))
 
+    def _choose(
+        self, classes: np.ndarray | None, *, subset_seed: int, **limits: int
+    ) -> np.ndarray | None:
+        """Which examples of the shards are used, None for all.
+
+        classes: those whose examples alone are used, None for all examples.
+        """
+        labels = np.concatenate([found.label for found in self._indexes])
+        usable = np.arange(len(labels))
+        if classes is not None:
+            usable = np.flatnonzero(np.isin(labels, classes))
+            known = len(self._renumbered)
+            if lost := int(((labels < 0) | (labels >= known)).sum()):
+                self.problems.append(
+                    f"{lost} images without one of the {known} classes, left out"
+                )
+            if not len(usable):
+                raise UserError("no image of the shards is of the classes chosen")
+        chosen = subset.examples(
+            len(usable), labels=labels[usable], subset_seed=subset_seed, **limits
+        )
+        return None if len(chosen) == len(labels) else usable[chosen]
+
     def _captions(self, shard: int, i: int) -> list[str]:
         found = self._indexes[shard]
         kind = int(found.text_kind[i])
@@ -121,14 +179,14 @@ class WebDataset:
         return tar_index.parse_captions(kind, data)
 
     def _labels(self, label: int) -> dict[str, int]:
-        names = self.class_names.get("class")
-        if names is None or label == tar_index.NO_LABEL:
+        if not self.class_names or label == tar_index.NO_LABEL:
             return {}
         if label == tar_index.BAD_LABEL:
             raise BadExample("its .cls file does not hold a class number")
-        if label >= len(names):
-            raise BadExample(f"class {label}, but there are {len(names)} class names")
-        return {"class": label}
+        if label >= len(self._renumbered):
+            known = len(self._renumbered)
+            raise BadExample(f"class {label}, but there are {known} class names")
+        return {"class": int(self._renumbered[label])}
 
     def _read(self, shard: int, start: np.int64, size: np.int64) -> bytes:
         try:
