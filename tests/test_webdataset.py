@@ -1,7 +1,6 @@
 """Tar shards: their forms and faults, the index and its cache, what is read."""
 
 import concurrent.futures
-import io
 import json
 import logging
 import os

@@ -73,6 +73,8 @@ def read_bytes(path: pathlib.Path, key: str) -> bytes:
         raise BadExample(f"the file {path} is missing", key) from error
     except OSError as error:
         raise BadExample(f"cannot read {path}: {error.strerror}", key) from error
+    except ValueError as error:  # a name that no file can have
+        raise BadExample(f"cannot read the file: {error}", key) from error
 
 
 def position(index: int, length: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data import files, subset
-from clipjax.data.tables import NOT_UTF8, Entry
+from clipjax.data.tables import Entry
 from clipjax.types import BadExample, Example, UserError
 
 # Where the images of the usual data sets lie below their folder.
@@ -89,24 +89,6 @@ def make(
     kept = [names[i] for i in chosen]
     folder = _find_images(base, images, kept, table, folders)
     return Listed(folder, {name: entries[name] for name in kept}, problems)
-
-
-def add(entry: Entry, caption: Any, what: str = "a caption") -> None:
-    """Adds a caption as a list gives it; one that is no text marks the entry.
-
-    An empty or absent one (None) is left out. `what` names it in the fault.
-    """
-    if isinstance(caption, str) and not NOT_UTF8.search(caption):
-        if not (caption := caption.strip()):
-            return
-        entry.captions.append(caption)
-    elif caption is None:
-        return
-    elif isinstance(caption, str):
-        entry.fault = f"{what} is not UTF-8 text"
-    else:
-        entry.fault = f"{what} is not text but {json.dumps(caption)[:40]}"
-    entry.rows += 1
 
 
 def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:

@@ -1,8 +1,8 @@
 """Images in a folder with a table of captions: Flickr8k, Flickr30k, your own CSV.
 
-`captions.txt` (`image,caption`), any CSV or TSV, Flickr30k's `results.csv` and the
-`.token` form are read; see clipjax/data/tables.py. All rows of an image make one
-example.
+`captions.txt` (`image,caption`), any CSV or TSV, Flickr30k's `results.csv`, the
+`.token` form and JSON lines are read; see clipjax/data/tables.py. All rows of an image
+make one example.
 
     --config configs/x.py:data=captions --config.data.train.path=FOLDER
 """
@@ -10,17 +10,25 @@ example.
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 
 from clipjax.data import files, listed, tables
 from clipjax.types import UserError
 
 TABLES = (
-    *("captions.txt", "captions.csv", "captions.tsv", "results.csv"),
-    *("results_20130124.token", "Flickr8k.token.txt"),
-    "flickr30k_images/results.csv",
+    *("captions.txt", "captions.csv", "captions.tsv", "captions.jsonl"),
+    *("results.csv", "results_20130124.token", "Flickr8k.token.txt"),
+    *("Flickr8k_text/Flickr8k.token.txt", "flickr30k_images/results.csv"),
+    "metadata.jsonl",
 )
+OFFICIAL = {  # Flickr8k's lists of images, as distributed
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
 SPLITS = ("train", "val", "all")
+SUFFIXES = (".csv", ".tsv", ".token", *tables.JSON_LINES)
 
 
 def make(
@@ -33,14 +41,17 @@ def make(
     caption_column: str = "",
     val_fraction: float = 0.1,
     split_file: str = "",
+    official: bool = True,
     max_samples: int = 0,
     subset_seed: int = -1,
 ) -> listed.Listed:
     """Reads the table; images are read one by one when asked for.
 
-    The split is "train", "val" or "all". An image belongs to "val" where the first 8
-    bytes of its name's SHA-256, as a number in [0, 1), are below `val_fraction`: the
-    same on every machine, whatever else the table holds.
+    The split is "all", or "train", "val" or "test" of Flickr8k's official lists
+    (Flickr_8k.trainImages.txt, devImages, testImages) where they lie beside the table
+    or in a folder beside it. Without them it is "train" or "val": an image belongs to
+    "val" where the first 8 bytes of its name's SHA-256, as a number in [0, 1), are
+    below `val_fraction`: the same on every machine, whatever else the table holds.
 
     Options (paths are relative to `path`, or absolute):
       path: folder of images and table.
@@ -48,8 +59,9 @@ def make(
       images: folder of the images; "" finds Images, images and their like.
       image_column, caption_column: names in the table's header; "" finds the usual.
       val_fraction: share of the images in "val", in [0, 1].
-      split_file: image names of this split, one a line, instead of the hash; the split
-        may then have any name.
+      split_file: image names of this split, one a line, instead of all this; the
+        split may then have any name.
+      official: use the official lists where there are some.
       max_samples: use so many images (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
@@ -60,13 +72,16 @@ def make(
         raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
     found = files.inside(base, table, "table") if table else _find_table(base)
     entries, problems = tables.read(found, image_column, caption_column)
-    if split_file:
-        lines = files.read_lines(files.inside(base, split_file, "split_file"))
+    names = files.inside(base, split_file, "split_file") if split_file else None
+    if official and not split_file and split != "all":
+        names = _official(found.parent, split)
+    if names:
+        lines = files.read_lines(names)
         wanted = {line.strip() for line in lines if line.strip()}
         if absent := wanted - entries.keys():
-            problems.append(f"{len(absent)} names of {split_file} are not in the table")
+            problems.append(f"{len(absent)} names of {names.name} are not in the table")
         chosen = [name for name in entries if name in wanted]
-        empty = f"none of the {len(wanted)} names of {split_file} is in {found}"
+        empty = f"none of the {len(wanted)} names of {names} is in {found}"
     else:
         chosen = [name for name in entries if _belongs(name, split, val_fraction)]
         empty = (
@@ -85,6 +100,25 @@ def make(
         max_samples=max_samples,
         subset_seed=subset_seed,
     )
+
+
+def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
+    """The official list of a split, None where there are no such lists.
+
+    Raises UserError where there are some, but not of this split.
+    """
+    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    for place in (folder, *(folder / name for name in inner)):
+        there = [name for name in OFFICIAL.values() if (place / name).is_file()]
+        if there and OFFICIAL.get(split) in there:
+            return place / OFFICIAL[split]
+        if there:
+            raise UserError(
+                f"{place} has {', '.join(there)}, which say nothing of the split "
+                f"{split!r}; add {OFFICIAL.get(split, 'a split_file')}, or set "
+                f"official=False to split by val_fraction"
+            )
+    return None
 
 
 def _belongs(name: str, split: str, val_fraction: float) -> bool:
@@ -108,11 +142,11 @@ def _find_table(base: pathlib.Path) -> pathlib.Path:
     others = sorted(
         entry
         for entry in base.iterdir()
-        if entry.suffix.lower() in (".csv", ".tsv", ".token") and entry.is_file()
+        if entry.suffix.lower() in SUFFIXES and entry.is_file()
     )
     if len(others) == 1:
         return others[0]
-    seen = ", ".join(entry.name for entry in others[:5]) or "no .csv, .tsv or .token"
+    seen = ", ".join(entry.name for entry in others[:5]) or "no .csv, .tsv, .jsonl"
     raise UserError(
         f"{base} has no captions.txt, captions.csv or results.csv (it holds {seen}); "
         f"name the caption table by the option table"
