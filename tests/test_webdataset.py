@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_tools import check_contract, jpeg, write_tar
 
-from clipjax.data import files, tar_index
+from clipjax.data import files, folders, tar_index
 from clipjax.data.sources import webdataset
 from clipjax.types import BadExample, UserError
 
@@ -22,6 +22,10 @@ def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLIPJAX_CACHE", str(folder))
     return folder / "index"
+
+
+def shard(path):
+    return folders.LocalFolder(path.parent).shard(path.name)
 
 
 def pair(key, *texts, seed=0):
@@ -208,7 +212,7 @@ def test_every_cut_of_a_tar_keeps_its_whole_members(tmp_path):
     whole = write_tar(
         tmp_path / "whole.tar", [m for k in names for m in pair(k, k, k)]
     ).read_bytes()
-    full = tar_index.build(tmp_path / "whole.tar")
+    full = tar_index.build(shard(tmp_path / "whole.tar"))
     end = int(full.text_start[-1] + full.text_size[-1])
     assert full.problems == ()
     cuts = {
@@ -243,7 +247,7 @@ def test_every_cut_of_a_tar_keeps_its_whole_members(tmp_path):
 def test_garbage_in_the_middle_of_a_tar_is_reported(tmp_path):
     path = write_tar(tmp_path / "train-0.tar", [*pair("a", "x"), *pair("b", "y")])
     raw = bytearray(path.read_bytes())
-    at = int(tar_index.build(path).image_start[1]) - 512
+    at = int(tar_index.build(shard(path)).image_start[1]) - 512
     raw[at : at + 512] = b"\xff" * 512
     path.write_bytes(raw)
     source = webdataset.make("train", path=str(tmp_path))
@@ -258,7 +262,7 @@ def test_a_negative_size_does_not_read_a_tar_for_ever(tmp_path):
     back.size = -2048  # back over this header and the member before it
     block = back.tobuf(tarfile.GNU_FORMAT)
     whole = write_tar(tmp_path / "train-0.tar", [("a.jpg", jpeg())]).read_bytes()
-    at = int(tar_index.build(tmp_path / "train-0.tar").image_start[0]) + 1024
+    at = int(tar_index.build(shard(tmp_path / "train-0.tar")).image_start[0]) + 1024
     (tmp_path / "train-0.tar").write_bytes(whole[:at] + block + bytes(1024))
     source = webdataset.make("train", path=str(tmp_path))
     assert len(source) == 1 and source[0].image == jpeg()
@@ -277,7 +281,7 @@ def test_damaged_tars_are_user_errors_or_indexes(tmp_path_factory, data):
         raw[at] = data.draw(st.integers(0, 255))
     path.write_bytes(raw)
     try:
-        found = tar_index.build(path)
+        found = tar_index.build(shard(path))
     except UserError:
         return
     assert len(found) <= 4
@@ -311,7 +315,7 @@ def test_what_a_tar_holds_is_what_is_read(tmp_path_factory, wanted):
 def test_the_index_is_kept_and_made_anew_when_the_shard_changes(
     tmp_path, cache, monkeypatch
 ):
-    shard = write_tar(tmp_path / "train-0.tar", pair("a", "x"))
+    place = write_tar(tmp_path / "train-0.tar", pair("a", "x"))
     built = []
     build = tar_index.build
     monkeypatch.setattr(tar_index, "build", lambda p: built.append(p) or build(p))
@@ -321,9 +325,9 @@ def test_the_index_is_kept_and_made_anew_when_the_shard_changes(
 
     open_again(), open_again()
     assert len(built) == 1 and len(list(cache.iterdir())) == 1
-    write_tar(shard, [*pair("b", "y", "z"), *pair("c", "w")])
+    write_tar(place, [*pair("b", "y", "z"), *pair("c", "w")])
     assert len(open_again()) == 2 and len(built) == 2
-    os.utime(shard, ns=(1, 1))
+    os.utime(place, ns=(1, 1))
     open_again(), open_again()
     assert len(built) == 3
     kept = next(cache.iterdir())
@@ -357,7 +361,7 @@ def test_webdataset_reads_the_same_from_many_threads(tmp_path):
         members = [m for j in range(25) for m in pair(f"{i}-{j}", f"{i}-{j}", seed=j)]
         write_tar(tmp_path / f"train-{i}.tar", members)
     source = webdataset.make("train", path=str(tmp_path))
-    source._pool = files.FilePool(2)
+    source._folder._pool = files.FilePool(2)
     alone = [source[i] for i in range(100)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.__getitem__, range(100))) == alone

@@ -1,6 +1,6 @@
 """Where each example lies inside a webdataset tar shard, found once and cached.
 
-`cached(path, folder)` reads a shard's headers and caption files in one pass and keeps
+`cached(shard, folder)` reads a shard's headers and caption files in one pass and keeps
 what it found in the cache folder; as long as size and time of the shard stay the same,
 that index is used. Images are then read by position, without unpacking anything.
 """
@@ -24,6 +24,7 @@ from typing import BinaryIO
 import numpy as np
 
 from clipjax.data import files
+from clipjax.data.folders import Shard
 from clipjax.types import BadExample, UserError
 
 FORMAT = 1  # raise it when the meaning of an index changes: old caches are then unread
@@ -76,23 +77,16 @@ class ShardIndex:
 ARRAYS = tuple(f.name for f in dataclasses.fields(ShardIndex) if f.name != "problems")
 
 
-def cached(path: pathlib.Path, cache: pathlib.Path | None) -> ShardIndex:
+def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
     """Returns the index of a shard, from the cache folder where it is still valid.
 
     Raises UserError for a file that is no readable tar (compressed, for one).
     """
-    path = path.resolve()
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"cannot read the shard {path}: {error.strerror}") from error
-    stamp = json.dumps([FORMAT, str(path), stat.st_size, stat.st_mtime_ns])
-    if cache is None:
-        return build(path)
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".npz"
+    stamp = json.dumps([FORMAT, shard.address, *shard.stamp])
+    name = hashlib.sha256(os.fsencode(shard.address)).hexdigest()[:32] + ".npz"
     found = load(cache / name, stamp)
     if found is None:
-        found = build(path)
+        found = build(shard)
         save(cache / name, stamp, found)
     return found
 
@@ -183,17 +177,17 @@ class _Entry:
     kinds: set[str] = dataclasses.field(default_factory=set)
 
 
-def build(path: pathlib.Path) -> ShardIndex:
+def build(shard: Shard) -> ShardIndex:
     """Reads a shard's index from the shard itself, in one pass."""
     entries: dict[str, _Entry] = {}
     counts: collections.Counter[str] = collections.Counter()
     problems: list[str] = []
     try:
-        with open(path, "rb") as file:
-            for member in _members(file, path, problems):
+        with shard.open() as file:
+            for member in _members(file, shard, problems):
                 _note(member, file, entries, counts)
     except OSError as error:
-        raise UserError(f"cannot read the shard {path}: {error}") from error
+        raise UserError(f"cannot read the shard {shard.address}: {error}") from error
     found = {key: entry for key, entry in entries.items() if entry.image is not None}
     if lone := len(entries) - len(found):
         counts["keys without an image, left out"] += lone
@@ -202,14 +196,15 @@ def build(path: pathlib.Path) -> ShardIndex:
 
 
 def _members(
-    file: BinaryIO, path: pathlib.Path, problems: list[str]
+    file: BinaryIO, shard: Shard, problems: list[str]
 ) -> Iterator[tarfile.TarInfo]:
     """The members of a tar as far as it is whole; says in `problems` where it ends."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
+    size = shard.stamp[0]
     head = file.read(6)
     if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\0":
-        raise UserError(f"the shard {path} is compressed: unpack it to a plain .tar")
+        raise UserError(
+            f"the shard {shard.address} is compressed: unpack it to a plain .tar"
+        )
     if not head:
         problems.append("the file is empty (0 bytes)")
         return
@@ -228,7 +223,9 @@ def _members(
                 return
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if position == 0:
-            raise UserError(f"the shard {path} is not a tar file: {error}") from error
+            raise UserError(
+                f"the shard {shard.address} is not a tar file: {error}"
+            ) from error
         problems.append(f"cut off or damaged after byte {position}: {error}")
         return
     file.seek(position)
