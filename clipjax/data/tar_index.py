@@ -16,7 +16,6 @@ import os
 import pathlib
 import tarfile
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -27,16 +26,10 @@ from clipjax.data import files
 from clipjax.data.folders import Shard
 from clipjax.types import BadExample, UserError
 
-FORMAT = 1  # raise it when the meaning of an index changes: old caches are then unread
+FORMAT = 2  # raise it when the meaning of an index changes: old caches are then unread
 IMAGES = frozenset(suffix[1:] for suffix in files.IMAGE_SUFFIXES)
 NO_TEXT, TXT, JSON = 0, 1, 2  # kinds of an example's caption file
 NO_LABEL, BAD_LABEL = -1, -2
-
-# What np.load raises on a file that is cut off, altered or of another kind.
-DAMAGED = (
-    *(OSError, ValueError, TypeError, KeyError, EOFError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +76,7 @@ def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
     Raises UserError for a file that is no readable tar (compressed, for one).
     """
     stamp = json.dumps([FORMAT, shard.address, *shard.stamp])
-    name = hashlib.sha256(os.fsencode(shard.address)).hexdigest()[:32] + ".npz"
+    name = hashlib.sha256(os.fsencode(shard.address)).hexdigest()[:32] + ".index"
     found = load(cache / name, stamp)
     if found is None:
         found = build(shard)
@@ -93,16 +86,20 @@ def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
 
 def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
     """Writes a cached index, whole or not at all; a failure is logged and no more."""
+    data = b"".join(getattr(found, name).tobytes() for name in ARRAYS)
+    head = {
+        "stamp": stamp,
+        "problems": found.problems,
+        "arrays": [
+            (getattr(found, n).dtype.str, len(getattr(found, n))) for n in ARRAYS
+        ],
+        "crc": zlib.crc32(data),
+    }
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
             try:
-                np.savez(
-                    file,
-                    stamp=np.array(stamp),
-                    problems=np.array(json.dumps(found.problems)),
-                    **{name: getattr(found, name) for name in ARRAYS},
-                )
+                file.write(json.dumps(head).encode() + b"\n" + data)
                 file.close()
                 os.replace(file.name, place)
             except BaseException:
@@ -115,18 +112,22 @@ def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
 def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
     """Reads a cached index; None where it is absent, outdated or damaged."""
     try:
-        # Opened here because np.load forgets to close a file that it cannot read.
-        with open(place, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["stamp"]) != stamp:
-                return None
-            arrays = {name: stored[name] for name in ARRAYS}
-            problems = tuple(json.loads(str(stored["problems"])))
+        line, _, data = place.read_bytes().partition(b"\n")
+        head = json.loads(line)
+        if head["stamp"] != stamp:
+            return None
+        if head["crc"] != zlib.crc32(data):
+            raise ValueError("its checksum is wrong")
+        arrays, start = [], 0
+        for kind, length in head["arrays"]:
+            arrays.append(np.frombuffer(data, kind, length, start))
+            start += arrays[-1].nbytes
+        return ShardIndex(*arrays, problems=tuple(head["problems"]))
     except FileNotFoundError:
         return None
-    except DAMAGED:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         logger.info("the cached index %s is damaged and is made anew", place)
         return None
-    return ShardIndex(**arrays, problems=problems)
 
 
 def parse_captions(kind: int, data: bytes) -> list[str]:
