@@ -4,9 +4,10 @@ Each builder takes a folder and fills it; names, fields and their order are thos
 public files, and images and captions are few and small.
 """
 
+import hashlib
 import json
 
-from source_tools import jpeg
+from source_tools import jpeg, write_tar
 
 
 def images(folder, names):
@@ -176,3 +177,78 @@ def flickr30k(folder):
     ]
     (folder / "results_20130124.token").write_text("\n".join(rows) + "\n")
     (folder / "readme.txt").write_text("Flickr30k")
+
+
+# Of eight addresses in two shards, two could not be downloaded, one had no caption.
+FAILED, BARE = ("000000001", "000010002"), "000000003"
+KEYS = tuple(f"{shard:05}{i:04}" for shard in range(2) for i in range(4))
+
+
+def img2dataset_caption(key):
+    return "" if key == BARE else f"a picture of number {int(key)}"
+
+
+def _img2dataset_fields(key):
+    failed = key in FAILED
+    sizes = dict.fromkeys(("width", "height", "original_width", "original_height"))
+    if not failed:
+        sizes = {
+            "width": 12,
+            "height": 8,
+            "original_width": 640,
+            "original_height": 427,
+        }
+    return {
+        "url": f"http://example.com/{key}.jpg",
+        "caption": img2dataset_caption(key),
+        "key": key,
+        "status": "failed_to_download" if failed else "success",
+        "error_message": "HTTP Error 404: Not Found" if failed else None,
+        **sizes,
+        "exif": None if failed else "{}",
+        "sha256": None if failed else hashlib.sha256(key.encode()).hexdigest(),
+    }
+
+
+def img2dataset(folder, form):
+    """What `img2dataset --output_format=files|webdataset|parquet` leaves, two shards.
+
+    A parquet file is written in row groups of 100 rows there, of two rows here.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    types = {"width": pyarrow.int32(), "height": pyarrow.int32()}
+    types |= {"original_width": pyarrow.int32(), "original_height": pyarrow.int32()}
+    names = list(_img2dataset_fields(KEYS[0]))
+    schema = pyarrow.schema([(n, types.get(n, pyarrow.string())) for n in names])
+    if form == "parquet":
+        schema = schema.append(pyarrow.field("jpg", pyarrow.binary()))
+    for shard in ("00000", "00001"):
+        rows = [_img2dataset_fields(key) for key in KEYS if key.startswith(shard)]
+        good = [row for row in rows if row["status"] == "success"]
+        if form == "parquet":
+            rows = [
+                {**r, "jpg": jpeg(int(r["key"])) if r in good else None} for r in rows
+            ]
+        members = []
+        for row in good:
+            text = json.dumps({n: row[n] for n in names}, indent=4)
+            members += [
+                (f"{row['key']}.jpg", jpeg(int(row["key"]))),
+                (f"{row['key']}.json", text.encode()),
+                (f"{row['key']}.txt", row["caption"].encode()),
+            ]
+        if form == "files":
+            (folder / shard).mkdir()
+            for name, data in members:
+                (folder / shard / name).write_bytes(data)
+        elif form == "webdataset":
+            write_tar(folder / f"{shard}.tar", members)
+        table = pyarrow.Table.from_pylist(rows, schema)
+        pyarrow.parquet.write_table(
+            table, folder / f"{shard}.parquet", row_group_size=2
+        )
+        stats = {"count": 4, "successes": len(good), "failed_to_download": 1}
+        (folder / f"{shard}_stats.json").write_text(json.dumps(stats, indent=4))

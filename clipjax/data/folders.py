@@ -114,11 +114,15 @@ def expand(pattern: str) -> list[str]:
 
 
 class LocalFolder:
-    """See `Folder`; keeps a bounded number of files open."""
+    """See `Folder`; keeps a bounded number of files open.
 
-    def __init__(self, base: pathlib.Path):
+    subfolders: its shards are folders, not files.
+    """
+
+    def __init__(self, base: pathlib.Path, subfolders: bool = False):
         self.address = str(base)
         self._base = base
+        self._there = pathlib.Path.is_dir if subfolders else pathlib.Path.is_file
         self._pool = files.FilePool()
 
     def matching(self, patterns: Sequence[str]) -> list[list[str]]:
@@ -126,11 +130,11 @@ class LocalFolder:
 
     def _matching(self, pattern: str) -> list[str]:
         if not GLOB.search(pattern):
-            return [pattern] if (self._base / pattern).is_file() else []
+            return [pattern] if self._there(self._base / pattern) else []
         return sorted(
             place.relative_to(self._base).as_posix()
             for place in self._base.glob(pattern)
-            if place.is_file()
+            if self._there(place)
         )
 
     def some(self, suffix: str) -> list[str]:

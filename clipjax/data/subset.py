@@ -1,4 +1,4 @@
-"""A part of a source's examples: the first ones, or a choice by a seed.
+"""A part of a source's examples: the first ones, a choice by a seed, a held-out share.
 
 What the options `max_classes`, `max_samples_per_class`, `max_samples` and `subset_seed`
 mean, in this order, for all sources. A choice is a function of the seed and of the
@@ -7,6 +7,8 @@ all that the smaller one takes.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 
@@ -47,6 +49,20 @@ def examples(
     if labels is not None and max_samples_per_class:
         order = order[_nth_of_its_class(labels[order]) < max_samples_per_class]
     return np.sort(order[: max_samples or None])
+
+
+def check_fraction(val_fraction: float) -> None:
+    """Raises UserError where it is no share."""
+    if not 0 <= val_fraction <= 1:
+        raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
+
+
+def held_out(name: str, val_fraction: float) -> bool:
+    """Whether an example belongs to "val": where the first 8 bytes of its name's
+    SHA-256, as a number in [0, 1), are below `val_fraction`.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
 
 
 def _check(option: str, value: int) -> None:

@@ -9,11 +9,10 @@ make one example.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 
-from clipjax.data import files, listed, tables
+from clipjax.data import files, listed, subset, tables
 from clipjax.types import UserError
 
 TABLES = (
@@ -68,8 +67,7 @@ def make(
     Raises UserError for missing folders or tables, and where no image is left.
     """
     base = files.folder(path, "images and captions")
-    if not 0 <= val_fraction <= 1:
-        raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
+    subset.check_fraction(val_fraction)
     found = files.inside(base, table, "table") if table else _find_table(base)
     entries, problems = tables.read(found, image_column, caption_column)
     names = files.inside(base, split_file, "split_file") if split_file else None
@@ -129,10 +127,7 @@ def _belongs(name: str, split: str, val_fraction: float) -> bool:
         )
     if split == "all":
         return True
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return (int.from_bytes(digest[:8], "big") < val_fraction * 2**64) == (
-        split == "val"
-    )
+    return subset.held_out(name, val_fraction) == (split == "val")
 
 
 def _find_table(base: pathlib.Path) -> pathlib.Path:
