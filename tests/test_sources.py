@@ -44,7 +44,10 @@ def test_a_pool_reads_parts_of_many_files_with_few_handles(tmp_path):
         files.FilePool().read(str(tmp_path / "none"), 0, 1)
 
 
-@pytest.mark.parametrize("name", ["webdataset", "captions", "imagefolder"])
+@pytest.mark.parametrize(
+    "name",
+    ["webdataset", "captions", "imagefolder", "coco", "karpathy", "img2dataset"],
+)
 def test_missing_data_name_the_path_and_the_flag(name, tmp_path):
     make = registry.load("data", name)
     assert all(o.default is not None for o in registry.options(make).values())

@@ -11,7 +11,10 @@ from clipjax.data import subset
 from clipjax.data.sources import captions, imagefolder, webdataset
 from clipjax.types import UserError
 
-SOURCES = ("captions", "imagefolder", "webdataset")
+SOURCES = (
+    *("captions", "imagefolder", "webdataset"),
+    *("coco", "karpathy", "img2dataset"),
+)
 
 
 @pytest.fixture(autouse=True)

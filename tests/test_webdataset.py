@@ -181,6 +181,110 @@ def test_webdataset_broken_captions_break_their_example_alone(tmp_path):
     assert source.problems == ["train-0.tar: 6 caption files that cannot be read"]
 
 
+LINK = tarfile.TarInfo("link.jpg")
+LINK.type, LINK.linkname = tarfile.SYMTYPE, "k0.jpg"
+# Members that take the place of an example's text -> its captions, or what is said of
+# it; and members beside it -> what is said of the shard, the examples being as before.
+BROKEN_TEXTS = {
+    None: [],
+    b'{"other": 1}': [],
+    b'{"caption": null}': [],
+    b'{"caption": ["x"]}': "captions must be strings",
+    b'{"captions": {"en": "x"}}': "captions must be strings",
+    b'{"captions": "x"}': "captions must be strings",
+    b'{"captions": ["x", null]}': "captions must be strings",
+    b'{"caption": "x"': "broken JSON",
+    b"<html>": "broken JSON",
+    b"": "broken JSON",
+    b'{"caption": "caf\xe9"}': "not UTF-8",
+}
+STRAY = {
+    ("../k0.jpg", b"x"): "unsafe name",
+    ("a/../../k0.jpg", b"x"): "unsafe name",
+    ("/k0.jpg", b"x"): "unsafe name",
+    LINK: "links or special files",
+    ("k0.jpg", b"x"): "a key that has such a file",
+    ("k0.json", b'{"caption": "another"}'): "a key that has such a file",
+    ("lone.json", b'{"caption": "x"}'): "keys without an image",
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(list(BROKEN_TEXTS)) | st.just("good"), min_size=1),
+    st.lists(st.sampled_from(list(STRAY)), max_size=4, unique=True),
+    st.randoms(use_true_random=False),
+)
+def test_a_fault_changes_nothing_else(tmp_path_factory, texts, strays, random):
+    folder = tmp_path_factory.mktemp("shards")
+    members = []
+    for i, text in enumerate(texts):
+        data = b'{"captions": ["one", "two"]}' if text == "good" else text
+        members += [(f"k{i}.jpg", jpeg(i))]
+        members += [] if data is None else [(f"k{i}.json", data)]
+    first, rest = members[:2], members[2:]  # k0 is there before its duplicates
+    for stray in strays:
+        rest.insert(random.randrange(len(rest) + 1), stray)
+    if texts[0] is None and ("k0.json", b'{"caption": "another"}') in strays:
+        return  # then it is no duplicate
+    write_tar(folder / "train-0.tar", first + rest)
+    write_tar(folder / "train-1.tar", pair("other", "fine"))
+    source = webdataset.make("train", path=str(folder))
+    assert len(source) == len(texts) + 1
+    assert source[len(texts)].captions == ["fine"]
+    for i, text in enumerate(texts):
+        expected = ["one", "two"] if text == "good" else BROKEN_TEXTS[text]
+        if isinstance(expected, str):
+            with pytest.raises(BadExample, match=f"^train-0.tar:k{i}: .*{expected}"):
+                source[i]
+        else:
+            assert source[i].image == jpeg(i) and source[i].captions == expected
+    said = "; ".join(source.problems)
+    assert all(STRAY[stray] in said for stray in strays)
+    assert (said == "") == (
+        not strays and not any(isinstance(BROKEN_TEXTS.get(t), str) for t in texts)
+    )
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("how", ["rewritten", "replaced", "touched", "cut"])
+def test_a_shard_that_changes_under_its_index_is_told(tmp_path, how, opened):
+    place = write_tar(tmp_path / "train-0.tar", [*pair("a", "x"), *pair("b", "y")])
+    write_tar(tmp_path / "train-1.tar", pair("c", "z"))
+    source = webdataset.make("train", path=str(tmp_path))
+    expected = source[0] if opened else None
+    raw = place.read_bytes()
+    if how == "replaced":
+        place.unlink()
+        write_tar(place, [*pair("d", "v"), *pair("e", "w")])
+        os.utime(place, ns=(1, 1))
+    elif how == "touched":
+        os.utime(place, ns=(1, 1))
+    else:
+        place.write_bytes(raw[:600] if how == "cut" else raw[::-1])
+        os.utime(place, ns=(1, 1))
+    if how == "replaced" and opened:  # the file that was indexed is still open
+        assert source[0] == expected
+    else:
+        with pytest.raises(BadExample, match="train-0.tar:a: .*changed since it was"):
+            source[0]
+    assert source[2].captions == ["z"]
+
+
+def test_patterns_are_joined(tmp_path):
+    for name in ("a-0", "a-1", "b-7", "c-0"):
+        write_tar(tmp_path / f"{name}.tar", pair(name, name))
+    path = str(tmp_path)
+    source = webdataset.make("b", path=path, shards="{split}-*.tar::a-{0..1}.tar::a*")
+    assert [source[i].captions[0] for i in range(len(source))] == ["b-7", "a-0", "a-1"]
+    with pytest.raises(UserError, match=r"a-2.tar does not exist. shards=c-0.tar::a-"):
+        webdataset.make("b", path=path, shards="c-0.tar::a-{0..2}.tar")
+    with pytest.raises(
+        UserError, match=r"no shard of .* matches d\*: it holds a-0.tar"
+    ):
+        webdataset.make("b", path=path, shards="c-0.tar::d*")
+
+
 def test_webdataset_ignores_and_counts_what_is_unsafe(tmp_path, caplog):
     link = tarfile.TarInfo("link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
