@@ -15,7 +15,7 @@ from clipjax import commandline, config, config_check
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").replace("\\\n", " ")
-COMMANDS = re.findall(r"python -m clipjax\.train --config [^`\n]+", TEXT)
+COMMANDS = re.findall(r"python -m clipjax\.(?:train|evaluate) -[^`\n]+", TEXT)
 
 
 class Bucket(MemoryFileSystem):
@@ -101,7 +101,7 @@ SIZES = {
     "data/flickr8k": (2, 1),
     "data/flickr30k": (28, 2),
     "data/coco": (4, 2),
-    "data/karpathy": (3, 1),
+    "data/karpathy": (3, 1),  # validation and test have one image each
     "data/cc3m": (993, 3),
     "gs://my-bucket/cc3m": (993, 3),
     "data/cc3m_files": (396, 2),
@@ -111,7 +111,7 @@ SIZES = {
 
 
 def opened(command):
-    """The config of a command, as clipjax.train makes it."""
+    """The config of a command, as clipjax.train and evaluate make it."""
     argv = ["train", *shlex.split(command)[3:]]
     chosen = commandline.load_file(commandline.config_value(argv))
     values = commandline.declare(argv, workdir="", extend=False, dry_run=False)
