@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -16,6 +17,19 @@ def jpeg(seed=0):
     stream = io.BytesIO()
     Image.new("RGB", (12, 8), color).save(stream, "JPEG")
     return stream.getvalue()
+
+
+def write_tar(path, members):
+    """members: (name, bytes) pairs, or TarInfo for a member without content."""
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            tar.addfile(info, io.BytesIO(member[1]))
+    return path
 
 
 def check_contract(source):

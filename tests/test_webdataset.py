@@ -1,7 +1,6 @@
 """Tar shards: their forms and faults, the index and its cache, what is read."""
 
 import concurrent.futures
-import io
 import json
 import logging
 import os
@@ -10,9 +9,9 @@ import tarfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_tools import check_contract, jpeg
+from source_tools import check_contract, jpeg, write_tar
 
-from clipjax.data import files, tar_index
+from clipjax.data import files, folders, tar_index
 from clipjax.data.sources import webdataset
 from clipjax.types import BadExample, UserError
 
@@ -25,17 +24,8 @@ def cache(tmp_path_factory, monkeypatch):
     return folder / "index"
 
 
-def write_tar(path, members):
-    """members: (name, bytes) pairs, or TarInfo for a member without content."""
-    with tarfile.open(path, "w") as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
+def shard(path):
+    return folders.LocalFolder(path.parent).shard(path.name)
 
 
 def pair(key, *texts, seed=0):
@@ -191,6 +181,110 @@ def test_webdataset_broken_captions_break_their_example_alone(tmp_path):
     assert source.problems == ["train-0.tar: 6 caption files that cannot be read"]
 
 
+LINK = tarfile.TarInfo("link.jpg")
+LINK.type, LINK.linkname = tarfile.SYMTYPE, "k0.jpg"
+# Members that take the place of an example's text -> its captions, or what is said of
+# it; and members beside it -> what is said of the shard, the examples being as before.
+BROKEN_TEXTS = {
+    None: [],
+    b'{"other": 1}': [],
+    b'{"caption": null}': [],
+    b'{"caption": ["x"]}': "captions must be strings",
+    b'{"captions": {"en": "x"}}': "captions must be strings",
+    b'{"captions": "x"}': "captions must be strings",
+    b'{"captions": ["x", null]}': "captions must be strings",
+    b'{"caption": "x"': "broken JSON",
+    b"<html>": "broken JSON",
+    b"": "broken JSON",
+    b'{"caption": "caf\xe9"}': "not UTF-8",
+}
+STRAY = {
+    ("../k0.jpg", b"x"): "unsafe name",
+    ("a/../../k0.jpg", b"x"): "unsafe name",
+    ("/k0.jpg", b"x"): "unsafe name",
+    LINK: "links or special files",
+    ("k0.jpg", b"x"): "a key that has such a file",
+    ("k0.json", b'{"caption": "another"}'): "a key that has such a file",
+    ("lone.json", b'{"caption": "x"}'): "keys without an image",
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(list(BROKEN_TEXTS)) | st.just("good"), min_size=1),
+    st.lists(st.sampled_from(list(STRAY)), max_size=4, unique=True),
+    st.randoms(use_true_random=False),
+)
+def test_a_fault_changes_nothing_else(tmp_path_factory, texts, strays, random):
+    folder = tmp_path_factory.mktemp("shards")
+    members = []
+    for i, text in enumerate(texts):
+        data = b'{"captions": ["one", "two"]}' if text == "good" else text
+        members += [(f"k{i}.jpg", jpeg(i))]
+        members += [] if data is None else [(f"k{i}.json", data)]
+    first, rest = members[:2], members[2:]  # k0 is there before its duplicates
+    for stray in strays:
+        rest.insert(random.randrange(len(rest) + 1), stray)
+    if texts[0] is None and ("k0.json", b'{"caption": "another"}') in strays:
+        return  # then it is no duplicate
+    write_tar(folder / "train-0.tar", first + rest)
+    write_tar(folder / "train-1.tar", pair("other", "fine"))
+    source = webdataset.make("train", path=str(folder))
+    assert len(source) == len(texts) + 1
+    assert source[len(texts)].captions == ["fine"]
+    for i, text in enumerate(texts):
+        expected = ["one", "two"] if text == "good" else BROKEN_TEXTS[text]
+        if isinstance(expected, str):
+            with pytest.raises(BadExample, match=f"^train-0.tar:k{i}: .*{expected}"):
+                source[i]
+        else:
+            assert source[i].image == jpeg(i) and source[i].captions == expected
+    said = "; ".join(source.problems)
+    assert all(STRAY[stray] in said for stray in strays)
+    assert (said == "") == (
+        not strays and not any(isinstance(BROKEN_TEXTS.get(t), str) for t in texts)
+    )
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("how", ["rewritten", "replaced", "touched", "cut"])
+def test_a_shard_that_changes_under_its_index_is_told(tmp_path, how, opened):
+    place = write_tar(tmp_path / "train-0.tar", [*pair("a", "x"), *pair("b", "y")])
+    write_tar(tmp_path / "train-1.tar", pair("c", "z"))
+    source = webdataset.make("train", path=str(tmp_path))
+    expected = source[0] if opened else None
+    raw = place.read_bytes()
+    if how == "replaced":
+        place.unlink()
+        write_tar(place, [*pair("d", "v"), *pair("e", "w")])
+        os.utime(place, ns=(1, 1))
+    elif how == "touched":
+        os.utime(place, ns=(1, 1))
+    else:
+        place.write_bytes(raw[:600] if how == "cut" else raw[::-1])
+        os.utime(place, ns=(1, 1))
+    if how == "replaced" and opened:  # the file that was indexed is still open
+        assert source[0] == expected
+    else:
+        with pytest.raises(BadExample, match="train-0.tar:a: .*changed since it was"):
+            source[0]
+    assert source[2].captions == ["z"]
+
+
+def test_patterns_are_joined(tmp_path):
+    for name in ("a-0", "a-1", "b-7", "c-0"):
+        write_tar(tmp_path / f"{name}.tar", pair(name, name))
+    path = str(tmp_path)
+    source = webdataset.make("b", path=path, shards="{split}-*.tar::a-{0..1}.tar::a*")
+    assert [source[i].captions[0] for i in range(len(source))] == ["b-7", "a-0", "a-1"]
+    with pytest.raises(UserError, match=r"a-2.tar does not exist. shards=c-0.tar::a-"):
+        webdataset.make("b", path=path, shards="c-0.tar::a-{0..2}.tar")
+    with pytest.raises(
+        UserError, match=r"no shard of .* matches d\*: it holds a-0.tar"
+    ):
+        webdataset.make("b", path=path, shards="c-0.tar::d*")
+
+
 def test_webdataset_ignores_and_counts_what_is_unsafe(tmp_path, caplog):
     link = tarfile.TarInfo("link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -222,7 +316,7 @@ def test_every_cut_of_a_tar_keeps_its_whole_members(tmp_path):
     whole = write_tar(
         tmp_path / "whole.tar", [m for k in names for m in pair(k, k, k)]
     ).read_bytes()
-    full = tar_index.build(tmp_path / "whole.tar")
+    full = tar_index.build(shard(tmp_path / "whole.tar"))
     end = int(full.text_start[-1] + full.text_size[-1])
     assert full.problems == ()
     cuts = {
@@ -257,7 +351,7 @@ def test_every_cut_of_a_tar_keeps_its_whole_members(tmp_path):
 def test_garbage_in_the_middle_of_a_tar_is_reported(tmp_path):
     path = write_tar(tmp_path / "train-0.tar", [*pair("a", "x"), *pair("b", "y")])
     raw = bytearray(path.read_bytes())
-    at = int(tar_index.build(path).image_start[1]) - 512
+    at = int(tar_index.build(shard(path)).image_start[1]) - 512
     raw[at : at + 512] = b"\xff" * 512
     path.write_bytes(raw)
     source = webdataset.make("train", path=str(tmp_path))
@@ -272,7 +366,7 @@ def test_a_negative_size_does_not_read_a_tar_for_ever(tmp_path):
     back.size = -2048  # back over this header and the member before it
     block = back.tobuf(tarfile.GNU_FORMAT)
     whole = write_tar(tmp_path / "train-0.tar", [("a.jpg", jpeg())]).read_bytes()
-    at = int(tar_index.build(tmp_path / "train-0.tar").image_start[0]) + 1024
+    at = int(tar_index.build(shard(tmp_path / "train-0.tar")).image_start[0]) + 1024
     (tmp_path / "train-0.tar").write_bytes(whole[:at] + block + bytes(1024))
     source = webdataset.make("train", path=str(tmp_path))
     assert len(source) == 1 and source[0].image == jpeg()
@@ -291,7 +385,7 @@ def test_damaged_tars_are_user_errors_or_indexes(tmp_path_factory, data):
         raw[at] = data.draw(st.integers(0, 255))
     path.write_bytes(raw)
     try:
-        found = tar_index.build(path)
+        found = tar_index.build(shard(path))
     except UserError:
         return
     assert len(found) <= 4
@@ -325,7 +419,7 @@ def test_what_a_tar_holds_is_what_is_read(tmp_path_factory, wanted):
 def test_the_index_is_kept_and_made_anew_when_the_shard_changes(
     tmp_path, cache, monkeypatch
 ):
-    shard = write_tar(tmp_path / "train-0.tar", pair("a", "x"))
+    place = write_tar(tmp_path / "train-0.tar", pair("a", "x"))
     built = []
     build = tar_index.build
     monkeypatch.setattr(tar_index, "build", lambda p: built.append(p) or build(p))
@@ -335,9 +429,9 @@ def test_the_index_is_kept_and_made_anew_when_the_shard_changes(
 
     open_again(), open_again()
     assert len(built) == 1 and len(list(cache.iterdir())) == 1
-    write_tar(shard, [*pair("b", "y", "z"), *pair("c", "w")])
+    write_tar(place, [*pair("b", "y", "z"), *pair("c", "w")])
     assert len(open_again()) == 2 and len(built) == 2
-    os.utime(shard, ns=(1, 1))
+    os.utime(place, ns=(1, 1))
     open_again(), open_again()
     assert len(built) == 3
     kept = next(cache.iterdir())
@@ -371,7 +465,7 @@ def test_webdataset_reads_the_same_from_many_threads(tmp_path):
         members = [m for j in range(25) for m in pair(f"{i}-{j}", f"{i}-{j}", seed=j)]
         write_tar(tmp_path / f"train-{i}.tar", members)
     source = webdataset.make("train", path=str(tmp_path))
-    source._pool = files.FilePool(2)
+    source._folder._pool = files.FilePool(2)
     alone = [source[i] for i in range(100)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.__getitem__, range(100))) == alone

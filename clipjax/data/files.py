@@ -1,12 +1,13 @@
 """Local files for the file-based sources: reading, the cache folder, and complaints.
 
-Paths are local. Whatever a source must say about missing data is worded here, so that
-all sources say it alike.
+Paths are local (clipjax/data/remote.py has the others). Whatever a source must say
+about missing data is worded here, so that all sources say it alike.
 """
 
 from __future__ import annotations
 
 import collections
+import errno
 import logging
 import operator
 import os
@@ -37,6 +38,11 @@ def folder(path: str, kind: str) -> pathlib.Path:
     """
     if not path:
         raise UserError(f"no folder of {kind} is given: {SET_PATH}")
+    if "://" in path:
+        raise UserError(
+            f"{path}: {kind} are read from a local folder; of the sources only "
+            f"webdataset reads from elsewhere"
+        )
     place = pathlib.Path(path).expanduser()
     if not place.exists():
         raise missing(place, f"Put the {kind} there, or {SET_PATH}")
@@ -58,10 +64,15 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
     Raises UserError for another encoding.
     """
+    return lines_of(path.read_bytes(), str(path))
+
+
+def lines_of(raw: bytes, address: str) -> list[str]:
+    """As `read_lines`, of a file's content; address: which, for the message."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason})") from error
+        raise UserError(f"{address} is not UTF-8 text ({error.reason})") from error
     return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
 
 
@@ -73,13 +84,8 @@ def read_bytes(path: pathlib.Path, key: str) -> bytes:
         raise BadExample(f"the file {path} is missing", key) from error
     except OSError as error:
         raise BadExample(f"cannot read {path}: {error.strerror}", key) from error
-
-
-def limit(option: str, value: int) -> int | None:
-    """A 'first so many' option as the end of a slice: None for 0, which means all."""
-    if value < 0:
-        raise UserError(f"{option}={value}: use 0 for all, or how many to take")
-    return value or None
+    except ValueError as error:  # a name that no file can have
+        raise BadExample(f"cannot read the file: {error}", key) from error
 
 
 def position(index: int, length: int) -> int:
@@ -88,6 +94,14 @@ def position(index: int, length: int) -> int:
     if not 0 <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index
+
+
+CHANGED = "it has changed since it was indexed; start again to index it anew"
+
+
+def stamp_of(stat: os.stat_result) -> tuple[int, str]:
+    """What changes when a file does: its size and time."""
+    return stat.st_size, str(stat.st_mtime_ns)
 
 
 def cache_folder(name: str) -> pathlib.Path:
@@ -115,9 +129,16 @@ class FilePool:
         self._lock = threading.Lock()
         self._open: collections.OrderedDict[str, _Handle] = collections.OrderedDict()
 
-    def read(self, path: str, start: int, size: int) -> bytes:
-        """Returns `size` bytes from `start`, fewer at the end; raises OSError."""
+    def read(
+        self, path: str, start: int, size: int, stamp: tuple[int, str] | None = None
+    ) -> bytes:
+        """Returns `size` bytes from `start`, fewer at the end.
+
+        Raises OSError, also where `stamp` is given and the file no longer has it.
+        """
         handle = self._handle(path)
+        if stamp is not None and stamp_of(os.fstat(handle.descriptor)) != tuple(stamp):
+            raise OSError(errno.ESTALE, CHANGED)
         parts = []
         while size > 0:  # a network file system may return less than asked
             part = os.pread(handle.descriptor, size, start)

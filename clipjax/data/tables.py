@@ -1,9 +1,10 @@
 """Caption tables: which captions belong to which image, from the usual text forms.
 
-Three forms are known, told apart by their first line:
+Four forms are known, told apart by their first line:
 - delimited by tab, bar or comma, with or without a header (`image,caption` of Flickr8k,
   `image_name| comment_number| comment` of Flickr30k); quotes count only with commas;
-- `name.jpg#0<TAB>caption` (Flickr8k.token.txt, results_20130124.token).
+- `name.jpg#0<TAB>caption` (Flickr8k.token.txt, results_20130124.token);
+- JSON lines, `{"image": "a.jpg", "caption": "..."}` or `"captions": ["...", ...]`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from clipjax.data import files
 from clipjax.types import UserError
@@ -22,9 +25,11 @@ IMAGE_HEADERS = (
     *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),
     *("image_path", "path", "name"),
 )
+JSON_LINES = (".jsonl", ".ndjson")
 CAPTION_HEADERS = ("caption", "comment", "text", "title", "description", "sentence")
 
-NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape marks such bytes
+# How surrogateescape marks bytes that are not UTF-8; JSON can spell the others too.
+NOT_UTF8 = re.compile("[\ud800-\udfff]")
 TOKEN_NAME = re.compile(r"(\S.*?)#\d")
 TOKEN_LINE = re.compile(r"(\S.*?)#\d+\t(.*)", re.DOTALL)
 # Flickr30k's results.csv has a row without its second bar: "4   A dog runs ...".
@@ -42,6 +47,26 @@ class Entry:
     captions: list[str] = dataclasses.field(default_factory=list)
     rows: int = 0
     fault: str = ""
+
+    def add(self, caption: Any) -> bool:
+        """Adds a caption; one that is no text marks the entry. False for an empty one,
+        which is left out.
+        """
+        if not isinstance(caption, str):
+            self.fault = f"a caption is not text but {json.dumps(caption)[:40]}"
+        elif NOT_UTF8.search(caption):
+            self.fault = "a caption is not UTF-8 text"
+        elif not caption.strip():
+            return False
+        else:
+            self.captions.append(caption.strip())
+        self.rows += 1
+        return True
+
+    def mark(self, fault: str) -> None:
+        """Counts a caption that is missing."""
+        self.fault = fault
+        self.rows += 1
 
 
 def read(
@@ -69,15 +94,9 @@ def read(
             continue
         entry = entries.setdefault(name, Entry())
         if caption is None:
-            entry.fault = "a row of the caption table has no caption field"
-        elif NOT_UTF8.search(caption):
-            entry.fault = "a caption is not UTF-8 text"
-        elif not caption:
+            entry.mark("a row of the caption table has no caption field")
+        elif not entry.add(caption):
             empty += 1
-            continue
-        else:
-            entry.captions.append(caption)
-        entry.rows += 1
     if not entries:
         raise UserError(f"the caption table {path} names no images")
     problems = []
@@ -92,9 +111,12 @@ def read(
 
 def _rows(
     path: pathlib.Path, text: str, image_column: str, caption_column: str
-) -> Iterator[tuple[str, str | None]]:
+) -> Iterator[tuple[str, Any]]:
     """(image name, caption) of each row; the caption is None where it is missing."""
     first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
+    if path.suffix.lower() in JSON_LINES or first.startswith("{"):
+        yield from _json_rows(path, text, image_column, caption_column)
+        return
     if TOKEN_LINE.fullmatch(first) and not (image_column or caption_column):
         for line in _lines(text):
             if match := TOKEN_LINE.fullmatch(line):
@@ -120,6 +142,37 @@ def _rows(
         yield name, caption if caption is None else caption.strip()
 
 
+def _json_rows(
+    path: pathlib.Path, text: str, image_column: str, caption_column: str
+) -> Iterator[tuple[str, Any]]:
+    """As `_rows`, of JSON lines; ("", None) for a line that is no JSON object."""
+    known = False
+    for line in _lines(text):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            yield "", None
+            continue
+        columns = list(row)
+        image_at = _column(columns, image_column, IMAGE_HEADERS)
+        caption_at = _column(columns, caption_column, ("captions", *CAPTION_HEADERS))
+        if not known and (image_at is None or caption_at is None):
+            raise _no_columns(path, line, image_column, caption_column)
+        known = True
+        name = None if image_at is None else row[columns[image_at]]
+        name = name.strip() if isinstance(name, str) else ""
+        found = None if caption_at is None else row[columns[caption_at]]
+        if caption_at is not None and found in (None, []):
+            found = ""  # said to be none, where a missing field is a fault
+        for caption in found if isinstance(found, list) else [found]:
+            lost = caption is None and isinstance(found, list)
+            yield name, [caption] if lost else caption  # a null among others: no text
+    if not known:
+        raise UserError(f"{path}: none of its lines is a JSON object")
+
+
 def _dialect(
     path: pathlib.Path, first: str, image_column: str, caption_column: str
 ) -> tuple[str, tuple[int, int] | None]:
@@ -135,14 +188,20 @@ def _dialect(
             name, found, _ = first.partition(delimiter)
             if found and _plain(name).lower().endswith(files.IMAGE_SUFFIXES):
                 return delimiter, None
+    raise _no_columns(path, first, image_column, caption_column)
+
+
+def _no_columns(
+    path: pathlib.Path, line: str, image_column: str, caption_column: str
+) -> UserError:
     if image_column or caption_column:
-        raise UserError(
+        return UserError(
             f"{path}: no columns {image_column or 'for images'!r} and "
-            f"{caption_column or 'for captions'!r}; its first line is {first[:80]!r}"
+            f"{caption_column or 'for captions'!r}; its first line is {line[:80]!r}"
         )
-    raise UserError(
+    return UserError(
         f"{path}: cannot tell the image and caption columns from its first line "
-        f"{first[:80]!r}; set the options image_column and caption_column"
+        f"{line[:80]!r}; set the options image_column and caption_column"
     )
 
 

@@ -1,6 +1,6 @@
 """Where each example lies inside a webdataset tar shard, found once and cached.
 
-`cached(path, folder)` reads a shard's headers and caption files in one pass and keeps
+`cached(shard, folder)` reads a shard's headers and caption files in one pass and keeps
 what it found in the cache folder; as long as size and time of the shard stay the same,
 that index is used. Images are then read by position, without unpacking anything.
 """
@@ -16,7 +16,6 @@ import os
 import pathlib
 import tarfile
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -24,18 +23,13 @@ from typing import BinaryIO
 import numpy as np
 
 from clipjax.data import files
+from clipjax.data.folders import Shard
 from clipjax.types import BadExample, UserError
 
-FORMAT = 1  # raise it when the meaning of an index changes: old caches are then unread
+FORMAT = 2  # raise it when the meaning of an index changes: old caches are then unread
 IMAGES = frozenset(suffix[1:] for suffix in files.IMAGE_SUFFIXES)
 NO_TEXT, TXT, JSON = 0, 1, 2  # kinds of an example's caption file
 NO_LABEL, BAD_LABEL = -1, -2
-
-# What np.load raises on a file that is cut off, altered or of another kind.
-DAMAGED = (
-    *(OSError, ValueError, TypeError, KeyError, EOFError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -76,39 +70,36 @@ class ShardIndex:
 ARRAYS = tuple(f.name for f in dataclasses.fields(ShardIndex) if f.name != "problems")
 
 
-def cached(path: pathlib.Path, cache: pathlib.Path | None) -> ShardIndex:
+def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
     """Returns the index of a shard, from the cache folder where it is still valid.
 
     Raises UserError for a file that is no readable tar (compressed, for one).
     """
-    path = path.resolve()
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"cannot read the shard {path}: {error.strerror}") from error
-    stamp = json.dumps([FORMAT, str(path), stat.st_size, stat.st_mtime_ns])
-    if cache is None:
-        return build(path)
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".npz"
+    stamp = json.dumps([FORMAT, shard.address, *shard.stamp])
+    name = hashlib.sha256(os.fsencode(shard.address)).hexdigest()[:32] + ".index"
     found = load(cache / name, stamp)
     if found is None:
-        found = build(path)
+        found = build(shard)
         save(cache / name, stamp, found)
     return found
 
 
 def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
     """Writes a cached index, whole or not at all; a failure is logged and no more."""
+    data = b"".join(getattr(found, name).tobytes() for name in ARRAYS)
+    head = {
+        "stamp": stamp,
+        "problems": found.problems,
+        "arrays": [
+            (getattr(found, n).dtype.str, len(getattr(found, n))) for n in ARRAYS
+        ],
+        "crc": zlib.crc32(data),
+    }
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
             try:
-                np.savez(
-                    file,
-                    stamp=np.array(stamp),
-                    problems=np.array(json.dumps(found.problems)),
-                    **{name: getattr(found, name) for name in ARRAYS},
-                )
+                file.write(json.dumps(head).encode() + b"\n" + data)
                 file.close()
                 os.replace(file.name, place)
             except BaseException:
@@ -121,18 +112,22 @@ def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
 def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
     """Reads a cached index; None where it is absent, outdated or damaged."""
     try:
-        # Opened here because np.load forgets to close a file that it cannot read.
-        with open(place, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["stamp"]) != stamp:
-                return None
-            arrays = {name: stored[name] for name in ARRAYS}
-            problems = tuple(json.loads(str(stored["problems"])))
+        line, _, data = place.read_bytes().partition(b"\n")
+        head = json.loads(line)
+        if head["stamp"] != stamp:
+            return None
+        if head["crc"] != zlib.crc32(data):
+            raise ValueError("its checksum is wrong")
+        arrays, start = [], 0
+        for kind, length in head["arrays"]:
+            arrays.append(np.frombuffer(data, kind, length, start))
+            start += arrays[-1].nbytes
+        return ShardIndex(*arrays, problems=tuple(head["problems"]))
     except FileNotFoundError:
         return None
-    except DAMAGED:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         logger.info("the cached index %s is damaged and is made anew", place)
         return None
-    return ShardIndex(**arrays, problems=problems)
 
 
 def parse_captions(kind: int, data: bytes) -> list[str]:
@@ -183,17 +178,17 @@ class _Entry:
     kinds: set[str] = dataclasses.field(default_factory=set)
 
 
-def build(path: pathlib.Path) -> ShardIndex:
+def build(shard: Shard) -> ShardIndex:
     """Reads a shard's index from the shard itself, in one pass."""
     entries: dict[str, _Entry] = {}
     counts: collections.Counter[str] = collections.Counter()
     problems: list[str] = []
     try:
-        with open(path, "rb") as file:
-            for member in _members(file, path, problems):
+        with shard.open() as file:
+            for member in _members(file, shard, problems):
                 _note(member, file, entries, counts)
     except OSError as error:
-        raise UserError(f"cannot read the shard {path}: {error}") from error
+        raise UserError(f"cannot read the shard {shard.address}: {error}") from error
     found = {key: entry for key, entry in entries.items() if entry.image is not None}
     if lone := len(entries) - len(found):
         counts["keys without an image, left out"] += lone
@@ -202,14 +197,15 @@ def build(path: pathlib.Path) -> ShardIndex:
 
 
 def _members(
-    file: BinaryIO, path: pathlib.Path, problems: list[str]
+    file: BinaryIO, shard: Shard, problems: list[str]
 ) -> Iterator[tarfile.TarInfo]:
     """The members of a tar as far as it is whole; says in `problems` where it ends."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
+    size = shard.stamp[0]
     head = file.read(6)
     if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\0":
-        raise UserError(f"the shard {path} is compressed: unpack it to a plain .tar")
+        raise UserError(
+            f"the shard {shard.address} is compressed: unpack it to a plain .tar"
+        )
     if not head:
         problems.append("the file is empty (0 bytes)")
         return
@@ -228,7 +224,9 @@ def _members(
                 return
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if position == 0:
-            raise UserError(f"the shard {path} is not a tar file: {error}") from error
+            raise UserError(
+                f"the shard {shard.address} is not a tar file: {error}"
+            ) from error
         problems.append(f"cut off or damaged after byte {position}: {error}")
         return
     file.seek(position)

@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from clipjax.data import files
+from clipjax.data import files, subset
 from clipjax.types import Example, UserError
 
 SUFFIXES = (*files.IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -26,7 +26,10 @@ def make(
     path: str = "",
     class_names_file: str = "",
     caption_templates: tuple[str, ...] = (),
+    max_samples: int = 0,
+    max_classes: int = 0,
     max_samples_per_class: int = 0,
+    subset_seed: int = -1,
 ) -> ImageFolder:
     """Lists the images of a split, sorted by class and path (subfolders included).
 
@@ -39,24 +42,29 @@ def make(
         their folders; relative to `path`.
       caption_templates: "a photo of a {}.": captions made of the class's name, to tune
         a model of two towers on labels (arXiv 2212.00638); () for none.
-      max_samples_per_class: use the first so many images of each class (0: all).
+      max_classes: use so many classes, numbered anew (0: all).
+      max_samples_per_class: use so many images of each class (0: all).
+      max_samples: use so many images in all (0: all).
+      subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for missing folders, classes without a name, and no images.
     """
     base = files.folder(path, "images by split and class")
-    limit = files.limit("max_samples_per_class", max_samples_per_class)
     place = base / split
     if not split or not place.is_dir():
         raise UserError(_no_split(base, split))
     own, train = _folders(place), _folders(base / "train")
     classes = train if set(own) <= set(train) else own
+    names = _named(base, classes, class_names_file) if class_names_file else classes
+    kept = subset.classes(len(classes), max_classes, subset_seed)
+    classes, names = [classes[i] for i in kept], [names[i] for i in kept]
     problems = []
     if train and not set(own) <= set(train):
         problems.append("its classes are not among those of train: numbered apart")
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(place / name)[:limit] if name in own else []
+        found = _images(place / name) if name in own else []
         if not found:
             problems.append(f"the class {name} has no images")
         paths += [os.path.relpath(image, base) for image in found]
@@ -67,14 +75,25 @@ def make(
             f"({split}/CLASS/*{', *'.join(SUFFIXES[:3])}, ...)"
         )
     files.report(f"imagefolder {place}", problems)
-    names = _named(base, classes, class_names_file) if class_names_file else classes
+    chosen = subset.examples(
+        len(paths),
+        labels=np.array(labels),
+        max_samples=max_samples,
+        max_samples_per_class=max_samples_per_class,
+        subset_seed=subset_seed,
+    )
     for template in caption_templates:
         if template.count("{}") != 1:
             raise UserError(
                 f"caption_templates: {template!r} needs one {{}} for the class name"
             )
     return ImageFolder(
-        base, paths, np.array(labels, np.int32), names, caption_templates, problems
+        base,
+        [paths[i] for i in chosen],
+        np.array(labels, np.int32)[chosen],
+        names,
+        caption_templates,
+        problems,
     )
 
 

@@ -3,7 +3,8 @@
 A shard holds `KEY.jpg` (or jpeg, png, webp) with `KEY.json`, `KEY.txt` and `KEY.cls`
 as there are; KEY is the path up to the first dot of the file name. Captions come from
 the JSON list `captions`, else the text file, else the JSON string `caption`. That is
-what img2dataset and the webdataset library write.
+what img2dataset and the webdataset library write. The folder may be remote, gs://,
+s3://, hf:// or https://, and is then read in place.
 
     --config configs/x.py:data=webdataset --config.data.train.path=FOLDER
 """
@@ -11,16 +12,16 @@ what img2dataset and the webdataset library write.
 from __future__ import annotations
 
 import bisect
+import concurrent.futures
+import functools
 import itertools
-import pathlib
-import re
 
 import numpy as np
 
-from clipjax.data import files, tar_index
+from clipjax.data import files, folders, remote, subset, tar_index
 from clipjax.types import BadExample, Example, UserError
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+THREADS = 16  # that look up and index shards at once
 
 
 def make(
@@ -30,22 +31,39 @@ def make(
     shards: str = "*{split}*.tar",
     classes: str = "",
     max_samples: int = 0,
+    max_classes: int = 0,
+    max_samples_per_class: int = 0,
+    subset_seed: int = -1,
 ) -> WebDataset:
     """Opens the shards of a split; the first time, each is read once to be indexed.
 
     Options:
-      path: folder of the shards.
+      path: folder of the shards, local or an address such as gs://BUCKET/FOLDER.
       shards: which files are of this split: a pattern below `path` in which {split}
-        stands for the split's name, or numbered shards: "cc3m-{00000..00331}.tar".
+        stands for the split's name, or numbered shards: "cc3m-{00000..00331}.tar";
+        several are joined by "::".
       classes: text file of class names, one a line, in the order of the numbers in
         `.cls` files; relative to `path`. Without it labels are left aside.
-      max_samples: use the first so many images (0: all).
+      max_samples: use so many images (0: all).
+      max_classes, max_samples_per_class: with `classes`, use so many classes, numbered
+        anew, and of each so many images (0: all).
+      subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for a missing folder, shard or class file, and for no images.
     """
-    base = files.folder(path, "webdataset shards (.tar)")
-    found = _find(base, shards, split)
-    return WebDataset(base, found, classes, files.limit("max_samples", max_samples))
+    if "://" in path:
+        folder = remote.RemoteFolder(path)
+    else:
+        folder = folders.LocalFolder(files.folder(path, "webdataset shards (.tar)"))
+    return WebDataset(
+        folder,
+        folders.find(folder, shards, split),
+        classes,
+        max_samples=max_samples,
+        max_classes=max_classes,
+        max_samples_per_class=max_samples_per_class,
+        subset_seed=subset_seed,
+    )
 
 
 class WebDataset:
@@ -53,37 +71,54 @@ class WebDataset:
 
     def __init__(
         self,
-        base: pathlib.Path,
-        paths: list[pathlib.Path],
+        folder: folders.Folder,
+        names: list[str],
         classes: str,
-        limit: int | None,
+        *,
+        max_samples: int,
+        max_classes: int,
+        max_samples_per_class: int,
+        subset_seed: int,
     ):
-        cache = files.cache_folder("index")
-        self._paths = [str(path) for path in paths]
-        self._names = [str(path.relative_to(base)) for path in paths]
-        self._indexes = [tar_index.cached(path, cache) for path in paths]
+        self._folder = folder
+        self._names = names
+        self._stamps, self._indexes = _index(folder, names)
         self._ends = list(itertools.accumulate(len(found) for found in self._indexes))
-        self._pool = files.FilePool()
         self.problems = [
             f"{name}: {problem}"
             for name, found in zip(self._names, self._indexes, strict=True)
             for problem in found.problems
         ]
-        files.report(f"webdataset {base}", self.problems)
         if not self._ends[-1]:
             hint = self.problems[0] if self.problems else f"first: {self._names[0]}"
             raise UserError(
-                f"no images (.jpg, .jpeg, .png, .webp) in the {len(paths)} shard(s) "
-                f"of {base} ({hint})"
+                f"no images (.jpg, .jpeg, .png, .webp) in the {len(names)} shard(s) "
+                f"of {folder.address} ({hint})"
             )
-        self.caption_counts = np.concatenate([f.captions for f in self._indexes])[
-            :limit
-        ]
-        self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
+        kept = None
         if classes:
-            self.class_names["class"] = self._class_names(base, classes)
+            called = self._class_names(classes)
+            kept = subset.classes(len(called), max_classes, subset_seed)
+            self.class_names["class"] = [called[i] for i in kept]
+            self._renumbered = np.full(len(called), -1)
+            self._renumbered[kept] = np.arange(len(kept))
+        elif max_classes or max_samples_per_class:
+            raise UserError(
+                "max_classes and max_samples_per_class need the option classes"
+            )
+        by_class = bool(max_classes or max_samples_per_class)
+        self._chosen = self._choose(
+            kept if by_class else None,
+            max_samples=max_samples,
+            max_samples_per_class=max_samples_per_class,
+            subset_seed=subset_seed,
+        )
+        files.report(f"webdataset {folder.address}", self.problems)
+        counts = np.concatenate([found.captions for found in self._indexes])
+        self.caption_counts = counts if self._chosen is None else counts[self._chosen]
+        self.max_captions = int(self.caption_counts.max())
 
     def __len__(self) -> int:
         return len(self.caption_counts)
@@ -113,17 +148,43 @@ class WebDataset:
     def _place(self, index: int) -> tuple[int, int, str]:
         """An example's shard, its number there, and its key."""
         index = files.position(index, len(self))
+        if self._chosen is not None:
+            index = int(self._chosen[index])
         shard = bisect.bisect_right(self._ends, index)
         found = self._indexes[shard]
         i = index - (self._ends[shard] - len(found))
         return shard, i, f"{self._names[shard]}:{found.key(i)}"
 
-    def _class_names(self, base: pathlib.Path, classes: str) -> list[str]:
+    def _class_names(self, classes: str) -> list[str]:
         if all((f.label == tar_index.NO_LABEL).all() for f in self._indexes):
             raise UserError(
-                f"classes={classes}: the shards of {base} hold no .cls files; drop it"
+                f"classes={classes}: the shards of {self._folder.address} hold no .cls "
+                f"files; drop it"
             )
-        return files.read_lines(files.inside(base, classes, "classes"))
+        return self._folder.read_lines(classes, "classes")
+
+    def _choose(
+        self, classes: np.ndarray | None, *, subset_seed: int, **limits: int
+    ) -> np.ndarray | None:
+        """Which examples of the shards are used, None for all.
+
+        classes: those whose examples alone are used, None for all examples.
+        """
+        labels = np.concatenate([found.label for found in self._indexes])
+        usable = np.arange(len(labels))
+        if classes is not None:
+            usable = np.flatnonzero(np.isin(labels, classes))
+            known = len(self._renumbered)
+            if lost := int(((labels < 0) | (labels >= known)).sum()):
+                self.problems.append(
+                    f"{lost} images without one of the {known} classes, left out"
+                )
+            if not len(usable):
+                raise UserError("no image of the shards is of the classes chosen")
+        chosen = subset.examples(
+            len(usable), labels=labels[usable], subset_seed=subset_seed, **limits
+        )
+        return None if len(chosen) == len(labels) else usable[chosen]
 
     def _captions(self, shard: int, i: int) -> list[str]:
         found = self._indexes[shard]
@@ -134,18 +195,20 @@ class WebDataset:
         return tar_index.parse_captions(kind, data)
 
     def _labels(self, label: int) -> dict[str, int]:
-        names = self.class_names.get("class")
-        if names is None or label == tar_index.NO_LABEL:
+        if not self.class_names or label == tar_index.NO_LABEL:
             return {}
         if label == tar_index.BAD_LABEL:
             raise BadExample("its .cls file does not hold a class number")
-        if label >= len(names):
-            raise BadExample(f"class {label}, but there are {len(names)} class names")
-        return {"class": label}
+        if label >= len(self._renumbered):
+            known = len(self._renumbered)
+            raise BadExample(f"class {label}, but there are {known} class names")
+        return {"class": int(self._renumbered[label])}
 
     def _read(self, shard: int, start: np.int64, size: np.int64) -> bytes:
         try:
-            data = self._pool.read(self._paths[shard], int(start), int(size))
+            data = self._folder.read(
+                self._names[shard], int(start), int(size), self._stamps[shard]
+            )
         except OSError as error:
             raise BadExample(f"cannot read the shard: {error.strerror}") from error
         if len(data) < size:
@@ -153,38 +216,15 @@ class WebDataset:
         return data
 
 
-def _find(base: pathlib.Path, pattern: str, split: str) -> list[pathlib.Path]:
-    """The shards that a pattern names, sorted; raises UserError for none."""
-    wanted = pattern.replace("{split}", split)
-    if pathlib.PurePath(wanted).is_absolute() or not wanted:
-        raise UserError(f"shards={pattern}: give a pattern relative to path={base}")
-    found: list[pathlib.Path] = []
-    for name in _expand(wanted):
-        try:
-            here = sorted(p for p in base.glob(name) if p.is_file())
-        except ValueError as error:
-            raise UserError(f"shards={pattern}: {error}") from error
-        if not here and name != wanted:
-            raise files.missing(base / name, f"shards={pattern} names it")
-        found += here
-    if not found:
-        others = sorted(p.relative_to(base).as_posix() for p in base.rglob("*.tar"))
-        seen = f"it holds {', '.join(others[:3])}" if others else "it holds no .tar"
-        seen += " ..." if len(others) > 3 else ""
-        raise UserError(
-            f"no shard of {base} matches {wanted}: {seen}; set the option shards"
-        )
-    return list(dict.fromkeys(found))
-
-
-def _expand(pattern: str) -> list[str]:
-    """`a{08..10}` -> a08, a09, a10; several ranges multiply."""
-    match = RANGE.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last = match.groups()
-    if int(last) < int(first):
-        raise UserError(f"shards={pattern}: the range {match[0]} runs backwards")
-    numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [head + n + rest for n in numbers for rest in _expand(tail)]
+def _index(
+    folder: folders.Folder, names: list[str]
+) -> tuple[list[tuple[int, str]], list[tar_index.ShardIndex]]:
+    """Stamp and index of each shard; those that are not known yet are read."""
+    cache = files.cache_folder("index")
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    try:
+        found = list(pool.map(folder.shard, names))
+        indexed = pool.map(functools.partial(tar_index.cached, cache=cache), found)
+        return [shard.stamp for shard in found], list(indexed)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, of no use

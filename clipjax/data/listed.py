@@ -1,0 +1,135 @@
+"""Image files with captions from a list: what the caption sources have in common.
+
+`Listed` is the Source; the sources of this form differ only in how they read their
+lists (tables, MS-COCO's and Karpathy's JSON).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from clipjax.data import files, subset
+from clipjax.data.tables import Entry
+from clipjax.types import BadExample, Example, UserError
+
+# Where the images of the usual data sets lie below their folder.
+FOLDERS = (
+    *("Images", "images", "flickr30k_images/flickr30k_images", "flickr30k_images"),
+    *("flickr30k-images", "Flicker8k_Dataset"),  # [sic]: its name as distributed
+    *("Flickr8k_Dataset/Flicker8k_Dataset", "Flickr8k_Dataset"),
+    ".",
+)
+
+
+class Listed:
+    """See `clipjax.types.Source`; `problems` says what of the list was ignored.
+
+    folder: of the images; entries: name below it -> its captions, in order.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, entries: dict[str, Entry], problems: list[str]
+    ):
+        self._folder = folder
+        self._names = list(entries)
+        self._entries = list(entries.values())
+        self.problems = problems
+        self.caption_counts = np.array([e.rows for e in self._entries], np.int32)
+        self.max_captions = int(self.caption_counts.max())
+        self.class_names: dict[str, list[str]] = {}
+        self.templates: dict[str, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one image; raises BadExample, naming it, where it is broken."""
+        captions = self.captions_of(index)
+        key = self._key(index)
+        image = files.read_bytes(self._folder / self._names[index], key)
+        return Example(image=image, captions=captions, key=key)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """The captions of an example, without its image; raises as that does."""
+        entry = self._entries[files.position(index, len(self))]
+        if entry.fault:
+            raise BadExample(entry.fault, self._key(index))
+        return tuple(entry.captions)
+
+    def _key(self, index: int) -> str:
+        return self._names[index].encode("utf-8", "backslashreplace").decode()
+
+
+def make(
+    base: pathlib.Path,
+    images: str,
+    entries: dict[str, Entry],
+    table: pathlib.Path,
+    problems: list[str],
+    *,
+    max_samples: int,
+    subset_seed: int,
+    folders: tuple[str, ...] = FOLDERS,
+) -> Listed:
+    """The source of these entries, in part where the limits say so.
+
+    images: the option that names the images' folder; "" finds it among `folders`.
+    table: the file that lists them, for messages. Raises UserError where no image of
+    the list is found.
+    """
+    names = list(entries)
+    chosen = subset.examples(
+        len(names), max_samples=max_samples, subset_seed=subset_seed
+    )
+    kept = [names[i] for i in chosen]
+    folder = _find_images(base, images, kept, table, folders)
+    return Listed(folder, {name: entries[name] for name in kept}, problems)
+
+
+def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
+    """A JSON file that holds an object with these lists.
+
+    Raises UserError for another file, naming what it lacks.
+    """
+    # Bytes that are not UTF-8 become surrogates, so that they mark their image alone.
+    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON, or cut off: {error}") from error
+    for name in lists:
+        if not isinstance(found, dict) or not isinstance(found.get(name), list):
+            raise UserError(f"{path} has no list {name!r}: it is of another form")
+    return found
+
+
+def _find_images(
+    base: pathlib.Path,
+    images: str,
+    names: list[str],
+    table: pathlib.Path,
+    usual: tuple[str, ...],
+) -> pathlib.Path:
+    """The folder that holds images of the list; raises UserError without one."""
+    if images:
+        folders = [base / pathlib.Path(images).expanduser()]
+        if not folders[0].is_dir():
+            raise files.missing(
+                folders[0], f"It is named by the option images={images}"
+            )
+    else:
+        folders = [base / name for name in usual if (base / name).is_dir()]
+    # Name by name, since the first may be the one that is missing in every folder.
+    for name, folder in itertools.product(names, folders):
+        if (folder / name).is_file():
+            return folder
+    tried = ", ".join(str(folder) for folder in folders[:4]) or str(base)
+    raise UserError(
+        f"no image of {table} (such as {names[0]!r}) is in {tried}; set the option "
+        f"images to their folder"
+    )

@@ -1,0 +1,119 @@
+"""MS-COCO's captions in the layout in which they are distributed.
+
+PATH/annotations/captions_train2017.json with PATH/train2017/*.jpg, the same of val and
+of 2014 (arXiv 1405.0312, 1504.00325). All captions of an image make one example. For
+the usual test of 5,000 images see `karpathy`.
+
+    --config configs/x.py:data=coco --config.data.train.path=FOLDER
+"""
+
+from __future__ import annotations
+
+import collections
+import pathlib
+from typing import Any
+
+from clipjax.data import files, listed
+from clipjax.data.tables import Entry
+from clipjax.types import UserError
+
+SPLITS = ("train", "val")
+
+
+def make(
+    split: str,
+    *,
+    path: str = "",
+    year: int = 0,
+    images: str = "",
+    max_samples: int = 0,
+    subset_seed: int = -1,
+) -> listed.Listed:
+    """Reads the captions of split "train" or "val"; images are read when asked for.
+
+    The images are in the order of the file's list `images`.
+
+    Options:
+      path: the folder of `annotations` and the images' folders.
+      year: of the edition, 2014 or 2017; 0: the only one there.
+      images: folder of the images, relative to `path`; "" finds train2017,
+        images/train2017 and their like.
+      max_samples: use so many images (0: all).
+      subset_seed: which ones: -1 the first, else a choice by this seed.
+
+    Raises UserError for missing files and for JSON that is not of this form. A caption
+    that is no text breaks its own image.
+    """
+    if split not in SPLITS:
+        raise UserError(
+            f"data=coco has captions of the splits train and val, not {split!r}; "
+            f"data=karpathy has a test split"
+        )
+    base = files.folder(path, "MS-COCO's annotations and images")
+    table = _find(base, split, year)
+    entries, problems = read(table)
+    files.report(f"coco {table}", problems)
+    name = table.stem.removeprefix("captions_")
+    return listed.make(
+        base,
+        images,
+        entries,
+        table,
+        problems,
+        max_samples=max_samples,
+        subset_seed=subset_seed,
+        folders=(name, f"images/{name}", f"{name}/{name}", "images"),
+    )
+
+
+def read(table: pathlib.Path) -> tuple[dict[str, Entry], list[str]]:
+    """Returns (file name -> its captions, in the file's order; problems in words)."""
+    found = listed.read_json(table, ("images", "annotations"))
+    counts: collections.Counter[str] = collections.Counter()
+    by_id: dict[Any, Entry] = {}
+    entries: dict[str, Entry] = {}
+    for image in found["images"]:
+        name = image.get("file_name") if isinstance(image, dict) else None
+        number = image.get("id") if isinstance(image, dict) else None
+        if not isinstance(name, str) or not name or not isinstance(number, int):
+            counts["images without id or file_name, left out"] += 1
+        elif number in by_id or name in entries:
+            counts["images whose id or file_name was there before, left out"] += 1
+        else:
+            by_id[number] = entries[name] = Entry()
+    for note in found["annotations"]:
+        number = note.get("image_id") if isinstance(note, dict) else None
+        entry = by_id.get(number) if isinstance(number, int) else None
+        if entry is None:
+            counts["captions of no image in the list, left out"] += 1
+        elif note.get("caption") is None:
+            entry.mark("one of its captions is missing")
+        else:
+            entry.add(note["caption"])
+    if not entries:
+        raise UserError(f"{table} lists no images")
+    if not sum(entry.rows for entry in entries.values()):
+        raise UserError(f"{table} has no captions; it should be captions_....json")
+    if broken := sum(1 for entry in entries.values() if entry.fault):
+        counts["images with a caption that cannot be read"] += broken
+    return entries, [f"{n} {what}" for what, n in sorted(counts.items())]
+
+
+def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
+    """The file of captions, of the only year there unless one is given."""
+    folder = base / "annotations"
+    if year:
+        table = folder / f"captions_{split}{year}.json"
+        if not table.is_file():
+            raise files.missing(table, f"It is that of split={split}, year={year}")
+        return table
+    found = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
+    if not found:
+        raise UserError(
+            f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json:"
+            f" unpack MS-COCO's annotations_trainval2017.zip in {base}"
+        )
+    if len(found) > 1:
+        seen = ", ".join(table.name for table in found)
+        raise UserError(f"{folder} holds {seen}: set the option year")
+    return found[0]

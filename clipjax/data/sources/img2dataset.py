@@ -1,0 +1,323 @@
+"""What img2dataset downloads: CC3M, CC12M, LAION and other lists of addresses.
+
+Of its output formats, `files` (00000/000000012.jpg with .txt and .json) and `parquet`
+(00000.parquet with columns key, caption, status, jpg and others) are read here; its
+`webdataset` (00000.tar) is read by `data=webdataset`. Downloads that failed are left
+out. After github.com/rom1504/img2dataset.
+
+    --config configs/x.py:data=img2dataset --config.data.train.path=FOLDER
+"""
+
+from __future__ import annotations
+
+import bisect
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from clipjax.data import files, folders, parquet, subset, tar_index
+from clipjax.types import BadExample, Example, UserError
+
+SPLITS = ("train", "val", "all")
+THREADS = 16  # that list or scan shards at once
+
+
+def make(
+    split: str,
+    *,
+    path: str = "",
+    shards: str = "*",
+    image_column: str = "",
+    caption_column: str = "",
+    val_fraction: float = 0.01,
+    max_samples: int = 0,
+    subset_seed: int = -1,
+) -> Files | Parquet:
+    """Lists the images, in the order of their shards; reads them when asked for.
+
+    The split is "train", "val" or "all"; an example belongs to "val" by a hash of its
+    key, as clipjax.data.subset.held_out says.
+
+    Options:
+      path: the folder that was img2dataset's `output_folder`.
+      shards: which, without a suffix: a pattern, or numbered ones of which none may be
+        missing, "{00000..00331}"; several are joined by "::".
+      image_column, caption_column: of parquet files; "" finds the usual ones.
+      val_fraction: share of the examples in "val", in [0, 1].
+      max_samples: use so many examples (0: all).
+      subset_seed: which ones: -1 the first, else a choice by this seed.
+
+    Raises UserError for missing folders and shards, for files of another form, and
+    where no example is left.
+    """
+    if split not in SPLITS:
+        raise UserError(
+            f"data=img2dataset has no split {split!r}; use {', '.join(SPLITS)}, or one "
+            f"path for each split"
+        )
+    subset.check_fraction(val_fraction)
+    base = files.folder(path, "img2dataset's shards")
+    as_files = _has_folders(base)
+    suffix = "" if as_files else ".parquet"
+    patterns = "::".join(f"{one}{suffix}" for one in shards.split("::"))
+    folder = folders.LocalFolder(base, subfolders=as_files)
+    names = [
+        name
+        for name in folders.find(folder, patterns, split, ".parquet")
+        if not name.startswith((".", "_"))
+    ]
+    if as_files:
+        if image_column or caption_column:
+            raise UserError(
+                f"image_column and caption_column are of parquet files; {base} holds "
+                f"folders of images: drop them"
+            )
+        scanned = _each(_list, base, names)
+        form = Files
+    else:
+        columns = dict(image_column=image_column, caption_column=caption_column)
+        scanned = _each(functools.partial(parquet.scan, **columns), base, names)
+        form = Parquet
+    keys = [key for found in scanned for key in found.keys]
+    if not keys:
+        raise UserError(f"the {len(names)} shards of {base} hold no images")
+    usable = np.arange(len(keys))
+    if split != "all":
+        held = np.array([subset.held_out(key, val_fraction) for key in keys], bool)
+        usable = np.flatnonzero(held == (split == "val"))
+    if not len(usable):
+        raise UserError(
+            f"none of the {len(keys)} images of {base} falls into the split {split!r} "
+            f"with val_fraction={val_fraction}; change it"
+        )
+    chosen = subset.examples(
+        len(usable), max_samples=max_samples, subset_seed=subset_seed
+    )
+    return form(base, scanned, usable[chosen])
+
+
+def _each(
+    scan: Callable[[pathlib.Path], Any], base: pathlib.Path, names: list[str]
+) -> list[Any]:
+    """What each shard gives."""
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    try:
+        return list(pool.map(scan, [base / name for name in names]))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, of no use
+
+
+class _Shards:
+    """What both forms share; see `clipjax.types.Source`.
+
+    problems: what was left out. A form gives `_read` and `_captions_of`.
+    """
+
+    def __init__(self, base: pathlib.Path, scanned: list[Any], chosen: np.ndarray):
+        self._ends = list(
+            itertools.accumulate(len(found.captions) for found in scanned)
+        )
+        self._chosen = chosen
+        counts = np.concatenate([found.captions for found in scanned])
+        self.caption_counts = counts[chosen]
+        self.max_captions = int(self.caption_counts.max())
+        self.class_names: dict[str, list[str]] = {}
+        self.templates: dict[str, tuple[str, ...]] = {}
+        failed = sum(found.failed for found in scanned)
+        self.problems = [f"{failed} rows without an image, left out"] if failed else []
+        files.report(f"img2dataset {base}", self.problems)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an example and its number there."""
+        position = int(self._chosen[files.position(index, len(self))])
+        shard = bisect.bisect_right(self._ends, position)
+        return shard, position - (self._ends[shard - 1] if shard else 0)
+
+
+class Files(_Shards):
+    """Folders of images, each with its text."""
+
+    def __init__(self, base: pathlib.Path, scanned: list[Listing], chosen: np.ndarray):
+        super().__init__(base, scanned, chosen)
+        self._folders = [found.path for found in scanned]
+        # As bytes, which take a fraction of the memory of strings.
+        self._images = [np.array([os.fsencode(n) for n in s.images]) for s in scanned]
+        self._kinds = [found.kinds for found in scanned]
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one example; raises BadExample, naming its file, if broken."""
+        image, key = self._image(*self._place(index))
+        return Example(
+            image=files.read_bytes(image, key),
+            captions=self.captions_of(index),
+            key=key,
+        )
+
+    def captions_of(self, index: int) -> list[str]:
+        """The caption of an example, without its image; raises as that does."""
+        shard, i = self._place(index)
+        image, key = self._image(shard, i)
+        kind = int(self._kinds[shard][i])
+        if not self.caption_counts[index]:
+            return []
+        stem = image.name.partition(".")[0]
+        text = image.with_name(stem + (".txt" if kind == tar_index.TXT else ".json"))
+        try:
+            found = tar_index.parse_captions(kind, files.read_bytes(text, key))
+        except BadExample as error:
+            raise BadExample(error.reason, key) from error
+        if len(found) != self.caption_counts[index]:
+            raise BadExample(
+                f"{text.name} holds {len(found)} captions, not as before", key
+            )
+        return found
+
+    def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
+        """The file of an image, and what it is called in messages."""
+        folder = self._folders[shard]
+        name = os.fsdecode(self._images[shard][i])
+        key = f"{folder.name}/{name}".encode("utf-8", "backslashreplace").decode()
+        return folder / name, key
+
+
+class Parquet(_Shards):
+    """Rows of parquet files."""
+
+    def __init__(
+        self, base: pathlib.Path, scanned: list[parquet.Rows], chosen: np.ndarray
+    ):
+        super().__init__(base, scanned, chosen)
+        self._rows = [dataclasses.replace(found, keys=[]) for found in scanned]
+        self._groups = parquet.RowGroups()
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one example; raises BadExample, naming file and key, if broken."""
+        shard, i = self._place(index)
+        image, caption, key = self._values(shard, i, with_image=True)
+        if not image:
+            raise BadExample("it has no image", key)
+        return Example(image=image, captions=self._parse(index, caption, key), key=key)
+
+    def captions_of(self, index: int) -> list[str]:
+        """The caption of an example, without its image; raises as that does."""
+        shard, i = self._place(index)
+        _, caption, key = self._values(shard, i, with_image=False)
+        return self._parse(index, caption, key)
+
+    def _parse(self, index: int, caption: bytes, key: str) -> list[str]:
+        if not self.caption_counts[index]:
+            return []
+        try:
+            return tar_index.parse_captions(tar_index.TXT, caption)
+        except BadExample as error:
+            raise BadExample(error.reason, key) from error
+
+    def _values(self, shard: int, i: int, with_image: bool) -> tuple[bytes, bytes, str]:
+        """Image, caption and key of a row; b"" of a column that is not there."""
+        rows = self._rows[shard]
+        image, caption, key = rows.columns
+        wanted = (image if with_image else "", caption, key)
+        columns = tuple(name for name in wanted if name)
+        place = f"{rows.path.name}:{rows.group[i]}/{rows.row[i]}"
+        try:
+            found = dict(
+                zip(columns, self._groups.values(rows, i, columns), strict=True)
+            )
+        except BadExample as error:
+            raise BadExample(error.reason, place) from error
+        if name := found.get(key):
+            place = f"{rows.path.name}:{name.decode('utf-8', 'backslashreplace')}"
+        return found.get(image, b""), found.get(caption, b""), place
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The images of one folder, sorted; kinds: of their texts, as in tar_index.
+
+    keys: as their files are called up to the first dot. failed: always 0, as a failed
+    download leaves no file.
+    """
+
+    path: pathlib.Path
+    images: list[str]
+    keys: list[str]
+    kinds: np.ndarray
+    captions: np.ndarray
+    failed: int = 0
+
+
+def _list(folder: pathlib.Path) -> Listing:
+    """Lists one folder; a text's length tells whether it holds a caption."""
+    try:
+        sizes = {
+            entry.name: entry.stat().st_size
+            for entry in os.scandir(folder)
+            if not entry.name.startswith(".") and entry.is_file()
+        }
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}") from error
+    images: dict[str, str] = {}
+    for name in sorted(sizes):
+        if name.lower().endswith(files.IMAGE_SUFFIXES):
+            images.setdefault(name.partition(".")[0], name)
+    kinds, counts = [], []
+    for key in images:
+        kind, count = tar_index.NO_TEXT, 0
+        if (size := sizes.get(f"{key}.txt")) is not None:
+            kind, count = tar_index.TXT, int(size > 0)
+        elif f"{key}.json" in sizes:
+            kind, count = tar_index.JSON, _count(folder / f"{key}.json")
+        kinds.append(kind)
+        counts.append(count)
+    return Listing(
+        path=folder,
+        images=list(images.values()),
+        keys=list(images),
+        kinds=np.array(kinds, np.uint8),
+        captions=np.array(counts, np.int32),
+    )
+
+
+def _count(place: pathlib.Path) -> int:
+    """The captions of a JSON file; 1 where it is broken, so that this is met."""
+    try:
+        return len(
+            tar_index.parse_captions(tar_index.JSON, files.read_bytes(place, ""))
+        )
+    except BadExample:
+        return 1
+
+
+def _has_folders(base: pathlib.Path) -> bool:
+    """Whether this is the form `files`; raises UserError where it is `webdataset`, or
+    holds nothing of img2dataset.
+    """
+    entries = sorted(
+        (entry for entry in os.scandir(base) if not entry.name.startswith((".", "_"))),
+        key=lambda entry: entry.name,
+    )
+    tars = [entry.name for entry in entries if entry.name.endswith(".tar")]
+    if tars:
+        raise UserError(
+            f"{base} holds img2dataset's tar shards ({tars[0]}, ...): read them with "
+            f"data=webdataset and the option shards='*.tar'"
+        )
+    if any(entry.is_dir() for entry in entries):
+        return True
+    tables = [entry.name for entry in entries if entry.name.endswith(".parquet")]
+    if not tables:
+        raise UserError(
+            f"{base} holds neither folders (00000/) nor parquet files (00000.parquet) "
+            f"of img2dataset: {files.SET_PATH}"
+        )
+    return False

@@ -1,0 +1,123 @@
+"""Flickr8k, Flickr30k and MS-COCO in the splits of Karpathy and Fei-Fei.
+
+Retrieval is usually reported on their test images: 1,000 of Flickr8k and Flickr30k,
+5,000 of MS-COCO (arXiv 1412.2306). The splits are in `dataset_flickr8k.json`,
+`dataset_flickr30k.json` and `dataset_coco.json`.
+
+    --config configs/x.py:data=karpathy --config.data.train.path=FOLDER
+"""
+
+from __future__ import annotations
+
+import collections
+import pathlib
+
+from clipjax.data import files, listed
+from clipjax.data.tables import Entry
+from clipjax.types import UserError
+
+FILES = (
+    *("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json"),
+    "dataset.json",
+)
+SPLITS = ("train", "val", "test")
+RESTVAL = "restval"  # images of COCO's validation set that are in neither val nor test
+
+
+def make(
+    split: str,
+    *,
+    path: str = "",
+    file: str = "",
+    images: str = "",
+    restval: bool = True,
+    max_samples: int = 0,
+    subset_seed: int = -1,
+) -> listed.Listed:
+    """Reads the captions of split "train", "val" or "test"; images when asked for.
+
+    Options (paths are relative to `path`, or absolute):
+      path: the folder of the JSON file and of the images; those of MS-COCO lie in
+        train2014 and val2014.
+      file: the JSON file; "" finds the usual ones.
+      images: folder of the images, or of COCO's two folders; "" finds the usual ones.
+      restval: train on MS-COCO's 30,504 images of "restval" too, as is customary.
+      max_samples: use so many images (0: all).
+      subset_seed: which ones: -1 the first, else a choice by this seed.
+
+    Raises UserError for missing files and for JSON that is not of this form. A caption
+    that is no text breaks its own image.
+    """
+    if split not in SPLITS:
+        raise UserError(
+            f"data=karpathy has no split {split!r}; use {', '.join(SPLITS)} (and the "
+            f"option restval)"
+        )
+    base = files.folder(path, "images and Karpathy's splits")
+    table = files.inside(base, file, "file") if file else _find(base)
+    wanted = {split, RESTVAL} if split == "train" and restval else {split}
+    entries, problems = read(table, wanted)
+    files.report(f"karpathy {table}", problems)
+    return listed.make(
+        base,
+        images,
+        entries,
+        table,
+        problems,
+        max_samples=max_samples,
+        subset_seed=subset_seed,
+    )
+
+
+def read(table: pathlib.Path, splits: set[str]) -> tuple[dict[str, Entry], list[str]]:
+    """Returns (image path -> its captions, of these splits; problems in words)."""
+    found = listed.read_json(table, ("images",))
+    counts: collections.Counter[str] = collections.Counter()
+    entries: dict[str, Entry] = {}
+    seen: set[str] = set()
+    for image in found["images"]:
+        own = image.get("split") if isinstance(image, dict) else None
+        name = image.get("filename") if isinstance(image, dict) else None
+        if not isinstance(own, str) or not isinstance(name, str) or not name:
+            counts["images without split or filename, left out"] += 1
+            continue
+        seen.add(own)
+        if own not in splits:
+            continue
+        if folder := image.get("filepath"):
+            name = f"{folder}/{name}"
+        if name in entries:
+            counts["images that were there before, left out"] += 1
+            continue
+        entry = entries[name] = Entry()
+        sentences = image.get("sentences")
+        if not isinstance(sentences, list):
+            entry.mark("it has no list of sentences")
+            continue
+        for sentence in sentences:
+            raw = sentence.get("raw") if isinstance(sentence, dict) else None
+            if raw is None:
+                entry.mark("one of its sentences has no raw text")
+            else:
+                entry.add(raw)
+    if not entries:
+        raise UserError(
+            f"{table} has no images of {' or '.join(sorted(splits))}; its splits: "
+            f"{', '.join(sorted(seen)) or '(none)'}"
+        )
+    if broken := sum(1 for entry in entries.values() if entry.fault):
+        counts["images with a caption that cannot be read"] += broken
+    return entries, [f"{n} {what}" for what, n in sorted(counts.items())]
+
+
+def _find(base: pathlib.Path) -> pathlib.Path:
+    found = [base / name for name in FILES if (base / name).is_file()]
+    if not found:
+        raise UserError(
+            f"{base} has none of {', '.join(FILES)} (from caption_datasets.zip of "
+            f"Karpathy's page): put it there, or set the option file"
+        )
+    if len(found) > 1:
+        seen = ", ".join(table.name for table in found)
+        raise UserError(f"{base} holds {seen}: set the option file")
+    return found[0]

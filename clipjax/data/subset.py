@@ -1,0 +1,92 @@
+"""A part of a source's examples: the first ones, a choice by a seed, a held-out share.
+
+What the options `max_classes`, `max_samples_per_class`, `max_samples` and `subset_seed`
+mean, in this order, for all sources. A choice is a function of the seed and of the
+examples' positions alone, the same on every machine; of two limits the larger one takes
+all that the smaller one takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from clipjax.types import UserError
+
+_EXAMPLES, _CLASSES = 0, 1  # streams of one seed
+
+
+def classes(count: int, max_classes: int, subset_seed: int) -> np.ndarray:
+    """int64, ascending: which of `count` classes are kept (max_classes=0: all).
+
+    Raises UserError for a limit or seed out of range.
+    """
+    _check("max_classes", max_classes)
+    order = _order(count, _CLASSES, subset_seed)
+    return np.sort(order[: max_classes or None])
+
+
+def examples(
+    count: int,
+    *,
+    max_samples: int,
+    subset_seed: int,
+    labels: np.ndarray | None = None,
+    max_samples_per_class: int = 0,
+) -> np.ndarray:
+    """int64, ascending: which of `count` examples are kept.
+
+    labels: int [count], the class of each, for max_samples_per_class. Of each class,
+    and then of all, that many are kept (0: all): the first ones where subset_seed is
+    -1.
+
+    Raises UserError for a limit or seed out of range.
+    """
+    _check("max_samples", max_samples)
+    _check("max_samples_per_class", max_samples_per_class)
+    order = _order(count, _EXAMPLES, subset_seed)
+    if labels is not None and max_samples_per_class:
+        order = order[_nth_of_its_class(labels[order]) < max_samples_per_class]
+    return np.sort(order[: max_samples or None])
+
+
+def check_fraction(val_fraction: float) -> None:
+    """Raises UserError where it is no share."""
+    if not 0 <= val_fraction <= 1:
+        raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
+
+
+def held_out(name: str, val_fraction: float) -> bool:
+    """Whether an example belongs to "val": where the first 8 bytes of its name's
+    SHA-256, as a number in [0, 1), are below `val_fraction`.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
+
+
+def _check(option: str, value: int) -> None:
+    if value < 0:
+        raise UserError(f"{option}={value}: use 0 for all, or how many to take")
+
+
+def _order(count: int, stream: int, seed: int) -> np.ndarray:
+    """All numbers below `count` in the order in which they are taken."""
+    if not -1 <= seed < 2**63:
+        raise UserError(f"subset_seed={seed}: use -1 for the first ones, or a seed")
+    if seed == -1:
+        return np.arange(count)
+    # The generator's raw words, which NumPy promises never to change, unlike draws.
+    words = np.random.Philox(key=[seed, stream]).random_raw(count)
+    return np.argsort(words, kind="stable")
+
+
+def _nth_of_its_class(labels: np.ndarray) -> np.ndarray:
+    """How many of the same class come before each."""
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, sizes = np.unique(
+        labels[by_class], return_index=True, return_counts=True
+    )
+    nth = np.empty(len(labels), np.int64)
+    nth[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
+    return nth

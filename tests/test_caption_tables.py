@@ -1,0 +1,168 @@
+"""Caption tables as distributed: official lists of Flickr8k, Flickr30k, JSON lines."""
+
+import json
+
+import dataset_tools
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from source_tools import check_contract
+
+from clipjax.data import tables
+from clipjax.data.sources import captions
+from clipjax.types import BadExample, UserError
+
+
+def keys(source):
+    return [source[i].key for i in range(len(source))]
+
+
+@pytest.mark.parametrize("form", ["as distributed", "beside", "kaggle"])
+def test_the_official_lists_of_flickr8k(form, tmp_path):
+    dataset_tools.flickr8k(tmp_path)
+    text = tmp_path / "Flickr8k_text"
+    if form == "beside":
+        for place in text.iterdir():
+            place.rename(tmp_path / place.name)
+    elif form == "kaggle":
+        (text / "Flickr8k.token.txt").unlink()
+        (tmp_path / "Flicker8k_Dataset").rename(tmp_path / "Images")
+        rows = [f"{n},A dog , {n} .\n" for n in dataset_tools.FLICKR]
+        (tmp_path / "captions.txt").write_text("image,caption\n" + "".join(rows))
+    path = str(tmp_path)
+    for split in ("train", "val", "test"):
+        source = captions.make(split, path=path)
+        check_contract(source)
+        own = [n for n, s in dataset_tools.FLICKR.items() if s == split]
+        assert keys(source) == own and source.problems == []
+        assert source.max_captions == (1 if form == "kaggle" else 5)
+    mixed = captions.make("train", path=path, official=False, val_fraction=0.0)
+    assert len(mixed) == (5 if form == "kaggle" else 6)
+    first = captions.make("test", path=path, max_samples=1)
+    assert keys(first) == ["1003163366_44323f5815.jpg"]
+
+
+def test_official_lists_that_do_not_fit(tmp_path):
+    dataset_tools.flickr8k(tmp_path)
+    path, text = str(tmp_path), tmp_path / "Flickr8k_text"
+    with pytest.raises(UserError, match="nothing of the split 'dev'; add a split_file"):
+        captions.make("dev", path=path)
+    own = "Flickr8k_text/Flickr_8k.devImages.txt"
+    assert len(captions.make("dev", path=path, split_file=own)) == 1
+    with (text / "Flickr_8k.trainImages.txt").open("a") as file:
+        file.write("absent.jpg\n")
+    source = captions.make("train", path=path)
+    assert source.problems == [
+        "1 names of Flickr_8k.trainImages.txt are not in the table"
+    ]
+    (text / "Flickr_8k.testImages.txt").unlink()
+    with pytest.raises(
+        UserError, match="add Flickr_8k.testImages.txt, or set official"
+    ):
+        captions.make("test", path=path)
+    (text / "Flickr_8k.devImages.txt").write_text("absent.jpg\n")
+    with pytest.raises(UserError, match="none of the 1 names of .*devImages"):
+        captions.make("val", path=path)
+    (text / "Flickr_8k.devImages.txt").write_bytes("café.jpg".encode("latin-1"))
+    with pytest.raises(UserError, match="devImages.txt is not UTF-8"):
+        captions.make("val", path=path)
+
+
+@pytest.mark.parametrize("form", ["flickr30k", "flickr30k_kaggle"])
+def test_flickr30k_as_distributed(form, tmp_path):
+    getattr(dataset_tools, form)(tmp_path)
+    source = captions.make("all", path=str(tmp_path))
+    check_contract(source)
+    assert keys(source) == list(dataset_tools.FLICKR30K) and source.problems == []
+    last = "Two men , 4 , are" if form == "flickr30k" else "A dog runs across the grass"
+    assert len(source[2].captions) == 5 and source[2].captions[4].startswith(last)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
+    lambda text: text.strip() == text != ""
+)
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["a.jpg", "ü/b.png", "no suffix"]), st.lists(TEXT, min_size=1)
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.booleans())
+def test_json_lines_round_trip(tmp_path_factory, rows, ascii_only):
+    place = tmp_path_factory.mktemp("table") / "t.jsonl"
+    lines, expected = [], {}
+    for i, (name, texts) in enumerate(rows):
+        single = i % 2 == 0 and len(texts) == 1
+        found = {"caption": texts[0]} if single else {"captions": texts}
+        lines.append(
+            json.dumps({"id": i, "image": name, **found}, ensure_ascii=ascii_only)
+        )
+        expected.setdefault(name, []).extend(texts)
+    place.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    entries, problems = tables.read(place, "", "")
+    assert {k: entry.captions for k, entry in entries.items()} == expected
+    assert list(entries) == list(expected) and problems == []
+
+
+FAULTS = {  # a line -> (fault of its image, or None; what is said of the table)
+    '{"image": "b.jpg"}': "no caption field",
+    '{"image": "b.jpg", "caption": 3}': "not text but 3",
+    '{"image": "b.jpg", "caption": {"en": "x"}}': 'not text but {"en"',
+    '{"image": "b.jpg", "captions": ["x", null]}': r"not text but \[null\]",
+    '{"image": "b.jpg", "captions": ["x", ["y"]]}': r'not text but \["y"\]',
+    '{"image": "b.jpg", "caption": "\\udc80"}': "not UTF-8",
+    '{"image": "b.jpg", "caption": null}': None,
+    '{"image": "b.jpg", "captions": []}': None,
+    '{"image": "b.jpg", "caption": "x"': "rows that name no image",
+    '["image", "caption"]': "rows that name no image",
+    '{"caption": "lost"}': "rows that name no image",
+    '{"image": 7, "caption": "lost"}': "rows that name no image",
+}
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_broken_json_line_breaks_its_image_alone(line, tmp_path):
+    dataset_tools.images(tmp_path / "images", ["a.jpg", "b.jpg", "c.jpg"])
+    good = '{"image": "%s.jpg", "caption": "fine"}\n'
+    (tmp_path / "captions.jsonl").write_text(good % "a" + line + "\n" + good % "c")
+    source = captions.make("all", path=str(tmp_path))
+    found = {}
+    for i in range(len(source)):
+        try:
+            found[source[i].key] = list(source[i].captions)
+        except BadExample as error:
+            found[error.key] = error.reason
+    assert found.pop("a.jpg") == found.pop("c.jpg") == ["fine"]
+    complaint = FAULTS[line]
+    if complaint is None:
+        assert found == {"b.jpg": []}
+        assert source.problems == ["1 empty captions, left out"]
+    elif complaint.startswith("rows"):
+        assert found == {} and source.problems == [f"1 {complaint}, left out"]
+    else:
+        assert list(found) == ["b.jpg"]
+        with pytest.raises(BadExample, match=complaint):
+            source[1]
+        assert source.problems == ["1 images with a caption that cannot be read"]
+
+
+def test_columns_of_json_lines(tmp_path):
+    dataset_tools.images(tmp_path, ["a.jpg"])
+    row = {"file_name": "a.jpg", "text": "usual", "alt": ["mine"], "key": "a.jpg"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    path = str(tmp_path)
+    assert captions.make("all", path=path)[0].captions == ("usual",)
+    named = captions.make("all", path=path, image_column="key", caption_column="alt")
+    assert named[0].captions == ("mine",)
+    with pytest.raises(UserError, match="no columns 'other' and 'for captions'"):
+        captions.make("all", path=path, image_column="other")
+    (tmp_path / "metadata.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(UserError, match="cannot tell the image and caption columns"):
+        captions.make("all", path=path)
+    (tmp_path / "metadata.jsonl").write_text("image,caption\n")
+    with pytest.raises(UserError, match="none of its lines is a JSON object"):
+        captions.make("all", path=path)
