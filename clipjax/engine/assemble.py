@@ -18,6 +18,7 @@ from clipjax import registry
 from clipjax.config import create
 from clipjax.config_check import losses
 from clipjax.data import pipeline
+from clipjax.data.augment import Augment, Chain
 from clipjax.encoder import Encoder
 from clipjax.engine import initial
 from clipjax.engine.checkpoint import Checkpoints
@@ -142,6 +143,24 @@ def encoder(
 def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
     """Images as the run evaluates them: anything decodable -> uint8 [s s 3]."""
     return create("preprocess", config.data.preprocess, config.data.image_size)
+
+
+def augment(config: Config) -> Augment:
+    """Images as the run trains on them: (anything decodable, generator) -> uint8."""
+    parts = _chain("augment", config.data.augment, config.data.image_size)
+    return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+
+def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
+    """The components of a section that names one, or several and their order."""
+    if "name" in section:
+        return [create(family, section, *args)]
+    order, known = section["order"], set(section) - {"order"}
+    if not order or not set(order) <= known:
+        raise UserError(
+            f"data.{family}.order={order!r}: name some of {', '.join(sorted(known))}"
+        )
+    return [create(family, section[label], *args) for label in order]
 
 
 def eval_source(config: Config, val_loss: bool) -> Source | None:

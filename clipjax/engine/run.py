@@ -9,9 +9,9 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from clipjax.config import create
 from clipjax.config_check import validate
 from clipjax.data import pipeline
+from clipjax.data.augment import Augment
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
@@ -39,6 +39,7 @@ class Run:
     mesh: jax.sharding.Mesh
     source: Source
     tokenizer: Tokenizer | None
+    augment: Augment
     class_names: tuple[str, ...]
     model: Model
     loss: Loss
@@ -125,6 +126,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         mesh=mesh,
         source=source,
         tokenizer=tokenizer,
+        augment=assemble.augment(config),
         class_names=class_names,
         model=freeze(model, optim.frozen),
         loss=loss,
@@ -163,7 +165,7 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
     return pipeline.train_batches(
         run.source,
         run.tokenizer,
-        create("augment", data.augment, data.image_size),
+        run.augment,
         seed=run.config.seed,
         global_batch=data.batch_size,
         start_step=start_step,
