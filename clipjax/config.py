@@ -52,6 +52,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "image_size": 224,  # pixels a side
         "batch_size": 128,  # of all devices and hosts together
         "label_set": "",  # labels of a classifier; empty: the data's only ones
+        # Shares of a classifier's examples that are mixed with another in either way.
+        "mixup": 0.0,  # blended
+        "mixup_alpha": 0.2,  # by a share from Beta(alpha, alpha)
+        "cutmix": 0.0,  # one patch is the other's
+        "cutmix_alpha": 1.0,  # the rest's share is from Beta(alpha, alpha)
         "unit": "image",  # an epoch visits every image once, or every "pair"
         "workers": 0,  # processes that read and decode; 0: threads of this one
         "threads": 1,  # decoding threads where workers is 0

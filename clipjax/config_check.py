@@ -129,6 +129,14 @@ def validate(config: Config, chosen: Config | None = None) -> None:
             )
     if not 0 <= values["train.ema"] < 1:
         raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
+    if values["data.mixup"] + values["data.cutmix"] > 1:
+        raise UserError(
+            f"data.mixup={values['data.mixup']}, data.cutmix={values['data.cutmix']}: "
+            "shares of the examples, together 1 at most"
+        )
+    for path in ("data.mixup_alpha", "data.cutmix_alpha"):
+        if values[path] <= 0:
+            raise UserError(f"{path}={values[path]}: must be above 0")
     for _, section, path in losses(config):
         weight = section.get("weight", 1.0)
         if not isinstance(weight, int | float) or weight < 0:
@@ -162,6 +170,8 @@ LOWEST = {
     "data.batch_size": 1,
     "data.workers": 0,
     "data.threads": 0,
+    "data.mixup": 0,
+    "data.cutmix": 0,
     "lora.rank": 0,
     "optim.clip_norm": 0,
     "optim.lr": 0,

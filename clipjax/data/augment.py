@@ -364,8 +364,8 @@ def _erased(
             left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
             pixels = np.array(picture)
             own = np.random.Generator(np.random.PCG64(int(noise * 2**53)))
-            pixels[top : top + high, left : left + wide] = (
-                color or own.integers(0, 256, (high, wide, 3), np.uint8)
+            pixels[top : top + high, left : left + wide] = color or own.integers(
+                0, 256, (high, wide, 3), np.uint8
             )
             return Image.fromarray(pixels)
     return picture

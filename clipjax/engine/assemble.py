@@ -22,6 +22,7 @@ from clipjax.data.augment import Augment, Chain
 from clipjax.encoder import Encoder
 from clipjax.engine import initial
 from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import TrainState, variables
 from clipjax.losses.combined import CombinedLoss
 from clipjax.models import lora
@@ -149,6 +150,25 @@ def augment(config: Config) -> Augment:
     """Images as the run trains on them: (anything decodable, generator) -> uint8."""
     parts = _chain("augment", config.data.augment, config.data.image_size)
     return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+
+def mixing(config: Config) -> Mixing | None:
+    """How examples are mixed, None where they are not.
+
+    Raises UserError where they are to be and the model has no classes.
+    """
+    data = config.data
+    key = "mixup" if data.mixup else "cutmix"
+    if not data[key]:
+        return None
+    if "num_classes" not in config.model:
+        raise UserError(
+            f"data.{key}={data[key]}: it mixes the classes of a classifier, and "
+            f"model={config.model.name} has none; choose model=classifier, or set it "
+            "to 0"
+        )
+    shares = data.mixup, data.mixup_alpha, data.cutmix, data.cutmix_alpha
+    return Mixing(config.model.num_classes, *shares)
 
 
 def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:

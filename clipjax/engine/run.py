@@ -14,6 +14,7 @@ from clipjax.data import pipeline
 from clipjax.data.augment import Augment
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
+from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import make_train_step
 from clipjax.models import lora
 from clipjax.models.frozen import freeze
@@ -40,6 +41,7 @@ class Run:
     source: Source
     tokenizer: Tokenizer | None
     augment: Augment
+    mixing: Mixing | None
     class_names: tuple[str, ...]
     model: Model
     loss: Loss
@@ -127,6 +129,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         source=source,
         tokenizer=tokenizer,
         augment=assemble.augment(config),
+        mixing=assemble.mixing(config),
         class_names=class_names,
         model=freeze(model, optim.frozen),
         loss=loss,
@@ -150,6 +153,7 @@ def jit_step(run: Run):
         ema=config.train.ema,
         max_logit_scale=config.train.max_logit_scale,
         micro_batches=config.train.micro_batches,
+        mixing=run.mixing,
     )
     where = jax.tree.map(lambda leaf: leaf.sharding, run.template)
     return jax.jit(
