@@ -30,6 +30,7 @@ FAMILIES = {
     "tokenizer": "clipjax.data.tokenizers",
     "preprocess": "clipjax.data.preprocess",
     "augment": "clipjax.data.augment",
+    "text_augment": "clipjax.data.text_augment",
     "evals": "clipjax.evals",
 }
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ from clipjax import registry
 from clipjax.config import create
 from clipjax.config_check import losses
 from clipjax.data import pipeline
+from clipjax.data import text_augment as text_augments
 from clipjax.data.augment import Augment, Chain
+from clipjax.data.text_augment import TextAugment
 from clipjax.encoder import Encoder
 from clipjax.engine import initial
 from clipjax.engine.checkpoint import Checkpoints
@@ -54,14 +55,22 @@ def source(section: Mapping[str, Any]) -> Source:
     return made
 
 
-def new_tokenizer(config: Config, train_source: Source) -> Tokenizer | None:
+def new_tokenizer(
+    config: Config, train_source: Source, varied: TextAugment | None = None
+) -> Tokenizer | None:
     """A tokenizer made, and where it is of that kind trained, anew.
 
-    None for a model without text.
+    varied: what varies the captions, whose words it is trained on too. None for a model
+    without text.
     """
     if "tokenizer" not in config.data:
         return None
-    captions = functools.partial(pipeline.captions, train_source)
+
+    def captions() -> Iterator[str]:
+        yield from pipeline.captions(train_source)
+        if varied is not None:
+            yield from varied.texts()
+
     return create("tokenizer", config.data.tokenizer, captions, None)
 
 
@@ -150,6 +159,14 @@ def augment(config: Config) -> Augment:
     """Images as the run trains on them: (anything decodable, generator) -> uint8."""
     parts = _chain("augment", config.data.augment, config.data.image_size)
     return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+
+def text_augment(config: Config, train_source: Source) -> TextAugment | None:
+    """What varies the captions of a run; None where nothing does."""
+    if "text_augment" not in config.data:
+        return None
+    parts = _chain("text_augment", config.data.text_augment, train_source)
+    return text_augments.Chain(tuple(parts))
 
 
 def mixing(config: Config) -> Mixing | None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from clipjax.config_check import validate
 from clipjax.data import pipeline
 from clipjax.data.augment import Augment
+from clipjax.data.text_augment import TextAugment
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.mixing import Mixing
@@ -41,6 +42,7 @@ class Run:
     source: Source
     tokenizer: Tokenizer | None
     augment: Augment
+    text_augment: TextAugment | None
     mixing: Mixing | None
     class_names: tuple[str, ...]
     model: Model
@@ -82,13 +84,14 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     # Up, so that whole epochs visit everything; but not for what rounding adds.
     steps = math.ceil(config.train.epochs * epoch_size / batch - 1e-9)
     total_steps = config.train.steps or steps
+    text_augment = assemble.text_augment(config, source)
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
     elif other := initial.run_of_texts(config):
         resume.load_config(other)
         tokenizer = assemble.saved_tokenizer(config, other)
     else:
-        tokenizer = assemble.new_tokenizer(config, source)
+        tokenizer = assemble.new_tokenizer(config, source, text_augment)
     class_names = classes.of_data(config, source)
     model = assemble.model(config, tokenizer)
     fresh = jax.eval_shape(lambda: model.init(jax.random.key(0)))
@@ -129,6 +132,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         source=source,
         tokenizer=tokenizer,
         augment=assemble.augment(config),
+        text_augment=text_augment,
         mixing=assemble.mixing(config),
         class_names=class_names,
         model=freeze(model, optim.frozen),
@@ -180,4 +184,5 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_broken=data.on_broken,
+        text_augment=run.text_augment,
     )

@@ -113,11 +113,15 @@ class Captions:
         """Reads one image; raises BadExample, naming it, where it is broken."""
         index = files.position(index, len(self))
         name, entry = self._names[index], self._entries[index]
-        key = name.encode("utf-8", "backslashreplace").decode()
+        key = self.key_of(index)
         if entry.fault:
             raise BadExample(entry.fault, key)
         image = files.read_bytes(self._folder / name, key)
         return Example(image=image, captions=tuple(entry.captions), key=key)
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without reading it."""
+        return self._names[index].encode("utf-8", "backslashreplace").decode()
 
 
 def _belongs(name: str, split: str, val_fraction: float) -> bool:

@@ -91,10 +91,8 @@ class WebDataset:
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and key, if broken."""
         index = files.position(index, len(self))
-        shard = bisect.bisect_right(self._ends, index)
-        found = self._indexes[shard]
-        i = index - (self._ends[shard] - len(found))
-        key = f"{self._names[shard]}:{found.key(i)}"
+        shard, i = self._place(index)
+        found, key = self._indexes[shard], self.key_of(index)
         try:
             return Example(
                 image=self._read(shard, found.image_start[i], found.image_size[i]),
@@ -104,6 +102,16 @@ class WebDataset:
             )
         except BadExample as error:
             raise BadExample(error.reason, key) from error
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without reading it."""
+        shard, i = self._place(index)
+        return f"{self._names[shard]}:{self._indexes[shard].key(i)}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an example, and its number there."""
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard] - len(self._indexes[shard]))
 
     def _class_names(self, base: pathlib.Path, classes: str) -> list[str]:
         if all((f.label == tar_index.NO_LABEL).all() for f in self._indexes):
