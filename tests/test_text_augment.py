@@ -60,6 +60,7 @@ LEAD, ADD, THE, NUMBER, SAME, STOP = range(6)
             {"a picture of 2 dogs", "a photo of 2 dogs", "an image of 2 dogs"},
         ),
         (ADD, "dogs run", {"dogs run"}),
+        (ADD, "Two dogs are here", {"Two dogs are here"}),
         (ADD, "A photo of a dog", {"A photo of a dog"}),
         (ADD, "Theo runs", {"Theo runs"}),
         (THE, "A dog on a hill", {"The dog on a hill", "A dog on the hill"}),
@@ -87,6 +88,7 @@ LEAD, ADD, THE, NUMBER, SAME, STOP = range(6)
         (SAME, "a photograph", {"a photograph"}),
         (STOP, "A dog.", {"A dog"}),
         (STOP, "A dog", {"A dog."}),
+        (STOP, "A dog .", {"A dog"}),
         (STOP, "A dog!", {"A dog!"}),
         (STOP, "A dog...", {"A dog..."}),
     ],
@@ -113,7 +115,7 @@ def meaning(caption):
         plain = re.sub(rf"\b{second}\b", first, plain)
     for word, digit in text_augment.NUMBERS.items():
         plain = re.sub(rf"\b{word}\b", digit, plain)
-    return re.sub(r"\b(an?|the)\b", "the", plain).removesuffix(".")
+    return re.sub(r"\b(an?|the)\b", "the", re.sub(r" ?\.$", "", plain))
 
 
 @settings(max_examples=300, deadline=None)

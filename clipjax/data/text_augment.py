@@ -294,10 +294,11 @@ RULES = (
     _rule(
         r"^(?:an? |the )?(?:picture|photo|photograph|image) of (?=\w)", lambda _, __: ""
     ),
-    # "A dog runs" -> "A photo of a dog runs", where it begins with what is seen.
+    # "Two dogs in snow" -> "A photo of two dogs in snow": what begins with what is
+    # seen and is no sentence, as far as that is easily told.
     _rule(
         rf"^(?:an?|the|some|{_words(OTHER_NUMBER)})(?= \w)"
-        r"(?! (?:picture|photo|photograph|image)s?\b)",
+        r"(?! (?:picture|photo|photograph|image)s?\b)(?!.* (?:is|are|was|were)\b)",
         lambda words, draw: f"{_one(LEADS, draw)} {words[:1].lower()}{words[1:]}",
         *LEADS,
     ),
@@ -322,7 +323,7 @@ RULES = (
         " ".join(OTHER_WORD),
     ),
     # With a full stop and without.
-    _rule(r"(?<=\w)\.?\Z", lambda words, _: "" if words else ".", "."),
+    _rule(r"(?<=\w)(?: ?\.)?\Z", lambda words, _: "" if words else ".", "."),
 )
 
 
