@@ -151,5 +151,5 @@ def list_components() -> str:
     """Every family and its components, as --help prints them."""
     lines = []
     for family in registry.FAMILIES:
-        lines.append(f"  {family:<11} {', '.join(registry.names(family))}")
+        lines.append(f"  {family:<12} {', '.join(registry.names(family))}")
     return "\n".join(lines)

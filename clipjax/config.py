@@ -25,7 +25,8 @@ WORDS = {
     "text": "transformer",
     "tokenizer": "words",
     "preprocess": "clip",
-    "augment": "none",
+    "augment": "none",  # several, in this order: crop+jitter+blur
+    "text_augment": "none",  # several, in this order: word_dropout+paraphrase
     "loss": "clip",  # several: clip+cyclip, each with a weight
     "optim": "adamw",
     "schedule": "cosine",
@@ -33,6 +34,9 @@ WORDS = {
     "eval_data": "",  # empty: the training source, with its own split
     "evals": "retrieval",  # several: retrieval+zeroshot; of other data: zeroshot@scenes
 }
+
+# Component words that need a tower.
+TOWER_WORDS = dict(image="image", text="text", tokenizer="text", text_augment="text")
 
 # Keys every run has, with their defaults. Comments are the user's documentation.
 SHARED: dict[str, dict[str, Any]] = {
@@ -48,6 +52,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "image_size": 224,  # pixels a side
         "batch_size": 128,  # of all devices and hosts together
         "label_set": "",  # labels of a classifier; empty: the data's only ones
+        # Shares of a classifier's examples that are mixed with another in either way.
+        "mixup": 0.0,  # blended
+        "mixup_alpha": 0.2,  # by a share from Beta(alpha, alpha)
+        "cutmix": 0.0,  # one patch is the other's
+        "cutmix_alpha": 1.0,  # the rest's share is from Beta(alpha, alpha)
         "unit": "image",  # an epoch visits every image once, or every "pair"
         # Lengths, as (8, 16, 24): texts are padded to the shortest of them that holds a
         # batch, or to the whole context; empty: always that.
@@ -147,9 +156,9 @@ def base(
     default = {**default, **suited}
     chosen = {**default, **given}
     towers = registry.module_of(factory, "TOWERS") or ("image", "text")
-    for word in {"image", "text", "tokenizer"} & set(given):
-        if {"tokenizer": "text"}.get(word, word) not in towers:
-            raise UserError(f"{word}={given[word]}: model={name} has no {word} tower")
+    for word, tower in TOWER_WORDS.items():
+        if word in given and tower not in towers:
+            raise UserError(f"{word}={given[word]}: model={name} has no {tower} tower")
     options = dict(options or {})
     config = ConfigDict({"": None})
     del config[""]
@@ -164,6 +173,9 @@ def base(
     if "text" in towers:
         tokenizer = _component("tokenizer", chosen["tokenizer"], options)
         config.data.tokenizer = tokenizer
+        if chosen["text_augment"] != "none":
+            section = _chain("text_augment", chosen["text_augment"], options)
+            config.data.text_augment = section
     config.loss = _loss(chosen["loss"], options)
     optim = _component("optim", chosen["optim"], options)
     optim.update(_shared(options, "optim", beside=optim))
@@ -212,7 +224,7 @@ def _shared(options, section: str, beside: Iterable[str] = ()) -> dict[str, Any]
             raise TypeError(f"option {section}.{key} collides with a shared key")
     given = _known(options.pop(section, {}), defaults, f"key of {section or 'config'}")
     for key, value in given.items():
-        given[key] = typed(value, type(defaults[key]), f"{section}.{key}")
+        given[key] = registry.typed(value, type(defaults[key]), f"{section}.{key}")
     return {**defaults, **given}
 
 
@@ -236,37 +248,9 @@ def _field(value: Any, annotation: Any, path: str) -> Any:
         (kind,) = (member for member in members if member is not type(None))
         field = config_dict.placeholder(kind)
         if value is not None:
-            field.set(typed(value, kind, path))
+            field.set(registry.typed(value, kind, path))
         return field
-    return typed(value, annotation, path)
-
-
-def typed(value: Any, annotation: Any, path: str) -> Any:
-    """Returns the value, ints widened to floats; raises UserError for a wrong type."""
-    either = typing.get_args(annotation)
-    if type(None) in either:
-        if value is None:
-            return None
-        (annotation,) = (member for member in either if member is not type(None))
-    kind = typing.get_origin(annotation) or annotation
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{path}={value!r}: must be {_type_name(annotation)}")
-    members = typing.get_args(annotation)
-    if isinstance(value, tuple) and members:
-        if members[-1] is Ellipsis:
-            members = members[:1] * len(value)
-        if len(value) != len(members):
-            raise UserError(f"{path}={value!r}: must have {len(members)} entries")
-        return tuple(typed(v, m, path) for v, m in zip(value, members, strict=True))
-    return value
-
-
-def _type_name(annotation: Any) -> str:
-    return getattr(annotation, "__name__", str(annotation))
+    return registry.typed(value, annotation, path)
 
 
 def _source(name: str, options, split: str) -> Config:
@@ -290,8 +274,8 @@ def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Con
         data.eval.split = "val"
     if eval_name == (default["eval_data"] or default["data"]):
         _set(data.eval, given, "data.eval")
-    for name in ("preprocess", "augment"):
-        data[name] = _component(name, chosen[name], options)
+    data.preprocess = _component("preprocess", chosen["preprocess"], options)
+    data.augment = _chain("augment", chosen["augment"], options)
     return data
 
 
@@ -307,16 +291,32 @@ def _loss(chosen: str, options) -> Config:
     """One loss's section, or for "clip+cyclip" labelled ones, each with a weight."""
     if "+" not in chosen:
         return _component("loss", chosen, options)
-    losses = ConfigDict()
+    losses = _labelled("loss", chosen, options)
+    for label in losses:
+        if "weight" in losses[label]:
+            raise TypeError(f"option loss.{label}.weight collides with that of a sum")
+        losses[label]["weight"] = 1.0
+    return losses
+
+
+def _chain(family: str, chosen: str, options) -> Config:
+    """One component's section, or for "crop+blur" labelled ones and their order, which
+    the keys of a config do not keep."""
+    if "+" not in chosen:
+        return _component(family, chosen, options)
+    sections = _labelled(family, chosen, options)
+    sections["order"] = tuple(name.rpartition(".")[2] for name in chosen.split("+"))
+    return sections
+
+
+def _labelled(family: str, chosen: str, options) -> Config:
+    sections = ConfigDict()
     for name in chosen.split("+"):
         label = name.rpartition(".")[2]
-        if label in losses:
-            raise UserError(f"loss={chosen}: {label!r} is there twice")
-        section = losses[label] = _component("loss", name, options)
-        if "weight" in section:
-            raise TypeError(f"option loss.{name}.weight collides with that of a sum")
-        section["weight"] = 1.0
-    return losses
+        if label in sections:
+            raise UserError(f"{family}={chosen}: {label!r} is there twice")
+        sections[label] = _component(family, name, options)
+    return sections
 
 
 def _evals(chosen: str, default: str, options) -> Config:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipjax import registry
-from clipjax.config import SHARED, typed
+from clipjax.config import SHARED
 from clipjax.types import Config, UserError
 
 # Keys that may change between a run and its resumption without changing its result,
@@ -129,6 +129,14 @@ def validate(config: Config, chosen: Config | None = None) -> None:
             )
     if not 0 <= values["train.ema"] < 1:
         raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
+    if values["data.mixup"] + values["data.cutmix"] > 1:
+        raise UserError(
+            f"data.mixup={values['data.mixup']}, data.cutmix={values['data.cutmix']}: "
+            "shares of the examples, together 1 at most"
+        )
+    for path in ("data.mixup_alpha", "data.cutmix_alpha"):
+        if values[path] <= 0:
+            raise UserError(f"{path}={values[path]}: must be above 0")
     for _, section, path in losses(config):
         weight = section.get("weight", 1.0)
         if not isinstance(weight, int | float) or weight < 0:
@@ -162,6 +170,8 @@ LOWEST = {
     "data.batch_size": 1,
     "data.workers": 0,
     "data.threads": 0,
+    "data.mixup": 0,
+    "data.cutmix": 0,
     "lora.rank": 0,
     "optim.clip_norm": 0,
     "optim.lr": 0,
@@ -189,7 +199,7 @@ def _check_options(config: Config) -> None:
     for family, section, path in _sections(config):
         known = registry.options(registry.load(family, section.name))
         for key, option in known.items():
-            typed(section[key], option.annotation, f"{path}.{key}")
+            registry.typed(section[key], option.annotation, f"{path}.{key}")
 
 
 def _sections(config: Config) -> list[tuple[str, Any, str]]:
@@ -204,7 +214,12 @@ def _sections(config: Config) -> list[tuple[str, Any, str]]:
         ),
         ("data", data.train, "data.train"),
         ("data", data.eval, "data.eval"),
-        *((name, data[name], f"data.{name}") for name in DATA_PARTS if name in data),
+        *(
+            part
+            for name in DATA_PARTS
+            if name in data
+            for part in _parts(name, data[name], f"data.{name}")
+        ),
         *losses(config),
         ("optim", config.optim, "optim"),
         ("schedule", config.optim.schedule, "optim.schedule"),
@@ -219,12 +234,18 @@ def _sections(config: Config) -> list[tuple[str, Any, str]]:
 
 def losses(config: Config) -> list[tuple[str, Any, str]]:
     """("loss", section, path) of the loss, or of each part of a sum."""
-    if "name" in config.loss:
-        return [("loss", config.loss, "loss")]
-    return [("loss", config.loss[label], f"loss.{label}") for label in config.loss]
+    return _parts("loss", config.loss, "loss")
 
 
-DATA_PARTS = ("tokenizer", "preprocess", "augment")
+def _parts(family: str, section: Any, path: str) -> list[tuple[str, Any, str]]:
+    """(family, section, path) of a component, or of each of several."""
+    if "name" in section:
+        return [(family, section, path)]
+    labels = (label for label in section if label != "order")
+    return [(family, section[label], f"{path}.{label}") for label in labels]
+
+
+DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")
 
 
 def _argument_word(path: str) -> str:
@@ -237,6 +258,8 @@ def _argument_word(path: str) -> str:
     if path in words:
         return words[path]
     parts = path.split(".")
+    if parts[1] in DATA_PARTS:
+        return parts[1]
     return parts[0] if parts[0] in ("evals", "loss") else parts[-2]
 
 

@@ -30,6 +30,7 @@ FAMILIES = {
     "tokenizer": "clipjax.data.tokenizers",
     "preprocess": "clipjax.data.preprocess",
     "augment": "clipjax.data.augment",
+    "text_augment": "clipjax.data.text_augment",
     "evals": "clipjax.evals",
 }
 
@@ -133,3 +134,31 @@ def options(factory: Callable[..., Any]) -> dict[str, Option]:
             )
         found[name] = Option(parameter.default, hints[name])
     return found
+
+
+def typed(value: Any, annotation: Any, path: str) -> Any:
+    """Returns the value, ints widened to floats; raises UserError for a wrong type."""
+    either = typing.get_args(annotation)
+    if type(None) in either:
+        if value is None:
+            return None
+        (annotation,) = (member for member in either if member is not type(None))
+    kind = typing.get_origin(annotation) or annotation
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{path}={value!r}: must be {_type_name(annotation)}")
+    members = typing.get_args(annotation)
+    if isinstance(value, tuple) and members:
+        if members[-1] is Ellipsis:
+            members = members[:1] * len(value)
+        if len(value) != len(members):
+            raise UserError(f"{path}={value!r}: must have {len(members)} entries")
+        return tuple(typed(v, m, path) for v, m in zip(value, members, strict=True))
+    return value
+
+
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation))

@@ -85,8 +85,8 @@ class Source(Protocol):
     class_names: label set -> names in index order; empty without labels.
     templates: label set -> prompt templates with one `{}`; may lack a set.
 
-    A source whose images are costly may also have `captions_of(index)`, the captions of
-    an example without its image.
+    A source may also have `captions_of(index)` and `key_of(index)`: the captions, and
+    the key, of an example without its image.
     """
 
     max_captions: int

@@ -42,6 +42,7 @@ def check_contract(source):
     for index in (0, len(source) - 1):
         example = source[index]
         assert images.decode(example.image).mode == "RGB" and example.key
+        assert source.key_of(index) == example.key
         assert len(example.captions) == source.caption_counts[index]
         assert example.labels.keys() <= source.class_names.keys()
     copy = pickle.loads(pickle.dumps(source))

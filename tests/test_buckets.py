@@ -156,6 +156,13 @@ def test_what_cannot_have_them(tmp_path):
     made.train.steps = 1
     with pytest.raises(UserError, match=r"text_buckets: the padding .*pool=last"):
         runs.prepare(made, tmp_path, True)
+    made.model.text.pool = "mean"
+    with made.unlocked():
+        made.data.text_augment = config.base(
+            "text_augment=paraphrase"
+        ).data.text_augment
+    with pytest.raises(UserError, match="leave one of the two out"):
+        runs.prepare(made, tmp_path, True)
     bare = Lengths()
     bare.captions_of = None
     with pytest.raises(UserError, match="cannot give captions without"):

@@ -1,25 +1,36 @@
 """Random image transforms for training: `name(image_size)` -> callable(image, rng).
 
-Every public function is a component. What it returns takes encoded bytes, a uint8 array
-or a PIL image, gives uint8 [s s 3], can be pickled, and can be shared by threads.
-All chance comes from `rng`, and every call draws the same number of numbers whatever
-the image and the options are, so that one image never shifts the draws of the next.
+Every public function is a component, and several are one after another in the order of
+`augment=crop+jitter+blur`. What it returns takes encoded bytes, a uint8 array or a PIL
+image, gives uint8 [s s 3], can be pickled, and can be shared by threads. All chance
+comes from `rng`, and every call draws the same number of numbers whatever the image is,
+so that one image never shifts the draws of the next.
+
+`crop` and `none` make a picture of the size. The others change a finished picture with
+probability `p`; one that is not finished becomes so as in the evaluation. To add one,
+write a factory that returns a `Step`: its module is its only place.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
-from clipjax.data import images, preprocess
+from clipjax.data import images, policies, preprocess
 from clipjax.types import UserError
 
 # As torchvision's RandomResizedCrop: so many tries to fit a crop into the image.
 TRIES = 10
 DRAWS = 2 * TRIES + 2 + 1 + 4  # area and aspect each try, place, flip, colours
+
+ENHANCE = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+Augment = Callable[[images.Picture, np.random.Generator], np.ndarray]
 
 
 def crop(
@@ -34,6 +45,8 @@ def crop(
     draft: bool = False,
 ) -> Crop:
     """A random crop resized to the square (Szegedy et al. 2015, arXiv:1409.4842).
+
+    Its draws are the same whatever its options are.
 
     The crop is distributed as torchvision's RandomResizedCrop: its share of the image's
     area uniform in `scale`, its width / height log-uniform in `ratio`, tried 10 times;
@@ -56,10 +69,8 @@ def crop(
         raise UserError(f"augment scale={scale}: use 0 < low <= high <= 1")
     if not 0 < ratio[0] <= ratio[1]:
         raise UserError(f"augment ratio={ratio}: use 0 < low <= high")
-    limits = {"flip": (flip, 1), "color_jitter": (color_jitter, 1), "hue": (hue, 0.5)}
-    for name, (value, most) in limits.items():
-        if not 0 <= value <= most:
-            raise UserError(f"augment {name}={value}: use a value from 0 to {most}")
+    _check_shares(flip=flip, color_jitter=color_jitter)
+    _check_shares(0.5, hue=hue)
     plain = preprocess.clip(image_size)  # checks the size
     return Crop(plain.image_size, scale, ratio, flip, color_jitter, hue, exif, draft)
 
@@ -67,6 +78,139 @@ def crop(
 def none(image_size: int) -> Plain:
     """No augmentation: the evaluation's `clip` transform; draws nothing."""
     return Plain(preprocess.clip(image_size))
+
+
+def flip(image_size: int, *, p: float = 0.5) -> Step:
+    """A mirror image. Mind captions that say left and right."""
+    return _step(image_size, p, 0, _flipped)
+
+
+def jitter(
+    image_size: int,
+    *,
+    p: float = 0.8,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+) -> Step:
+    """Colours, in a random order (SimCLR, arXiv:2002.05709, at half its strength).
+
+    Options:
+      brightness, contrast, saturation: s in [0, 1]: by a factor uniform in [1 - s,
+        1 + s].
+      hue: h in [0, 0.5]: turned by up to h of the circle.
+    """
+    _check_shares(brightness=brightness, contrast=contrast, saturation=saturation)
+    _check_shares(0.5, hue=hue)
+    strengths = (brightness, contrast, saturation, hue)
+    change = functools.partial(_jittered, strengths=strengths)
+    return _step(image_size, p, 8, change)
+
+
+def grayscale(image_size: int, *, p: float = 0.2) -> Step:
+    """Grey in three equal channels (SimCLR, arXiv:2002.05709)."""
+    return _step(image_size, p, 0, _grey)
+
+
+def blur(
+    image_size: int, *, p: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)
+) -> Step:
+    """A Gaussian blur, its radius in pixels uniform in `sigma`; as in SimCLR.
+
+    Pillow's filter, as in MoCo v2 (arXiv:2003.04297): three box blurs, near a Gaussian.
+    """
+    if not 0 <= sigma[0] <= sigma[1]:
+        raise UserError(f"augment sigma={sigma}: use 0 <= low <= high")
+    return _step(image_size, p, 1, functools.partial(_blurred, sigma=sigma))
+
+
+def randaugment(
+    image_size: int, *, n: int = 2, magnitude: int = 9, p: float = 1.0
+) -> Step:
+    """RandAugment (arXiv:1909.13719): `n` random operations of one magnitude.
+
+    The 14 operations and their ranges are torchvision's; see policies.py.
+
+    Options:
+      n: how many, one after another. magnitude: from 0 to 30.
+    """
+    if n < 1:
+        raise UserError(f"augment n={n}: use 1 or more operations")
+    if not 0 <= magnitude <= 30:
+        raise UserError(f"augment magnitude={magnitude}: use a value from 0 to 30")
+    change = functools.partial(policies.random, magnitude=magnitude)
+    return _step(image_size, p, 2 * n, change)
+
+
+def autoaugment(image_size: int, *, p: float = 1.0) -> Step:
+    """AutoAugment's policy for ImageNet (arXiv:1805.09501); see policies.py."""
+    return _step(image_size, p, 5, policies.learned)
+
+
+def erase(
+    image_size: int,
+    *,
+    p: float = 0.25,
+    area: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+    color: tuple[int, ...] = (),
+) -> Step:
+    """Random erasing (arXiv:1708.04896): a rectangle at random gives way.
+
+    Distributed as torchvision's RandomErasing: its share of the area uniform in `area`,
+    its height / width log-uniform in `ratio`, tried 10 times, else nothing is erased.
+
+    Options:
+      color: (red, green, blue) of the rectangle; () for random pixels, the paper's
+        best. (124, 116, 104) is ImageNet's mean.
+    """
+    if not 0 < area[0] <= area[1] < 1:
+        raise UserError(f"augment area={area}: use 0 < low <= high < 1")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise UserError(f"augment ratio={ratio}: use 0 < low <= high")
+    if len(color) not in (0, 3) or not all(0 <= value <= 255 for value in color):
+        raise UserError(f"augment color={color}: use () or three values up to 255")
+    change = functools.partial(_erased, area=area, ratio=ratio, color=color)
+    return _step(image_size, p, 2 * TRIES + 3, change)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Augmentations one after another, each with its own draws."""
+
+    parts: tuple[Augment, ...]
+
+    def __call__(self, image: images.Picture, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        for part in self.parts:
+            image = part(image, rng)
+        assert isinstance(image, np.ndarray)
+        return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Changes a finished picture with probability p.
+
+    plain: finishes one that is not. change(picture, draws) -> picture, with as many
+    draws from [0, 1) as said.
+    """
+
+    plain: preprocess.Shortest
+    p: float
+    draws: int
+    change: Callable[[Image.Image, Sequence[float]], Image.Image]
+
+    def __call__(self, image: images.Picture, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        chance, *draws = rng.random(1 + self.draws).tolist()
+        size = self.plain.image_size
+        if not isinstance(image, np.ndarray) or image.shape != (size, size, 3):
+            image = self.plain(image)
+        if chance >= self.p:
+            return image
+        return np.array(self.change(images.decode(image), draws))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +264,7 @@ class Crop:
 
     def _crop_size(self, width: int, height: int, tries: np.ndarray) -> tuple[int, int]:
         """(width, height) in pixels of the first try that fits, else of the largest."""
-        least, most = self.scale
-        log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for share, shape in tries.reshape(TRIES, 2):
-            area = width * height * (least + share * (most - least))
-            ratio = math.exp(log_low + shape * (log_high - log_low))
-            wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        for wide, high in _rectangles(width * height, self.scale, self.ratio, tries):
             if 0 < wide <= width and 0 < high <= height:
                 return wide, high
         return (
@@ -135,13 +274,98 @@ class Crop:
 
     def _coloured(self, picture: Image.Image, draws: list[float]) -> Image.Image:
         if self.color_jitter:
-            kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-            for kind, draw in zip(kinds, draws[:3], strict=True):
+            for kind, draw in zip(ENHANCE, draws[:3], strict=True):
                 factor = 1 + self.color_jitter * (2 * draw - 1)
                 picture = kind(picture).enhance(factor)
         if self.hue:
-            turn = round(self.hue * (2 * draws[3] - 1) * 256)
-            hue, saturation, value = picture.convert("HSV").split()
-            hue = Image.fromarray(np.asarray(hue) + np.uint8(turn % 256))
-            picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+            picture = _turned(picture, self.hue * (2 * draws[3] - 1))
         return picture
+
+
+def _rectangles(
+    pixels: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    draws: Sequence[float] | np.ndarray,
+) -> Iterator[tuple[int, int]]:
+    """Two sides for each two draws: the share of the pixels uniform in `scale`, the
+    first side by the second log-uniform in `ratio`."""
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for share, shape in np.reshape(draws, (-1, 2)):
+        area = pixels * (scale[0] + share * (scale[1] - scale[0]))
+        quotient = math.exp(log_low + shape * (log_high - log_low))
+        yield round(math.sqrt(area * quotient)), round(math.sqrt(area / quotient))
+
+
+def _check_shares(most: float = 1, **options: float) -> None:
+    for name, value in options.items():
+        if not 0 <= value <= most:
+            raise UserError(f"augment {name}={value}: use a value from 0 to {most}")
+
+
+def _step(image_size: int, p: float, draws: int, change: Callable) -> Step:
+    _check_shares(p=p)
+    return Step(preprocess.clip(image_size), p, draws, change)
+
+
+def _flipped(picture: Image.Image, draws: Sequence[float]) -> Image.Image:
+    del draws
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def _jittered(
+    picture: Image.Image, draws: Sequence[float], *, strengths: tuple[float, ...]
+) -> Image.Image:
+    """draws: how far in each property, then what sorts the properties."""
+    for i in np.argsort(draws[4:]):
+        amount = strengths[i] * (2 * draws[i] - 1)
+        if not strengths[i]:
+            continue
+        if i < len(ENHANCE):
+            picture = ENHANCE[i](picture).enhance(1 + amount)
+        else:
+            picture = _turned(picture, amount)
+    return picture
+
+
+def _turned(picture: Image.Image, share: float) -> Image.Image:
+    """The hues turned by a share of the circle."""
+    turn = np.uint8(round(share * 256) % 256)
+    hue, saturation, value = picture.convert("HSV").split()
+    hue = Image.fromarray(np.asarray(hue) + turn)
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def _grey(picture: Image.Image, draws: Sequence[float]) -> Image.Image:
+    del draws
+    return picture.convert("L").convert("RGB")
+
+
+def _blurred(
+    picture: Image.Image, draws: Sequence[float], *, sigma: tuple[float, float]
+) -> Image.Image:
+    radius = sigma[0] + draws[0] * (sigma[1] - sigma[0])
+    return picture.filter(ImageFilter.GaussianBlur(radius))
+
+
+def _erased(
+    picture: Image.Image,
+    draws: Sequence[float],
+    *,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    color: tuple[int, ...],
+) -> Image.Image:
+    """draws: area and shape of each try, place, and what the pixels are drawn from."""
+    (x, y, noise), (width, height) = draws[2 * TRIES :], picture.size
+    tries = draws[: 2 * TRIES]
+    for high, wide in _rectangles(width * height, area, ratio, tries):
+        if wide < width and high < height:
+            left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
+            pixels = np.array(picture)
+            own = np.random.Generator(np.random.PCG64(int(noise * 2**53)))
+            pixels[top : top + high, left : left + wide] = color or own.integers(
+                0, 256, (high, wide, 3), np.uint8
+            )
+            return Image.fromarray(pixels)
+    return picture

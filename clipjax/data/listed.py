@@ -50,7 +50,7 @@ class Listed:
     def __getitem__(self, index: int) -> Example:
         """Reads one image; raises BadExample, naming it, where it is broken."""
         captions = self.captions_of(index)
-        key = self._key(index)
+        key = self.key_of(index)
         image = files.read_bytes(self._folder / self._names[index], key)
         return Example(image=image, captions=captions, key=key)
 
@@ -58,10 +58,11 @@ class Listed:
         """The captions of an example, without its image; raises as that does."""
         entry = self._entries[files.position(index, len(self))]
         if entry.fault:
-            raise BadExample(entry.fault, self._key(index))
+            raise BadExample(entry.fault, self.key_of(index))
         return tuple(entry.captions)
 
-    def _key(self, index: int) -> str:
+    def key_of(self, index: int) -> str:
+        """The key of an example, without reading it."""
         return self._names[index].encode("utf-8", "backslashreplace").decode()
 
 

@@ -15,13 +15,8 @@ stay as they are.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.process
 import operator
-import os
-import signal
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -31,7 +26,9 @@ import numpy as np
 from absl import flags
 
 from clipjax.data import buckets
+from clipjax.data import workers as worker_processes
 from clipjax.data.labels import find_label_set
+from clipjax.data.text_augment import TextAugment
 from clipjax.types import BadExample, Batch, Example, Source, Tokenizer, UserError
 
 UNITS = ("image", "pair")
@@ -39,6 +36,7 @@ ON_BROKEN = ("replace", "raise")
 REPLACEMENTS = 20  # broken ones in a row, after which the data are taken for damaged
 BROKEN = "broken"  # key of a block, between its maker and TrainBatches: JSON notes
 CAPTIONS_READ = 200_000  # examples enough to train a tokenizer on
+TEXT_DRAWS = 2**31  # beside a draw: of its caption, apart from all replacements'
 
 Augment = Callable[[Any, np.random.Generator], np.ndarray]
 
@@ -95,6 +93,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     on_broken: str = "replace",
+    text_augment: TextAugment | None = None,
 ) -> TrainBatches:
     """This process's blocks of the global batches of start_step, start_step + 1, ...
 
@@ -110,6 +109,7 @@ def train_batches(
       workers: processes that make batches ahead; each needs seconds to start.
       threads: where workers is 0, threads that make batches ahead; 0: none ahead.
       on_broken: "replace" or "raise".
+      text_augment: what varies captions, with draws of their own.
 
     Raises:
       UserError: at once, for options that cannot work; later, for a broken example
@@ -146,6 +146,7 @@ def train_batches(
         global_batch=global_batch,
         rows=range(process_index * size, (process_index + 1) * size),
         on_broken=on_broken,
+        text_augment=text_augment,
     )
     last = sys.maxsize if total_steps is None else max(total_steps, start_step)
     blocks = grain.MapDataset.range(start_step, last).map(maker)
@@ -157,7 +158,8 @@ def train_batches(
         if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
             flags.FLAGS.mark_as_parsed()
         ready = ready.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_in_worker
+            grain.MultiprocessingOptions(num_workers=workers),
+            worker_init_fn=worker_processes.begin,
         )
     return TrainBatches(iter(ready), units.left_out)
 
@@ -218,24 +220,6 @@ class TrainBatches(Iterator[Batch]):
     def close(self) -> None:
         """Ends workers and threads; may be called twice."""
         self._end()
-
-
-def _in_worker(index: int, count: int) -> None:
-    """At the start of each worker: its end is its parent's to decide, or its death.
-
-    A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) must leave the workers
-    to a parent that goes on to its next save; and one that is killed cannot tell them.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _end(blocks: list[grain.DatasetIterator]) -> None:
@@ -330,6 +314,7 @@ class _BlockMaker:
         global_batch: int,
         rows: range,
         on_broken: str,
+        text_augment: TextAugment | None,
     ):
         self._source = source
         self._tokenizer = tokenizer
@@ -341,6 +326,7 @@ class _BlockMaker:
         self._global_batch = global_batch
         self._rows = rows
         self._on_broken = on_broken
+        self._text_augment = text_augment
 
     def __call__(self, step: int) -> dict[str, Any]:
         first = operator.index(step) * self._global_batch
@@ -391,7 +377,11 @@ class _BlockMaker:
         if self._tokenizer is not None:
             if chosen.caption >= len(example.captions):
                 raise BadExample(f"it has no caption number {chosen.caption}")
-            ids, mask = self._tokenizer([example.captions[chosen.caption]])
+            caption = example.captions[chosen.caption]
+            if self._text_augment is not None:
+                rng = _generator(chosen.draw, TEXT_DRAWS)
+                caption = self._text_augment(caption, example, rng)
+            ids, mask = self._tokenizer([caption])
             row["text"], row["text_mask"] = ids[0], mask[0]
             text_id = chosen.index * self._source.max_captions + chosen.caption
             row["text_id"] = np.int32(text_id)

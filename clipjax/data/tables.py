@@ -23,7 +23,7 @@ from clipjax.types import UserError
 
 IMAGE_HEADERS = (
     *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),
-    *("image_path", "path", "name"),
+    *("image_path", "path", "name", "key"),
 )
 JSON_LINES = (".jsonl", ".ndjson")
 CAPTION_HEADERS = ("caption", "comment", "text", "title", "description", "sentence")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,9 +17,13 @@ from clipjax import registry
 from clipjax.config import create
 from clipjax.config_check import losses
 from clipjax.data import pipeline
+from clipjax.data import text_augment as text_augments
+from clipjax.data.augment import Augment, Chain
+from clipjax.data.text_augment import TextAugment
 from clipjax.encoder import Encoder
 from clipjax.engine import initial
 from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import TrainState, variables
 from clipjax.losses.combined import CombinedLoss
 from clipjax.models import lora
@@ -52,14 +55,22 @@ def source(section: Mapping[str, Any]) -> Source:
     return made
 
 
-def new_tokenizer(config: Config, train_source: Source) -> Tokenizer | None:
+def new_tokenizer(
+    config: Config, train_source: Source, varied: TextAugment | None = None
+) -> Tokenizer | None:
     """A tokenizer made, and where it is of that kind trained, anew.
 
-    None for a model without text.
+    varied: what varies the captions, whose words it is trained on too. None for a model
+    without text.
     """
     if "tokenizer" not in config.data:
         return None
-    captions = functools.partial(pipeline.captions, train_source)
+
+    def captions() -> Iterator[str]:
+        yield from pipeline.captions(train_source)
+        if varied is not None:
+            yield from varied.texts()
+
     return create("tokenizer", config.data.tokenizer, captions, None)
 
 
@@ -142,6 +153,51 @@ def encoder(
 def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
     """Images as the run evaluates them: anything decodable -> uint8 [s s 3]."""
     return create("preprocess", config.data.preprocess, config.data.image_size)
+
+
+def augment(config: Config) -> Augment:
+    """Images as the run trains on them: (anything decodable, generator) -> uint8."""
+    parts = _chain("augment", config.data.augment, config.data.image_size)
+    return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+
+def text_augment(config: Config, train_source: Source) -> TextAugment | None:
+    """What varies the captions of a run; None where nothing does."""
+    if "text_augment" not in config.data:
+        return None
+    parts = _chain("text_augment", config.data.text_augment, train_source)
+    return text_augments.Chain(tuple(parts))
+
+
+def mixing(config: Config) -> Mixing | None:
+    """How examples are mixed, None where they are not.
+
+    Raises UserError where they are to be and the model has no classes.
+    """
+    data = config.data
+    key = "mixup" if data.mixup else "cutmix"
+    if not data[key]:
+        return None
+    if "num_classes" not in config.model:
+        raise UserError(
+            f"data.{key}={data[key]}: it mixes the classes of a classifier, and "
+            f"model={config.model.name} has none; choose model=classifier, or set it "
+            "to 0"
+        )
+    shares = data.mixup, data.mixup_alpha, data.cutmix, data.cutmix_alpha
+    return Mixing(config.model.num_classes, *shares)
+
+
+def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
+    """The components of a section that names one, or several and their order."""
+    if "name" in section:
+        return [create(family, section, *args)]
+    order, known = section["order"], set(section) - {"order"}
+    if not order or not set(order) <= known:
+        raise UserError(
+            f"data.{family}.order={order!r}: name some of {', '.join(sorted(known))}"
+        )
+    return [create(family, section[label], *args) for label in order]
 
 
 def eval_source(config: Config, val_loss: bool) -> Source | None:

@@ -9,11 +9,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from clipjax.config import create
 from clipjax.config_check import validate
 from clipjax.data import buckets, pipeline
+from clipjax.data.augment import Augment
+from clipjax.data.text_augment import TextAugment
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
+from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import make_train_step
 from clipjax.models import lora
 from clipjax.models.frozen import freeze
@@ -39,6 +41,9 @@ class Run:
     mesh: jax.sharding.Mesh
     source: Source
     tokenizer: Tokenizer | None
+    augment: Augment
+    text_augment: TextAugment | None
+    mixing: Mixing | None
     class_names: tuple[str, ...]
     model: Model
     loss: Loss
@@ -80,13 +85,14 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     # Up, so that whole epochs visit everything; but not for what rounding adds.
     steps = math.ceil(config.train.epochs * epoch_size / batch - 1e-9)
     total_steps = config.train.steps or steps
+    text_augment = assemble.text_augment(config, source)
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
     elif other := initial.run_of_texts(config):
         resume.load_config(other)
         tokenizer = assemble.saved_tokenizer(config, other)
     else:
-        tokenizer = assemble.new_tokenizer(config, source)
+        tokenizer = assemble.new_tokenizer(config, source, text_augment)
     class_names = classes.of_data(config, source)
     model = assemble.model(config, tokenizer)
     fresh = jax.eval_shape(lambda: model.init(jax.random.key(0)))
@@ -126,6 +132,9 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         mesh=mesh,
         source=source,
         tokenizer=tokenizer,
+        augment=assemble.augment(config),
+        text_augment=text_augment,
+        mixing=assemble.mixing(config),
         class_names=class_names,
         model=freeze(model, optim.frozen),
         loss=loss,
@@ -151,6 +160,11 @@ def _buckets(
         return None
     if tokenizer is None:
         raise UserError("data.text_buckets: this run's model has no text tower")
+    if "text_augment" in config.data:
+        raise UserError(
+            "data.text_buckets: lengths are counted before training, and text_augment "
+            "changes the captions: leave one of the two out"
+        )
     tower = getattr(initial.module_of(model), "text", None)
     if not getattr(tower, "padding_invariant", False):
         raise UserError(
@@ -170,6 +184,7 @@ def jit_step(run: Run):
         ema=config.train.ema,
         max_logit_scale=config.train.max_logit_scale,
         micro_batches=config.train.micro_batches,
+        mixing=run.mixing,
     )
     where = jax.tree.map(lambda leaf: leaf.sharding, run.template)
     return jax.jit(
@@ -185,7 +200,7 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
     return pipeline.train_batches(
         run.source,
         run.tokenizer,
-        create("augment", data.augment, data.image_size),
+        run.augment,
         seed=run.config.seed,
         global_batch=data.batch_size,
         start_step=start_step,
@@ -197,4 +212,5 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_broken=data.on_broken,
+        text_augment=run.text_augment,
     )

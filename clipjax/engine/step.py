@@ -11,9 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.engine import gradients
+from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import TrainState, variables
 from clipjax.optim.factory import Optim
 from clipjax.types import Batch, Loss, Metrics, Model
+
+# Apart from the keys of micro-batches, which are numbered from 0.
+MIXING_KEY = 2**31 - 1
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -26,13 +30,14 @@ def make_train_step(
     ema: float,
     max_logit_scale: float,
     micro_batches: int = 1,
+    mixing: Mixing | None = None,
 ) -> TrainStep:
     """Returns train_step(state, batch) -> (state, metrics), to be jitted.
 
     ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
     logit_scale (a logarithm) is kept in [0, ln max_logit_scale] unless it is frozen.
-    micro_batches: parts
-    in which the towers take a batch, see engine/gradients.py.
+    micro_batches: parts in which the towers take a batch, see engine/gradients.py.
+    mixing: of a classifier's examples, see engine/mixing.py.
 
     A step whose loss, gradient or update is not finite changes nothing but `step` (or
     the same batch would come for ever) and the counts of such steps.
@@ -42,6 +47,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        if mixing is not None:
+            batch = mixing(batch, jax.random.fold_in(key, MIXING_KEY))
 
         value, grads, model_state, loss_state, outputs, metrics = gradient(
             state, batch, key

@@ -93,8 +93,12 @@ class Categories:
             image=_draw(category, self.resolution, _rng(self.seed, number)),
             captions=(caption,),
             labels={"class": CATEGORIES.index(category)},
-            key=f"categories/{number}",
+            key=self.key_of(index),
         )
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without drawing it."""
+        return f"categories/{self._examples[index][0]}"
 
 
 def make(split: str, *, seed: int = 0, resolution: int = 224) -> Categories:

@@ -125,13 +125,17 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Example:
         """Reads one image; raises BadExample, naming it, where that fails."""
         index = files.position(index, len(self))
-        key = self._paths[index].encode("utf-8", "backslashreplace").decode()
+        key = self.key_of(index)
         return Example(
             image=files.read_bytes(self._base / self._paths[index], key),
             captions=self.captions_of(index),
             labels={"class": int(self._labels[index])},
             key=key,
         )
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without reading it."""
+        return self._paths[index].encode("utf-8", "backslashreplace").decode()
 
     def captions_of(self, index: int) -> list[str]:
         """The captions of an example, without its image."""

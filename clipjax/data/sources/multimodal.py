@@ -61,9 +61,13 @@ class Multimodal:
             image=np.rint(image * 255).astype(np.uint8),
             captions=(caption,),
             labels={"class": label},
-            key=f"multimodal/{self.split}/{index}",
+            key=self.key_of(index),
             others={"audio": _noisy(self._audio[label], rng)},
         )
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without drawing it."""
+        return f"multimodal/{self.split}/{index}"
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """The caption of an example, without its image."""

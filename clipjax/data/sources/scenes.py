@@ -90,8 +90,12 @@ class Scenes:
             image=render(scene, self.resolution, rng),
             captions=captions,
             labels=grammar.labels(scene),
-            key=f"scenes/{self.split}/{index}",
+            key=self.key_of(index),
         )
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without drawing it."""
+        return f"scenes/{self.split}/{index}"
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """The captions of an example, without drawing it."""

@@ -145,6 +145,10 @@ class WebDataset:
         except BadExample as error:
             raise BadExample(error.reason, key) from error
 
+    def key_of(self, index: int) -> str:
+        """The key of an example, without reading it."""
+        return self._place(index)[2]
+
     def _place(self, index: int) -> tuple[int, int, str]:
         """An example's shard, its number there, and its key."""
         index = files.position(index, len(self))
