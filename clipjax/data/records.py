@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -216,6 +217,16 @@ def check_files(base: pathlib.Path, shards: Sequence[Shard]) -> None:
                 f"the shard {path} has {size} bytes, not {shard.bytes}: it is cut off "
                 f"or another file; restore it, or convert the data again"
             )
+
+
+def altered(base: pathlib.Path, shards: Sequence[Shard]) -> list[str]:
+    """The shards whose contents are not those that were written, by SHA-256."""
+    found = []
+    for shard in shards:
+        with open(base / shard.file, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                found.append(shard.file)
+    return found
 
 
 class Readers:
