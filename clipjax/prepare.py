@@ -116,7 +116,20 @@ def main(argv: list[str]) -> int:
         source = make(split, **options)
         described = {"data": name, "split": split, **options}
         status |= ACTIONS[action](console, source, described, values)
+    if action in ("convert", "tiny"):
+        console.print(f"use: --config FILE.py:{_use(values)}")
     return status
+
+
+def _use(values: Any) -> str:
+    """How what was written is chosen as a run's data."""
+    from clipjax.data.prepare import convert
+
+    name = {"tar": "webdataset"}.get(values.to, values.to)
+    use = f"data={name} --config.data.train.path={values.out}"
+    if values.to == "tar" and (pathlib.Path(values.out) / convert.CLASSES).exists():
+        use += f" --config.data.train.classes={convert.CLASSES}"
+    return use
 
 
 def _data(items: list[str]) -> tuple[str, dict[str, str], list[str]]:
@@ -197,32 +210,29 @@ def _write(
     shards = made.split.shards
     examples = sum(shard.examples for shard in shards)
     captions = sum(int(shard.counts().sum()) for shard in shards)
-    line = f"{split}: {examples:,} examples, {captions:,} captions in {len(shards)} "
-    line += f"shard(s), {report.size(sum(shard.bytes for shard in shards))}"
+    many = f"{len(shards)} shard{'s' * (len(shards) > 1)}"
+    line = f"{split}: {examples:,} examples, {captions:,} captions in {many}, "
+    line += report.size(sum(shard.bytes for shard in shards))
     if made.done_before:
         console.print(f"{line}: there already, as asked for")
     else:
-        line += f", of {report.size(made.read)} of images"
+        line += f" from {report.size(made.read)} of images"
         kept = f", {made.kept_shards} of the shards kept" if made.kept_shards else ""
         console.print(f"{line}, in {time.monotonic() - start:.1f} s{kept}")
-    _tell_broken(console, made.broken, f"left out, all listed in {out / split}.json")
+    _tell_broken(console, made.broken, f"left out, listed in {out / split}.json")
     if made.repeated:
         key, first = made.repeated[0]
         console.print(
-            f"{len(made.repeated)} repeated images left out with their captions, all "
-            f"listed in {out / split}.json; the first: {key} repeats {first}"
+            f"{split}: {len(made.repeated)} repeated, left out with their captions, "
+            f"listed in {out / split}.json:\n  {key} repeats {first}"
+            + " ..."
+            * (len(made.repeated) > 1)
         )
-    use = f"data=arrayrecord --config.data.train.path={out}"
-    if options.to == "tar":
-        use = f"data=webdataset --config.data.train.path={out}"
-        if (out / convert.CLASSES).exists():
-            use += f" --config.data.train.classes={convert.CLASSES}"
-        elif source.class_names:
-            console.print(
-                "tar shards have one label set: these labels are in the JSON files "
-                "alone, which data=webdataset leaves aside; --to=arrayrecord keeps them"
-            )
-    console.print(f"use: --config FILE.py:{use}")
+    if options.to == "tar" and len(source.class_names) > 1:
+        console.print(
+            "tar shards have one label set: these labels are in the JSON files "
+            "alone, which data=webdataset leaves aside; --to=arrayrecord keeps them"
+        )
 
 
 def _inspect(
@@ -242,8 +252,10 @@ def _inspect(
     console.print(report.tables(found, title))
     for problem in found.problems:
         console.print(f"left aside by the source: {problem}")
-    _tell_broken(console, found.broken, "(images' headers were read; verify reads all)")
+    _tell_broken(console, found.broken, "by their headers (verify reads all)")
     shown = sheet.sample(source, values.samples, values.seed, threads)
+    if not shown:
+        raise UserError(f"none of the {len(source)} examples can be shown")
     out.mkdir(parents=True, exist_ok=True)
     stem = out / described["split"].replace("/", "_")
     sheet.draw(shown, title).save(f"{stem}.png")
@@ -276,7 +288,7 @@ def _verify(
     for problem in problems:
         console.print(problem)
     for bad in found.broken:
-        console.print(bad.line())
+        print(bad.line())  # rich would make spaces of the tab
     told = f"{found.examples:,} examples and {len(found.words):,} captions read in "
     told += f"{time.monotonic() - start:.1f} s: {len(found.broken)} broken"
     if problems:
@@ -322,7 +334,7 @@ def _tiny(
 def _tell_broken(console: Console, broken: list, what: str) -> None:
     """The number of broken examples and the first few, where there are any."""
     if broken:
-        console.print(f"{len(broken)} broken examples {what}:")
+        console.print(f"{len(broken)} broken, {what}:")
         for bad in broken[:LISTED]:
             console.print(f"  {bad.line()}")
         if len(broken) > LISTED:

@@ -22,8 +22,9 @@ class Broken:
     reason: str
 
     def line(self) -> str:
-        """`KEY<TAB>REASON`, on one line."""
-        return "\t".join(" ".join(part.split()) for part in (self.key, self.reason))
+        """`KEY<TAB>REASON`, on one line that can be printed."""
+        line = "\t".join(" ".join(part.split()) for part in (self.key, self.reason))
+        return line.encode("utf-8", "backslashreplace").decode()
 
 
 def each(

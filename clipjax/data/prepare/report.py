@@ -50,7 +50,7 @@ def spreads(found: Survey) -> list[tuple[str, tuple[float, ...]]]:
         rows += [
             ("captions an image", spread(found.captions)),
             ("words a caption", spread(found.words)),
-            ("letters a caption", spread(found.letters)),
+            ("characters a caption", spread(found.letters)),
         ]
     return [(what, row) for what, row in rows if row]
 
@@ -70,7 +70,13 @@ def balance(found: Survey, name: str) -> str:
         words += f", {empty} of them without images"
     if numbers.any():
         ratio = numbers.max() / max(1, numbers[numbers > 0].min())
-        words += f"; the largest has {ratio:.3g} times the images of the smallest"
+        words += (
+            f"; the largest has {ratio:.3g} times the images of the smallest"
+            if ratio > 1
+            else "; all that have images have equally many"
+            if empty
+            else ", all of the same size"
+        )
     if found.unlabelled[name]:
         words += f"; {found.unlabelled[name]:,} images without a label"
     return words
@@ -117,11 +123,12 @@ def tables(found: Survey, title: str) -> Group:
         if len(rows) > SHOWN:
             parts.append(Text(f"  and {len(rows) - SHOWN} smaller classes"))
         parts.append(Text())
-    return Group(*parts[:-1])
+    return Group(*parts)
 
 
 def _table(*headings: str) -> Table:
-    made = Table(box=None, pad_edge=False, header_style="dim")
+    some = any(headings)
+    made = Table(box=None, pad_edge=False, header_style="dim", show_header=some)
     for i, heading in enumerate(headings):
         left = not i or not heading
         made.add_column(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,15 +35,16 @@ class Shown:
 
 
 def sample(source: Source, count: int, seed: int, threads: int) -> list[Shown]:
-    """Random examples that are not broken, in the source's order.
-
-    Of a source with labels, as many of each class as there are in the whole, by chance.
-    """
+    """Random examples that are not broken, in the source's order."""
 
     def show(index: int, example: Example) -> Shown:
         picture = images.decode(example.image)
         size = picture.size
         picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
+        if (times := CELL // max(picture.size)) > 1:  # small ones, their pixels to see
+            wide, high = picture.size
+            to = wide * times, high * times
+            picture = picture.resize(to, Image.Resampling.NEAREST)
         named = (source.class_names[name][n] for name, n in example.labels.items())
         return Shown(picture, size, example.captions, list(named), example.key)
 
@@ -60,11 +60,14 @@ def sample(source: Source, count: int, seed: int, threads: int) -> list[Shown]:
 
 def draw(shown: Sequence[Shown], title: str) -> Image.Image:
     """The sample as one picture, captions under the images."""
-    columns = max(1, min(6, round(len(shown) ** 0.5 * 1.3)))
+    columns = min((6, 5, 4), key=lambda n: -len(shown) % n)  # fewest empty cells
+    columns = max(1, min(columns, len(shown)))
     rows = -(-len(shown) // columns)
     title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
     line = 17
-    high = CELL + GAP + line * (LINES + 1)
+    tallest = max(one.picture.size[1] for one in shown)
+    lines = LINES if any(one.captions for one in shown) else 0
+    high = tallest + GAP + line * (lines + 1)
     sheet = Image.new(
         "RGB", (columns * (CELL + GAP) + GAP, rows * (high + GAP) + 48), PAPER
     )
@@ -74,13 +77,13 @@ def draw(shown: Sequence[Shown], title: str) -> Image.Image:
         left = GAP + i % columns * (CELL + GAP)
         top = 48 + i // columns * (high + GAP)
         wide, tall = one.picture.size
-        place = (left + (CELL - wide) // 2, top + (CELL - tall) // 2)
+        place = (left + (CELL - wide) // 2, top + (tallest - tall) // 2)
         sheet.paste(one.picture, place)
-        top += CELL + 4
-        label = f"{', '.join(one.labels)}  {one.size[0]} x {one.size[1]}".strip()
+        top += tallest + 4
+        label = f"{one.size[0]} x {one.size[1]}  {', '.join(one.labels)}".strip()
         pen.text((left, top), _fitting(label, font, 1)[0], GREY, font=font)
         text = one.captions[0] if one.captions else ""
-        for part in _fitting(text, font, LINES):
+        for part in _fitting(text, font, lines):
             top += line
             pen.text((left, top), part, INK, font=font)
     return sheet
@@ -100,7 +103,6 @@ def _fitting(text: str, font: Any, lines: int) -> list[str]:
                 cut -= 1
             found[-1], words[0] = words[0][:cut], words[0][cut:]
         elif len(found) == lines:
-            found[-1] = textwrap.shorten(found[-1], len(found[-1]), placeholder="")
             while found[-1] and font.getlength(found[-1] + "...") > CELL:
                 found[-1] = found[-1][:-1]
             found[-1] += "..."
