@@ -36,15 +36,21 @@ def run(main: Callable[[list[str]], int]) -> None:
     sys.exit(status)
 
 
-def declare(argv: list[str], **others: str | bool) -> flags.FlagValues:
-    """The flags of a command: --config with its dotted overrides, and its others with
-    their defaults. They are the command's own, so that it can be called many times.
+def declare(
+    argv: list[str], *, config: bool = True, **others: str | bool | int
+) -> flags.FlagValues:
+    """The flags of a command: --config with its dotted overrides, where it takes one,
+    and its others with their defaults. They are the command's own, so that it can be
+    called many times.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    if config:
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     for name, default in others.items():
         if isinstance(default, bool):
             flags.DEFINE_bool(name, default, "", flag_values=values)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, "", flag_values=values)
         else:
             flags.DEFINE_string(name, default, "", flag_values=values)
     return values

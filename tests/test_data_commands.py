@@ -1,5 +1,6 @@
 """The commands of docs/data.md find and read small data in the exact public forms."""
 
+import io
 import os
 import pathlib
 import re
@@ -8,10 +9,11 @@ import shlex
 import dataset_tools
 import fsspec
 import pytest
+import test_tfds
 from fsspec.implementations.memory import MemoryFileSystem
 from source_tools import jpeg
 
-from clipjax import commandline, config, config_check
+from clipjax import commandline, config, config_check, prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -83,7 +85,42 @@ def classes(folder):
         (folder / split / "n01496331" / "0.JPEG").write_bytes(jpeg())
 
 
+def records(folder):
+    captions(folder.parent / "source")
+    for split in ("train", "val"):
+        flags = ["--data=captions", f"--data.path={folder.parent / 'source'}"]
+        flags += [f"--split={split}", f"--out={folder}"]
+        assert prepare.main(["prepare", "convert", *flags]) == 0
+
+
+def tfds(folder):
+    def features(made):
+        return {
+            "image": made.Image(encoding_format="jpeg"),
+            "captions": made.Sequence({"text": made.Text()}),
+        }
+
+    counts = {"train": 5, "validation": 3}
+    test_tfds.prepare(
+        folder,
+        "CocoCaptions",
+        features,
+        {
+            split: [
+                {
+                    "image": io.BytesIO(jpeg(i)),
+                    "captions": [{"text": f"{i}, {c}"} for c in range(5)],
+                }
+                for i in range(count)
+            ]
+            for split, count in counts.items()
+        },
+    )
+
+
 BUILDERS = {
+    "data/records": records,
+    "data/tfds": tfds,
     "data/mine": captions,
     "data/flickr8k": dataset_tools.flickr8k,
     "data/flickr30k": flickr30k,
@@ -97,6 +134,8 @@ BUILDERS = {
 }
 # Examples of the training and the evaluation source.
 SIZES = {
+    "data/records": (36, 4),
+    "data/tfds": (5, 3),
     "data/mine": (36, 4),
     "data/flickr8k": (2, 1),
     "data/flickr30k": (28, 2),
@@ -146,7 +185,7 @@ def test_the_page_has_a_command_for_each_source():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_page_reads_its_data(command, place):
-    paths = re.findall(r"path=(\S+)", command)
+    paths = re.findall(r"(?:path|data_dir)=(\S+)", command)
     for path in dict.fromkeys(paths):
         local = place / (path if "://" not in path else "remote")
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -164,9 +203,11 @@ def test_a_command_of_the_page_reads_its_data(command, place):
             assert example.image is not None
     if paths:
         expected = SIZES[paths[0]]
+        if "data=mixture" in command:
+            expected = tuple(map(sum, zip(*map(SIZES.get, paths), strict=True)))
         if "max_classes" in command:
             expected = (13, 9)
             assert len(sources[0].class_names["class"]) == 5
         assert (len(sources[0]), len(sources[1])) == expected
-    if len(paths) > 1:
+    if "zeroshot@" in command and len(paths) > 1:
         assert len(sources[2]) == SIZES[paths[1]][1]

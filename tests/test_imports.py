@@ -10,7 +10,7 @@ PACKAGE = ROOT / "clipjax"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "export", "library"],
+    ["train", "evaluate", "export", "prepare", "library"],
     ["commandline"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"],
@@ -23,6 +23,7 @@ HOMES = {
     "flax.linen": ["models"],
     "orbax": ["engine/checkpoint.py"],
     "grain": ["data"],
+    "array_record": ["data/records.py"],
     "absl.flags": ["commandline.py", "data/pipeline.py"],
     "tensorflow": [],
     "torch": [],

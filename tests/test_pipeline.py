@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipjax.data import pipeline
+from clipjax.data import order, pipeline
 from clipjax.types import BATCH_KEYS, BadExample, Example, UserError
 
 
@@ -244,7 +244,7 @@ def test_steps_per_epoch():
 @given(
     start=st.integers(0, 100_000),
     size=st.integers(1, 9),
-    unit=st.sampled_from(pipeline.UNITS),
+    unit=st.sampled_from(order.UNITS),
 )
 def test_resume_at_any_step(start, size, unit):
     source = Tiny()
@@ -454,7 +454,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {here!r})
 from test_pipeline import Noise, Tiny, Tokens
-from clipjax.data import pipeline
+from clipjax.data import order, pipeline
 
 if __name__ == "__main__":
     made = pipeline.train_batches(

@@ -14,7 +14,7 @@ from test_pipeline import Tiny, all_batches, assert_same
 
 import run_tools
 from clipjax import config, config_check, registry
-from clipjax.data import pipeline, text_augment
+from clipjax.data import order, pipeline, text_augment
 from clipjax.engine import assemble, run
 from clipjax.types import BadExample, Example, UserError
 
@@ -398,9 +398,9 @@ def test_a_config_chooses_several_in_order(tmp_path):
 def test_golden_draws():
     """Changes only with numpy's generators or our rules: then runs no longer resume."""
     plan = pipeline.plan(Tiny(), seed=3, global_batch=3, step=0)
-    rng = pipeline._generator(plan[0].draw, pipeline.TEXT_DRAWS)
+    rng = order.generator(plan[0].draw, pipeline.TEXT_DRAWS)
     made = text_augment.paraphrase(Tiny(), p=0.5)
     assert made("Two kids next to a dog.", DOG, rng) == "2 children next to a dog"
     # Not the draws of its image, which the same seed would give.
-    apart = pipeline._generator(plan[0].draw, pipeline.TEXT_DRAWS).random()
-    assert apart != pipeline._generator(plan[0].draw).random()
+    apart = order.generator(plan[0].draw, pipeline.TEXT_DRAWS).random()
+    assert apart != order.generator(plan[0].draw).random()

@@ -89,6 +89,15 @@ def size(image: Picture, *, exif: bool = True) -> tuple[int, int]:
     return (high, wide) if turned else (wide, high)
 
 
+def format_of(image: Picture) -> str:
+    """The format of encoded bytes as Pillow calls it ("JPEG", "PNG"), "" of others.
+
+    Raises BadExample.
+    """
+    found = _open(image).format or ""
+    return "JPEG" if found == "MPO" else found  # a JPEG with further pictures behind
+
+
 def _open(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _from_array(image)

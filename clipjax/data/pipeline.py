@@ -19,7 +19,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
@@ -28,10 +28,10 @@ from absl import flags
 from clipjax.data import buckets
 from clipjax.data import workers as worker_processes
 from clipjax.data.labels import find_label_set
+from clipjax.data.order import Planned, Units, generator, plans_of
 from clipjax.data.text_augment import TextAugment
 from clipjax.types import BadExample, Batch, Example, Source, Tokenizer, UserError
 
-UNITS = ("image", "pair")
 ON_BROKEN = ("replace", "raise")
 REPLACEMENTS = 20  # broken ones in a row, after which the data are taken for damaged
 BROKEN = "broken"  # key of a block, between its maker and TrainBatches: JSON notes
@@ -41,17 +41,9 @@ TEXT_DRAWS = 2**31  # beside a draw: of its caption, apart from all replacements
 Augment = Callable[[Any, np.random.Generator], np.ndarray]
 
 
-class Planned(NamedTuple):
-    """One planned example: its index, that of its caption, and its random draw."""
-
-    index: int
-    caption: int
-    draw: int
-
-
 def epoch_size(source: Source, unit: str) -> int:
     """How many units an epoch visits, each once."""
-    return len(_Units(source, unit))
+    return len(Units(source, unit))
 
 
 def steps_per_epoch(source: Source, unit: str, global_batch: int) -> int:
@@ -72,7 +64,7 @@ def plan(
     source: Source, *, seed: int, global_batch: int, step: int, unit: str = "image"
 ) -> list[Planned]:
     """The examples of the global batch of a step (from 0); reads none of them."""
-    plans: Any = _plans(_Units(source, unit), seed)
+    plans: Any = plans_of(Units(source, unit), seed)
     return [plans[step * global_batch + row] for row in range(global_batch)]
 
 
@@ -133,14 +125,14 @@ def train_batches(
         )
     if tokenizer is not None and source.max_captions == 0:
         raise UserError("the training data have no captions; choose data with captions")
-    units = _Units(source, unit)
+    units = Units(source, unit)
     size = global_batch // process_count
     maker = _BlockMaker(
         source,
         tokenizer,
         augment,
         units,
-        _plans(units, seed),
+        plans_of(units, seed),
         label_set=find_label_set(source, label_set),
         text_buckets=text_buckets,
         global_batch=global_batch,
@@ -228,61 +220,6 @@ def _end(blocks: list[grain.DatasetIterator]) -> None:
         blocks.pop().close()
 
 
-class _Units:
-    """The units of an epoch, numbered, and what is planned for each."""
-
-    def __init__(self, source: Source, unit: str):
-        if unit not in UNITS:
-            raise UserError(f"data.unit={unit!r}: use {' or '.join(UNITS)}")
-        counts = np.asarray(source.caption_counts)
-        captioned = source.max_captions > 0
-        if len(source) * max(source.max_captions, 1) >= 2**31:
-            raise UserError(
-                f"{len(source)} examples x {source.max_captions} captions are too many "
-                f"for 32-bit ids; use fewer examples"
-            )
-        if unit == "pair" and not captioned:
-            raise UserError("data.unit=pair, but the source has no captions; use image")
-        self._counts = counts
-        self._images = np.flatnonzero(counts) if captioned else np.arange(len(source))
-        self._pair_ends = np.cumsum(counts) if unit == "pair" else None
-        self.left_out = len(source) - len(self._images)
-
-    def __len__(self) -> int:
-        ends = self._pair_ends
-        return len(self._images) if ends is None else int(ends[-1])
-
-    def plan(self, number: int, rng: np.random.Generator) -> Planned:
-        ends = self._pair_ends
-        if ends is None:
-            index = int(self._images[number])
-            count = self._counts[index]
-            caption = int(rng.integers(count)) if count else 0
-        else:
-            index = int(np.searchsorted(ends, number, side="right"))
-            caption = number - int(ends[index] - self._counts[index])
-        return Planned(index, caption, int(rng.integers(2**63)))
-
-    def other(self, planned: Planned, attempt: int) -> Planned:
-        """The replacement of a broken example, from its own draw."""
-        rng = _generator(planned.draw, attempt)
-        return self.plan(int(rng.integers(len(self))), rng)
-
-
-def _plans(units: _Units, seed: int) -> grain.MapDataset:
-    """The endless stream of plans; element n is a function of (seed, n)."""
-    if not len(units):
-        raise UserError("the training data are empty; choose another data or split")
-    stream = grain.MapDataset.range(len(units)).seed(seed).shuffle().repeat()
-    plans = stream.random_map(units.plan)
-    plans[0]  # grain sets up its bookkeeping at first use, which threads may not do
-    return plans
-
-
-def _generator(*seeds: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(seeds))
-
-
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Raises UserError where `others` of two examples differ in names or shapes."""
     for row in rows:
@@ -306,7 +243,7 @@ class _BlockMaker:
         source: Source,
         tokenizer: Tokenizer | None,
         augment: Augment,
-        units: _Units,
+        units: Units,
         plans: grain.MapDataset,
         *,
         label_set: str | None,
@@ -369,7 +306,7 @@ class _BlockMaker:
     ) -> dict[str, Any]:
         row: dict[str, Any] = {
             **example.others,
-            "image": self._augment(example.image, _generator(chosen.draw)),
+            "image": self._augment(example.image, generator(chosen.draw)),
             "image_id": np.int32(chosen.index),
             "replaced": np.bool_(replaced),
             "label": np.int32(example.labels.get(self._label_set or "", -1)),
@@ -379,7 +316,7 @@ class _BlockMaker:
                 raise BadExample(f"it has no caption number {chosen.caption}")
             caption = example.captions[chosen.caption]
             if self._text_augment is not None:
-                rng = _generator(chosen.draw, TEXT_DRAWS)
+                rng = generator(chosen.draw, TEXT_DRAWS)
                 caption = self._text_augment(caption, example, rng)
             ids, mask = self._tokenizer([caption])
             row["text"], row["text_mask"] = ids[0], mask[0]

@@ -182,6 +182,10 @@ class Files(_Shards):
             )
         return found
 
+    def key_of(self, index: int) -> str:
+        """The key of an example, without reading it."""
+        return self._image(*self._place(index))[1]
+
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """The file of an image, and what it is called in messages."""
         folder = self._folders[shard]
@@ -213,6 +217,11 @@ class Parquet(_Shards):
         shard, i = self._place(index)
         _, caption, key = self._values(shard, i, with_image=False)
         return self._parse(index, caption, key)
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, without its image."""
+        shard, i = self._place(index)
+        return self._values(shard, i, with_image=False)[2]
 
     def _parse(self, index: int, caption: bytes, key: str) -> list[str]:
         if not self.caption_counts[index]:

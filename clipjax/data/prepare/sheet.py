@@ -1,0 +1,222 @@
+"""A sample of a source to look at: one PNG, and one HTML page on its own."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clipjax.data import images
+from clipjax.data.prepare import reading, report, writing
+from clipjax.data.prepare.reading import Broken
+from clipjax.data.prepare.survey import Survey
+from clipjax.types import Example, Source
+
+CELL = 224  # pixels: the side of the square that holds a picture
+LINES = 4  # of caption under a picture
+GAP = 12
+INK, GREY, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One example of the sample."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    captions: Sequence[str]
+    labels: Sequence[str]
+    key: str
+
+
+def sample(source: Source, count: int, seed: int, threads: int) -> list[Shown]:
+    """Random examples that are not broken, in the source's order."""
+
+    def show(index: int, example: Example) -> Shown:
+        picture = images.decode(example.image)
+        size = picture.size
+        picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
+        if (times := CELL // max(picture.size)) > 1:  # small ones, their pixels to see
+            wide, high = picture.size
+            to = wide * times, high * times
+            picture = picture.resize(to, Image.Resampling.NEAREST)
+        named = (source.class_names[name][n] for name, n in example.labels.items())
+        return Shown(picture, size, example.captions, list(named), example.key)
+
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(source))[: 2 * count].tolist()  # some may be broken
+    found = {
+        index: shown
+        for index, shown in reading.each(source, order, show, threads)
+        if not isinstance(shown, Broken)
+    }
+    return [found[index] for index in sorted(list(found)[:count])]
+
+
+def draw(shown: Sequence[Shown], title: str) -> Image.Image:
+    """The sample as one picture, captions under the images."""
+    columns = min((6, 5, 4), key=lambda n: -len(shown) % n)  # fewest empty cells
+    columns = max(1, min(columns, len(shown)))
+    rows = -(-len(shown) // columns)
+    title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
+    line = 17
+    tallest = max(one.picture.size[1] for one in shown)
+    lines = LINES if any(one.captions for one in shown) else 0
+    high = tallest + GAP + line * (lines + 1)
+    sheet = Image.new(
+        "RGB", (columns * (CELL + GAP) + GAP, rows * (high + GAP) + 48), PAPER
+    )
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP, 14), title, INK, font=title_font)
+    for i, one in enumerate(shown):
+        left = GAP + i % columns * (CELL + GAP)
+        top = 48 + i // columns * (high + GAP)
+        wide, tall = one.picture.size
+        place = (left + (CELL - wide) // 2, top + (tallest - tall) // 2)
+        sheet.paste(one.picture, place)
+        top += tallest + 4
+        label = f"{one.size[0]} x {one.size[1]}  {', '.join(one.labels)}".strip()
+        pen.text((left, top), _fitting(label, font, 1)[0], GREY, font=font)
+        text = one.captions[0] if one.captions else ""
+        for part in _fitting(text, font, lines):
+            top += line
+            pen.text((left, top), part, INK, font=font)
+    return sheet
+
+
+def _fitting(text: str, font: Any, lines: int) -> list[str]:
+    """A text in lines as wide as a cell; the last says that it goes on."""
+    words, found = text.split(), [""]
+    while words:
+        longer = f"{found[-1]} {words[0]}".strip()
+        if font.getlength(longer) <= CELL:
+            found[-1] = longer
+            words.pop(0)
+        elif not found[-1]:  # a word alone that is too wide
+            cut = len(words[0])
+            while cut > 1 and font.getlength(words[0][:cut]) > CELL:
+                cut -= 1
+            found[-1], words[0] = words[0][:cut], words[0][cut:]
+        elif len(found) == lines:
+            while found[-1] and font.getlength(found[-1] + "...") > CELL:
+                found[-1] = found[-1][:-1]
+            found[-1] += "..."
+            break
+        else:
+            found.append("")
+    return found
+
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; --bar: #4a90d9; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0; }
+th { text-align: right; font-weight: normal; opacity: .65; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.bar { width: 16rem; } td.bar div { background: var(--bar); height: .8em;
+  border-radius: 2px; min-width: 1px; }
+.charts { display: flex; flex-wrap: wrap; gap: 2rem; }
+figure { margin: 0; } figcaption { font-size: .85rem; opacity: .75; }
+svg rect { fill: var(--bar); } svg text { font-size: 10px; fill: currentColor; }
+.grid { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); }
+.card { border: 1px solid var(--line); border-radius: 6px; padding: .7rem;
+  overflow-wrap: anywhere; }
+.card img { display: block; margin: 0 auto .5rem; max-width: 100%; }
+.card p { margin: .25rem 0; } .card small { opacity: .65; }
+pre { background: var(--soft); padding: .7rem;
+  overflow-x: auto; font-size: .85rem; }
+"""
+
+
+def page(found: Survey, shown: Sequence[Shown], title: str) -> str:
+    """The survey and the sample as HTML in one file, without scripts."""
+    text = html.escape
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width'>",
+        f"<title>{text(title)}</title><style>{STYLE}</style><h1>{text(title)}</h1>",
+        "<table>",
+        *(
+            f"<tr><td>{text(what)}<td class=n>{text(value)}"
+            for what, value in report.counts(found)
+        ),
+        "</table>",
+    ]
+    measured = report.spreads(found)
+    if measured:
+        parts += ["<h2>Sizes</h2><table><tr><th>"]
+        parts += [f"<th>{heading}" for heading in report.HEADINGS]
+        for what, values in measured:
+            parts.append(f"<tr><td>{text(what)}")
+            parts += [f"<td class=n>{report.number(value)}" for value in values]
+        parts += ["</table><div class=charts>", *_charts(found), "</div>"]
+    for name in found.labels:
+        rows = report.classes(found, name)
+        most = max([1, *(many for _, many in rows)])
+        parts.append(
+            f"<h2>Classes</h2><p>{text(report.balance(found, name))}</p><table>"
+        )
+        parts += [
+            f"<tr><td>{text(label)}<td class=n>{many:,}<td class=bar>"
+            f"<div style='width:{100 * many / most:.1f}%'></div>"
+            for label, many in rows
+        ]
+        parts.append("</table>")
+    if found.problems or found.broken:
+        lines = [*found.problems, *(bad.line() for bad in found.broken)]
+        parts.append(f"<h2>Problems</h2><pre>{text(chr(10).join(lines))}</pre>")
+    parts.append(f"<h2>{len(shown)} examples</h2><div class=grid>")
+    parts += [_card(one) for one in shown]
+    parts.append("</div></html>\n")
+    return "\n".join(parts)
+
+
+def _card(one: Shown) -> str:
+    data = writing.encode(one.picture, "JPEG", quality=85)
+    coded = base64.b64encode(data).decode()
+    lines = [f"<b>{html.escape(', '.join(one.labels))}</b>"] if one.labels else []
+    lines += [html.escape(caption) for caption in one.captions]
+    wide, high = one.size
+    lines.append(f"<small>{html.escape(one.key)}, {wide} x {high}</small>")
+    body = "".join(f"<p>{line}</p>" for line in lines)
+    return (
+        f"<div class=card><img alt='' src='data:image/jpeg;base64,{coded}'>{body}</div>"
+    )
+
+
+def _charts(found: Survey) -> list[str]:
+    charts = [("shortest side, pixels", np.minimum(found.wide, found.high))]
+    if found.words:
+        charts.append(("words a caption", np.array(found.words)))
+        charts.append(("captions an image", np.array(found.captions)))
+    return [_chart(*chart) for chart in charts if np.ptp(chart[1])]
+
+
+def _chart(title: str, values: np.ndarray, wide: int = 320, high: int = 110) -> str:
+    """A histogram; the 1 % at each end that lie far out share the last bars."""
+    low, top = np.percentile(values, (1, 99))
+    top = max(top, low + 1)
+    bins = int(min(32, top - low + 1))
+    numbers, _ = np.histogram(np.clip(values, low, top), bins, (low, top + 1e-9))
+    step = wide / bins
+    bars = "".join(
+        f"<rect x='{i * step:.1f}' y='{high - high * n / numbers.max():.1f}' "
+        f"width='{step * 0.9:.1f}' height='{high * n / numbers.max():.1f}'/>"
+        for i, n in enumerate(numbers)
+    )
+    ends = (
+        f"<text x='0' y='{high + 12}'>{low:.0f}</text>"
+        f"<text x='{wide}' y='{high + 12}' text-anchor='end'>{top:.0f}</text>"
+    )
+    return (
+        f"<figure><svg width='{wide}' height='{high + 16}'>{bars}{ends}</svg>"
+        f"<figcaption>{title}</figcaption></figure>"
+    )

@@ -1,0 +1,145 @@
+"""A small part of a labelled source: some classes, some images of each, by a seed."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from clipjax.data import images
+from clipjax.data.labels import find_label_set
+from clipjax.data.prepare import reading, writing
+from clipjax.data.prepare.reading import Broken
+from clipjax.types import Example, Source, UserError
+
+Progress = Callable[[int, int], None]
+
+
+class Subset:
+    """Some examples of a source, with the classes of one label set numbered anew."""
+
+    def __init__(
+        self, source: Source, label_set: str, classes: Sequence[int], chosen: list[int]
+    ):
+        self._source = source
+        self._chosen = chosen
+        self._set = label_set
+        self._number = {old: new for new, old in enumerate(classes)}
+        names = source.class_names[label_set]
+        kept = [names[old] for old in classes]
+        self.class_names: Mapping[str, Sequence[str]] = {label_set: kept}
+        self.templates: Mapping[str, Sequence[str]] = {
+            name: t for name, t in source.templates.items() if name == label_set
+        }
+        self.caption_counts = np.asarray(source.caption_counts)[chosen]
+        self.max_captions = int(self.caption_counts.max(initial=0))
+        self.problems: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._source[self._chosen[index]]
+        label = self._number[example.labels[self._set]]
+        return dataclasses.replace(example, labels={self._set: label})
+
+
+def choose(
+    source: Source,
+    *,
+    classes: int,
+    per_class: int,
+    seed: int,
+    threads: int,
+    label_set: str = "",
+    progress: Progress | None = None,
+) -> Subset:
+    """Draws `classes` classes, and of each `per_class` images that can be decoded.
+
+    Which classes depends on the seed and their number alone, so that all splits
+    of a data set get the same ones; they keep their order. Where a class has fewer
+    images, all are taken.
+
+    Raises UserError for a source without labels, or with fewer classes.
+    """
+    name = find_label_set(source, label_set)
+    if name is None:
+        known = ", ".join(source.class_names)
+        raise UserError(
+            f"tiny needs one label set and the data have {known or 'none'}"
+            + (": choose by --label_set=" if known else ": use data with labels")
+        )
+    total = len(source.class_names[name])
+    if not 1 <= classes <= total:
+        raise UserError(f"--classes={classes}: the data have {total}; use 1 to {total}")
+    if per_class < 1:
+        raise UserError(f"--per_class={per_class}: use 1 or more")
+    rng = np.random.default_rng(seed)
+    taken = sorted(rng.permutation(total)[:classes].tolist())
+    order = rng.permutation(len(source)).tolist()
+    wanted = dict.fromkeys(taken, per_class)
+    chosen: list[int] = []
+
+    def label_of(index: int, example: Example) -> int:
+        label = example.labels.get(name, -1)
+        if wanted.get(label, 0):
+            images.decode(example.image)
+        return label
+
+    found = reading.each(source, order, label_of, threads)
+    for done, (index, label) in enumerate(found, 1):
+        if not isinstance(label, Broken) and wanted.get(label, 0):
+            wanted[label] -= 1
+            chosen.append(index)
+        if progress is not None:
+            progress(done, len(order))
+        if not any(wanted.values()):
+            break
+    if not chosen:
+        raise UserError("none of the chosen classes has an image that can be used")
+    return Subset(source, name, taken, sorted(chosen))
+
+
+def write_folders(
+    source: Subset, split: str, out: pathlib.Path, fit: writing.Fit, threads: int
+) -> dict[str, int]:
+    """Writes OUT/SPLIT/CLASS/NUMBER.jpg, whole or not at all; returns class -> images.
+
+    Captions have no place there. Raises UserError where that split is there already, or
+    for classes whose folders would have one name.
+    """
+    place = out / split
+    if place.exists():
+        raise UserError(f"{place} is there already: choose another --out, or delete it")
+    ((name, names),) = source.class_names.items()
+    folders = [re.sub(r"[^\w .,()'&+-]", "_", str(n)).strip(" .") or "_" for n in names]
+    twice = [n for n, many in collections.Counter(folders).items() if many > 1]
+    if twice:
+        raise UserError(
+            f"several classes would lie in the folder {twice[0]!r}: use "
+            f"--to=arrayrecord"
+        )
+    scratch = out / f".{split}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    for folder in folders:
+        (scratch / folder).mkdir(parents=True)
+    counts = dict.fromkeys(folders, 0)
+    found = reading.each(
+        source, range(len(source)), lambda _, example: fit(example), threads
+    )
+    for _, example in found:
+        if isinstance(example, Broken):  # it could be decoded a moment ago
+            raise UserError(f"{example.key}: {example.reason}")
+        folder = folders[example.labels[name]]
+        assert isinstance(example.image, bytes)
+        suffix = writing.SUFFIXES[images.format_of(example.image)]
+        file = scratch / folder / f"{counts[folder]:05d}{suffix}"
+        file.write_bytes(example.image)
+        counts[folder] += 1
+    scratch.replace(place)
+    return counts

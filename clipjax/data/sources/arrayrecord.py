@@ -1,0 +1,118 @@
+"""ArrayRecord files as `python -m clipjax.prepare convert` writes them.
+
+Random access with one small read for each example, to any number of shards; captions,
+labels, class names, keys and other modalities as the original source had them. See
+clipjax/data/records.py for the format.
+
+    --config configs/x.py:data=arrayrecord --config.data.train.path=FOLDER
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipjax import registry
+from clipjax.data import files, records, subset
+from clipjax.types import BadExample, Example, UserError
+
+
+def make(
+    split: str, *, path: str = "", max_samples: int = 0, subset_seed: int = -1
+) -> ArrayRecord:
+    """Reads a split's metadata, PATH/SPLIT.json; examples are read when asked for.
+
+    Options:
+      path: folder of the shards and their metadata.
+      max_samples: use so many images (0: all).
+      subset_seed: which ones; -1: the first.
+
+    Raises UserError for a missing folder or split, for damaged or foreign metadata, and
+    for shards that are missing or cut off.
+    """
+    base = files.folder(path, "clipjax ArrayRecord files")
+    place = base / f"{split}.json"
+    if not split or not place.is_file():
+        raise UserError(_no_split(base, split))
+    found = records.read_split(place)
+    if not found.shards:
+        raise UserError(f"{place} lists no examples: convert the data again")
+    records.check_files(base, found.shards)
+    total = sum(shard.examples for shard in found.shards)
+    chosen = subset.examples(total, max_samples=max_samples, subset_seed=subset_seed)
+    return ArrayRecord(base, found, chosen)
+
+
+class ArrayRecord:
+    """See `clipjax.types.Source`."""
+
+    def __init__(self, base: pathlib.Path, split: records.Split, chosen: np.ndarray):
+        self._ends = list(itertools.accumulate(s.examples for s in split.shards))
+        self._names = [shard.file for shard in split.shards]
+        self._readers = records.Readers(base, split.shards)
+        counts = [shard.counts() for shard in split.shards]
+        self._chosen = chosen
+        self.caption_counts = np.concatenate(counts)[chosen]
+        self.max_captions = int(self.caption_counts.max())
+        self.class_names = split.class_names
+        self.templates = split.templates
+        self.problems: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.caption_counts)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one example; raises BadExample, naming shard and place, if broken."""
+        index = files.position(index, len(self))
+        place = int(self._chosen[index])
+        shard = bisect.bisect_right(self._ends, place)
+        inside = place - (self._ends[shard - 1] if shard else 0)
+        key = f"{self._names[shard]}:{inside}"
+        try:
+            example = records.decode(self._readers.read(shard, inside))
+        except BadExample as error:
+            raise BadExample(error.reason, key) from error
+        if len(example.captions) != self.caption_counts[index]:
+            raise BadExample("its captions do not fit the metadata", key)
+        for name, label in example.labels.items():
+            if not 0 <= label < len(self.class_names.get(name, ())):
+                raise BadExample(f"its label {name}={label} has no class name", key)
+        return example
+
+    def captions_of(self, index: int) -> Sequence[str]:
+        """The captions of an example, which its record holds beside the image."""
+        return self[index].captions
+
+    def key_of(self, index: int) -> str:
+        """The key of an example, which its record holds too."""
+        return self[index].key
+
+
+def _no_split(base: pathlib.Path, split: str) -> str:
+    """Says which splits there are, or what the folder holds instead."""
+    known = sorted(p.stem for p in base.glob("*.json") if _is_ours(p))
+    if known:
+        hint = registry.suggest(split, known)
+        return f"{base} has no split {split!r}.{hint} Its splits: {', '.join(known)}"
+    if (base / f".{split}.partial").is_dir():
+        return (
+            f"{base} holds an unfinished conversion of the split {split!r}: start the "
+            f"same `python -m clipjax.prepare convert` again to finish it"
+        )
+    return (
+        f"{base} holds no {split}.json: it is no folder that `python -m "
+        f"clipjax.prepare convert` wrote; for data in another form choose "
+        f"data=webdataset, captions, imagefolder or tfds"
+    )
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    try:
+        return json.loads(path.read_bytes()).get("format") == records.FORMAT
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False

@@ -1,0 +1,352 @@
+"""Prepare data: convert, inspect, verify, and make small parts of it.
+
+python -m clipjax.prepare convert --data=captions --data.path=DATA/flickr8k --out=DATA/x
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich import progress as bars
+from rich.console import Console
+
+from clipjax import commandline, registry
+from clipjax.types import Source, UserError
+
+HELP = """\
+usage: python -m clipjax.prepare convert --data=NAME --data.path=DIR --out=DIR [options]
+       python -m clipjax.prepare inspect --data=NAME --data.path=DIR [options]
+       python -m clipjax.prepare verify  --data=NAME --data.path=DIR [options]
+       python -m clipjax.prepare tiny    --data=NAME --data.path=DIR --out=DIR [options]
+
+  --data=NAME          a source: {sources}
+  --data.KEY=VALUE     an option of that source (docs/data.md)
+  --split=train        of the source; convert and tiny take several: train,val
+  --threads={threads}          that read and decode
+
+convert: any source into shards that are read quickly in any order. Started again after
+an interruption, it goes on after the last finished shard.
+  --out=DIR            where the shards and SPLIT.json go
+  --to=arrayrecord     for data=arrayrecord; or tar, for data=webdataset and others
+  --resize=0           the shortest side of larger images in pixels, which become JPEG
+  --quality=95         of that JPEG
+  --dedup              leave out images whose bytes came before
+  --nodecode           copy images without decoding them: faster, finds less
+  --shard_size=1000    examples a shard
+  --out_split=NAME     what the split is called in DIR; its own name by default
+
+inspect: counts, sizes, captions, classes; a sample as PNG and as an HTML page.
+  --out=inspection     where SPLIT.png and SPLIT.html go
+  --samples=24         examples in them
+  --seed=0             which ones
+
+verify: reads and decodes everything, and lists all that is broken. Exits with 1 where
+there is something.
+
+tiny: a few classes with a few images each, of data with labels.
+  --out=DIR            where they go
+  --to=imagefolder     DIR/SPLIT/CLASS/*.jpg; or arrayrecord, or tar
+  --classes=5          how many classes
+  --per_class=20       how many images of each
+  --seed=0             which ones
+  --label_set=NAME     of data with several
+  --resize --quality   as for convert
+
+examples:
+  python -m clipjax.prepare convert --data=captions --data.path=DATA/flickr8k \\
+      --split=train,val --resize=256 --out=DATA/flickr8k_256
+  python -m clipjax.prepare verify --data=arrayrecord --data.path=DATA/flickr8k_256
+"""
+
+FLAGS: dict[str, dict[str, str | bool | int]] = {
+    "convert": {
+        **{"out": "", "to": "arrayrecord", "resize": 0, "quality": 95},
+        **{"dedup": False, "decode": True, "shard_size": 1000, "out_split": ""},
+    },
+    "inspect": {"out": "inspection", "samples": 24, "seed": 0},
+    "verify": {},
+    "tiny": {
+        **{"out": "", "to": "imagefolder", "resize": 0, "quality": 95, "seed": 0},
+        **{"classes": 5, "per_class": 20, "label_set": ""},
+    },
+}
+LISTED = 5  # broken examples told by the commands that go on without them
+
+
+def main(argv: list[str]) -> int:
+    threads = len(os.sched_getaffinity(0))
+    if "--help" in argv or "-h" in argv:
+        sources = ", ".join(registry.names("data"))
+        print(HELP.format(sources=sources, threads=threads))
+        return 0
+    action = argv[1] if len(argv) > 1 else ""
+    if action not in FLAGS:
+        hint = registry.suggest(action, FLAGS)
+        what = f"{action!r} is no action.{hint}" if action else "no action given."
+        raise UserError(f"{what} Use {', '.join(FLAGS)}; --help explains them")
+    name, given, rest = _data(argv[2:])
+    argv = [f"{argv[0]} {action}", *rest]
+    own = {"data": "", "split": "train", "threads": threads}
+    values = commandline.declare(argv, config=False, **own, **FLAGS[action])
+    commandline.parse(argv, values, None)
+    if not name:
+        raise UserError(
+            f"no --data given: a source, one of {', '.join(registry.names('data'))}"
+        )
+    if action in ("convert", "tiny") and not values.out:
+        raise UserError("no --out given: the folder to write to")
+    splits = [split for split in values.split.split(",") if split]
+    if action in ("inspect", "verify") and len(splits) > 1 or not splits:
+        raise UserError(f"--split={values.split}: give one split")
+    if values.threads < 1:
+        raise UserError(f"--threads={values.threads}: use 1 or more")
+
+    from clipjax.data import source_words
+
+    options = source_words.options(name, given, "--data.")
+    make = registry.load("data", name)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    status = 0
+    for split in splits:
+        source = make(split, **options)
+        described = {"data": name, "split": split, **options}
+        status |= ACTIONS[action](console, source, described, values)
+    if action in ("convert", "tiny"):
+        console.print(f"use: --config FILE.py:{_use(values)}")
+    return status
+
+
+def _use(values: Any) -> str:
+    """How what was written is chosen as a run's data."""
+    from clipjax.data.prepare import convert
+
+    name = {"tar": "webdataset"}.get(values.to, values.to)
+    use = f"data={name} --config.data.train.path={values.out}"
+    if values.to == "tar" and (pathlib.Path(values.out) / convert.CLASSES).exists():
+        use += f" --config.data.train.classes={convert.CLASSES}"
+    return use
+
+
+def _data(items: list[str]) -> tuple[str, dict[str, str], list[str]]:
+    """The source's name and options on a command line, and the rest of it."""
+    name, given, rest = "", {}, []
+    waiting = iter(items)
+    for item in waiting:
+        flag, equals, value = item.partition("=")
+        key = flag.lstrip("-")
+        if not item.startswith("-") or key.partition(".")[0] != "data":
+            rest.append(item)
+            continue
+        if not equals:
+            value = next(waiting, "")
+            if not value or value.startswith("--"):
+                raise UserError(f"{item}: write it as {item}=VALUE")
+        if key == "data":
+            name = value
+        elif key.removeprefix("data.") in given:
+            raise UserError(f"--{key} is given twice")
+        else:
+            given[key.removeprefix("data.")] = value
+    if given and not name:
+        raise UserError(f"--data.{next(iter(given))} needs --data=NAME")
+    return name, given, rest
+
+
+@contextlib.contextmanager
+def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar while the work lasts; nothing where nobody looks."""
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    hidden = not console.is_terminal
+    with bars.Progress(
+        *columns, console=console, transient=True, disable=hidden
+    ) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _convert(
+    console: Console, source: Source, described: dict[str, Any], values: Any
+) -> int:
+    from clipjax.data.prepare import convert
+
+    out = pathlib.Path(values.out).expanduser()
+    options = convert.Options(
+        to=values.to,
+        resize=values.resize,
+        quality=values.quality,
+        decode=values.decode,
+        dedup=values.dedup,
+        shard_size=values.shard_size,
+        threads=values.threads,
+    )
+    _write(console, source, described, out, values.out_split, options)
+    return 0
+
+
+def _write(
+    console: Console,
+    source: Source,
+    described: dict[str, Any],
+    out: pathlib.Path,
+    name: str,
+    options: Any,
+) -> None:
+    """Converts a source and says what came of it, and how it is used."""
+    from clipjax.data.prepare import convert, report
+
+    split, start = name or described["split"], time.monotonic()
+    with _bar(console, f"{split} -> {out}") as progress:
+        made = convert.convert(source, split, out, options, described, progress)
+    shards = made.split.shards
+    examples = sum(shard.examples for shard in shards)
+    captions = sum(int(shard.counts().sum()) for shard in shards)
+    many = f"{len(shards)} shard{'s' * (len(shards) > 1)}"
+    line = f"{split}: {examples:,} examples, {captions:,} captions in {many}, "
+    line += report.size(sum(shard.bytes for shard in shards))
+    if made.done_before:
+        console.print(f"{line}: there already, as asked for")
+    else:
+        line += f" from {report.size(made.read)} of images"
+        kept = f", {made.kept_shards} of the shards kept" if made.kept_shards else ""
+        console.print(f"{line}, in {time.monotonic() - start:.1f} s{kept}")
+    _tell_broken(console, made.broken, f"left out, listed in {out / split}.json")
+    if made.repeated:
+        key, first = made.repeated[0]
+        console.print(
+            f"{split}: {len(made.repeated)} repeated, left out with their captions, "
+            f"listed in {out / split}.json:\n  {key} repeats {first}"
+            + " ..."
+            * (len(made.repeated) > 1)
+        )
+    if options.to == "tar" and len(source.class_names) > 1:
+        console.print(
+            "tar shards have one label set: these labels are in the JSON files "
+            "alone, which data=webdataset leaves aside; --to=arrayrecord keeps them"
+        )
+
+
+def _inspect(
+    console: Console, source: Source, described: dict[str, Any], values: Any
+) -> int:
+    from clipjax.data.prepare import report, sheet, survey
+
+    for flag in ("samples", "seed"):
+        if values[flag].value < (flag == "samples"):
+            raise UserError(f"--{flag}={values[flag].value}: too small")
+    out = pathlib.Path(values.out).expanduser()
+    title = " ".join(str(v) for k, v in described.items() if k in ("data", "path"))
+    title += f", split {described['split']}"
+    threads = values.threads
+    with _bar(console, "reading") as progress:
+        found = survey.survey(source, decode=False, threads=threads, progress=progress)
+    console.print(report.tables(found, title))
+    for problem in found.problems:
+        console.print(f"left aside by the source: {problem}")
+    _tell_broken(console, found.broken, "by their headers (verify reads all)")
+    shown = sheet.sample(source, values.samples, values.seed, threads)
+    if not shown:
+        raise UserError(f"none of the {len(source)} examples can be shown")
+    out.mkdir(parents=True, exist_ok=True)
+    stem = out / described["split"].replace("/", "_")
+    sheet.draw(shown, title).save(f"{stem}.png")
+    page = sheet.page(found, shown, title)
+    pathlib.Path(f"{stem}.html").write_text(page, encoding="utf-8")
+    console.print(f"written to {stem}.png and {stem}.html")
+    return 0
+
+
+def _verify(
+    console: Console, source: Source, described: dict[str, Any], values: Any
+) -> int:
+    from clipjax.data import records
+    from clipjax.data.prepare import survey
+
+    start = time.monotonic()
+    problems = []
+    if described["data"] == "arrayrecord":
+        base = pathlib.Path(described["path"]).expanduser()
+        shards = records.read_split(base / f"{described['split']}.json").shards
+        problems = [
+            f"{name}: its SHA-256 is not that of the file that was written"
+            for name in records.altered(base, shards)
+        ]
+    with _bar(console, "reading and decoding") as progress:
+        found = survey.survey(
+            source, decode=True, threads=values.threads, progress=progress
+        )
+    problems += found.problems
+    for problem in problems:
+        console.print(problem)
+    for bad in found.broken:
+        print(bad.line())  # rich would make spaces of the tab
+    told = f"{found.examples:,} examples and {len(found.words):,} captions read in "
+    told += f"{time.monotonic() - start:.1f} s: {len(found.broken)} broken"
+    if problems:
+        told += f", {len(problems)} problem(s) of the data set"
+    console.print(told)
+    return 1 if found.broken or problems else 0
+
+
+def _tiny(
+    console: Console, source: Source, described: dict[str, Any], values: Any
+) -> int:
+    from clipjax.data.prepare import convert, subset, writing
+
+    out = pathlib.Path(values.out).expanduser()
+    split = described["split"]
+    if values.to not in ("imagefolder", *convert.FORMS):
+        raise UserError(f"--to={values.to}: use imagefolder, arrayrecord or tar")
+    how = {"resize": values.resize, "quality": values.quality}
+    writing.Fit(**how)
+    drawn = {name: values[name].value for name in ("classes", "per_class", "seed")}
+    with _bar(console, "choosing") as progress:
+        part = subset.choose(
+            source,
+            **drawn,
+            label_set=values.label_set,
+            threads=values.threads,
+            progress=progress,
+        )
+    if values.to != "imagefolder":
+        options = convert.Options(to=values.to, threads=values.threads, **how)
+        _write(console, part, {**described, **drawn}, out, "", options)
+        return 0
+    fit = writing.Fit(**how, everywhere=True)
+    counts = subset.write_folders(part, split, out, fit, values.threads)
+    listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+    console.print(f"{split}: {len(part)} images in {out / split}: {listing}")
+    console.print(
+        f"use: --config FILE.py:data=imagefolder --config.data.train.path={out}"
+    )
+    return 0
+
+
+def _tell_broken(console: Console, broken: list, what: str) -> None:
+    """The number of broken examples and the first few, where there are any."""
+    if broken:
+        console.print(f"{len(broken)} broken, {what}:")
+        for bad in broken[:LISTED]:
+            console.print(f"  {bad.line()}")
+        if len(broken) > LISTED:
+            console.print(f"  and {len(broken) - LISTED} more")
+
+
+ACTIONS = {
+    "convert": _convert,
+    "inspect": _inspect,
+    "verify": _verify,
+    "tiny": _tiny,
+}
+
+if __name__ == "__main__":
+    commandline.run(main)
