@@ -401,6 +401,7 @@ def test_a_residual_network_of_openai(tmp_path):
     kind, model = MODELS["resnet"]
     half = {k: v.astype(np.float16) for k, v in MADE["resnet"][3].items()}
     path = tmp_path / "RN.safetensors"
+    half |= {mark: np.int64(32) for mark in open_clip.OPENAI_MARKS}
     files.write_safetensors(path, half)
     found, read = foreign.read_model(str(path))
     # Its heads are 64 wide, ours above were not.

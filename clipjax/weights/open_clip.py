@@ -156,11 +156,11 @@ def _text_head(shapes: towers.Shapes, name: str) -> str:
 def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
     """The settings of a file without an open_clip_config.json: one of OpenAI's.
 
-    Raises UserError where nothing says that it is: OpenAI's have float16 weights, or
-    three numbers beside them.
+    Raises UserError where nothing says that it is: OpenAI's have three numbers beside
+    their weights. Float16, names and shapes are no proof, since open_clip has models of
+    the same sizes with GELU.
     """
-    marked = any(mark in tensors for mark in OPENAI_MARKS)
-    if not marked and not any(x.dtype == np.float16 for x in tensors.values()):
+    if not all(mark in tensors for mark in OPENAI_MARKS):
         raise UserError(
             f"{place} does not say which activation the model has (quick_gelu in "
             f"OpenAI's, gelu in most others): put it in a folder with its {CONFIG}"

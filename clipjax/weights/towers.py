@@ -220,7 +220,8 @@ def _open(name: str, side: str) -> _Opened | None:
             return _Opened(tensors, kind, settings, place)
     if kinds:
         raise UserError(f"{place} holds {kinds[0].side}, not a tower for side={side!r}")
-    raise UserError(f"{place} is no tower that clipjax reads; it reads {KNOWN}")
+    beside = f" with the {foreign.hf_clip.CONFIG} beside it" if config else ""
+    raise UserError(f"{place}{beside} is no tower that clipjax reads; it reads {KNOWN}")
 
 
 def _described(
