@@ -141,8 +141,8 @@ def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
 
 def _beside(file: pathlib.Path) -> dict[str, Any] | None:
     """The settings in the folder of a file of weights: those of its name, else any."""
-    if file.suffix == NPZ:
-        return None  # big_vision's, which never has any
+    if file.suffix == NPZ or not file.is_file():
+        return None  # big_vision's, which never has any, or none that can be read
     kinds = sorted(WEIGHTS, key=lambda kind: file.name not in WEIGHTS[kind])
     for settings in kinds:
         config = tokenizing.read_json(file.with_name(settings))
