@@ -101,6 +101,196 @@ def test_settings_of_another_model_are_named(tmp_path):
     towers.read_tower(path, "image")
 
 
+# What a processor of transformers 5 saves.
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_processor_config(name, tmp_path):
+    """As transformers 5.13 writes it; it counts before preprocessor_config.json."""
+    write_hf(tmp_path, name)
+    seen = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    old = {"image_mean": [0.9] * 3, "image_std": [0.8] * 3}
+
+    def save(file, content):
+        (tmp_path / file).write_text(json.dumps(content))
+        return foreign.read_model(str(tmp_path))[0]
+
+    def assert_normalises(found, expected):
+        options = found.model_options
+        assert options["mean"] == tuple(expected["image_mean"])
+        assert options["std"] == tuple(expected["image_std"])
+
+    whole = {"processor_class": "SomeProcessor"}
+    found = save("processor_config.json", whole | {"image_processor": seen})
+    assert_normalises(found, seen)
+    assert_normalises(save("preprocessor_config.json", old), seen)
+    # Older ones do not have the image's settings inside.
+    assert_normalises(save("processor_config.json", whole), old)
+    with pytest.raises(UserError, match="processor_config.json: image_processor=None"):
+        save("processor_config.json", whole | {"image_processor": None})
+    # Whose transform cannot be ours is told by the file that says so.
+    odd = whole | {"image_processor": seen | {"do_resize": False}}
+    found = save("processor_config.json", odd)
+    assert f"{tmp_path}/processor_config.json: do_resize" in found.no_preprocess
+
+
+@pytest.mark.parametrize("name", ["hf_vit", "hf_resnet"])
+def test_processor_config_of_a_tower(name, tmp_path):
+    place = write(goldens()[name], tmp_path)
+    seen = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    whole = json.dumps({"image_processor": seen})
+    (tmp_path / "processor_config.json").write_text(whole)
+    found, _, _ = towers.read_tower(place, "image")
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+# Settings that lie.
+
+NO_SIZES = (None, 0, -1, 2.0, "2", True, [], {}, float("inf"), 10**9)
+
+
+def changed(path, key, value):
+    """Writes a JSON file anew with another value; key: "text_config/hidden_size"."""
+    content = json.loads(path.read_text())
+    *sections, last = key.split("/")
+    inner = content
+    for section in sections:
+        inner = inner[section]
+    inner[last] = value
+    path.write_text(json.dumps(content))
+
+
+def assert_refused(read, path, key, values):
+    """Each value gets one line with the file, the key and the value."""
+    before = path.read_text()
+    for value in values:
+        changed(path, key, value)
+        with pytest.raises(UserError) as caught:
+            read()
+        message = str(caught.value)
+        assert str(path) in message and "\n" not in message
+        assert key.split("/")[-1] in message and f"={value!r}" in message, message
+        path.write_text(before)
+
+
+HF_KEYS = [
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    "layer_norm_eps",
+]
+TEXT_KEYS = ["vocab_size", "max_position_embeddings"]
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_sizes_of_hugging_face(name, tmp_path):
+    write_hf(tmp_path, name)
+    path = tmp_path / "config.json"
+    for section, more in (("text", TEXT_KEYS), ("vision", ["patch_size"])):
+        for key in HF_KEYS + more:
+            values = NO_SIZES
+            if key == "layer_norm_eps":
+                values = (None, 0, -1, "2", True, [], float("inf"), float("nan"))
+            assert_refused(
+                lambda: foreign.read_model(str(tmp_path)),
+                path,
+                f"{section}_config/{key}",
+                values,
+            )
+    if name == "clip":
+        keys = ("projection_dim", NO_SIZES), ("text_config/eos_token_id", (None, -1))
+        for key, values in keys:
+            assert_refused(lambda: foreign.read_model(str(tmp_path)), path, key, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("bert", [*HF_KEYS[:4], *TEXT_KEYS]),
+        ("distilbert", ["dim", "hidden_dim", "n_layers", "n_heads", *TEXT_KEYS]),
+        ("hf_vit", [*HF_KEYS[:4], "patch_size"]),
+        ("hf_resnet", ["embedding_size"]),
+    ],
+)
+def test_sizes_of_towers(name, keys, tmp_path):
+    case = goldens()[name]
+    place = write(case, tmp_path)
+    path = tmp_path / "config.json"
+    for key in keys:
+        assert_refused(lambda: towers.read_tower(place, case.side), path, key, NO_SIZES)
+    if name == "hf_resnet":
+        changed(path, "depths", [1, 1, 0, 1])
+        with pytest.raises(UserError, match=r"depths\[2\]=0: must be a whole number"):
+            towers.read_tower(place, case.side)
+
+
+def test_sizes_of_open_clip(tmp_path):
+    write_open_clip(tmp_path)
+    path = tmp_path / "open_clip_config.json"
+    sizes = {
+        "vision_cfg": ("width", "layers", "patch_size", "head_width", "image_size"),
+        "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers"),
+    }
+    for section, keys in sizes.items():
+        for key in keys:
+            # A list of layers or a square is something else.
+            values = [x for x in NO_SIZES if type(x) is not list]
+            if (section, key) == ("vision_cfg", "layers"):
+                values = (0, -1, 10**9)
+            assert_refused(
+                lambda: foreign.read_model(str(tmp_path)),
+                path,
+                f"model_cfg/{section}/{key}",
+                values,
+            )
+    for key in ("model_cfg/embed_dim", "model_cfg/vision_cfg/mlp_ratio"):
+        assert_refused(
+            lambda: foreign.read_model(str(tmp_path)), path, key, (None, 0, "2", [])
+        )
+
+
+def test_more_layers_than_tensors(tmp_path):
+    """They would be built for hours before one is missed."""
+    write_hf(tmp_path)
+    path = tmp_path / "config.json"
+    changed(path, "text_config/num_hidden_layers", 1_000_000)
+    count = len(files.read(tmp_path / "model.safetensors"))
+    with pytest.raises(UserError, match=f"=1000000: its weights are {count} tensors"):
+        foreign.read_model(str(tmp_path))
+
+
+NOT_THREE = ([0.5, 0.5], 0.5, ["a"] * 3, [float("nan")] * 3, [1e400] * 3, [True] * 3)
+
+
+def test_means_and_deviations(tmp_path):
+    hf, ours, tower = (tmp_path / name for name in ("hf", "open_clip", "tower"))
+    for folder in (hf, ours, tower):
+        folder.mkdir()
+    write_hf(hf)
+    write_open_clip(ours)
+    (ours / "open_clip_config.json").write_text(
+        json.dumps(
+            json.loads((ours / "open_clip_config.json").read_text())
+            | {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+        )
+    )
+    case = goldens()["hf_vit"]
+    write(case, tower)
+    for folder in (hf, tower):
+        text = json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+        (folder / "preprocessor_config.json").write_text(text)
+    reads = {
+        hf / "preprocessor_config.json": lambda: foreign.read_model(str(hf)),
+        ours / "open_clip_config.json": lambda: foreign.read_model(str(ours)),
+        tower / "preprocessor_config.json": lambda: towers.read_tower(
+            str(tower), case.side
+        ),
+    }
+    for path, read in reads.items():
+        before = "preprocess_cfg/" if path.parent == ours else "image_"
+        assert_refused(read, path, f"{before}mean", NOT_THREE)
+        odd = (*NOT_THREE, [0.5, 0.0, 0.5], [0.5, -1, 0.5])
+        assert_refused(read, path, f"{before}std", odd)
+
+
 # Hostile archives.
 
 

@@ -165,12 +165,13 @@ def table(kind: TowerFormat, settings: TowerSettings, tower: Any) -> Table:
 def tower_shapes(tower: Any) -> Variables:
     """A tower's variables as shapes; computes nothing."""
     if hasattr(tower, "image_size"):
-        inputs = [jnp.zeros((1, tower.image_size, tower.image_size, 3))]
+        inputs = [((1, tower.image_size, tower.image_size, 3), jnp.float32)]
     else:
         length = tower.context_length
-        inputs = [jnp.zeros((1, length), jnp.int32), jnp.ones((1, length), bool)]
+        inputs = [((1, length), jnp.int32), ((1, length), jnp.bool_)]
+    given = [jax.ShapeDtypeStruct(*one) for one in inputs]
     return jax.eval_shape(
-        lambda key: tower.init(key, *inputs, False), jax.random.key(0)
+        lambda key, *given: tower.init(key, *given, False), jax.random.key(0), *given
     )
 
 
