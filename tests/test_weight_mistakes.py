@@ -241,9 +241,15 @@ def test_sizes_of_open_clip(tmp_path):
                 f"model_cfg/{section}/{key}",
                 values,
             )
-    for key in ("model_cfg/embed_dim", "model_cfg/vision_cfg/mlp_ratio"):
+    more = {
+        "embed_dim": (None, 0, "2", []),
+        "vision_cfg/mlp_ratio": (None, 0, "2", []),
+        "text_cfg/eos_id": (None, -1, 2.0),
+        "text_cfg/pad_id": (None, -1, 2.0),
+    }
+    for key, values in more.items():
         assert_refused(
-            lambda: foreign.read_model(str(tmp_path)), path, key, (None, 0, "2", [])
+            lambda: foreign.read_model(str(tmp_path)), path, f"model_cfg/{key}", values
         )
 
 

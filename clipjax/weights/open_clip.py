@@ -140,8 +140,10 @@ def _text_options(
 ) -> tuple[dict[str, Any], int | None]:
     """Options of our text transformer, and the id at which it pools if at one."""
     path = f"{place}: text_cfg"
-    text = {"width": 512, "heads": 8, "layers": 12, **text}
+    usual = {"width": 512, "heads": 8, "layers": 12, "eos_id": 2, "pad_id": 0}
+    text = {**usual, **text}
     values.check_sizes(text, ("context_length", "vocab_size", "heads"), path)
+    values.check_sizes(text, ("eos_id", "pad_id"), path, least=0)
     values.check_depth(text, "layers", shapes, path)
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
@@ -156,7 +158,7 @@ def _text_options(
         "masked": causal or pool == "appended",
         "pool": POOLS.get(pool, pool),
     }
-    ends = {"argmax": text["vocab_size"] - 1, "eos": text.get("eos_id", 2)}
+    ends = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     return options, ends.get(pool)
 
 
