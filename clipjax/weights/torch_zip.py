@@ -125,7 +125,9 @@ def _check_memo(data: bytes, place: pathlib.Path) -> None:
     A number written in five bytes makes the unpickler allocate for all below it.
     """
     for opcode, number, _ in pickletools.genops(data):
-        if opcode.name in MEMO and int(number) > len(data):
+        if opcode.name not in MEMO or not isinstance(number, int):
+            continue
+        if number > len(data):
             raise UserError(
                 f"{place}: refused: its pickle of {len(data):,} bytes asks for a memo "
                 f"of {number:,} entries"
