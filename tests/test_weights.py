@@ -272,9 +272,12 @@ def test_siglip_folder(tmp_path):
     assert_equal(variables, MADE["siglip"][2])
 
 
+TENSORS = {str(i): () for i in range(99)}  # for settings that only count them
+
+
 def test_defaults_of_configs_are_those_of_transformers():
     """Sizes of openai/clip-vit-base-patch32 and google/siglip-base-patch16-224."""
-    found = hf_clip.settings({"model_type": "clip"}, {}, pathlib.Path("gone"))
+    found = hf_clip.settings({"model_type": "clip"}, TENSORS, pathlib.Path("gone"))
     model = settings.build(found)
     assert model.module.image == vit.make(
         224, variant="B/32", activation="quick_gelu"
@@ -282,7 +285,7 @@ def test_defaults_of_configs_are_those_of_transformers():
     assert model.module.text == transformer.make(
         49408, 77, variant="B", activation="quick_gelu"
     )
-    found = hf_siglip.settings({"model_type": "siglip"}, {}, pathlib.Path("gone"))
+    found = hf_siglip.settings({"model_type": "siglip"}, TENSORS, pathlib.Path("gone"))
     model = settings.build(found)
     assert model.module.image == vit.make(
         224, variant="B/16", activation="gelu_tanh", **SIGLIP
@@ -290,7 +293,9 @@ def test_defaults_of_configs_are_those_of_transformers():
     assert (model.module.text.width, model.module.text.vocab_size) == (768, 32000)
     # Old files say everything twice, and the second counts.
     twice = {"text_config": {"hidden_size": 1}, "text_config_dict": {"hidden_size": 8}}
-    found = hf_clip.settings({"model_type": "clip", **twice}, {}, pathlib.Path("gone"))
+    found = hf_clip.settings(
+        {"model_type": "clip", **twice}, TENSORS, pathlib.Path("gone")
+    )
     assert found.text_options["width"] == 8
 
 
@@ -401,6 +406,7 @@ def test_a_residual_network_of_openai(tmp_path):
     kind, model = MODELS["resnet"]
     half = {k: v.astype(np.float16) for k, v in MADE["resnet"][3].items()}
     path = tmp_path / "RN.safetensors"
+    half |= {mark: np.int64(32) for mark in open_clip.OPENAI_MARKS}
     files.write_safetensors(path, half)
     found, read = foreign.read_model(str(path))
     # Its heads are 64 wide, ours above were not.

@@ -21,6 +21,9 @@ END_SIZE = 22
 LONGEST_COMMENT = 0xFFFF
 UNKNOWN_COUNT = 0xFFFF  # more entries than its field can hold
 KINDS = "biufc"
+# Weights are numbers without much order, which hardly shrink; zeros shrink by 1000.
+LARGEST_RATIO = 100
+SMALL = 64 << 20  # bytes that any archive may unpack to
 NPY = ".npy"
 
 
@@ -29,7 +32,8 @@ def opened(place: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     """A zip archive whose list of contents is whole.
 
     Raises UserError where entries are missing from the list or are there twice, which
-    zipfile overlooks, and what zipfile raises.
+    zipfile overlooks, or would unpack to far more than weights can, and what zipfile
+    raises.
     """
     with zipfile.ZipFile(place) as archive:
         names = archive.namelist()
@@ -38,6 +42,13 @@ def opened(place: pathlib.Path) -> Iterator[zipfile.ZipFile]:
             raise UserError(
                 f"{place} is damaged: its list of {len(names)} entries is not whole; "
                 f"fetch it again"
+            )
+        size = sum(info.file_size for info in archive.infolist())
+        if size > max(SMALL, LARGEST_RATIO * place.stat().st_size):
+            raise UserError(
+                f"{place}: refused: it would unpack to {size:,} bytes, over "
+                f"{LARGEST_RATIO} times its own, as weights do not; if you trust where "
+                "it comes from, save it again uncompressed"
             )
         yield archive
 

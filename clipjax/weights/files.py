@@ -63,8 +63,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return _read_sharded(place)
         if place.suffix == SAFE or head[8:9] == b"{":
             return _read_safetensors(place)
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(
+            f"{place} asks for more memory than there is: use a machine with more, "
+            "unless it is damaged"
+        ) from error
     except Exception as error:  # each library has errors of its own for damaged bytes
         raise UserError(
             f"{place} is damaged or cut short ({type(error).__name__}: "

@@ -4,8 +4,8 @@
     model = build(settings)
 
 A model is a folder with config.json (Hugging Face) or open_clip_config.json
-(open_clip) beside its weights, a file of OpenAI's or big_vision's, or such a folder on
-the hub. A module of FORMATS has
+(open_clip) beside its weights, the file of weights in it, a file of OpenAI's or
+big_vision's, or such a folder on the hub. A module of FORMATS has
 
     FORMAT: its name
     recognise(config, names) -> whether it is of this format; config is None for a file
@@ -50,6 +50,7 @@ WEIGHTS = {
         "pytorch_model.bin",
     ),
 }
+NPZ = ".npz"
 KNOWN = (
     f"a folder with {hf_clip.CONFIG} of Hugging Face's CLIPModel or SiglipModel, one "
     f"with {open_clip.CONFIG}, a file of OpenAI's CLIP, or an .npz of SigLIP's two "
@@ -116,9 +117,14 @@ def half(settings: Settings, side: str) -> TowerSettings:
 
 
 def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
-    """The settings of a model, None for a bare file, and the file of its weights."""
+    """The settings of a model, None for a bare file, and the file of its weights.
+
+    A file is read by the settings in its folder where there are some: without them a
+    model of another activation, or of blocks with the same names, would pass for one
+    that it is not.
+    """
     if not place.is_dir():
-        return None, place
+        return _beside(place), place
     found = []
     for settings, names in WEIGHTS.items():
         if not (place / settings).is_file():
@@ -133,14 +139,29 @@ def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
     raise UserError(f"{place} holds no model that clipjax reads; it reads {KNOWN}")
 
 
+def _beside(file: pathlib.Path) -> dict[str, Any] | None:
+    """The settings in the folder of a file of weights: those of its name, else any."""
+    if file.suffix == NPZ or not file.is_file():
+        return None  # big_vision's, which never has any, or none that can be read
+    kinds = sorted(WEIGHTS, key=lambda kind: file.name not in WEIGHTS[kind])
+    for settings in kinds:
+        config = tokenizing.read_json(file.with_name(settings))
+        if config and "evals" not in config:  # a run's
+            return config
+    return None
+
+
 def _recognise(
     config: Mapping[str, Any] | None, tensors: Mapping[str, Any], place: pathlib.Path
 ) -> Any:
     for kind in FORMATS:
         if kind.recognise(config, tensors):
             return kind
-    what = f"model_type={config.get('model_type')!r}" if config else "its tensors"
-    raise UserError(f"{place}: {what} is of no format that clipjax reads: {KNOWN}")
+    what, where = "its tensors", place
+    if config is not None:
+        what = f"model_type={config.get('model_type')!r}"
+        where = f"{place} and the settings beside it"
+    raise UserError(f"{where}: {what} is of no format that clipjax reads: {KNOWN}")
 
 
 def _described(

@@ -21,6 +21,7 @@ from clipjax.weights.tower_format import (
     TowerSettings,
     prefix_of,
 )
+from clipjax.weights.values import check_depth, check_positive, check_sizes
 
 GAMMA = "gamma"  # the layout of old files
 
@@ -83,12 +84,14 @@ def _is(kind: str) -> Any:
 def _bert_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
+    place = str(folder / hf_clip.CONFIG)
     given = {**BERT_DEFAULTS, **(config or {})}
     for key, value in PLAIN.items():
         if given.get(key, value) not in (value, None):
             raise UserError(
                 f"{place}: {key}={given[key]!r}: clipjax's bert has {value!r} only"
             )
+    _check(given, BERT_OPTIONS, shapes, place)
     options = {name: given[key] for name, key in BERT_OPTIONS.items()}
     options["activation"] = _activation(given, "hidden_act", place)
     prefix = prefix_of(shapes, "bert.")
@@ -99,11 +102,25 @@ def _bert_settings(
 def _distilbert_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
+    place = str(folder / hf_clip.CONFIG)
     given = {**DISTILBERT_DEFAULTS, **(config or {})}
+    _check(given, DISTILBERT_OPTIONS, shapes, place)
     options = {name: given[key] for name, key in DISTILBERT_OPTIONS.items()}
     options["activation"] = _activation(given, "activation", place)
     prefix = prefix_of(shapes, "distilbert.")
     return _settings("distilbert", given, options, prefix, set())
+
+
+def _check(
+    given: Mapping[str, Any], keys: Mapping[str, str], shapes: Shapes, place: str
+) -> None:
+    """Raises UserError for a config's value that is no size, or no epsilon."""
+    sizes = [keys[name] for name in ("width", "heads", "mlp_dim", "max_positions")]
+    check_sizes(given, [*sizes, "vocab_size"], place)
+    check_depth(given, keys["depth"], shapes, place)
+    if "token_types" in keys:
+        check_sizes(given, [keys["token_types"]], place, least=0)
+        check_positive(given, [keys["norm_epsilon"]], place)
 
 
 def _settings(

@@ -31,6 +31,7 @@ from clipjax.weights.table import (
 )
 from clipjax.weights.tokenizer_files import Ends
 from clipjax.weights.tower_format import patches as patches_of
+from clipjax.weights.values import check_depth, check_positive, check_sizes
 
 FORMAT = "hf_clip"
 CONFIG = "config.json"
@@ -42,6 +43,9 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
 }
 LEGACY_END = 2
+SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
+DEPTH = "num_hidden_layers"
+TEXT_SIZES = ("vocab_size", "max_position_embeddings")
 
 # What a config.json may leave out, as CLIPTextConfig and CLIPVisionConfig have it.
 TOWER = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -119,23 +123,24 @@ def settings(
     text = section(config, "text", TEXT)
     image = section(config, "vision", IMAGE)
     size = image["image_size"]
-    check_channels(image, place)
+    image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
+    check_channels(image, image_place)
+    check_sizes(text, TEXT_SIZES, text_place)
+    check_sizes(text, ("eos_token_id",), text_place, least=0)
+    joint = {"projection_dim": 512, **config}
+    check_sizes(joint, ("projection_dim",), place)
     end = text["eos_token_id"]
-    seen = preprocessing.from_hf(
-        PREPROCESSING
-        | {"size": {"shortest_edge": size}, "crop_size": size}
-        | tokenizing.read_json(folder / preprocessing.HF_FILE),
-        size,
-        str(folder / preprocessing.HF_FILE),
-    )
+    given, file = preprocessing.read_hf(folder)
+    usual = {"size": {"shortest_edge": size}, "crop_size": size}
+    seen = preprocessing.from_hf(PREPROCESSING | usual | given, size, file)
     return Settings(
         format=FORMAT,
         image="vit",
-        image_options=image_options(image, place),
+        image_options=image_options(image, image_place, shapes),
         text="transformer",
-        text_options=tower_options(text, place),
+        text_options=tower_options(text, text_place, shapes),
         model_options={
-            "embed_dim": config.get("projection_dim", 512),
+            "embed_dim": joint["projection_dim"],
             "mean": seen.mean,
             "std": seen.std,
         },
@@ -159,17 +164,24 @@ def section(
     return {**defaults, **given}
 
 
-def image_options(image: Mapping[str, Any], place: str) -> dict[str, Any]:
+def image_options(
+    image: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
+) -> dict[str, Any]:
     """Options of vit that CLIP's and SigLIP's vision_config share."""
     sizes = patches_of(image["patch_size"], image["image_size"])
-    return tower_options(image, place) | sizes
+    return tower_options(image, place, shapes) | sizes
 
 
-def tower_options(tower: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Options of a tower's transformer.
+def tower_options(
+    tower: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options of a tower's transformer, whose file has tensors of these shapes.
 
-    Raises UserError for an activation that we lack.
+    Raises UserError for an activation that we lack, and for what is no size.
     """
+    check_sizes(tower, SIZES, place)
+    check_depth(tower, DEPTH, shapes, place)
+    check_positive(tower, ("layer_norm_eps",), place)
     activation = tower["hidden_act"]
     if activation not in ACTIVATIONS:
         raise UserError(
@@ -189,8 +201,9 @@ def check_channels(image: Mapping[str, Any], place: str) -> None:
     if image["num_channels"] != 3:
         raise UserError(f"{place}: num_channels={image['num_channels']}: must be 3")
     for key in ("image_size", "patch_size"):
-        if not isinstance(image[key], int):
+        if isinstance(image[key], list):
             raise UserError(f"{place}: {key}={image[key]}: clipjax takes squares only")
+        check_sizes(image, (key,), place)
 
 
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:

@@ -28,6 +28,7 @@ from clipjax.weights.table import (
     transpose,
 )
 from clipjax.weights.tokenizer_files import Ends
+from clipjax.weights.values import check_sizes
 
 FORMAT = "hf_siglip"
 
@@ -80,28 +81,27 @@ def settings(
     text = hf_clip.section(config, "text", TEXT)
     image = hf_clip.section(config, "vision", IMAGE)
     size, width = image["image_size"], image["hidden_size"]
-    hf_clip.check_channels(image, place)
+    image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
+    hf_clip.check_channels(image, image_place)
+    check_sizes(text, hf_clip.TEXT_SIZES, text_place)
     if not image["vision_use_head"]:
         raise UserError(
             f"{place}: vision_use_head=False: an image would have no pooling"
         )
-    seen = preprocessing.from_hf(
-        {
-            "size": {"height": size, "width": size},
-            "image_mean": preprocessing.HALF,
-            "image_std": preprocessing.HALF,
-        }
-        | tokenizing.read_json(folder / preprocessing.HF_FILE),
-        size,
-        str(folder / preprocessing.HF_FILE),
-    )
+    given, file = preprocessing.read_hf(folder)
+    usual = {
+        "size": {"height": size, "width": size},
+        "image_mean": preprocessing.HALF,
+        "image_std": preprocessing.HALF,
+    }
+    seen = preprocessing.from_hf(usual | given, size, file)
     towers = {"pool": "map", "pre_norm": False, "patch_bias": True}
     return Settings(
         format=FORMAT,
         image="vit",
-        image_options=hf_clip.image_options(image, place) | towers,
+        image_options=hf_clip.image_options(image, image_place, shapes) | towers,
         text="transformer",
-        text_options=hf_clip.tower_options(text, place)
+        text_options=hf_clip.tower_options(text, text_place, shapes)
         | {"causal": False, "masked": False, "pool": "last"},
         model_options={
             "embed_dim": width,

@@ -22,7 +22,7 @@ from clipjax.models.image.modified_resnet import ModifiedResNet
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.types import UserError
 from clipjax.weights import open_clip_towers as towers
-from clipjax.weights import preprocessing, tokenizing
+from clipjax.weights import preprocessing, tokenizing, values
 from clipjax.weights.settings import Settings
 from clipjax.weights.table import Rule, Table, dense, lead, norm, renamed, same
 
@@ -70,9 +70,13 @@ def settings(
     text = {"context_length": 77, "vocab_size": 49408, **text}
     quick_gelu = model.get("quick_gelu", False)
     size = vision.get("image_size", 224)
-    size = size if isinstance(size, int) else size[0] if len({*size}) == 1 else None
-    if size is None:
+    if isinstance(size, list) and len({*size}) == 1:
+        size = size[0]
+    elif isinstance(size, list):
         raise UserError(f"{place}: vision_cfg.image_size must be a square")
+    image_path = f"{place}: vision_cfg"
+    values.check_sizes({"image_size": size}, ("image_size",), image_path)
+    values.check_sizes(model, ("embed_dim",), place)
     embed_dim = model["embed_dim"]
     image_head = "linear"
     if vision.get("timm_model_name"):
@@ -82,11 +86,18 @@ def settings(
     elif isinstance(vision.get("layers", 12), int):
         vision = {"layers": 12, "width": 768, "patch_size": 16, **vision}
         image = "vit"
+        values.check_sizes(vision, ("patch_size",), image_path)
+        values.check_depth(vision, "layers", shapes, image_path)
         image_options = towers.vit_options(vision, size, embed_dim, quick_gelu, place)
         image_head = "linear" if "visual.proj" in shapes else "none"
     else:
         image, image_head = "modified_resnet", "none"
-        image_options = towers.resnet_options({"width": 64, **vision}, embed_dim)
+        vision = {"width": 64, **vision}
+        values.check_sizes(vision, ("width",), image_path)
+        depths = {f"layers[{i}]": depth for i, depth in enumerate(vision["layers"])}
+        for key in depths:
+            values.check_depth(depths, key, shapes, image_path)
+        image_options = towers.resnet_options(vision, embed_dim, image_path)
     seen = preprocessing.from_open_clip(
         config.get("preprocess_cfg") or {}, DEFAULTS, place
     )
@@ -95,7 +106,7 @@ def settings(
     if "logit_bias" in shapes:
         start = model.get("init_logit_bias")
         bias["logit_bias_init"] = -10.0 if start is None else float(start)
-    text_options, end_id = _text_options(text, quick_gelu, place)
+    text_options, end_id = _text_options(text, quick_gelu, shapes, place)
     layout = {CUSTOM_TEXT} if prefix else set()
     if shapes.get("logit_scale") == (1,):
         layout.add(NONSCALAR)
@@ -125,11 +136,15 @@ def settings(
 
 
 def _text_options(
-    text: Mapping[str, Any], quick_gelu: bool, place: str
+    text: Mapping[str, Any], quick_gelu: bool, shapes: towers.Shapes, place: str
 ) -> tuple[dict[str, Any], int | None]:
     """Options of our text transformer, and the id at which it pools if at one."""
     path = f"{place}: text_cfg"
-    text = {"width": 512, "heads": 8, "layers": 12, **text}
+    usual = {"width": 512, "heads": 8, "layers": 12, "eos_id": 2, "pad_id": 0}
+    text = {**usual, **text}
+    values.check_sizes(text, ("context_length", "vocab_size", "heads"), path)
+    values.check_sizes(text, ("eos_id", "pad_id"), path, least=0)
+    values.check_depth(text, "layers", shapes, path)
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
         raise UserError(f"{path}.pool_type={pool!r}: clipjax reads {', '.join(POOLS)}")
@@ -143,7 +158,7 @@ def _text_options(
         "masked": causal or pool == "appended",
         "pool": POOLS.get(pool, pool),
     }
-    ends = {"argmax": text["vocab_size"] - 1, "eos": text.get("eos_id", 2)}
+    ends = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     return options, ends.get(pool)
 
 
@@ -156,11 +171,11 @@ def _text_head(shapes: towers.Shapes, name: str) -> str:
 def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
     """The settings of a file without an open_clip_config.json: one of OpenAI's.
 
-    Raises UserError where nothing says that it is: OpenAI's have float16 weights, or
-    three numbers beside them.
+    Raises UserError where nothing says that it is: OpenAI's have three numbers beside
+    their weights. Float16, names and shapes are no proof, since open_clip has models of
+    the same sizes with GELU.
     """
-    marked = any(mark in tensors for mark in OPENAI_MARKS)
-    if not marked and not any(x.dtype == np.float16 for x in tensors.values()):
+    if not all(mark in tensors for mark in OPENAI_MARKS):
         raise UserError(
             f"{place} does not say which activation the model has (quick_gelu in "
             f"OpenAI's, gelu in most others): put it in a folder with its {CONFIG}"

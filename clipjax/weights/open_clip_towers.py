@@ -29,6 +29,7 @@ from clipjax.weights.table import (
 )
 from clipjax.weights.tower_format import Shapes, count
 from clipjax.weights.tower_format import patches as patches_of
+from clipjax.weights.values import check_positive, check_sizes
 
 # timm's ViTs of SigLIP: heads by size.
 SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
@@ -90,6 +91,10 @@ def transformer_options(
     Raises UserError for what our blocks lack.
     """
     check_neutral(section, path)
+    norms = section.get("norm_kwargs") or {}
+    numbers = {"mlp_ratio": 4.0, **section, "eps": norms.get("eps", 1e-5)}
+    check_sizes(numbers, ("width",), path)
+    check_positive(numbers, ("mlp_ratio", "eps"), path)
     act = section.get("act_kwargs") or {}
     if act and (quick_gelu or act != {"approximate": "tanh"}):
         raise UserError(f"{path}.act_kwargs={act}: clipjax has approximate='tanh' only")
@@ -119,6 +124,8 @@ def vit_options(
             f"{path}.pool_type={vision['pool_type']!r}: clipjax reads 'tok' only"
         )
     options = transformer_options(vision, quick_gelu, path)
+    vision = {"head_width": 64, "attn_pooler_heads": 8, **vision}
+    check_sizes(vision, ("head_width", "attn_pooler_heads"), path)
     pool = vision.get("attentional_pool") or False
     if pool:
         if pool is not True:
@@ -133,12 +140,12 @@ def vit_options(
         options |= {
             "pool": "query",
             "pool_width": embed_dim,
-            "pool_heads": vision.get("attn_pooler_heads", 8),
+            "pool_heads": vision["attn_pooler_heads"],
         }
     return options | {
         **patches_of(vision["patch_size"], size),
         "depth": vision["layers"],
-        "heads": vision["width"] // vision.get("head_width", 64),
+        "heads": vision["width"] // vision["head_width"],
         "pre_norm": not vision.get("no_ln_pre", False),
         "patch_dropout": float(vision.get("patch_dropout", 0.0)),
     }
@@ -180,12 +187,16 @@ def vit_rules(tower: VisionTransformer) -> list[Rule]:
     ]
 
 
-def resnet_options(vision: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
+def resnet_options(
+    vision: Mapping[str, Any], embed_dim: int, path: str
+) -> dict[str, Any]:
+    vision = {"head_width": 64, **vision}
+    check_sizes(vision, ("head_width",), path)
     width = vision["width"]
     return {
         "width": width,
         "depths": tuple(vision["layers"]),
-        "heads": width * 32 // vision.get("head_width", 64),
+        "heads": width * 32 // vision["head_width"],
         "output_dim": embed_dim,
     }
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from clipjax.types import UserError
+from clipjax.weights import tokenizing
+from clipjax.weights.values import three
 
 RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 HF_FILE = "preprocessor_config.json"
+# What a whole processor's save_pretrained writes since transformers 5, with the image's
+# settings under one key.
+HF_PROCESSOR, HF_NESTED = "processor_config.json", "image_processor"
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -35,9 +41,28 @@ class Preprocessing(NamedTuple):
         }
 
 
+def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
+    """The settings of a folder's image processor, {} for none, and their file.
+
+    As in transformers (ImageProcessingMixin.get_image_processor_dict) those of
+    processor_config.json count where they are there; older ones have other settings.
+
+    Raises UserError for damaged files.
+    """
+    path = folder / HF_PROCESSOR
+    whole = tokenizing.read_json(path)
+    if HF_NESTED not in whole:
+        path = folder / HF_FILE
+        return tokenizing.read_json(path), str(path)
+    if not isinstance(whole[HF_NESTED], dict):
+        raise UserError(f"{path}: {HF_NESTED}={whole[HF_NESTED]!r}: must be an object")
+    return whole[HF_NESTED], str(path)
+
+
 def from_hf(given: Mapping[str, Any], image_size: int, place: str) -> Preprocessing:
-    """What a preprocessor_config.json says."""
-    mean, std = _three(given, "image_mean"), _three(given, "image_std")
+    """What an image processor's settings say, as `read_hf` found them in `place`."""
+    mean = three(given["image_mean"], "image_mean", place)
+    std = three(given["image_std"], "image_std", place, positive=True)
     square = isinstance(given.get("size"), Mapping) and "height" in given["size"]
     why = _hf_limit(given, image_size, square)
     if why:
@@ -117,8 +142,9 @@ def from_open_clip(
     given: Mapping[str, Any], defaults: Preprocessing, place: str
 ) -> Preprocessing:
     """What the preprocess_cfg of an open_clip_config.json says, but for its size."""
-    mean = _three(given, "mean") if given.get("mean") else defaults.mean
-    std = _three(given, "std") if given.get("std") else defaults.std
+    path = f"{place}: preprocess_cfg"
+    mean, std = given.get("mean") or defaults.mean, given.get("std") or defaults.std
+    mean, std = three(mean, "mean", path), three(std, "std", path, positive=True)
     names = {"shortest": "clip", "squash": "squash"}
     squash = given.get("resize_mode") == "squash"
     for key, known in (
@@ -128,7 +154,7 @@ def from_open_clip(
     ):
         value = given.get(key) or known[0]
         if value not in known:
-            can = f"{place}: preprocess_cfg.{key}={value!r}: clipjax does "
+            can = f"{path}.{key}={value!r}: clipjax does "
             return Preprocessing("", mean, std, can + " and ".join(known))
     how = given.get("interpolation")
     options = {"interpolation": how} if how == "bilinear" else {}
@@ -158,7 +184,3 @@ def _square(size: Any) -> Any:
     if isinstance(size, Mapping):
         return size["height"] if size["height"] == size.get("width") else None
     return size
-
-
-def _three(given: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    return tuple(float(value) for value in given[key])

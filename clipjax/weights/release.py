@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data import released
 from clipjax.data.tokenizers.hf_json import HfTokenizer
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.models.lora import LoraModel
@@ -142,16 +143,23 @@ def _plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables
 def _folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to fill, which becomes `out` when all went well and vanishes else.
 
-    Raises UserError where `out` exists, or its parent does not.
+    Raises UserError where `out` exists, its parent does not, or nothing can be written
+    there.
     """
     if out.exists():
         raise UserError(f"{out} exists already: give another folder, or remove it")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} does not exist: make it first")
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    scratch.mkdir()
     try:
-        yield scratch
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            yield scratch
+            scratch.rename(out)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({released.one_line(error)}): free space, or give a "
+            "folder that can be written"
+        ) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from clipjax.models.image.resnet import VARIANTS, ResNet
 from clipjax.types import UserError
+from clipjax.weights import hf_clip
 from clipjax.weights.table import Rule, batch_norm, conv, dense, renamed, repeated
 from clipjax.weights.tower_format import (
     IMAGENET,
@@ -26,6 +27,7 @@ from clipjax.weights.tower_format import (
     shape_of,
     timm_normalisation,
 )
+from clipjax.weights.values import check_depth, check_sizes
 
 # timm's ResNets that are torchvision's, "resnet50.a1_in1k"; others have the same names
 # too and blur or average where these have strides.
@@ -77,13 +79,15 @@ def _torch_settings(
         count(shapes, rf"layer{stage + 1}\.(\d+)\.") for stage in range(STAGES)
     )
     given = (config.get("pretrained_cfg") or config).get("input_size")
-    mean, std = timm_normalisation(config)
+    size = {"input_size": given[-1] if given else SIZE}
+    check_sizes(size, size, str(folder / hf_clip.CONFIG))
+    mean, std = timm_normalisation(config, str(folder / hf_clip.CONFIG))
     return TowerSettings(
         format="torch_resnet",
         side="image",
         component="resnet",
         options=_options("layer1.0.conv3.weight" in shapes, width, depths),
-        size=given[-1] if given else SIZE,
+        size=size["input_size"],
         num_classes=classes(shapes, "fc.bias"),
         mean=mean,
         std=std,
@@ -126,6 +130,7 @@ def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 def _hf_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
+    place = str(folder / hf_clip.CONFIG)
     given = {
         "embedding_size": 64,
         "hidden_sizes": (256, 512, 1024, 2048),
@@ -135,6 +140,10 @@ def _hf_settings(
         **(config or {}),
     }
     width, bottleneck = given["embedding_size"], given["layer_type"] == "bottleneck"
+    check_sizes(given, ("embedding_size",), place)
+    depths = {f"depths[{i}]": depth for i, depth in enumerate(given["depths"])}
+    for key in depths:
+        check_depth(depths, key, shapes, place)
     plain = {
         "hidden_act": "relu",
         "downsample_in_first_stage": False,

@@ -16,6 +16,7 @@ import io
 import math
 import pathlib
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ SCRIPT = (
 NESTED = ("state_dict", "model", "module")
 PARALLEL = "module."  # what DataParallel puts before every name
 DEEPEST = 100
+MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class _Storage(NamedTuple):
@@ -88,10 +90,11 @@ def read(
     reaches beyond its storage; and what damaged bytes make pickle and zipfile raise.
     """
     if f"{root}byteorder" in archive.NameToInfo:
-        order = archive.read(f"{root}byteorder")
+        order = _stored(archive, archive.getinfo(f"{root}byteorder"), place)
         if order != b"little":
             raise UserError(f"{place}: byte order {order!r}: only 'little' is read")
-    data = archive.read(root + PICKLE)
+    data = _stored(archive, archive.getinfo(root + PICKLE), place)
+    _check_memo(data, place)
     content = _Reader(data, place).load()
     if type(content) in (dict, collections.OrderedDict):
         content = next(
@@ -114,6 +117,21 @@ def read(
         name: _array(name, tensor, archive, root, storages, place)
         for name, tensor in found.items()
     }
+
+
+def _check_memo(data: bytes, place: pathlib.Path) -> None:
+    """Raises UserError for a pickle that asks for a memo beyond any use.
+
+    A number written in five bytes makes the unpickler allocate for all below it.
+    """
+    for opcode, number, _ in pickletools.genops(data):
+        if opcode.name not in MEMO or not isinstance(number, int):
+            continue
+        if number > len(data):
+            raise UserError(
+                f"{place}: refused: its pickle of {len(data):,} bytes asks for a memo "
+                f"of {number:,} entries"
+            )
 
 
 class _Reader(pickle.Unpickler):
@@ -249,10 +267,25 @@ def _bytes(
         raise UserError(
             f"{place} is damaged: storage {storage.key!r} is of another size"
         )
-    data = archive.read(info)
+    data = _stored(archive, info, place)
     if len(data) != info.file_size:
         raise UserError(f"{place} is damaged: storage {storage.key!r} is cut short")
     return data
+
+
+def _stored(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: pathlib.Path
+) -> bytes:
+    """An entry's bytes; raises UserError where it is compressed.
+
+    PyTorch compresses TorchScript's code only, and a few bytes can unpack to any size.
+    """
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise UserError(
+            f"{place}: refused: {info.filename} is compressed, which PyTorch never "
+            "does: unpack the archive and pack it again without compression (zip -0)"
+        )
+    return archive.read(info)
 
 
 def _natural(number: Any) -> bool:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clipjax.types import UserError
-from clipjax.weights import preprocessing, tokenizing
+from clipjax.weights import preprocessing
 from clipjax.weights.table import Rule
+from clipjax.weights.values import Three, three
 
 Shapes = Mapping[str, tuple[int, ...]]
-Three = tuple[float, float, float]
 
 # How images are normalised for most networks of torchvision, timm and Hugging Face.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -124,18 +124,31 @@ def side_of_square(rows: int, name: str, place: str) -> int:
 def hf_normalisation(
     folder: pathlib.Path, default: tuple[Three, Three]
 ) -> tuple[Three, Three]:
-    """Mean and std of a preprocessor_config.json, where there is one.
+    """Mean and std of the image processor beside a tower, where there is one.
 
     How it resizes is left to whoever prepares images: a tower alone can be given any.
     """
-    given = tokenizing.read_json(folder / preprocessing.HF_FILE)
-    mean, std = given.get("image_mean"), given.get("image_std")
-    return (tuple(mean), tuple(std)) if mean and std else default
+    given, place = preprocessing.read_hf(folder)
+    return _normalisation(given, ("image_mean", "image_std"), place, default)
 
 
-def timm_normalisation(config: Mapping[str, Any] | None) -> tuple[Three, Three]:
+def timm_normalisation(
+    config: Mapping[str, Any] | None, place: str
+) -> tuple[Three, Three]:
     """Mean and std of a timm config.json; ImageNet's where nothing is said."""
     config = config or {}
     given = config.get("pretrained_cfg") or config
-    mean, std = given.get("mean"), given.get("std")
-    return (tuple(mean), tuple(std)) if mean and std else IMAGENET
+    return _normalisation(given, ("mean", "std"), place, IMAGENET)
+
+
+def _normalisation(
+    given: Mapping[str, Any],
+    keys: tuple[str, str],
+    place: str,
+    default: tuple[Three, Three],
+) -> tuple[Three, Three]:
+    """The default where neither of the two is there, or only one of them."""
+    mean, std = (given.get(key) for key in keys)
+    if not (mean and std):
+        return default
+    return three(mean, keys[0], place), three(std, keys[1], place, positive=True)

@@ -165,12 +165,13 @@ def table(kind: TowerFormat, settings: TowerSettings, tower: Any) -> Table:
 def tower_shapes(tower: Any) -> Variables:
     """A tower's variables as shapes; computes nothing."""
     if hasattr(tower, "image_size"):
-        inputs = [jnp.zeros((1, tower.image_size, tower.image_size, 3))]
+        inputs = [((1, tower.image_size, tower.image_size, 3), jnp.float32)]
     else:
         length = tower.context_length
-        inputs = [jnp.zeros((1, length), jnp.int32), jnp.ones((1, length), bool)]
+        inputs = [((1, length), jnp.int32), ((1, length), jnp.bool_)]
+    given = [jax.ShapeDtypeStruct(*one) for one in inputs]
     return jax.eval_shape(
-        lambda key: tower.init(key, *inputs, False), jax.random.key(0)
+        lambda key, *given: tower.init(key, *given, False), jax.random.key(0), *given
     )
 
 
@@ -220,7 +221,8 @@ def _open(name: str, side: str) -> _Opened | None:
             return _Opened(tensors, kind, settings, place)
     if kinds:
         raise UserError(f"{place} holds {kinds[0].side}, not a tower for side={side!r}")
-    raise UserError(f"{place} is no tower that clipjax reads; it reads {KNOWN}")
+    beside = f" with the {foreign.hf_clip.CONFIG} beside it" if config else ""
+    raise UserError(f"{place}{beside} is no tower that clipjax reads; it reads {KNOWN}")
 
 
 def _described(

@@ -44,6 +44,7 @@ from clipjax.weights.tower_format import (
     side_of_square,
     timm_normalisation,
 )
+from clipjax.weights.values import check_sizes
 
 # The layout of files whose class token has no position. Ours has one, which is zero
 # after reading; see towers.to_tensors for the way back.
@@ -157,9 +158,12 @@ def _timm_settings(
             f"with its config.json"
         )
     pattern, special = TIMM_HEADS
-    heads = args.get("num_heads") or (special if pattern.fullmatch(name) else None)
-    heads = heads or heads_of(width, place)
-    mean, std = timm_normalisation(config)
+    heads = args.get("num_heads")
+    if heads is None:
+        heads = special if pattern.fullmatch(name) else heads_of(width, place)
+    else:
+        check_sizes(args, ("num_heads",), f"{folder / hf_clip.CONFIG}: model_args")
+    mean, std = timm_normalisation(config, str(folder / hf_clip.CONFIG))
     return TowerSettings(
         format="timm_vit",
         side="image",
@@ -234,6 +238,7 @@ def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 def _hf_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
+    place = str(folder / hf_clip.CONFIG)
     defaults = hf_clip.IMAGE | {
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
@@ -250,7 +255,7 @@ def _hf_settings(
         format="hf_vit",
         side="image",
         component="vit",
-        options=hf_clip.image_options(given, place) | options,
+        options=hf_clip.image_options(given, place, shapes) | options,
         size=given["image_size"],
         num_classes=classes(shapes, "classifier.bias"),
         mean=mean,
