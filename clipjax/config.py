@@ -8,6 +8,7 @@ keyword-only parameters of its factory; every other word is an error.
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -282,9 +283,12 @@ def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Con
 def _suit_model(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
     """Adds the model options that a loss asks for, where the file sets none."""
     key = f"model.{chosen['model']}"
+    known = inspect.signature(registry.load("model", chosen["model"])).parameters
     for name in chosen["loss"].split("+"):
         wanted = registry.module_of(registry.load("loss", name), "MODEL_OPTIONS")
-        options[key] = {**(wanted or {}), **options.get(key, {})}
+        # A model that lacks one is refused by the loss, in words that say why.
+        wanted = {k: v for k, v in (wanted or {}).items() if k in known}
+        options[key] = {**wanted, **options.get(key, {})}
 
 
 def _loss(chosen: str, options) -> Config:

@@ -23,7 +23,7 @@ BATCH_KEYS = {
     "text_mask": "bool [b l], true on tokens, false on padding",
     "image_id": "int32 [b], the example's index in its source",
     "text_id": "int32 [b], image_id * max_captions + caption index",
-    "valid": "bool [b], false where the example was broken and is masked",
+    "valid": "bool [b], false where a row is no example; training has none of these",
     "replaced": "bool [b], true where a broken example was replaced by another",
     "label": "int32 [b], the class where the source has one, else -1",
 }

@@ -179,6 +179,12 @@ def test_losses_add_up():
         config.base("loss=clip+clop")
 
 
+@pytest.mark.parametrize("model", ["memory_network", "classifier"])
+def test_a_loss_asks_no_model_for_options_that_it_lacks(model):
+    made = config.base(f"model={model},loss=siglip")
+    assert "logit_bias_init" not in made.model
+
+
 def test_a_loss_suits_the_model_unless_the_file_does():
     assert config.base("loss=clip").model.logit_bias_init is None
     made = config.base("loss=siglip").model

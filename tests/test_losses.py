@@ -142,3 +142,40 @@ def test_an_expander_is_what_vicreg_looks_at():
     assert float(loss(swapped, batch, {}, 0)[2]["invariance"]) == 0
     outputs = jax.eval_shape(model.encode_image, variables, batch["image"])
     assert "image_expanded" not in outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sogclr", {"surrogate": "squared_hinge", "margin": -5.0}, "loss.margin=-5.0"),
+        ("sogclr", {"eps": np.inf}, "loss.eps=inf"),
+        (
+            "cyclip",
+            {"in_modal": 0.0, "cross_modal": 0.0, "contrastive": 0.0},
+            "one of them",
+        ),
+        ("vicreg", {"invariance": np.nan}, "loss.invariance=nan"),
+        ("clip", {"image_weight": 0.0, "text_weight": 0.0}, "one of them above 0"),
+        ("hcl", {"beta": np.nan}, "loss.beta=nan"),
+        ("dcl", {"sigma": np.nan}, "loss.sigma=nan"),
+        ("xbm", {"size": 32, "start_step": 40}, "below the run's 40 steps"),
+        ("clip", {"block": 1.5}, "loss.block=1.5"),
+    ],
+)
+def test_options_that_would_train_nothing(name, options, message):
+    with pytest.raises(UserError, match=message):
+        tiny.loss(name=name, **options)
+
+
+def test_vicreg_holds_no_matrix_of_large_batches():
+    size = 8192
+    rows = jax.ShapeDtypeStruct((size, 8), jnp.float32)
+    given = dict.fromkeys(
+        ("image_embed", "text_embed", "image_features", "text_features"), rows
+    )
+    loss = tiny.loss(batch=size, name="vicreg")
+    compiled = jax.jit(
+        lambda found: loss({**found, "logit_scale": 1.0}, {}, {}, 0)[2]
+    ).lower(given)
+    found = compiled.compile().memory_analysis().temp_size_in_bytes
+    assert found < 2 * size**2  # half of the matrix in float32

@@ -125,6 +125,12 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     eval_source = assemble.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:
         classes.check_validation(config, class_names, eval_source)
+        least, found = max(mesh.size, 2), pipeline.epoch_size(eval_source, "image")
+        if found < least:
+            raise UserError(
+                f"data.eval holds {found} images, too few for a validation loss on "
+                f"{mesh.size} devices: give {least} or more, or train.val_batches=0"
+            )
     encoder = assemble.encoder(config, model, tokenizer, mesh, class_names)
     return Run(
         config=config,

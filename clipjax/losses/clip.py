@@ -11,6 +11,7 @@ import dataclasses
 import jax
 
 from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses.combined import check_weights
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -37,11 +38,7 @@ def make(
     """
     if not 0 <= label_smoothing < 1:
         raise UserError(f"loss.label_smoothing={label_smoothing}: must be in [0, 1)")
-    if min(image_weight, text_weight) < 0 or image_weight + text_weight == 0:
-        raise UserError(
-            f"loss.image_weight={image_weight}, loss.text_weight={text_weight}: use "
-            "0 or more, one of them above 0"
-        )
+    check_weights(image_weight=image_weight, text_weight=text_weight)
     matches.check(same_image)
     plan = pairs.Plan(block, spec.mesh)
     return ClipLoss(label_smoothing, image_weight, text_weight, same_image, plan)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 
-from clipjax.types import Batch, Loss, Metrics, Outputs
+from clipjax.types import Batch, Loss, Metrics, Outputs, UserError
+
+
+def check_weights(**weights: float) -> None:
+    """Raises UserError unless a loss's weights are 0 or more, one of them above."""
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(
+        weights.values()
+    ):
+        given = ", ".join(f"loss.{name}={weight}" for name, weight in weights.items())
+        raise UserError(f"{given}: use 0 or more, one of them above 0")
 
 
 @dataclasses.dataclass(frozen=True)

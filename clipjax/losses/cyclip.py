@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import clip, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.losses.combined import check_weights
+from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 
 def make(
@@ -35,13 +36,7 @@ def make(
 
     Raises UserError for a value out of range.
     """
-    for name, weight in (
-        ("in_modal", in_modal),
-        ("cross_modal", cross_modal),
-        ("contrastive", contrastive),
-    ):
-        if weight < 0:
-            raise UserError(f"loss.{name}={weight}: must be 0 or more")
+    check_weights(in_modal=in_modal, cross_modal=cross_modal, contrastive=contrastive)
     softmax = clip.make(spec, same_image=same_image, block=block)
     return CyclipLoss(in_modal, cross_modal, contrastive, softmax)
 

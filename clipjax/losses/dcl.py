@@ -8,6 +8,7 @@ w_i is 1, or with `sigma` (DCLW) 2 - b * softmax_i(S_ii / sigma), held fixed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def make(
     Raises UserError for a value out of range.
     """
     matches.check(same_image, matches.WITHOUT_POSITIVE)
-    if sigma < 0:
+    if not 0 <= sigma < math.inf:
         raise UserError(f"loss.sigma={sigma}: must be 0 or more")
     return DclLoss(sigma, same_image, pairs.Plan(block, spec.mesh))
 

@@ -22,9 +22,9 @@ ID_KEYS = {"image": "image_id", "text": "text_id"}
 
 
 def log_eps(eps: float) -> float:
-    """The logarithm of the option eps; raises UserError unless it is above 0."""
-    if not eps > 0:
-        raise UserError(f"loss.eps={eps}: must be above 0")
+    """The logarithm of the option eps; raises UserError unless it is in (0, 1)."""
+    if not 0 < eps < 1:
+        raise UserError(f"loss.eps={eps}: must be above 0 and below 1")
     return math.log(eps)
 
 

@@ -38,7 +38,7 @@ def make(
     Raises UserError for a value out of range.
     """
     matches.check(same_image, matches.WITHOUT_POSITIVE)
-    if beta < 0:
+    if not 0 <= beta < math.inf:
         raise UserError(f"loss.beta={beta}: must be 0 or more")
     if not 0 <= tau_plus < 1:
         raise UserError(f"loss.tau_plus={tau_plus}: must be in [0, 1)")

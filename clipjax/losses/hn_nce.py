@@ -42,7 +42,7 @@ def make(
     matches.check(same_image, matches.WITHOUT_POSITIVE)
     if not 0 <= alpha <= 1:
         raise UserError(f"loss.alpha={alpha}: must be from 0 to 1")
-    if beta < 0:
+    if not 0 <= beta < math.inf:
         raise UserError(f"loss.beta={beta}: must be 0 or more")
     plan = pairs.Plan(block, spec.mesh)
     return HnNceLoss(alpha, beta, fixed_weights, same_image, plan)

@@ -39,7 +39,7 @@ class Plan:
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
-        if self.block < 0:
+        if not isinstance(self.block, int) or self.block < 0:
             raise UserError(f"loss.block={self.block}: must be 0 (no blocks) or more")
 
     @property

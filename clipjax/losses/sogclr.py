@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses import global_contrastive as gcl
-from clipjax.models.layers import one_of
+from clipjax.models.layers import above_zero, one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 
@@ -44,7 +44,7 @@ def make(
       eps: added to u, so that an easy example's weights stay bounded.
       surrogate: "linear", or "squared_hinge": max(0, S_ij - S_ii + margin)^2 in place
         of S_ij - S_ii.
-      margin: of the squared hinge.
+      margin: of the squared hinge, above 0.
       cold_start: u at the first visit: "first" takes g, "gamma" gamma * g.
       include_own: count the own pair (a term of 1) in g, as some codes do.
       same_image: "negative" or "mask"; see losses/matches.py.
@@ -54,6 +54,7 @@ def make(
     Raises UserError for a value out of range.
     """
     one_of("loss.surrogate", surrogate, ("linear", "squared_hinge"))
+    above_zero("loss.margin", margin)
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
     matches.check(same_image, matches.WITHOUT_POSITIVE)
     values = scheduled.values(

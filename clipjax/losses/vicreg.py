@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.losses.combined import check_weights
+from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 EPS = 1e-4  # inside the square root of the variance, as published
+
+BLOCK = 1024  # rows of the matrix at a time
 
 
 def make(
@@ -30,16 +33,12 @@ def make(
 
     Options: the weights of the three terms. The model's logit_scale has no part in it.
 
-    Raises UserError for a negative weight.
+    Raises UserError for weights that are not 0 or more, or all 0.
     """
-    for name, weight in (
-        ("invariance", invariance),
-        ("variance", variance),
-        ("covariance", covariance),
-    ):
-        if weight < 0:
-            raise UserError(f"loss.{name}={weight}: must be 0 or more")
-    return VicregLoss(invariance, variance, covariance, pairs.Plan(0, spec.mesh))
+    check_weights(invariance=invariance, variance=variance, covariance=covariance)
+    # Only the accuracies that are logged look at the matrix.
+    plan = pairs.Plan(BLOCK if spec.global_batch > BLOCK else 0, spec.mesh)
+    return VicregLoss(invariance, variance, covariance, plan)
 
 
 @dataclasses.dataclass(frozen=True)

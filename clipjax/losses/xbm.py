@@ -41,8 +41,11 @@ def make(
             f"loss.size={size}: must be a multiple of data.batch_size, "
             f"{spec.global_batch}"
         )
-    if start_step < 0:
-        raise UserError(f"loss.start_step={start_step}: must be 0 or more")
+    if not 0 <= start_step < max(spec.total_steps, 1):
+        raise UserError(
+            f"loss.start_step={start_step}: must be 0 or more and below the run's "
+            f"{spec.total_steps} steps"
+        )
     shape = size, spec.embed_dim
     return XbmLoss(shape, start_step, same_image, pairs.Plan(block, spec.mesh))
 

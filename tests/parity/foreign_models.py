@@ -141,6 +141,11 @@ CASES = {
             init_logit_bias=-9,
         )
     ),
+    "vit_336": Case(
+        open_clip_config(
+            VIT | {"image_size": 336, "patch_size": 14, "layers": 1}, quick_gelu=True
+        )
+    ),
     "vit_eos": Case(
         open_clip_config(VIT | {"image_size": 48}, {"pool_type": "eos", "eos_id": 96})
     ),
