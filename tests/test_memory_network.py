@@ -361,6 +361,20 @@ def test_nothing_to_encode_is_an_error():
         make_model(audio=True).encode({}, {})
 
 
+def test_modalities_and_state_are_of_as_many_examples():
+    model, batch = make_model(), make_batch()
+    variables = init(model)
+    image, text, mask = (batch[name] for name in ("image", "text", "text_mask"))
+    with pytest.raises(UserError, match="text_mask: give both"):
+        model.encode(variables, {"text": text})
+    short = {"image": image[:1], "text": text, "text_mask": mask}
+    with pytest.raises(UserError, match=r"state: \[1, \d+\] rows; must be equal"):
+        model.encode(variables, short)
+    _, state = model.encode(variables, {"image": image})
+    with pytest.raises(UserError, match="rows; must be equal"):
+        model.encode(variables, {"image": image[:1]}, state)
+
+
 def test_modality_dropout_takes_one_of_several():
     calm = make_model(joint=True, test_time="off")
     model = make_model(joint=True, modality_dropout=0.4)

@@ -368,10 +368,10 @@ class MemoryNetworkModel:
             raise UserError(f"nothing to encode: give at least one of {known}")
         if "text" in names and "text_mask" not in given:
             raise UserError("text is given without text_mask: give both")
-        counts = {len(x) for x in jax.tree.leaves((state, [given[n] for n in names]))}
+        held = state if self.test_time == "example" else None
+        counts = {len(x) for x in jax.tree.leaves((held, [given[n] for n in names]))}
         if len(counts) > 1:
-            what = f"{', '.join(names)} or the state"
-            raise UserError(f"{what} are of {sorted(counts)} examples: be they equal")
+            raise UserError(f"{names}, state: {sorted(counts)} rows; must be equal")
         return self._encode(variables, given, names, state)
 
     def _given(self, batch: Batch) -> tuple[str, ...]:
