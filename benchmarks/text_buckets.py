@@ -31,7 +31,7 @@ class Turns:
         from clipjax.engine import state as states
 
         config = commandline.load_file(
-            f"{CONFIG}:data={args.data},tokenizer={args.tokenizer},evals="
+            f"{CONFIG}:data={args.data},tokenizer={args.tokenizer}"
         )
         config.update_from_flattened_dict(
             {

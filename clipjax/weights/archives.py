@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pathlib
 import struct
@@ -103,7 +102,7 @@ def _array(
             size *= length
         if min(shape, default=0) < 0 or size > info.file_size:
             raise ValueError(f"{info.filename} is too short for its shape {shape}")
-        content = io.BytesIO(member.read()).getbuffer()
+        content = bytearray(member.read())  # that the array may be written to
     if len(content) != size:
         raise ValueError(f"{info.filename} does not fit its shape {shape}")
     order = "F" if by_columns else "C"
