@@ -268,10 +268,13 @@ class _BlockMaker:
     def __call__(self, step: int) -> dict[str, Any]:
         first = operator.index(step) * self._global_batch
         notes: list[tuple[str, str]] = []
-        made = [self._row(self._plans[first + row], notes) for row in self._rows]
+        # The bucket holds the texts of all processes.
+        needed = self._rows if self._buckets is None else range(self._global_batch)
+        plans = {row: self._plans[first + row] for row in needed}
+        made = [self._row(plans[row], notes) for row in self._rows]
         if self._buckets is not None:
-            plans = (self._plans[first + row] for row in range(self._global_batch))
-            self._buckets.shorten(made, [(one.index, one.caption) for one in plans])
+            chosen = ((one.index, one.caption) for one in plans.values())
+            self._buckets.shorten(made, chosen)
         block = _stack(made)
         block["valid"] = np.ones(len(made), bool)
         block[BROKEN] = json.dumps(notes)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
+from clipjax.models.fusion import rows_with
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 MODALITIES = ("image", "text", "audio")
@@ -96,7 +97,7 @@ class TriModalLoss:
         """InfoNCE over the rows that have both, and the sums it took."""
         x, y = outputs[f"{one}_embed"], outputs[f"{other}_embed"]
         scale = outputs["logit_scale"]
-        here = _present(batch, one, x) & _present(batch, other, y)
+        here = rows_with(batch, one, len(x)) & rows_with(batch, other, len(y))
         ids = matches.groups(batch, self.same_image)
         if ids is None:
             ids = jnp.arange(x.shape[0], dtype=jnp.int32)
@@ -113,13 +114,7 @@ class TriModalLoss:
             _need(name, outputs, "loss.reconstruction")
         target = jax.lax.stop_gradient(outputs["audio_encoded"])
         errors = jnp.square(outputs["decoded_audio"] - target).mean(axis=1)
-        return _mean(errors, _present(batch, "audio", errors))
-
-
-def _present(batch: Batch, name: str, like: jax.Array) -> jax.Array:
-    """bool [b]: the rows that have the modality; all, where the batch says nothing."""
-    here = batch.get(f"{name}_present")
-    return jnp.ones(like.shape[:1], bool) if here is None else jnp.asarray(here, bool)
+        return _mean(errors, rows_with(batch, "audio", len(errors)))
 
 
 def _mean(cost: jax.Array, here: jax.Array) -> jax.Array:

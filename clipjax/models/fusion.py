@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from clipjax.models import layers
 from clipjax.models.memory import Hidden
+from clipjax.types import Batch
 
 MODALITIES = ("text", "image", "audio")
 
@@ -70,6 +71,12 @@ class Decoder(nn.Module):
         x = Hidden(d, self.dropout, name="hidden_1")(latent, train)
         x = Hidden(d, self.dropout, name="hidden_2")(x, train)
         return layers.Dense(d, None, name="out")(x)
+
+
+def rows_with(batch: Batch, name: str, count: int) -> jax.Array:
+    """bool [count]: rows that have the modality; all where the batch says nothing."""
+    here = batch.get(f"{name}_present")
+    return jnp.ones(count, bool) if here is None else jnp.asarray(here, bool)
 
 
 def drop_one(

@@ -25,7 +25,7 @@ from flax import linen as nn
 
 from clipjax.models import layers
 from clipjax.models.audio import SHAPE, AudioEncoder
-from clipjax.models.fusion import MODALITIES, Decoder, Fusion, drop_one
+from clipjax.models.fusion import MODALITIES, Decoder, Fusion, drop_one, rows_with
 from clipjax.models.memory import WRITES, Hidden, TestTimeMemory
 from clipjax.models.ttt import TttLinear
 from clipjax.types import Batch, Outputs, UserError, Variables
@@ -177,7 +177,7 @@ class MemoryNetwork(nn.Module):
         with any but "off" there is one set, and the collection "ttt" is mutable.
         """
         given = [name for name in MODALITIES if any(name in one for one in sets)]
-        present = {name: _present(batch, name) for name in given}
+        present = {name: rows_with(batch, name, len(batch[name])) for name in given}
         outputs: Outputs = {}
         encoded, read = {}, {}
         for name in given:
@@ -261,13 +261,6 @@ class MemoryNetwork(nn.Module):
             return jnp.asarray(self.logit_scale_init, jnp.float32)
         start = nn.initializers.constant(math.log(self.logit_scale_init))
         return jnp.exp(self.param("logit_scale", start, ()))
-
-
-def _present(batch: Batch, name: str) -> jax.Array:
-    """bool [b]: the rows that have the modality; all, where the batch says nothing."""
-    if f"{name}_present" in batch:
-        return jnp.asarray(batch[f"{name}_present"], bool)
-    return jnp.ones(batch[name].shape[:1], bool)
 
 
 @dataclasses.dataclass(frozen=True)

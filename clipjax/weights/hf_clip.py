@@ -30,7 +30,7 @@ from clipjax.weights.table import (
     transpose,
 )
 from clipjax.weights.tokenizer_files import Ends
-from clipjax.weights.tower_format import patches as patches_of
+from clipjax.weights.tower_format import patch_options
 from clipjax.weights.values import check_depth, check_positive, check_sizes
 
 FORMAT = "hf_clip"
@@ -168,7 +168,7 @@ def image_options(
     image: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Options of vit that CLIP's and SigLIP's vision_config share."""
-    sizes = patches_of(image["patch_size"], image["image_size"])
+    sizes = patch_options(image["patch_size"], image["image_size"])
     return tower_options(image, place, shapes) | sizes
 
 

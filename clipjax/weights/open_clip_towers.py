@@ -27,8 +27,7 @@ from clipjax.weights.table import (
     same,
     transpose,
 )
-from clipjax.weights.tower_format import Shapes, count
-from clipjax.weights.tower_format import patches as patches_of
+from clipjax.weights.tower_format import Shapes, count, patch_options
 from clipjax.weights.values import check_positive, check_sizes
 
 # timm's ViTs of SigLIP: heads by size.
@@ -143,7 +142,7 @@ def vit_options(
             "pool_heads": vision["attn_pooler_heads"],
         }
     return options | {
-        **patches_of(vision["patch_size"], size),
+        **patch_options(vision["patch_size"], size),
         "depth": vision["layers"],
         "heads": vision["width"] // vision["head_width"],
         "pre_norm": not vision.get("no_ln_pre", False),
@@ -264,7 +263,7 @@ def timm_options(
     positions = shapes.get("visual.trunk.pos_embed", (1, 1, 0))
     hidden = shapes.get("visual.trunk.blocks.0.mlp.fc1.weight", (0, 0))
     options = {
-        **patches_of(int(siglip[2]), size),
+        **patch_options(int(siglip[2]), size),
         "width": positions[-1],
         "depth": count(shapes, r"visual\.trunk\.blocks\.(\d+)\."),
         "heads": SIGLIP_HEADS[siglip[1]],

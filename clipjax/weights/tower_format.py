@@ -76,7 +76,7 @@ class TowerFormat:
     heads: Sequence[str] = ()
 
 
-def patches(size: int, image_size: int) -> dict[str, Any]:
+def patch_options(size: int, image_size: int) -> dict[str, Any]:
     """Options of vit for patches of a size; a rest that fills none is left out."""
     options: dict[str, Any] = {"variant": f"B/{size}"}
     return options | ({"crop_to_patches": True} if image_size % size else {})
