@@ -24,7 +24,10 @@ from rich.table import Table
 from clipjax.registry import load
 from clipjax.types import LossSpec
 
-LOSSES = ("clip", "siglip", "cyclip", "sogclr")
+LOSSES = (
+    *("clip", "siglip", "cyclip", "sogclr", "isogclr", "fastclip", "onlineclr"),
+    *("hn_nce", "dcl", "hcl", "xbm", "vicreg"),
+)
 
 
 def compiled(name: str, batch: int, width: int, block: int):

@@ -183,7 +183,10 @@ class LossSpec:
 
 
 class Loss(Protocol):
-    """`make(spec, *, options) -> Loss`; pure, over the GLOBAL batch, >= float32."""
+    """`make(spec, *, options) -> Loss`; pure, over the GLOBAL batch.
+
+    It gets floats of float32 or more, whatever the model computes in.
+    """
 
     def init(self) -> Any:
         """The loss state, {} where there is none."""

@@ -13,6 +13,7 @@ import tiny
 from clipjax import config
 from clipjax.engine import gradients
 from clipjax.engine import state as states
+from clipjax.engine.step import make_loss_step
 
 BATCH = tiny.batch()
 # One for each way in which losses keep a state or look at a batch.
@@ -140,3 +141,31 @@ def test_equal_in_any_number_of_parts_without_dropout(case):
     for other in found[1:]:
         assert float(other[0]) == pytest.approx(float(found[0][0]), rel=1e-5)
         assert_near(found[0][1], other[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Short(Light):
+    """Gives bfloat16, as a tower of a user's own may."""
+
+    given: Any = jnp.bfloat16
+
+    def apply(self, variables, batch, train, key):
+        outputs, model_state = super().apply(variables, batch, train, key)
+        short = jax.tree.map(lambda x: x.astype(jnp.bfloat16), outputs)
+        return jax.tree.map(lambda x: x.astype(self.given), short), model_state
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_loss_of_a_bfloat16_model_is_computed_in_float32(count):
+    _, loss, state = fresh("cyclip", dropout=0.0, light=True)
+    rounded = Short(Layers(None), jnp.float32), Short(Layers(None))
+    found = [
+        jax.jit(gradients.make(model, loss, count))(state, BATCH, jax.random.key(0))
+        for model in rounded
+    ]
+    assert found[1][0].dtype == jnp.float32
+    assert float(found[1][0]) == pytest.approx(float(found[0][0]), rel=1e-6)
+    # A gradient is itself in bfloat16 at the embeddings.
+    assert_near(found[0][1], found[1][1], 2**-7)
+    steps = [jax.jit(make_loss_step(model, loss))(state, BATCH) for model in rounded]
+    assert float(steps[1]) == pytest.approx(float(steps[0]), rel=1e-6)

@@ -667,7 +667,7 @@ def test_a_run_on_the_synthetic_set(configs, tmp_path):
         (lambda: make_model(modality_dropout=1.0), "model.modality_dropout=1.0"),
         (lambda: make_model(logit_scale_init=0.0), "model.logit_scale_init=0.0"),
         (lambda: loss_of(joint=-1.0), "loss.joint=-1.0"),
-        (lambda: loss_of(same_image="positive"), "loss.same_image='positive'"),
+        (lambda: loss_of(same_image="own"), "loss.same_image='own'"),
     ],
 )
 def test_mistakes_are_named(make, said):

@@ -79,7 +79,7 @@ LOSSES = {
 
 def any_loss(case, batch=16, mesh=None, **more):
     """The loss of a case of LOSSES."""
-    return loss(batch, case.split()[0], mesh, **LOSSES[case][0], **more)
+    return loss(batch, case.split()[0], mesh, **{**LOSSES[case][0], **more})
 
 
 def to_float64(tree):

@@ -15,11 +15,11 @@ from clipjax import trees
 from clipjax.types import UserError
 
 # Path pattern -> what is done with the array; first match wins, the last is explicit.
-# "fsdp" splits the largest dimension that the axis divides, "rows" a long vector over
-# all devices; "replicate" splits none.
+# "fsdp" splits the largest dimension that the axis divides, "rows" the first of a large
+# array over all devices; "replicate" splits none.
 RULES = (
     (r"(^|/)(step|key|bad_total|bad_in_row|count)$", "replicate"),
-    # What a loss keeps of every example (losses/moving.py).
+    # What a loss keeps of every example (losses/moving.py), or of past batches.
     (r"^loss_state/", "rows"),
     (r".*", "fsdp"),
 )
@@ -65,9 +65,8 @@ def _rule(mesh: Mesh, path: str, leaf: Any) -> NamedSharding:
     action = next(action for pattern, action in RULES if re.search(pattern, path))
     size = mesh.shape["fsdp"]
     spec: list[Any] = [None] * leaf.ndim
-    if action == "rows" and leaf.ndim == 1 and leaf.size >= 2**16:
-        if leaf.size % mesh.size == 0:
-            spec[0] = ("data", "fsdp")
+    if action == "rows" and leaf.size >= 2**16 and leaf.shape[0] % mesh.size == 0:
+        spec[0] = ("data", "fsdp")
     if action == "fsdp" and size > 1:
         fitting = [d for d in range(leaf.ndim) if leaf.shape[d] % size == 0]
         # A small array is not worth the exchange.

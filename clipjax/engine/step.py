@@ -117,6 +117,7 @@ def make_loss_step(
         outputs, _ = model.apply(
             variables(state.params, state.model_state), batch, False, state.key
         )
+        outputs = gradients.at_least_float32(outputs)
         return loss(outputs, batch, loss.init(), state.step)[0]
 
     return loss_step

@@ -58,13 +58,17 @@ class ClipLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[jax.Array, dict, Metrics]:
-        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image.
+
+        Raises UserError for a batch of one, which has no negatives.
+        """
         image, text = outputs["image_embed"], outputs["text_embed"]
+        matches.at_least_two(image)
         scale = outputs["logit_scale"]
         group = matches.groups(batch, self.same_image)
         rows = pairs.side(image, scale, group)
         columns = pairs.side(text, scale, group)
-        sums = pairs.log_sums(rows, columns, True, self.plan)
+        sums = pairs.log_sums(rows, columns, "all", self.plan)
         over_images = sums[0].lse - scale * self._target(image, text, batch)
         over_texts = sums[1].lse - scale * self._target(text, image, batch)
         value = (
@@ -76,9 +80,7 @@ class ClipLoss:
 
     def _target(self, rows: jax.Array, columns: jax.Array, batch: Batch) -> jax.Array:
         """The similarity [b] of each row to what it should find."""
-        wanted = columns
-        if self.same_image == "positive":
-            wanted = matches.group_mean(columns, batch["image_id"])
+        wanted = matches.wanted(columns, batch, self.same_image)
         if self.label_smoothing:
             everything = columns.mean(axis=0, keepdims=True)
             if self.same_image == "mask":

@@ -28,12 +28,13 @@ def make(
 
     Args:
       sigma: of the weights of DCLW, 0.5 in the paper; 0: all weights are 1.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image: "negative", "mask" or "positive" (the mean of l over all matches in
+        place of l_ii, none of them in the sum); see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    matches.check(same_image)
     if not 0 <= sigma < math.inf:
         raise UserError(f"loss.sigma={sigma}: must be 0 or more")
     return DclLoss(sigma, same_image, pairs.Plan(block, spec.mesh))

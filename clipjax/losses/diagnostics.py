@@ -30,7 +30,7 @@ def measure(
     n, width = image.shape
     if sums is None:
         rows, columns = pairs.side(image, 1.0), pairs.side(text, 1.0)
-        sums = pairs.log_sums(rows, columns, True, plan)
+        sums = pairs.log_sums(rows, columns, "all", plan)
     own = (image * text).sum(axis=1)
     whole = image.sum(axis=0) @ text.sum(axis=0)
     return {

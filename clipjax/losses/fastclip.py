@@ -23,13 +23,23 @@ from clipjax.losses import global_contrastive as gcl
 from clipjax.models.layers import one_of
 from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, UserError
 
+# What has a part in each variant, and its value unless another is given: those of the
+# authors' experiments.
+DEFAULTS = {
+    "v0": {},
+    "v1": {"temperature": 0.07},
+    "v2": {"temperature": 0.03, "rho": 7.0},
+    "v3": {"rho": 6.5},
+}
+LEARNED = "v2", "temperature"
+
 
 def make(
     spec: LossSpec,
     *,
     variant: str = "v3",
-    temperature: float = 0.07,
-    rho: float = 6.5,
+    temperature: float | None = None,
+    rho: float | None = None,
     gamma: float = 1.0,
     eps: float = 1e-14,
     scaling: str = "consistent",
@@ -41,9 +51,10 @@ def make(
 
     Args:
       variant: "v0", "v1", "v2" or "v3".
-      temperature: v1: its value; v2: of every example at the start. v0 and v3 learn the
-        model's own (model.logit_scale_init, optim.groups for its learning rate).
-      rho: v2, v3: larger values give larger temperatures.
+      temperature: v1: its value, 0.07 by default; v2: of every example at the start,
+        0.03 by default. v0 and v3 learn the model's own (model.logit_scale_init,
+        optim.groups for its learning rate), or keep it by model.learnable_scale=False.
+      rho: larger values give larger temperatures; of v2, 7 by default, and v3, 6.5.
       gamma: weight of the batch's g in the moving average, at the start.
       eps: added to u.
       scaling: "consistent": gradients of the formulas above; "official": those of the
@@ -57,14 +68,23 @@ def make(
     """
     one_of("loss.variant", variant, ("v0", "v1", "v2", "v3"))
     one_of("loss.scaling", scaling, ("consistent", "official"))
-    if temperature <= 0:
-        raise UserError(f"loss.temperature={temperature}: must be above 0")
-    idle = {"v0": ("temperature", "rho"), "v1": ("rho",), "v2": ("temperature",)}
+    usual = DEFAULTS[variant]
+    for name, value in (("temperature", temperature), ("rho", rho)):
+        if value is not None and name not in usual:
+            raise UserError(
+                f"loss.{name}={value}: has no part in loss.variant={variant}"
+                + (", which learns the model's" if name == "temperature" else "")
+            )
     for name, *_ in schedules:
-        if name in idle.get(variant, ("temperature",)):
+        # Of v2 the temperature is learned.
+        if name != "gamma" and (name not in usual or (variant, name) == LEARNED):
             raise UserError(
                 f"loss.schedules: {name!r} has no part in variant {variant}"
             )
+    temperature = usual.get("temperature", 1.0) if temperature is None else temperature
+    rho = usual.get("rho", 0.0) if rho is None else rho
+    if temperature <= 0:
+        raise UserError(f"loss.temperature={temperature}: must be above 0")
     if variant == "v2":
         if scaling == "official":
             raise UserError("loss.scaling='official': variant v2 has one form only")

@@ -51,7 +51,7 @@ def anchors(
     own = (rows.vectors * columns.vectors).sum(axis=1)
     # `group` is `index` where nothing is masked: then every count is one.
     negatives = jnp.maximum(n - matches.counts(rows.group), 1).astype(own.dtype)
-    found = pairs.log_sums(rows, columns, False, plan)
+    found = pairs.log_sums(rows, columns, "negatives", plan)
     image, text = (
         Anchors(
             own,

@@ -27,6 +27,20 @@ def check(mode: str, modes: tuple[str, ...] = MODES) -> None:
         )
 
 
+def wanted(
+    vectors: jax.Array, batch: Batch, mode: str, here: jax.Array | None = None
+) -> jax.Array:
+    """What each row of the other side is to find [b e]: its own, or by "positive" the
+    mean over its image's.
+
+    here: bool [b], the rows that count, None for all; what others get means nothing.
+    """
+    if mode != "positive":
+        return vectors
+    ids = batch["image_id"]
+    return group_mean(vectors, ids if here is None else jnp.where(here, ids, -1))
+
+
 def groups(batch: Batch, mode: str) -> jax.Array | None:
     """The ids int32 [b] to leave pairs out by (pairs.Side), None for none."""
     return batch["image_id"] if mode == "mask" else None
@@ -64,19 +78,25 @@ def mean_over_anchors(
 
     cost(own, count, *log_sums) -> [b]: own: S_ii; count: of negatives; log_sums: for
     each of `factors` log sum over negatives of exp(factor * scale * S). An anchor
-    without negatives costs nothing. Raises UserError for a batch of one.
+    without negatives costs nothing. By "positive" own is the mean over all matches, and
+    none of them is a negative. Raises UserError for a batch of one.
     """
     scale = outputs["logit_scale"]
-    rows, columns = sides(outputs, batch, (scale, scale), same_image)
+    left_out = "mask" if same_image == "positive" else same_image
+    rows, columns = sides(outputs, batch, (scale, scale), left_out)
     n = at_least_two(rows.vectors)
-    own = (rows.vectors * columns.vectors).sum(axis=1)
-    count = jnp.maximum(n - counts(rows.group), 1).astype(own.dtype)
+    own = [
+        (one.vectors * wanted(other.vectors, batch, same_image)).sum(axis=1)
+        for one, other in ((rows, columns), (columns, rows))
+    ]
+    count = jnp.maximum(n - counts(rows.group), 1).astype(rows.vectors.dtype)
     found = [pairs.negative_sums(rows, columns, factor, plan) for factor in factors]
-    value = jnp.zeros((), own.dtype)
-    for log_sums in zip(*found, strict=True):  # over images, over texts
+    value = jnp.zeros((), rows.vectors.dtype)
+    # Over images, over texts.
+    for ours, *log_sums in zip(own, *found, strict=True):
         some = jnp.isfinite(log_sums[0])
         safe = [jnp.where(some, log_sum, 0) for log_sum in log_sums]
-        value += jnp.where(some, cost(own, count, *safe), 0).mean() / 2
+        value += jnp.where(some, cost(ours, count, *safe), 0).mean() / 2
     return value
 
 

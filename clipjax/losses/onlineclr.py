@@ -39,14 +39,15 @@ def make(
       gamma: weight in (0, 1] of a batch's sums in their moving averages.
       cold_start: the averages after the first batch: "first" its sums, "gamma" gamma
         times them, as in the course's code, whose first weights so sum to 1 / gamma.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image: "negative", "mask" or "positive" (all texts of an image are positive
+        pairs); see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of the temperatures and gamma; see losses/scheduled.py.
 
     Raises UserError for a value out of range.
     """
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    matches.check(same_image)
     limits = {
         "negative_temperature": scheduled.TEMPERATURE,
         "positive_temperature": scheduled.TEMPERATURE,
@@ -87,27 +88,29 @@ class OnlineclrLoss:
         """
         now = self.values.at(step)
         t_n, t_p = now["negative_temperature"], now["positive_temperature"]
-        scales = 1 / t_n, 1 / t_n
-        rows, columns = matches.sides(outputs, batch, scales, self.same_image)
+        every = self.same_image == "positive"
+        rows, columns = matches.sides(
+            outputs, batch, (1 / t_n, 1 / t_n), "mask" if every else self.same_image
+        )
         matches.at_least_two(rows.vectors)
-        # Every pair counts twice, once for each direction.
-        own = (rows.vectors * columns.vectors).sum(axis=1)
-        sums, _ = pairs.log_sums(rows, columns, False, self.plan)
-        # Where all is one image and masked, there are no negatives.
-        some = jnp.isfinite(sums.lse).any()
-        log_n = jax.nn.logsumexp(jnp.where(some, sums.lse, 0)) + math.log(2)
-        log_p = jax.nn.logsumexp(-own / t_p) + math.log(2)
+        sums, _ = pairs.log_sums(rows, columns, "negatives", self.plan)
+        pushed, log_n = _moved(t_n, sums.lse, sums.mean)
+        if every:
+            away = rows._replace(vectors=-rows.vectors, scale=rows.scale * t_n / t_p)
+            there = columns._replace(scale=away.scale)
+            sums, _ = pairs.log_sums(away, there, "matches", self.plan)
+            pulled, log_p = _moved(t_p, sums.lse, sums.mean)
+        else:
+            away = -(rows.vectors * columns.vectors).sum(axis=1)
+            pulled, log_p = _moved(t_p, away / t_p, jax.lax.stop_gradient(away))
         before = state["negative_log_u"].astype(log_n.dtype)
+        # Where all is one image and masked, there are no negatives.
+        some = jnp.isfinite(log_n)
         u_n = self._average(before, log_n, now["gamma"])
         u_n = jnp.where(some, u_n, before)
         u_p = self._average(state["positive_log_u"], log_p, now["gamma"])
-        weights = jnp.exp(jax.lax.stop_gradient(sums.lse - log_n)) * 2
-        hardest = jnp.where(some, weights, 0) @ sums.mean
-        weight_n = jax.lax.stop_gradient(jnp.where(some, jnp.exp(log_n - u_n), 0))
-        moves = weight_n * t_n * jnp.where(some, log_n, 0)
-        negatives = jax.lax.stop_gradient(weight_n * hardest - moves) + moves
-        weight_p = jax.lax.stop_gradient(2 * jnp.exp(-own / t_p - u_p))
-        value = negatives - (weight_p * own).sum()
+        weight_n = jnp.where(some, jnp.exp(log_n - u_n), 0)
+        value = weight_n * pushed + jnp.exp(log_p - u_p) * pulled
         metrics = {
             **diagnostics.measure(outputs, self.plan, None),
             **now,
@@ -120,5 +123,21 @@ class OnlineclrLoss:
         return value, new_state, metrics
 
     def _average(self, old: jax.Array, log_sum: jax.Array, gamma) -> jax.Array:
-        log_sum = jax.lax.stop_gradient(log_sum)
         return moving.log_average(old.astype(log_sum.dtype), log_sum, gamma, self.warm)
+
+
+def _moved(
+    temperature: jax.Array, lse: jax.Array, mean: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The mean of s over pairs weighted by exp(s / temperature), with the gradient that
+    it has when the weights are held fixed; and log of the sum of these exponentials.
+
+    lse, mean: of the pairs of each row. Every pair counts twice, once for each
+    direction. The sum carries no gradient, and is -inf over no pair.
+    """
+    some = jnp.isfinite(lse).any()
+    log_sum = jax.nn.logsumexp(jnp.where(some, lse, 0)) + math.log(2)
+    weights = jnp.where(some, 2 * jnp.exp(lse - log_sum), 0)
+    moves = temperature * jnp.where(some, log_sum, 0)
+    value = jax.lax.stop_gradient(weights @ mean - moves) + moves
+    return value, jax.lax.stop_gradient(jnp.where(some, log_sum, -jnp.inf))

@@ -90,22 +90,27 @@ def products(rows: jax.Array, columns: jax.Array) -> jax.Array:
     return jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
 
 
-def kept(rows: Side, columns: Side, own: bool) -> jax.Array:
-    """bool [n m]: the pairs that count; the own ones where `own` says so."""
+def kept(rows: Side, columns: Side, among: str) -> jax.Array:
+    """bool [n m]: the pairs that count.
+
+    among: "negatives" (of different groups), "all" (the own pairs too), or "matches"
+    (of the same group, and the own pairs).
+    """
     there = (rows.group[:, None] >= 0) & (columns.group[None] >= 0)
     ours = rows.index[:, None] == columns.index[None]
-    others = (rows.group[:, None] != columns.group[None]) & ~ours
-    return there & (others | ours if own else others)
+    alike = rows.group[:, None] == columns.group[None]
+    found = {"negatives": ~alike & ~ours, "all": ~alike | ours, "matches": alike | ours}
+    return there & found[among]
 
 
-def log_sums(rows: Side, columns: Side, own: bool, plan: Plan) -> tuple[Sums, Sums]:
+def log_sums(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, Sums]:
     """Of the rows over the columns, and of the columns over the rows.
 
-    own: whether a row's own pair is among those summed over.
+    among: which pairs are summed over, see `kept`.
     """
     if plan.block:
-        return _blocked(rows, columns, own, plan)
-    s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, own)
+        return _blocked(rows, columns, among, plan)
+    s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
     return (
         _whole(s, keep, rows.scale),
         _whole(s.T, keep.T, columns.scale),
@@ -169,18 +174,18 @@ def _one(weight: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _blocked(rows: Side, columns: Side, own: bool, plan: Plan) -> tuple[Sums, Sums]:
-    return _forward(rows, columns, own, plan)[0]
+def _blocked(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, Sums]:
+    return _forward(rows, columns, among, plan)[0]
 
 
-def _forward(rows: Side, columns: Side, own: bool, plan: Plan):
+def _forward(rows: Side, columns: Side, among: str, plan: Plan):
     def local(rows: Side, columns: Side) -> tuple[Sums, Sums]:
         def visit(part: _Part, guest: tuple[Side, _Part]):
             seen, theirs = guest
 
             def block(theirs: _Part, some: Side):
                 s = products(some.vectors, seen.vectors)
-                keep = kept(some, seen, own)
+                keep = kept(some, seen, among)
                 theirs = _merge(theirs, _part(s.T, keep.T, seen.scale), seen.scale)
                 return theirs, _part(s, keep, some.scale)
 
@@ -196,7 +201,7 @@ def _forward(rows: Side, columns: Side, own: bool, plan: Plan):
     return sums, (rows, columns, sums)
 
 
-def _backward(own: bool, plan: Plan, saved, gradients: tuple[Sums, Sums]):
+def _backward(among: str, plan: Plan, saved, gradients: tuple[Sums, Sums]):
     rows, columns, (row_sums, column_sums) = saved
     toward = gradients[0].lse, gradients[1].lse
 
@@ -207,7 +212,7 @@ def _backward(own: bool, plan: Plan, saved, gradients: tuple[Sums, Sums]):
             def block(theirs: jax.Array, some):
                 here, own_lse, own_g = some
                 s = products(here.vectors, seen.vectors)
-                keep = kept(here, seen, own)
+                keep = kept(here, seen, among)
                 along = jnp.exp(here.scale[:, None] * s - _finite(own_lse)[:, None])
                 down = jnp.exp(seen.scale[None] * s - _finite(lse)[None])
                 ds = (
@@ -256,7 +261,7 @@ def negative_sums(
     """log of the sum over negatives of exp(factor * scale * S), both ways, [b] each."""
     rows = rows._replace(scale=rows.scale * factor)
     columns = columns._replace(scale=columns.scale * factor)
-    found = log_sums(rows, columns, False, plan)
+    found = log_sums(rows, columns, "negatives", plan)
     return found[0].lse, found[1].lse
 
 

@@ -66,7 +66,7 @@ class SigmoidLoss:
             match = ids[:, None] == other_ids[None]
             # -log sigmoid(-l) = softplus(l), -log sigmoid(l) = softplus(l) - l.
             loss = jax.nn.softplus(logits) - jnp.where(match, logits, 0)
-            return jnp.where(pairs.kept(rows, columns, True), loss, 0).sum()
+            return jnp.where(pairs.kept(rows, columns, "all"), loss, 0).sum()
 
         n = image.shape[0]
         biases = jnp.broadcast_to(bias, (n,))

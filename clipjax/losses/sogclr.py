@@ -138,7 +138,7 @@ class SogclrLoss:
             behind = s - own[:, None]
             log_weights = rows.scale[:, None] * behind - shift[:, None]
             # Left out before the exponential, which of such a pair may overflow.
-            keep = pairs.kept(rows, columns, False)
+            keep = pairs.kept(rows, columns, "negatives")
             weights = jnp.exp(jnp.where(keep, log_weights, -jnp.inf))
             cost = jnp.square(jnp.maximum(behind + self.hinge, 0))
             return (cost * jax.lax.stop_gradient(weights)).sum()

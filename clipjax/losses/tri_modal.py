@@ -39,7 +39,8 @@ def make(
       reconstruction: weight of the squared error of the decoded audio encoding; no
         effect without audio.
       joint: weight of the terms with the embedding of image and text together.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image: "negative", "mask" or "positive" (an even target over all rows of the
+        image); see losses/matches.py.
       block: rows of a matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
@@ -47,7 +48,7 @@ def make(
     for name, value in (("reconstruction", reconstruction), ("joint", joint)):
         if value < 0:
             raise UserError(f"loss.{name}={value}: must be 0 or more")
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    matches.check(same_image)
     plan = pairs.Plan(block, spec.mesh)
     return TriModalLoss(reconstruction, joint, same_image, plan)
 
@@ -78,7 +79,7 @@ class TriModalLoss:
             value = value + found
             metrics[f"{one}_{other}_loss"] = found
             if (one, other) == ("image", "text"):
-                known = sums if self.same_image == "negative" else None
+                known = sums if self.same_image != "mask" else None
                 metrics |= diagnostics.measure(outputs, self.plan, known)
         if self.reconstruction and "audio" in given:
             found = self._reconstruction(outputs, batch)
@@ -103,9 +104,12 @@ class TriModalLoss:
             ids = jnp.arange(x.shape[0], dtype=jnp.int32)
         group = jnp.where(here, ids, -1)  # below 0: left out
         rows, columns = pairs.side(x, scale, group), pairs.side(y, scale, group)
-        sums = pairs.log_sums(rows, columns, True, self.plan)
-        own = scale * (x * y).sum(axis=1)
-        cost = (sums[0].lse + sums[1].lse) / 2 - own
+        sums = pairs.log_sums(rows, columns, "all", self.plan)
+        own = [
+            (rows * matches.wanted(columns, batch, self.same_image, here)).sum(axis=1)
+            for rows, columns in ((x, y), (y, x))
+        ]
+        cost = (sums[0].lse + sums[1].lse) / 2 - scale * (own[0] + own[1]) / 2
         return _mean(cost, here), sums
 
     def _reconstruction(self, outputs: Outputs, batch: Batch) -> jax.Array:

@@ -2,7 +2,8 @@
 
 Each image is told from the texts of the batch and from the last `size` texts before it,
 and the other way round. What is remembered carries no gradient; an entry of the same
-image as the anchor is left out.
+image as the anchor is left out. The queue has a dimension for the row of the batch, so
+that every device keeps what its own rows gave.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ def make(
     Args:
       size: pairs remembered, a multiple of the batch size.
       start_step: the first step whose embeddings are remembered; early ones drift.
-      same_image: "negative" or "mask", of pairs within the batch.
+      same_image: "negative", "mask" or "positive" (an even target over all texts of
+        the image), of pairs within the batch; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    matches.check(same_image)
     if size < 1 or size % spec.global_batch:
         raise UserError(
             f"loss.size={size}: must be a multiple of data.batch_size, "
@@ -46,23 +48,24 @@ def make(
             f"loss.start_step={start_step}: must be 0 or more and below the run's "
             f"{spec.total_steps} steps"
         )
-    shape = size, spec.embed_dim
+    shape = spec.global_batch, size // spec.global_batch, spec.embed_dim
     return XbmLoss(shape, start_step, same_image, pairs.Plan(block, spec.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
 class XbmLoss:
-    shape: tuple[int, int]
+    shape: tuple[int, int, int]
     start_step: int
     same_image: str
     plan: pairs.Plan
 
     def init(self) -> dict[str, jax.Array]:
-        """The embeddings kept, their image ids (-1: empty), and the next place."""
+        """The embeddings kept [b batches e], their image ids (-1: empty), and the place
+        of the next batch."""
         return {
             "image_queue": jnp.zeros(self.shape, jnp.float32),
             "text_queue": jnp.zeros(self.shape, jnp.float32),
-            "queue_id": jnp.full(self.shape[:1], -1, jnp.int32),
+            "queue_id": jnp.full(self.shape[:2], -1, jnp.int32),
             "place": jnp.zeros((), jnp.int32),
         }
 
@@ -72,31 +75,43 @@ class XbmLoss:
         """Needs image_embed, text_embed [b e], logit_scale, image_id [b]."""
         scale, ids = outputs["logit_scale"], batch["image_id"]
         image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
-        own = (image.vectors * text.vectors).sum(axis=1) * scale
         value = 0.0
-        found = pairs.log_sums(image, text, True, self.plan)
-        queues = state["text_queue"], state["image_queue"]
-        for anchor, sums, queue in zip((image, text), found, queues, strict=True):
-            queue = jax.lax.stop_gradient(queue.astype(anchor.vectors.dtype))
-            past = pairs.side(queue, 1.0, state["queue_id"])
+        found = pairs.log_sums(image, text, "all", self.plan)
+        past_ids = state["queue_id"].reshape(-1)
+        for anchor, other, sums, queue in (
+            (image, text, found[0], state["text_queue"]),
+            (text, image, found[1], state["image_queue"]),
+        ):
+            queue = queue.reshape(-1, queue.shape[-1]).astype(anchor.vectors.dtype)
+            past = pairs.side(jax.lax.stop_gradient(queue), 1.0, past_ids)
             # Nobody's own pair is in the past.
             past = past._replace(index=-1 - past.index)
             here = anchor._replace(group=ids)
-            before, _ = pairs.log_sums(here, past, False, self.plan)
+            before, _ = pairs.log_sums(here, past, "negatives", self.plan)
+            target = matches.wanted(other.vectors, batch, self.same_image)
+            own = (anchor.vectors * target).sum(axis=1) * scale
             value += (jnp.logaddexp(sums.lse, before.lse) - own).mean() / 2
-        known = found if self.same_image == "negative" else None
+        known = found if self.same_image != "mask" else None
+        filled = jnp.sum(past_ids >= 0)
         metrics = diagnostics.measure(outputs, self.plan, known)
-        metrics["queue_filled"] = jnp.mean(state["queue_id"] >= 0)
+        metrics["uninformed_loss"] = jnp.log(ids.shape[0] + filled.astype(scale.dtype))
+        metrics["queue_filled"] = filled / past_ids.shape[0]
         return value, self._remember(outputs, ids, state, step), metrics
 
     def _remember(self, outputs: Outputs, ids, state: dict, step) -> dict:
-        place, n = state["place"], ids.shape[0]
-        put = jax.lax.dynamic_update_slice_in_dim
-        new = {"queue_id": put(state["queue_id"], ids, place, 0)}
+        place = state["place"]
+        if ids.shape[0] != self.shape[0]:  # of a smaller validation set
+            return state
+
+        def put(queue: jax.Array, rows: jax.Array) -> jax.Array:
+            rows = rows[:, None].astype(queue.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(queue, rows, place, 1)
+
+        new = {"queue_id": put(state["queue_id"], ids)}
         for side in ("image", "text"):
             queue = state[f"{side}_queue"]
             vectors = jax.lax.stop_gradient(outputs[f"{side}_embed"])
-            new[f"{side}_queue"] = put(queue, vectors.astype(queue.dtype), place, 0)
-        new["place"] = (place + n) % self.shape[0]
+            new[f"{side}_queue"] = put(queue, vectors)
+        new["place"] = (place + 1) % self.shape[1]
         begun = jnp.asarray(step) >= self.start_step
         return {key: jnp.where(begun, new[key], state[key]) for key in state}

@@ -42,7 +42,8 @@ CASES = {
     "fastclip v2": (
         torch_losses.FastclipV2,
         {"epoch": 3, "tau": float(np.float32(0.07))},
-        {"variant": "v2", "gamma": 0.7, "schedules": ()},
+        {"variant": "v2", "gamma": 0.7, "schedules": ()}
+        | {"temperature": 0.07, "rho": 6.5},
     ),
     "fastclip v3": (
         torch_losses.Fastclip,
