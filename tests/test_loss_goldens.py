@@ -322,3 +322,51 @@ def test_memory(block):
     state["queue_id"] = jnp.array([2, -1, -1], jnp.int32)[:, None]
     ((fewer, _, _),) = run(loss, outputs(), state=state)
     assert fewer < value
+
+
+STATEFUL = [
+    ("sogclr", {"temperature": 0.5}, 0.5),
+    ("isogclr", {"temperature_init": 0.5, "temperature_lr": 1e-3}, 0.5),
+    ("fastclip", {"variant": "v0"}, 0.5),
+    ("fastclip", {}, 0.5),
+    ("onlineclr", {"negative_temperature": 0.5}, 0.5),
+    ("xbm", {"size": 3}, 0.5),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "temperature"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case[0] != "sogclr"))
+        for case in STATEFUL
+    ],
+)
+def test_five_steps_in_float32_and_from_bfloat16(name, options, temperature):
+    """Against float64: to rounding; from bfloat16 embeddings u, an average of
+    exponentials of differences of two cosines, errs by a factor e^(2^-7 / temperature)
+    at most."""
+    loss = make(name, **options)
+    found = {}
+    for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
+        given = (
+            {
+                key: x.astype(dtype) if key.endswith("_embed") else x
+                for key, x in outputs(temperature, factor=factor).items()
+            }
+            for factor in (1, 0.5, 0.8, -0.2, 1)
+        )
+        if dtype != jnp.float64:
+            given = (jax.tree.map(shortened, at_least_float32(out)) for out in given)
+        found[dtype] = run(loss, *given)
+    for exact, single, short in zip(*found.values(), strict=True):
+        assert single[0] == pytest.approx(exact[0], rel=2e-5, abs=2e-6)
+        for key, table in exact[1].items():
+            np.testing.assert_allclose(single[1][key], table, rtol=2e-5, atol=2e-6)
+            if key.endswith("log_u"):
+                np.testing.assert_allclose(
+                    short[1][key], table, rtol=0, atol=2**-7 / temperature
+                )
+
+
+def shortened(x):
+    return x.astype(jnp.float32)
