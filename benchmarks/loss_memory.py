@@ -13,6 +13,7 @@ GiB. VICReg has no such matrix; the queue of xbm holds one batch.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -30,22 +31,26 @@ LOSSES = (
 )
 
 
-def compiled(name: str, batch: int, width: int, block: int):
-    """The compiled value and gradient of a loss at this size."""
+def make(name: str, batch: int, width: int, block: int):
     spec = LossSpec(batch, batch, width, batch, 1, 1)
     more = {"size": batch} if name == "xbm" else {}
-    loss = load("loss", name)(spec, block=block, **more)
+    return load("loss", name)(spec, block=block, **more)
 
-    def step(image, text, scale):
+
+def compiled(name: str, batch: int, width: int, block: int):
+    """The compiled value and gradient of a loss at this size."""
+    loss = make(name, batch, width, block)
+
+    def step(image, text, scale, state):
         outputs = {"image_embed": image, "text_embed": text, "logit_scale": scale}
         outputs["logit_bias"] = -scale
         ids = jnp.arange(batch, dtype=jnp.int32)
-        return loss(outputs, {"image_id": ids, "text_id": ids}, loss.init(), 0)[0]
+        return loss(outputs, {"image_id": ids, "text_id": ids}, state, 0)[0]
 
     vectors = jax.ShapeDtypeStruct((batch, width), jnp.float32)
     scale = jax.ShapeDtypeStruct((), jnp.float32)
     grad = jax.jit(jax.value_and_grad(step, (0, 1, 2)))
-    return grad.lower(vectors, vectors, scale).compile()
+    return grad.lower(vectors, vectors, scale, jax.eval_shape(loss.init)).compile()
 
 
 def memory(program) -> int:
@@ -53,10 +58,10 @@ def memory(program) -> int:
     return program.memory_analysis().temp_size_in_bytes
 
 
-def inputs(batch: int, width: int):
+def inputs(name: str, batch: int, width: int):
     draw = jax.random.normal(jax.random.key(0), (2, batch, width))
     image, text = draw / jnp.linalg.norm(draw, axis=2, keepdims=True)
-    return image, text, jnp.float32(14.3)
+    return image, text, jnp.float32(14.3), make(name, batch, width, 0).init()
 
 
 def times(programs: dict, given, seconds: float) -> dict[str, float]:
@@ -83,7 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--width", type=int, default=256, help="of an embedding")
     parser.add_argument("--block", type=int, default=512, help="rows at a time")
-    parser.add_argument("--largest", type=int, default=65536, help="batch to compile")
+    parser.add_argument(
+        "--batches", type=int, nargs="*", default=[2**power for power in range(10, 17)]
+    )
     parser.add_argument("--timed", type=int, default=16384, help="largest batch to run")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
     parser.add_argument("--limit", type=float, default=4.0, help="GiB of a run")
@@ -98,30 +105,29 @@ def main() -> None:
     table = Table(
         "loss", "batch", "whole MiB", "blocks MiB", "whole s", "blocks s", "x"
     )
-    for name in args.losses:
-        batch = 1024
-        while batch <= args.largest:
-            programs = {
-                "whole": compiled(name, batch, args.width, 0),
-                "blocks": compiled(name, batch, args.width, args.block),
-            }
-            needs = {form: memory(program) for form, program in programs.items()}
-            runnable = {
-                form: program
-                for form, program in programs.items()
-                if needs[form] <= args.limit * 2**30 and batch <= args.timed
-            }
-            given = inputs(batch, args.width)
-            took = times(runnable, given, args.seconds) if runnable else {}
-            both = len(took) == 2
-            table.add_row(
-                name,
-                f"{batch:,}",
-                *(f"{needs[form] / 2**20:,.1f}" for form in ("whole", "blocks")),
-                *(f"{took[f]:.4f}" if f in took else "-" for f in ("whole", "blocks")),
-                f"{took['blocks'] / took['whole']:.2f}" if both else "-",
-            )
-            batch *= 2
+    for name, batch in itertools.product(args.losses, args.batches):
+        programs = {
+            "whole": compiled(name, batch, args.width, 0),
+            "blocks": compiled(name, batch, args.width, args.block),
+        }
+        needs = {form: memory(program) for form, program in programs.items()}
+        runnable = {
+            form: program
+            for form, program in programs.items()
+            if needs[form] <= args.limit * 2**30 and batch <= args.timed
+        }
+        given = inputs(name, batch, args.width)
+        took = times(runnable, given, args.seconds) if runnable else {}
+        both = len(took) == 2
+        row = (
+            name,
+            f"{batch:,}",
+            *(f"{needs[form] / 2**20:,.1f}" for form in ("whole", "blocks")),
+            *(f"{took[f]:.4f}" if f in took else "-" for f in ("whole", "blocks")),
+            f"{took['blocks'] / took['whole']:.2f}" if both else "-",
+        )
+        table.add_row(*row)
+        console.print(*row, sep=" | ")
     console.print(table)
     fits = Table("loss", "largest batch in 1 GiB, whole", "in blocks")
     for name in args.losses:

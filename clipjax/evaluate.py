@@ -11,7 +11,7 @@ import re
 
 from rich.console import Console
 
-from clipjax import commandline, config_check
+from clipjax import commandline, config_check, whole
 from clipjax.types import Config, UserError
 
 HELP = """\
@@ -186,7 +186,7 @@ def evaluate(
         written = results.sweep_to_json(sweep, meta)
         console.print(results.sweep_table(sweep))
     if jax.process_index() == 0:
-        assemble.write_json(path, written)
+        whole.write_json(path, written)
         console.print(f"written to {path}", soft_wrap=True)
 
 

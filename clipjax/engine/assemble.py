@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import registry
+from clipjax import registry, whole
 from clipjax.config import create
 from clipjax.config_check import losses
 from clipjax.data import pipeline
@@ -100,7 +99,8 @@ def save_tokenizer(
     """Keeps the tokenizer's state with the run, where there is one."""
     if made is not None:
         name = config.data.tokenizer.name
-        write_json(workdir / "tokenizer.json", {"name": name, "state": made.state()})
+        kept = {"name": name, "state": made.state()}
+        whole.write_json(workdir / "tokenizer.json", kept)
 
 
 def model(config: Config, made: Tokenizer | None) -> Model:
@@ -342,13 +342,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): restore it")
     return value
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes by a temporary file, so that a killed process leaves old or new."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)

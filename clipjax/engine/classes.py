@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
+from clipjax import whole
 from clipjax.data.labels import find_label_set
-from clipjax.engine.assemble import read_json, write_json
+from clipjax.engine.assemble import read_json
 from clipjax.types import Config, Source, UserError
 
 FILE = "classes.json"
@@ -53,7 +54,7 @@ def check_validation(config: Config, names: tuple[str, ...], source: Source) -> 
 def save(names: tuple[str, ...], workdir: pathlib.Path) -> None:
     """Keeps the names with the run, where there are any."""
     if names:
-        write_json(workdir / FILE, {"names": list(names)})
+        whole.write_json(workdir / FILE, {"names": list(names)})
 
 
 def saved(config: Config, workdir: pathlib.Path) -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import zlib
 from collections.abc import Callable
 
 import jax
 
+from clipjax import whole
 from clipjax.data.files import cache_folder
 
 
@@ -53,9 +53,8 @@ def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
         except FileNotFoundError:  # another process tidied it away
             continue
         good.append(mark)
-    scratch = listing.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text("\n".join(good))
-    scratch.replace(listing)
+    with whole.opened(listing) as file:
+        file.write("\n".join(good))
     return bad
 
 

@@ -11,6 +11,8 @@ import json
 import os
 import pathlib
 
+from clipjax import whole
+
 
 def write(directory: pathlib.Path, manifest_path: pathlib.Path) -> None:
     """Writes the manifest of a folder, once all its files are on the disk.
@@ -28,12 +30,7 @@ def write(directory: pathlib.Path, manifest_path: pathlib.Path) -> None:
     for folder in [directory, *(p for p in directory.rglob("*") if p.is_dir())]:
         _sync(folder)
     _sync(directory.parent)
-    scratch = manifest_path.with_suffix(".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"files": files}, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(manifest_path)
+    whole.write_json(manifest_path, {"files": files})
     _sync(manifest_path.parent)
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax import whole
+
 
 class MetricWriter:
     """Rows of scalars by step.
@@ -29,9 +31,8 @@ class MetricWriter:
         self._jsonl_path = self._folder / "metrics.jsonl"
         self._csv_path = self._folder / "metrics.csv"
         self._rows = [row for row in read(self._folder) if row["step"] <= resume_step]
-        _replace(
-            self._jsonl_path, "".join(json.dumps(row) + "\n" for row in self._rows)
-        )
+        with whole.opened(self._jsonl_path) as file:
+            file.writelines(json.dumps(row) + "\n" for row in self._rows)
         self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
         self._columns: list[str] = []
         self._write_csv(extra=())
@@ -66,10 +67,8 @@ class MetricWriter:
         lines: list[list[Any]] = [self._columns] if self._columns else []
         for row in self._rows:
             lines.append([row.get(name, "") for name in self._columns])
-        scratch = self._csv_path.with_suffix(".tmp")
-        with scratch.open("w", encoding="utf-8", newline="") as file:
+        with whole.opened(self._csv_path, newline="") as file:
             csv.writer(file).writerows(lines)
-        scratch.replace(self._csv_path)
 
 
 class _Events:
@@ -117,9 +116,3 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
             except (ValueError, TypeError, KeyError):
                 continue
     return rows
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from clipjax import config_check
-from clipjax.engine.assemble import read_json, write_json
+from clipjax import config_check, whole
+from clipjax.engine.assemble import read_json
 from clipjax.engine.store import Store
 from clipjax.types import Config, UserError
 
@@ -113,5 +113,5 @@ def check(
 
 def save(workdir: pathlib.Path, config: Config) -> None:
     """Writes config.json and environment.json."""
-    write_json(workdir / "config.json", config_check.to_dict(config))
-    write_json(workdir / "environment.json", environment())
+    whole.write_json(workdir / "config.json", config_check.to_dict(config))
+    whole.write_json(workdir / "environment.json", environment())

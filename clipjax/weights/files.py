@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from clipjax import whole
 from clipjax.data import released
 from clipjax.types import UserError
 from clipjax.weights import archives, torch_zip
@@ -174,14 +175,7 @@ def write_safetensors(
         }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    scratch = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in names:
-                file.write(arrays[name].reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(place)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole.opened(place, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(arrays[name].reshape(-1).view(np.uint8).data)

@@ -1,0 +1,37 @@
+"""Files that are there whole or not at all, whatever ends the process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path, mode: str = "w", **options: Any) -> Iterator[Any]:
+    """A file to write, which takes the place of `path` once it is on the disk.
+
+    mode, options: as of `open`; text is UTF-8. An error leaves what was there before.
+    """
+    if "b" not in mode:
+        options.setdefault("encoding", "utf-8")
+    # Processes that write the same file take turns, and the last one wins.
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with scratch.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as indented JSON."""
+    with opened(path) as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
