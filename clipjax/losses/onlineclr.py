@@ -93,12 +93,12 @@ class OnlineclrLoss:
             outputs, batch, (1 / t_n, 1 / t_n), "mask" if every else self.same_image
         )
         matches.at_least_two(rows.vectors)
-        sums, _ = pairs.log_sums(rows, columns, "negatives", self.plan)
+        sums = pairs.row_sums(rows, columns, "negatives", self.plan)
         pushed, log_n = _moved(t_n, sums.lse, sums.mean)
         if every:
             away = rows._replace(vectors=-rows.vectors, scale=rows.scale * t_n / t_p)
             there = columns._replace(scale=away.scale)
-            sums, _ = pairs.log_sums(away, there, "matches", self.plan)
+            sums = pairs.row_sums(away, there, "matches", self.plan)
             pulled, log_p = _moved(t_p, sums.lse, sums.mean)
         else:
             away = -(rows.vectors * columns.vectors).sum(axis=1)

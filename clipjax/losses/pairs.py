@@ -109,12 +109,20 @@ def log_sums(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, S
     among: which pairs are summed over, see `kept`.
     """
     if plan.block:
-        return _blocked(rows, columns, among, plan)
+        return _blocked(rows, columns, among, True, plan)
     s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
     return (
         _whole(s, keep, rows.scale),
         _whole(s.T, keep.T, columns.scale),
     )
+
+
+def row_sums(rows: Side, columns: Side, among: str, plan: Plan) -> Sums:
+    """As `log_sums`, of the rows over the columns alone."""
+    if plan.block:
+        return _blocked(rows, columns, among, False, plan)[0]
+    s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
+    return _whole(s, keep, rows.scale)
 
 
 def _whole(s: jax.Array, keep: jax.Array, scale: jax.Array) -> Sums:
@@ -173,12 +181,15 @@ def _one(weight: jax.Array) -> jax.Array:
     return jnp.where(weight > 0, weight, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _blocked(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, Sums]:
-    return _forward(rows, columns, among, plan)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _blocked(
+    rows: Side, columns: Side, among: str, both: bool, plan: Plan
+) -> tuple[Sums, Sums]:
+    """both: the columns' sums too; else theirs are those over no pair."""
+    return _forward(rows, columns, among, both, plan)[0]
 
 
-def _forward(rows: Side, columns: Side, among: str, plan: Plan):
+def _forward(rows: Side, columns: Side, among: str, both: bool, plan: Plan):
     def local(rows: Side, columns: Side) -> tuple[Sums, Sums]:
         def visit(part: _Part, guest: tuple[Side, _Part]):
             seen, theirs = guest
@@ -186,7 +197,9 @@ def _forward(rows: Side, columns: Side, among: str, plan: Plan):
             def block(theirs: _Part, some: Side):
                 s = products(some.vectors, seen.vectors)
                 keep = kept(some, seen, among)
-                theirs = _merge(theirs, _part(s.T, keep.T, seen.scale), seen.scale)
+                if both:
+                    found = _part(s.T, keep.T, seen.scale)
+                    theirs = _merge(theirs, found, seen.scale)
                 return theirs, _part(s, keep, some.scale)
 
             theirs, found = over_blocks(block, theirs, rows, plan.block)
@@ -201,7 +214,7 @@ def _forward(rows: Side, columns: Side, among: str, plan: Plan):
     return sums, (rows, columns, sums)
 
 
-def _backward(among: str, plan: Plan, saved, gradients: tuple[Sums, Sums]):
+def _backward(among: str, both: bool, plan: Plan, saved, gradients: tuple[Sums, Sums]):
     rows, columns, (row_sums, column_sums) = saved
     toward = gradients[0].lse, gradients[1].lse
 
@@ -214,11 +227,10 @@ def _backward(among: str, plan: Plan, saved, gradients: tuple[Sums, Sums]):
                 s = products(here.vectors, seen.vectors)
                 keep = kept(here, seen, among)
                 along = jnp.exp(here.scale[:, None] * s - _finite(own_lse)[:, None])
-                down = jnp.exp(seen.scale[None] * s - _finite(lse)[None])
-                ds = (
-                    along * (own_g * here.scale)[:, None]
-                    + down * (g * seen.scale)[None]
-                )
+                ds = along * (own_g * here.scale)[:, None]
+                if both:
+                    down = jnp.exp(seen.scale[None] * s - _finite(lse)[None])
+                    ds += down * (g * seen.scale)[None]
                 ds = jnp.where(keep, ds, 0)
                 found = jnp.matmul(ds, seen.vectors, precision=lax.Precision.HIGHEST)
                 return theirs + products(ds.T, here.vectors.T), found

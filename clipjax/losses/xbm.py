@@ -87,7 +87,7 @@ class XbmLoss:
             # Nobody's own pair is in the past.
             past = past._replace(index=-1 - past.index)
             here = anchor._replace(group=ids)
-            before, _ = pairs.log_sums(here, past, "negatives", self.plan)
+            before = pairs.row_sums(here, past, "negatives", self.plan)
             target = matches.wanted(other.vectors, batch, self.same_image)
             own = (anchor.vectors * target).sum(axis=1) * scale
             value += (jnp.logaddexp(sums.lse, before.lse) - own).mean() / 2
