@@ -10,6 +10,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 
+from clipjax.data import clip_vocab
 from clipjax.data.tokenizers import clip_bpe, hf_json, sentence_piece, wordpiece
 
 transformers = pytest.importorskip("transformers")
@@ -57,8 +58,8 @@ def test_distilbert(tmp_path, lowercase, length):
 def clip_tokenizer(path):
     """transformers' CLIPTokenizer over the 48,894 merges of OpenAI's file."""
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    merges = [tuple(line.split(" ")) for line in lines[1 : 1 + clip_bpe.MERGES]]
-    symbols = list(clip_bpe._byte_symbols().values())
+    merges = [tuple(line.split(" ")) for line in lines[1 : 1 + clip_vocab.MERGES]]
+    symbols = list(clip_vocab.byte_symbols().values())
     pieces = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     return transformers.CLIPTokenizer(
