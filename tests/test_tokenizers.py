@@ -2,6 +2,7 @@
 
 import html
 import importlib.util
+import itertools
 import json
 import pathlib
 import pickle
@@ -60,6 +61,9 @@ GOLDEN = {
     "\u216b \xbd \xb2": "158 227 375 33613 41175",
     "\x1b[31mred\x1b[0m": "736",
 }
+
+
+GOLDEN_FILE = pathlib.Path(__file__).parent / "goldens" / "clip_ids.json"
 
 
 def captions():
@@ -314,6 +318,78 @@ def test_clip_golden(clip):
     for row, valid, expected in zip(ids, mask, GOLDEN.values(), strict=True):
         assert row[valid].tolist() == [49406, *map(int, expected.split()), 49407]
         assert not row[~valid].any()
+
+
+def test_clip_gives_the_ids_of_open_clip(clip):
+    """69 strings of 23 kinds; parity/test_open_clip_tokenizers.py has 5,000."""
+    texts, expected = zip(*json.loads(GOLDEN_FILE.read_text("ascii")), strict=True)
+    assert len(texts) == 69
+    for text_, row, valid, wanted in zip(texts, *clip(texts), expected, strict=True):
+        assert row[valid].tolist() == wanted, text_
+
+
+def test_clip_letters_that_the_wheel_does_not_know(clip):
+    """It would cut these; ids are those of open_clip."""
+    expected = {
+        "dog'\u017f": [1929, 6, 129, 379],  # the long s
+        "!\U0001d6a6": [256, 6874, 248, 355],  # assigned to nothing
+    }
+    for row, valid, wanted in zip(*clip([*expected]), expected.values(), strict=True):
+        assert row[valid].tolist() == [49406, *wanted, 49407]
+
+
+def test_clip_without_punctuation(vocab):
+    tokenizer = clip_bpe.make(None, None, vocab=vocab, canonicalize=True)
+    ids, _ = tokenizer(["A photo_of, a (CAT)!&amp;", "a photo of a cat"])
+    np.testing.assert_array_equal(ids[0], ids[1])
+    again = pickle.loads(pickle.dumps(tokenizer))
+    np.testing.assert_array_equal(again(["a cat!"])[0], tokenizer(["a cat"])[0])
+
+
+def test_the_wheel_gives_the_merges_of_the_file(vocab):
+    if not has_wheel():
+        pytest.skip("needs instant-clip-tokenizer")
+    assert clip_vocab.read_lines(clip_vocab.WHEEL) == clip_vocab.read_lines(vocab)
+
+
+def test_a_wheel_with_another_vocabulary_is_refused(monkeypatch):
+    class Wheel:
+        def decode(self, ids):
+            return "x " * len(ids)
+
+    clip_vocab._of_wheel.cache_clear()
+    monkeypatch.setattr(clip_vocab, "wheel", Wheel)
+    with pytest.raises(UserError, match="instant-clip-tokenizer has another"):
+        clip_vocab.read_lines(clip_vocab.WHEEL)
+    clip_vocab._of_wheel.cache_clear()
+
+
+def slowly_merged(row, pairs):
+    """Byte-pair encoding as it is defined."""
+    row = [*row]
+    while found := [pairs[p] for p in itertools.pairwise(row) if p in pairs]:
+        new, i = min(found), 0
+        while i < len(row) - 1:
+            if pairs.get((row[i], row[i + 1])) == new:
+                row[i : i + 2] = [new]
+            i += 1
+    return row
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 60))
+def test_merging(draw, length):
+    symbols, pairs = [1, 2, 3], {}
+    for new in range(10, 40):
+        pairs.setdefault((draw.choice(symbols), draw.choice(symbols)), new)
+        symbols.append(new)
+    row = [draw.choice([1, 2, 3]) for _ in range(length)]
+    assert clip_vocab.merge(row, pairs) == slowly_merged(row, pairs)
+
+
+def test_a_word_of_a_hundred_thousand_letters():
+    pairs = {(1, 1): 2, (2, 2): 3, (3, 3): 4, (4, 4): 5, (5, 1): 6}
+    assert clip_vocab.merge([1] * 100_001, pairs) == [5] * 6249 + [6]
 
 
 def test_clip_truncation_keeps_the_end(clip):
