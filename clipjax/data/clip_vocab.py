@@ -141,6 +141,12 @@ def wheel() -> Any:
 
 
 @functools.cache
+def wheel_merges() -> Merges:
+    """The merges of the wheel, which take a second to find."""
+    return Merges(_of_wheel())
+
+
+@functools.cache
 def _of_wheel() -> list[str]:
     """The merge that makes a token joins the two parts which those before it leave."""
     decode = wheel().decode

@@ -131,11 +131,7 @@ class _Wheel:
 
     def __init__(self):
         self._plain = clip_vocab.wheel().encode
-        self._others: Callable[[str], Sequence[int]] | None = None
 
     def __call__(self, word: str) -> Sequence[int]:
-        if word.isascii():
-            return self._plain(word)
-        if self._others is None:  # takes a second
-            self._others = clip_vocab.Merges(clip_vocab.read_lines(WHEEL))
-        return self._others(word)
+        encode = self._plain if word.isascii() else clip_vocab.wheel_merges()
+        return encode(word)
