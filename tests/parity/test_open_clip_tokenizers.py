@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import re
 
 import make_clip_ids
@@ -11,8 +12,9 @@ import pytest
 import tokenizer_tools
 import varied_texts
 
+from clipjax import config
 from clipjax.data import clip_vocab
-from clipjax.data.tokenizers import clip_bpe, hf_json, sentence_piece
+from clipjax.data.tokenizers import clip_bpe, sentence_piece
 from clipjax.weights import tokenizing
 
 pytest.importorskip("torch")
@@ -90,21 +92,32 @@ def test_half_a_surrogate_pair(open_clip, place):
     np.testing.assert_array_equal(ours(texts)[0], theirs(texts).numpy())
 
 
+PADS = {"unigram_json": "<pad>", "gemma_json": "<pad>", "clip_json": "<|endoftext|>"}
+
+
 @pytest.mark.parametrize("clean", tokenizing.CLEAN)
-@pytest.mark.parametrize("form", ["unigram_json", "gemma_json", "clip_json"])
-def test_cleaning_before_a_json(open_clip, varied, form, clean):
-    """Cleaned by open_clip and plainly tokenized, or all by us."""
-    state = getattr(tokenizer_tools, form)()
-    options = {"pad_token": "<pad>"} if form == "unigram_json" else {}
-    ours = hf_json.make(None, state, repair=True, **tokenizing.CLEAN[clean], **options)
-    plain = hf_json.make(None, state, **options)
-    if tokenizing.CLEAN[clean]["lowercase"]:
-        # The library's lower case beside ours: it has nothing left to do.
-        plain = hf_json.make(None, state, lowercase=True, **options)
-    texts = [text for _, text in varied[::2]]
-    theirs = open_clip.get_clean_fn(clean)
-    for one, other in zip(ours(texts), plain([theirs(t) for t in texts]), strict=True):
-        np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("form", PADS)
+def test_a_json_beside_open_clips_weights(open_clip, varied, tmp_path, form, clean):
+    """Its HFTokenizer, and what we take for it by the model's settings."""
+    pytest.importorskip("transformers")
+    spec = getattr(tokenizer_tools, form)()
+    (tmp_path / "tokenizer.json").write_text(spec, encoding="utf-8")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PADS[form],
+        "padding_side": "right",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = open_clip.HFTokenizer(str(tmp_path), context_length=64, clean=clean)
+    said = {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"clean": clean}}
+    chosen = tokenizing.choose_open_clip(tmp_path, said)
+    section = config.base(None, tokenizer=chosen["tokenizer"]).data.tokenizer
+    section.update(chosen["tokenizer_options"], context_length=64)
+    ours = config.create("tokenizer", section, None, None)
+    # transformers makes special tokens of those that a text spells.
+    texts = [text for kind, text in varied[::2] if "special" not in kind]
+    assert len(texts) > 2000
+    np.testing.assert_array_equal(ours(texts)[0], theirs(texts).numpy())
 
 
 @pytest.mark.parametrize("clean", tokenizing.CLEAN)

@@ -48,7 +48,8 @@ class HfTokenizer:
         try:
             spec = json.loads(state)
             whole = library.Tokenizer.from_str(state)
-            self._encode = library.Tokenizer.from_str(_unspelt(spec, lowercase)).encode
+            inside = lowercase and not (repair or canonicalize)  # else see _clean
+            self._encode = library.Tokenizer.from_str(_unspelt(spec, inside)).encode
             prefix, suffix = _frame(library, whole)
             self.vocab_size = 1 + max(whole.get_vocab().values())
         except BaseException as error:  # a Rust panic is no Exception
@@ -71,7 +72,7 @@ class HfTokenizer:
         return self._frame.pack(rows, self.context_length)
 
     def _clean(self, caption: str) -> str:
-        """What the library does not do; its lower case has no final sigma."""
+        """What the library does not do; its lower case alone has no final sigma."""
         if self.repair:
             lower, canonical = self.lowercase, self.canonicalize
             return text.clean(caption, lower=lower, canonical=canonical)
