@@ -17,7 +17,7 @@ from clipjax import config
 from clipjax.data.text import clean
 from clipjax.data.tokenizers import char, hf_json
 from clipjax.types import UserError
-from clipjax.weights import foreign, release
+from clipjax.weights import foreign, release, tokenizer_files
 from clipjax.weights import settings as described
 
 pytest.importorskip("tokenizers")
@@ -99,6 +99,40 @@ def test_wordpiece(tmp_path, target):
     section = config.base(None, tokenizer="wordpiece", options=options).data.tokenizer
     tokenizer = config.create("tokenizer", section, None, None)
     check_export(tmp_path, "wordpiece", tokenizer, target)
+
+
+CLEANINGS = [
+    ("hf_json", {"lowercase": True, "canonicalize": True}),
+    ("hf_json", {"canonicalize": True, "repair": True}),
+    ("clip_bpe", {"canonicalize": True}),
+    ("clip_bpe", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CLEANINGS)
+def test_cleaning_is_written(tmp_path, name, options):
+    """What a written tokenizer.json does itself, on texts with nothing to repair."""
+    section = config.base(None, tokenizer=name).data.tokenizer
+    section.update(options, context_length=LENGTH)
+    state = tokenizer_tools.clip_json()
+    if name == "clip_bpe":
+        pytest.importorskip("instant_clip_tokenizer")
+        state = None
+    ours = config.create("tokenizer", section, None, state)
+    tokenizer_files.write(section, ours, tmp_path)
+    written = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    theirs = hf_json.HfTokenizer(written, LENGTH, "" if state else "!")
+    texts = [
+        "A Dog's, CAFE_2!  (b)",
+        "it's <b>",
+        "caf\u00e9 _ [x]\\-^ ~`",
+        "",
+        "long! " * 40,
+    ]
+    for one, other in zip(ours(texts), theirs(texts), strict=True):
+        np.testing.assert_array_equal(one, other)
+    apart = (ours(["a, dog!"])[0] != ours(["a dog"])[0]).any()
+    assert apart == (not options)
 
 
 def check_export(tmp_path, name, tokenizer, target):
