@@ -192,7 +192,9 @@ def test_the_short_cut_of_cleaning_changes_nothing(caption):
 
 def test_cleaning():
     assert text.clean("  A\u00a0 &amp;amp; B\n") == "a & b"
+    assert text.clean("<i> &amp;amp;amp;") == "<i> &amp;"  # where ftfy leaves HTML
     assert text.clean("CAF\u00c3\u00a9", lower=False) == "CAF\u00e9"
+    assert text.clean("A_b, (C)!  d", canonical=True) == "a b c d"
 
 
 # char

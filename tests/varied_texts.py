@@ -127,7 +127,7 @@ def _escaped(draw: Draw) -> str:
     text = draw.choice([_entities, _accented, _case])(draw) + ' <i>"it\'s"</i>'
     for _ in range(draw.randint(1, 4)):
         text = html.escape(text)
-    return text
+    return text + draw.choice(["", " <3"])  # with "<" ftfy leaves HTML as it is
 
 
 def _accented(draw: Draw) -> str:
