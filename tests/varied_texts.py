@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 SUBJECTS = "dog cat man woman child bird horse bicycle boat city".split()
 DOES = "runs sits sleeps jumps plays waits eats stands".split()
@@ -51,7 +51,12 @@ SCRIPTS = {
         (0x20000, 0x2A6D7),
     ],
     "arabic and hebrew": [(0x590, 0x600), (0x600, 0x700), (0xFB50, 0xFE00)],
-    "indic, thai, tibetan": [(0x900, 0x980), (0xB80, 0xC00), (0xE00, 0xE80), (0xF00,)],
+    "indic, thai, tibetan": [
+        (0x900, 0x980),
+        (0xB80, 0xC00),
+        (0xE00, 0xE80),
+        (0xF00, 0x1000),
+    ],
     "signs": [(0x2000, 0x2C00), (0x1F000, 0x1FB00), (0x1D400, 0x1D800)],
 }
 
@@ -66,18 +71,17 @@ def _phrase(draw: Draw, least: int = 0) -> str:
     return draw.choice([", ", " and ", ". ", "; "]).join(parts)
 
 
-def _letters(draw: Draw, spans: list[tuple[int, ...]], most: int = 20) -> str:
-    """Words of characters from ranges, (first, last + 1) or (first,) for 256."""
+def _letters(draw: Draw, spans: list[tuple[int, int]], most: int = 20) -> str:
+    """Words of characters from ranges, first and last + 1."""
     made = []
     for _ in range(draw.randint(1, 5)):
         span = draw.choice(spans)
-        last = span[1] if len(span) > 1 else span[0] + 256
         count = draw.randint(1, most)
-        made.append("".join(chr(draw.randrange(span[0], last)) for _ in range(count)))
+        made.append("".join(chr(draw.randrange(*span)) for _ in range(count)))
     return " ".join(made)
 
 
-def _mixed(draw: Draw, others: str | tuple[str, ...] | list[str]) -> str:
+def _mixed(draw: Draw, others: Sequence[str]) -> str:
     """A phrase with strange things between, inside and around its words."""
     words = _phrase(draw).split()
     for _ in range(draw.randint(1, 6)):
