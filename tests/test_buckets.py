@@ -1,16 +1,19 @@
 """Text buckets: chosen by the global batch, the same texts, the same embeddings."""
 
+import itertools
 import json
 
+import jax
 import model_tools
 import numpy as np
 import pytest
 
 import run_tools
-from clipjax import config
+from clipjax import config, registry
 from clipjax.data import augment, buckets, pipeline
 from clipjax.data.tokenizers import words
 from clipjax.engine import run as runs
+from clipjax.models.text import bert, distilbert, transformer
 from clipjax.types import BadExample, Example, UserError
 
 WORDS = "a b c d e f g h i j k l m n".split()
@@ -89,16 +92,23 @@ def test_the_same_texts_at_the_shortest_length_that_holds_them(options):
     assert len(seen) > 1
 
 
-def test_all_processes_agree():
+@pytest.mark.parametrize("count", [2, 4])
+def test_all_processes_agree(count):
     whole = batches(Lengths(), (4, 6, 8))
     parts = [
-        batches(Lengths(), (4, 6, 8), process_index=i, process_count=2) for i in (0, 1)
+        batches(Lengths(), (4, 6, 8), process_index=i, process_count=count)
+        for i in range(count)
     ]
-    for one, *halves in zip(whole, *parts, strict=True):
+    alone = 0
+    for one, *shares in zip(whole, *parts, strict=True):
         for name, value in one.items():
-            np.testing.assert_array_equal(
-                np.concatenate([half[name] for half in halves]), value
-            )
+            found = [share[name] for share in shares]
+            assert {len(share) for share in found} == {4 // count}
+            np.testing.assert_array_equal(np.concatenate(found), value)
+        longest = [share["text_mask"].sum(axis=1).max() for share in shares]
+        sizes = {next(n for n in (4, 6, 8, 12) if n >= found) for found in longest}
+        alone += len(sizes) > 1
+    assert alone > 2  # where each would have chosen another by its own texts
 
 
 def test_a_replacement_is_cut_and_keeps_its_end():
@@ -123,6 +133,56 @@ def test_embeddings_are_those_of_full_padding():
     np.testing.assert_allclose(
         short["text_embed"], whole["text_embed"], rtol=1e-5, atol=1e-6
     )
+
+
+KEY = jax.random.key(0)
+SMALL = {"width": 8, "depth": 1, "heads": 2}
+POOLS = {
+    "bert": bert.POOLS,
+    "distilbert": distilbert.POOLS,
+    "transformer": transformer.POOLS,
+}
+
+
+def every_tower():
+    """(name, options) of each text tower, in each of its forms."""
+    assert registry.names("text") == sorted(POOLS)
+    for name, pools in POOLS.items():
+        for pool in pools:
+            if name != "transformer":
+                yield name, {"pool": pool}
+                continue
+            for causal, masked in itertools.product((True, False), repeat=2):
+                if pool == "cls" and causal:
+                    continue
+                options = {"pool": pool, "causal": causal, "masked": masked}
+                yield name, options
+                if pool == "mean":
+                    yield name, options | {"norm_pooled": True}
+
+
+@pytest.mark.slow
+def test_every_tower_knows_whether_padding_changes_it():
+    """What it says decides whether buckets are refused; both answers are tried."""
+    said = []
+    rng = np.random.default_rng(0)
+    text = rng.integers(1, 20, (3, 12)).astype(np.int32)
+    mask = np.arange(12) < np.array([[2], [5], [6]])
+    text = np.where(mask, text, 0)
+    for name, options in every_tower():
+        tower = registry.load("text", name)(20, 12, **SMALL, **options)
+        shapes = jax.eval_shape(lambda k, t=tower: t.init(k, text, mask, False), KEY)
+        noise = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype("f4"), shapes)
+        whole = tower.apply(noise, text, mask, False)["pooled"]
+        for size in (6, 8):
+            short = tower.apply(noise, text[:, :size], mask[:, :size], False)["pooled"]
+            apart = np.abs(short - whole).max()
+            if tower.padding_invariant:
+                assert apart < 1e-5, (name, options)
+            else:
+                assert apart > 1e-2, (name, options)
+        said.append(tower.padding_invariant)
+    assert said.count(True) == 15 and said.count(False) == 14
 
 
 @pytest.mark.slow

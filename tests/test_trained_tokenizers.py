@@ -14,9 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clipjax import config
+from clipjax.data.text import clean
 from clipjax.data.tokenizers import char, hf_json
 from clipjax.types import UserError
-from clipjax.weights import foreign, release
+from clipjax.weights import foreign, release, tokenizer_files
 from clipjax.weights import settings as described
 
 pytest.importorskip("tokenizers")
@@ -100,6 +101,40 @@ def test_wordpiece(tmp_path, target):
     check_export(tmp_path, "wordpiece", tokenizer, target)
 
 
+CLEANINGS = [
+    ("hf_json", {"lowercase": True, "canonicalize": True}),
+    ("hf_json", {"canonicalize": True, "repair": True}),
+    ("clip_bpe", {"canonicalize": True}),
+    ("clip_bpe", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CLEANINGS)
+def test_cleaning_is_written(tmp_path, name, options):
+    """What a written tokenizer.json does itself, on texts with nothing to repair."""
+    section = config.base(None, tokenizer=name).data.tokenizer
+    section.update(options, context_length=LENGTH)
+    state = tokenizer_tools.clip_json()
+    if name == "clip_bpe":
+        pytest.importorskip("instant_clip_tokenizer")
+        state = None
+    ours = config.create("tokenizer", section, None, state)
+    tokenizer_files.write(section, ours, tmp_path)
+    written = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    theirs = hf_json.HfTokenizer(written, LENGTH, "" if state else "!")
+    texts = [
+        "A Dog's, CAFE_2!  (b)",
+        "it's <b>",
+        "caf\u00e9 _ [x]\\-^ ~`",
+        "",
+        "long! " * 40,
+    ]
+    for one, other in zip(ours(texts), theirs(texts), strict=True):
+        np.testing.assert_array_equal(one, other)
+    apart = (ours(["a, dog!"])[0] != ours(["a dog"])[0]).any()
+    assert apart == (not options)
+
+
 def check_export(tmp_path, name, tokenizer, target):
     """The embeddings of texts are those of the model that was exported."""
     model = model_tools.make_model(vocab=tokenizer.vocab_size, length=LENGTH)
@@ -112,7 +147,10 @@ def check_export(tmp_path, name, tokenizer, target):
     assert again.name == "hf_json"
     again = config.create("tokenizer", again, None, None)
     described.check_tokenizer(found, again, str(out))
-    expected = model_tools.encode_text(model, variables, *tokenizer(CAPTIONS))
+    # open_clip mends texts before any tokenizer, and so do we for its models.
+    mended = [clean(text, lower=False) for text in CAPTIONS]
+    seen = mended if target == "open_clip" else CAPTIONS
+    expected = model_tools.encode_text(model, variables, *tokenizer(seen))
     result = model_tools.encode_text(described.build(found), read, *again(CAPTIONS))
     np.testing.assert_allclose(
         result["text_embed"], expected["text_embed"], rtol=1e-5, atol=1e-6

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, strategies
 from hypothesis import settings as effort
 
 from clipjax import config
-from clipjax.data.tokenizers import clip_bpe, hf_json
+from clipjax.data.tokenizers import hf_json
 from clipjax.models import layers, lora, two_tower
 from clipjax.models.image import modified_resnet, vit
 from clipjax.models.text import transformer
@@ -466,13 +466,18 @@ def test_siglips_tokenizers(tmp_path):
     assert found.tokenizer == "sentence_piece"
 
 
+CANONICAL = {"tokenizer_kwargs": {"clean": "canonicalize"}}
+
+
 @pytest.mark.parametrize(
     ("text", "tokenizer", "why"),
     [
         ({"vocab_size": 49408}, "clip_bpe", ""),
         ({"vocab_size": 60}, "", "60 ids are not CLIP's own"),
         ({"vocab_size": 49408, "tokenizer_kwargs": {"clean": "x"}}, "", "clean='x'"),
+        (CANONICAL | {"vocab_size": 49408}, "clip_bpe", ""),
         ({"vocab_size": 9, "hf_tokenizer_name": "a"}, "", "holds no tokenizer.json"),
+        (CANONICAL | {"hf_tokenizer_name": "a"}, "", "holds no tokenizer.json"),
         ({"vocab_size": 9, "tokenizer_mode": "clips"}, "", "no tokenizer with clips"),
     ],
 )
@@ -680,9 +685,6 @@ def test_export_refuses_unknown_tokenizers(tmp_path, words):
     for target in release.FORMATS:
         with pytest.raises(UserError, match="name='mine' cannot be exported"):
             release.write(tmp_path / "x", target, chosen, model, variables, tokenizer)
-    wheel = types.SimpleNamespace(place=clip_bpe.WHEEL)
-    with pytest.raises(UserError, match="download http"):
-        tokenizer_files.write({"name": "clip_bpe"}, wheel, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

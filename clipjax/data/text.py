@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import html
+import string
 from collections.abc import Callable, Iterator, Sequence
 
 import ftfy
 
 from clipjax.types import BadExample, UserError
 
+CANONICAL = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+
 Captions = Callable[[], Iterator[str]]
 
 
-def clean(text: str, *, lower: bool = True) -> str:
+def clean(text: str, *, lower: bool = True, canonical: bool = False) -> str:
     """Repairs broken encodings, undoes HTML escapes and squeezes white space.
 
     The steps and their order are those of OpenAI's CLIP: ftfy, HTML unescaping twice
-    ("&amp;amp;"), single blanks, lower case. Raises BadExample for what is no str.
+    ("&amp;amp;"), single blanks, lower case; canonical: see `canonicalize`.
+
+    Raises BadExample for what is no str.
     """
     check(text)
     # Printable ASCII without "&" leaves ftfy and unescaping nothing to do.
     if not text.isascii() or not text.isprintable() or "&" in text:
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    text = " ".join(text.split())
+    text = canonicalize(text) if canonical else " ".join(text.split())
     return text.lower() if lower else text
+
+
+def canonicalize(text: str) -> str:
+    """Drops ASCII punctuation, of which "_" leaves a blank, and squeezes white space.
+
+    As google-research/big_vision and open_clip do, but for the lower case.
+    """
+    return " ".join(text.translate(CANONICAL).split())
 
 
 def check(text: str) -> None:

@@ -66,12 +66,12 @@ def write(
     module = plain.module
     with _folder(out) as folder:
         if target == "open_clip":
-            words = tokenizer_files.open_clip_words(section["name"], out.name)
+            words = tokenizer_files.open_clip_words(section, out.name)
             described = open_clip_config.config_json(plain, ends, preprocess, words)
             tokenizer_files.write_json(folder / open_clip.CONFIG, described)
             table = open_clip.table(plain, frozenset())
             name = WEIGHTS[open_clip.CONFIG][0]
-            if words:
+            if "hf_tokenizer_name" in words:
                 tokenizer_files.write(section, tokenizer, folder)
         else:
             kind = hf_siglip if _is_siglip(plain) else hf_clip
@@ -100,7 +100,7 @@ def _portable(
 
     The end token and the last one change their ids, and so their embeddings.
     """
-    plain = {"name": "hf_json", "lowercase": False}
+    plain = {"name": "hf_json", "lowercase": False, "canonicalize": False}
     if section["name"] == "wordpiece":
         return plain, tokenizer, variables
     if not hasattr(tokenizer, "released"):

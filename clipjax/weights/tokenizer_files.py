@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import pathlib
+import re
+import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from clipjax.data import files, framing
+from clipjax.data import clip_vocab, framing
 from clipjax.data.tokenizers import clip_bpe
 from clipjax.types import Tokenizer, UserError
 from clipjax.weights import tokenizing
@@ -37,14 +39,17 @@ def ends(tokenizer: Tokenizer) -> Ends:
     return Ends(int(ids[0, 0]), int(ids[0, length - 1]), tokenizer.pad_id)
 
 
-def open_clip_words(name: str, folder: str) -> dict[str, Any]:
+def open_clip_words(section: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """What a text_cfg says of a tokenizer that `write` writes.
 
-    folder: the name of the folder with its files, which open_clip takes them from.
+    section: its name and options, data.tokenizer of a config. folder: the name of the
+    folder with its files, which open_clip takes them from.
     """
+    name = section["name"]
     _check(name)
     if name == "clip_bpe":
-        return {}
+        canonical = {"tokenizer_kwargs": {"clean": "canonicalize"}}
+        return canonical if section["canonicalize"] else {}
     clean = "canonicalize" if name == "sentence_piece" else "whitespace"
     return {"hf_tokenizer_name": folder, "tokenizer_kwargs": {"clean": clean}}
 
@@ -54,14 +59,14 @@ def write(
 ) -> None:
     """Writes the files of a tokenizer that AutoTokenizer of transformers loads.
 
-    section: its name and options, data.tokenizer of a config. CLIP's own loses its
-    repairs of broken encodings and HTML, which transformers does not do.
+    section: its name and options, data.tokenizer of a config. Repairs of broken
+    encodings and HTML are lost, which transformers does not do.
 
-    Raises UserError for a tokenizer that it has not, or without CLIP's vocabulary.
+    Raises UserError for a tokenizer that it has not.
     """
     _check(section["name"])
     if section["name"] == "clip_bpe":
-        _write_clip(tokenizer, folder)
+        _write_clip(section, tokenizer, folder)
     elif section["name"] == "hf_json":
         _write_json(section, tokenizer, folder)
     else:
@@ -91,17 +96,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     )
 
 
-def _write_clip(tokenizer: Any, folder: pathlib.Path) -> None:
-    if tokenizer.place == clip_bpe.WHEEL:
-        cached = files.cache_folder("clip_vocab") / clip_bpe.FILE
-        raise UserError(
-            "the files of tokenizer clip_bpe need CLIP's vocabulary, which the wheel "
-            f"instant-clip-tokenizer keeps for itself: download {clip_bpe.URL} to "
-            f"{cached}"
-        )
-    lines = clip_bpe.read_lines(pathlib.Path(tokenizer.place))
+def _write_clip(
+    section: Mapping[str, Any], tokenizer: Any, folder: pathlib.Path
+) -> None:
+    lines = clip_vocab.read_lines(tokenizer.place)
     pairs = [tuple(line.split(" ")) for line in lines]
-    symbols = list(clip_bpe.byte_symbols().values())
+    symbols = list(clip_vocab.byte_symbols().values())
     pieces = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
     pieces += ["".join(pair) for pair in pairs]
     pieces += [CLIP_START, CLIP_END]
@@ -109,8 +109,9 @@ def _write_clip(tokenizer: Any, folder: pathlib.Path) -> None:
     text = "\n".join(["#version: 0.2", *lines]) + "\n"
     (folder / tokenizing.MERGES).write_text(text, encoding="utf-8")
     write_json(folder / "vocab.json", vocabulary)
-    made = _clip_library(vocabulary, pairs)
-    made.save(str(folder / tokenizing.JSON))
+    made = json.loads(_clip_library(vocabulary, pairs).to_str())
+    _clean_first(made, lowercase=True, canonicalize=section["canonicalize"])
+    write_json(folder / tokenizing.JSON, made)
     _settings(
         folder,
         tokenizer,
@@ -156,12 +157,7 @@ def _write_json(
     section: Mapping[str, Any], tokenizer: Tokenizer, folder: pathlib.Path
 ) -> None:
     spec = json.loads(tokenizer.state() or "")
-    if section["lowercase"]:
-        steps = [{"type": "Lowercase"}, spec.get("normalizer")]
-        spec["normalizer"] = {
-            "type": "Sequence",
-            "normalizers": [step for step in steps if step],
-        }
+    _clean_first(spec, section["lowercase"], section["canonicalize"])
     write_json(folder / tokenizing.JSON, spec)
     names = {token["id"]: token["content"] for token in spec.get("added_tokens", [])}
     found = ends(tokenizer)
@@ -173,6 +169,22 @@ def _write_json(
         bos_token=names.get(found.begin),
         pad_token=names.get(found.pad) or _piece(spec, found.pad),
     )
+
+
+def _clean_first(spec: dict[str, Any], lowercase: bool, canonicalize: bool) -> None:
+    """Puts the options of hf_json before what a tokenizer.json does to texts."""
+    steps: list[dict[str, Any]] = []
+    if canonicalize:
+        marks = re.escape(string.punctuation.replace("_", ""))
+        for pattern, other in (("_", " "), (f"[{marks}]", ""), (r"\s+", " ")):
+            found = {"pattern": {"Regex": pattern}, "content": other}
+            steps.append({"type": "Replace", **found})
+        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    if lowercase:
+        steps.append({"type": "Lowercase"})
+    if steps:
+        steps += [spec["normalizer"]] if spec.get("normalizer") else []
+        spec["normalizer"] = {"type": "Sequence", "normalizers": steps}
 
 
 def _piece(spec: dict[str, Any], number: int) -> str:

@@ -16,6 +16,13 @@ SENTENCE_PIECE = "spiece.model"
 MERGES = "merges.txt"
 SETTINGS = "tokenizer_config.json"
 
+# open_clip's names of ways to clean texts.
+CLEAN = {
+    "whitespace": {"lowercase": False, "canonicalize": False},
+    "lower": {"lowercase": True, "canonicalize": False},
+    "canonicalize": {"lowercase": True, "canonicalize": True},
+}
+
 # Fields of settings.Settings.
 Chosen = dict[str, Any]
 
@@ -36,20 +43,14 @@ def choose_siglip(folder: pathlib.Path, lowercase: bool = True) -> Chosen:
     Both were trained on lower-cased texts, which SigLIP 2's file leaves to its users.
     """
     if (folder / SENTENCE_PIECE).is_file():
-        path = str(folder / SENTENCE_PIECE)
-        options = {"path": path, "pad_token": _pad_token(folder)}
-        return {"tokenizer": "sentence_piece", "tokenizer_options": options}
+        return _sentence_piece(folder)
     if (folder / JSON).is_file():
         return _json(folder, lowercase=lowercase)
     return _none(f"it holds neither {SENTENCE_PIECE} nor {JSON}")
 
 
 def choose_open_clip(folder: pathlib.Path | None, text: Mapping[str, Any]) -> Chosen:
-    """By the text_cfg of an open_clip_config.json.
-
-    open_clip's repairs of broken encodings and HTML before a foreign tokenizer are not
-    done here, and of SigLIP's texts "_" is dropped, where open_clip writes a blank.
-    """
+    """By the text_cfg of an open_clip_config.json, texts cleaned as open_clip does."""
     options = dict(text.get("tokenizer_kwargs") or {})
     clean = options.pop("clean", None)
     mode = text.get("tokenizer_mode")
@@ -57,21 +58,20 @@ def choose_open_clip(folder: pathlib.Path | None, text: Mapping[str, Any]) -> Ch
         return _none(f"clipjax has no tokenizer with {mode or options}")
     if not text.get("hf_tokenizer_name"):
         size = text["vocab_size"]
-        if clean not in (None, "lower"):
+        if clean not in (None, "lower", "canonicalize"):
             return _none(f"clipjax has no CLIP tokenizer with clean={clean!r}")
         if size != clip_bpe.VOCAB_SIZE:
             return _none(f"{size} ids are not CLIP's own")
-        return clip()
+        return clip(canonicalize=True) if clean == "canonicalize" else clip()
+    if clean not in (None, *CLEAN):
+        return _none(f"clipjax has no tokenizer with clean={clean!r}")
     if folder is None:
         return _none("it is no folder that could hold its tokenizer")
-    if clean == "canonicalize":
-        if (folder / SENTENCE_PIECE).is_file():
-            return choose_siglip(folder)
-        return _none(
-            f"it holds no {SENTENCE_PIECE}; {JSON} is read without canonicalize"
-        )
+    options = {"repair": True, **CLEAN[clean or "whitespace"]}
+    if clean == "canonicalize" and (folder / SENTENCE_PIECE).is_file():
+        return _sentence_piece(folder, **options)
     if (folder / JSON).is_file():
-        return _json(folder, lowercase=clean == "lower")
+        return _json(folder, **options)
     return _none(f"it holds no {JSON}")
 
 
@@ -94,6 +94,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): fetch it again")
     return value
+
+
+def _sentence_piece(folder: pathlib.Path, **options: Any) -> Chosen:
+    path = str(folder / SENTENCE_PIECE)
+    options = {"path": path, "pad_token": _pad_token(folder), **options}
+    return {"tokenizer": "sentence_piece", "tokenizer_options": options}
 
 
 def _json(folder: pathlib.Path, **options: Any) -> Chosen:

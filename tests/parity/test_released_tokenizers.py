@@ -10,6 +10,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 
+from clipjax.data import clip_vocab
 from clipjax.data.tokenizers import clip_bpe, hf_json, sentence_piece, wordpiece
 
 transformers = pytest.importorskip("transformers")
@@ -48,17 +49,33 @@ def test_distilbert(tmp_path, lowercase, length):
     ours = wordpiece.make(
         None, None, path=str(path), lowercase=lowercase, context_length=length
     )
-    assert_same(ours, theirs, tokenizer_tools.texts(), length)
+    texts = tokenizer_tools.texts(3000)
+    assert len(texts) > 2500
+    assert_same(ours, theirs, [*texts, *WORDS], length)
     # Spelt special tokens, of which transformers keeps the text only where asked to.
+    spelt = [*tokenizer_tools.SPELT, *SPELT]
+    found = theirs(spelt, padding="max_length", max_length=64, return_tensors="np")
+    assert (found["input_ids"] == theirs.mask_token_id).any()
     theirs.split_special_tokens = True
-    assert_same(ours, theirs, list(tokenizer_tools.SPELT), length)
+    assert_same(ours, theirs, spelt, length)
+
+
+SPELT = ["a [MASK] dog", "[MASK][SEP][CLS]", "[PAD] cat [UNK]", "x[mask]y", "[ MASK ]"]
+# At the longest word of 100 letters, in code points and in pieces.
+WORDS = [
+    "dog" * 33 + "x",
+    "dog" * 33 + "xy",
+    "\u00e9" * 100,
+    "\u00e9" * 101,
+    "e\u0301" * 60,
+]
 
 
 def clip_tokenizer(path):
     """transformers' CLIPTokenizer over the 48,894 merges of OpenAI's file."""
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    merges = [tuple(line.split(" ")) for line in lines[1 : 1 + clip_bpe.MERGES]]
-    symbols = list(clip_bpe._byte_symbols().values())
+    merges = [tuple(line.split(" ")) for line in lines[1 : 1 + clip_vocab.MERGES]]
+    symbols = list(clip_vocab.byte_symbols().values())
     pieces = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     return transformers.CLIPTokenizer(

@@ -31,18 +31,25 @@ class HfTokenizer:
         context_length: int,
         pad_token: str = "",
         lowercase: bool = False,
+        canonicalize: bool = False,
+        repair: bool = False,
         name: str = "hf_json",
         place: str = "",
     ):
-        self._arguments = (state, context_length, pad_token, lowercase, name)
+        options = (pad_token, lowercase, canonicalize, repair, name)
+        self._arguments = (state, context_length, *options)
         self._state = state
+        self.lowercase = lowercase
+        self.canonicalize = canonicalize
+        self.repair = repair
         self.context_length = context_length
         library = framing.library("tokenizers", name)
         place = f"{place} is not {WHAT}" if place else framing.damaged(name)
         try:
             spec = json.loads(state)
             whole = library.Tokenizer.from_str(state)
-            self._encode = library.Tokenizer.from_str(_unspelt(spec, lowercase)).encode
+            inside = lowercase and not (repair or canonicalize)  # else see _clean
+            self._encode = library.Tokenizer.from_str(_unspelt(spec, inside)).encode
             prefix, suffix = _frame(library, whole)
             self.vocab_size = 1 + max(whole.get_vocab().values())
         except BaseException as error:  # a Rust panic is no Exception
@@ -60,9 +67,19 @@ class HfTokenizer:
         """
         rows = []
         for one in text.check_list(texts):
-            one = framing.encodable(one).replace(HIDDEN, "\ufffd")
+            one = self._clean(framing.encodable(one)).replace(HIDDEN, "\ufffd")
             rows.append(self._encode(one, add_special_tokens=False).ids)
         return self._frame.pack(rows, self.context_length)
+
+    def _clean(self, caption: str) -> str:
+        """What the library does not do; its lower case alone has no final sigma."""
+        if self.repair:
+            lower, canonical = self.lowercase, self.canonicalize
+            return text.clean(caption, lower=lower, canonical=canonical)
+        if self.canonicalize:
+            caption = text.canonicalize(caption)
+            return caption.lower() if self.lowercase else caption
+        return caption
 
     def state(self) -> str:
         """The tokenizer.json."""
@@ -80,6 +97,8 @@ def make(
     context_length: int = 77,
     pad_token: str = "",
     lowercase: bool = False,
+    canonicalize: bool = False,
+    repair: bool = False,
 ) -> HfTokenizer:
     """The tokenizer of a tokenizer.json, with the frame that its post-processor adds.
 
@@ -92,6 +111,9 @@ def make(
         padding section. OpenAI's CLIP fills with id 0, which is "!", Hugging Face's
         with "<|endoftext|>"; towers that heed the mask do not see the difference.
       lowercase: lower-case texts first, as SigLIP 2 does beside its file.
+      canonicalize: drop ASCII punctuation and squeeze white space first.
+      repair: mend broken encodings, undo HTML escapes and squeeze white space before
+        all that, as open_clip does for every tokenizer.
 
     Raises UserError without the library or the file, for one that is no
     tokenizer.json, without a padding token, or for a context too short for the frame.
@@ -101,7 +123,8 @@ def make(
     if state is None:
         place = framing.given(path, "hf_json", WHAT)
         state = released.read_text(place, WHAT)
-    return HfTokenizer(state, context_length, pad_token, lowercase, place=place)
+    options = (pad_token, lowercase, canonicalize, repair)
+    return HfTokenizer(state, context_length, *options, place=place)
 
 
 def _unspelt(spec: dict[str, Any], lowercase: bool) -> str:

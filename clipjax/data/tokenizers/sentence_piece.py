@@ -33,13 +33,16 @@ class SentencePieceTokenizer:
         pad_token: str,
         lowercase: bool,
         canonicalize: bool,
+        repair: bool,
         place: str = "",
     ):
-        self._arguments = (proto, context_length, pad_token, lowercase, canonicalize)
+        options = (pad_token, lowercase, canonicalize, repair)
+        self._arguments = (proto, context_length, *options)
         self._proto = proto
         self.context_length = context_length
         self.lowercase = lowercase
         self.canonicalize = canonicalize
+        self.repair = repair
         library = framing.library("sentencepiece", NAME)
         self._model = library.SentencePieceProcessor()
         where = f"{place} is not {WHAT}" if place else framing.damaged(NAME)
@@ -71,6 +74,9 @@ class SentencePieceTokenizer:
 
     def _clean(self, caption: str) -> str:
         caption = framing.encodable(caption)
+        if self.repair:
+            lower, canonical = self.lowercase, self.canonicalize
+            caption = text.clean(caption, lower=lower, canonical=canonical)
         if self.lowercase:
             caption = caption.lower()
         if self.canonicalize:
@@ -94,6 +100,7 @@ def make(
     pad_token: str = "",
     lowercase: bool = True,
     canonicalize: bool = True,
+    repair: bool = False,
 ) -> SentencePieceTokenizer:
     """The tokenizer of a SentencePiece model; the defaults are SigLIP's.
 
@@ -105,6 +112,8 @@ def make(
       pad_token: the piece that fills rows; empty: the end token, as SigLIP does.
       lowercase: lower-case texts first.
       canonicalize: drop ASCII punctuation and squeeze white space. False for SigLIP 2.
+      repair: mend broken encodings, undo HTML escapes and squeeze white space first, as
+        open_clip does; its canonical form leaves a blank for "_".
 
     Raises UserError without the library or the file, for one that is no model or has no
     end token, for an unknown pad_token, or for a context too short to hold a token.
@@ -126,5 +135,5 @@ def make(
         except (ValueError, TypeError) as error:
             raise UserError(f"{framing.damaged(NAME)} ({error})") from error
     return SentencePieceTokenizer(
-        proto, context_length, pad_token, lowercase, canonicalize, place
+        proto, context_length, pad_token, lowercase, canonicalize, repair, place
     )

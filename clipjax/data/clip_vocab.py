@@ -1,0 +1,193 @@
+"""The vocabulary of OpenAI's CLIP: 48,894 merges of bytes, from a file or a wheel.
+
+Radford et al. 2021 (arXiv:2103.00020). The vocabulary is no part of this project. The
+wheel `instant-clip-tokenizer` does not give its merges away, but spells every token,
+from which they follow; the file's SHA-256 says that they are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import heapq
+import importlib
+import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from clipjax.types import UserError
+
+FILE = "bpe_simple_vocab_16e6.txt.gz"
+URL = f"https://github.com/openai/CLIP/raw/main/clip/{FILE}"
+WHEEL = "wheel"
+MERGES = 48894
+SHA256 = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
+BYTES = 256
+FIRST = 2 * BYTES  # the id of the first merge, behind the bytes and the last bytes
+END_OF_WORD = "</w>"
+
+GONE = -1
+LOST = "\ufffd"
+# A token may begin and end within a character: bytes that make it whole.
+BEFORE = (b"", b"\xc2", b"\xe1", b"\xf1")
+AFTER = (
+    b"",
+    *(a + b for b in (b"", b"\x80", b"\x80\x80") for a in b"\x80 \xa0 \x90".split()),
+)
+
+
+class Merges:
+    """Encodes one word by ranked merges.
+
+    Symbols are ids: a byte is 0 to 255, the last byte of a word 256 more, and the merge
+    of rank r is 512 + r, so that the first merge to do is the one of the least id.
+    """
+
+    def __init__(self, lines: Iterable[str]):
+        symbols = byte_symbols()
+        ids = {symbol: i for i, symbol in enumerate(symbols.values())}
+        self._bytes = {byte: ids[symbol] for byte, symbol in symbols.items()}
+        ids |= {symbol + END_OF_WORD: BYTES + i for symbol, i in ids.items()}
+        self._pairs: dict[tuple[int, int], int] = {}
+        for new, line in enumerate(lines, start=FIRST):
+            first, second = line.split(" ")
+            self._pairs[ids[first], ids[second]] = new
+            ids[first + second] = new
+
+    def __call__(self, word: str) -> list[int]:
+        row = [self._bytes[byte] for byte in word.encode("utf-8", "replace")]
+        row[-1] += BYTES
+        return merge(row, self._pairs)
+
+
+def merge(row: Sequence[int], pairs: dict[tuple[int, int], int]) -> list[int]:
+    """Merges a row of ids, the least new id first and each from the left.
+
+    Takes n log(n) for n ids: captions of the web have words of 100,000 letters. A merge
+    only makes pairs of larger new ids, so that a heap has the right order.
+    """
+    ids, n = [*row], len(row)
+    before, after = [*range(-1, n - 1)], [*range(1, n + 1)]
+    heap = [
+        (pairs[pair], i)
+        for i, pair in enumerate(itertools.pairwise(ids))
+        if pair in pairs
+    ]
+    heapq.heapify(heap)
+    while heap:
+        new, i = heapq.heappop(heap)
+        j = after[i]
+        if j == n or pairs.get((ids[i], ids[j])) != new:
+            continue  # one of the two has been merged since
+        ids[i], ids[j] = new, GONE
+        after[i] = after[j]
+        if after[i] < n:
+            before[after[i]] = i
+        for left in (before[i], i):
+            right = after[left] if left >= 0 else n
+            if right < n and (found := pairs.get((ids[left], ids[right]))):
+                heapq.heappush(heap, (found, left))
+    return [i for i in ids if i != GONE]
+
+
+def byte_symbols() -> dict[int, str]:
+    """byte -> the printable character that stands for it in the file, in id order.
+
+    Bytes that are printable in Latin-1 stand for themselves and come first; the others
+    are the characters from U+0100 on.
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(BYTES) if byte not in plain]
+    symbols = {byte: chr(byte) for byte in plain}
+    return symbols | {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+
+
+def read_lines(place: str) -> list[str]:
+    """The merges that CLIP uses, two symbols a line.
+
+    place: a file, of which they are the first after the header line, or WHEEL.
+
+    Raises UserError for a place that has not got them.
+    """
+    if place == WHEEL:
+        return _of_wheel()
+    try:
+        data = pathlib.Path(place).expanduser().read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError) as error:
+        raise UserError(
+            f"tokenizer clip_bpe cannot read vocab={place} ({error}); download {URL}"
+        ) from error
+    lines = data.split(b"\n")[1 : 1 + MERGES]
+    if _hash(lines) != SHA256:
+        raise UserError(
+            f"tokenizer clip_bpe: {place} is not CLIP's vocabulary or is damaged; "
+            f"download {URL}"
+        )
+    return [line.decode("utf-8") for line in lines]
+
+
+def wheel() -> Any:
+    """The tokenizer of the wheel; raises UserError where it is missing."""
+    try:
+        return importlib.import_module("instant_clip_tokenizer").Tokenizer()
+    except ImportError as error:
+        raise UserError(
+            "tokenizer clip_bpe: pip install instant-clip-tokenizer in this environment"
+        ) from error
+
+
+@functools.cache
+def wheel_merges() -> Merges:
+    """The merges of the wheel, which take a second to find."""
+    return Merges(_of_wheel())
+
+
+@functools.cache
+def _of_wheel() -> list[str]:
+    """The merge that makes a token joins the two parts which those before it leave."""
+    decode = wheel().decode
+    symbols = byte_symbols()
+    byte_ids = {byte: i for i, byte in enumerate(symbols)}
+    ids = {symbol: i for i, symbol in enumerate(symbols.values())}
+    ids |= {symbol + END_OF_WORD: BYTES + i for symbol, i in ids.items()}
+    names = {i: name for name, i in ids.items()}
+    pairs: dict[tuple[int, int], int] = {}
+    for new in range(FIRST, FIRST + MERGES):
+        spelt = _spelling(decode, new, byte_ids)
+        last = spelt.endswith(b" ")
+        row = [byte_ids[byte] for byte in spelt.removesuffix(b" ")]
+        row[-1] += BYTES * last
+        parts = merge(row, pairs)
+        if len(parts) != 2:
+            break
+        pairs[parts[0], parts[1]] = new
+        names[new] = names[parts[0]] + names[parts[1]]
+    lines = [f"{names[first]} {names[second]}" for first, second in pairs]
+    if _hash([line.encode("utf-8") for line in lines]) != SHA256:
+        raise UserError(
+            "tokenizer clip_bpe: this version of instant-clip-tokenizer has another "
+            f"vocabulary than CLIP's; download {URL} and name it by "
+            f"--config.data.tokenizer.vocab"
+        )
+    return lines
+
+
+def _spelling(decode: Any, token: int, byte_ids: dict[int, int]) -> bytes:
+    """The bytes of a token, a blank behind the last of a word."""
+    spelt = decode([token])
+    if LOST in spelt:
+        for before, after in itertools.product(BEFORE, AFTER):
+            row = [*(byte_ids[b] for b in before), token, *(byte_ids[b] for b in after)]
+            whole = decode(row)
+            if LOST not in whole:
+                data = whole.encode("utf-8")
+                return data[len(before) : len(data) - len(after)]
+    return spelt.encode("utf-8")  # LOST itself is a token too
+
+
+def _hash(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\n".join([*lines, b""])).hexdigest()
