@@ -21,6 +21,10 @@ SET_PATH = (
     "--config.data.eval.path=FOLDER or --config.evals.LABEL.data.path=FOLDER); "
     "docs/data.md says how to get some"
 )
+ADDRESSES = (
+    "lists addresses of images, not images: download them with img2dataset "
+    "(docs/data.md has the command)"
+)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import pathlib
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Listed:
         """Reads one image; raises BadExample, naming it, where it is broken."""
         captions = self.captions_of(index)
         key = self.key_of(index)
-        image = files.read_bytes(self._folder / self._names[index], key)
+        image = files.read_bytes(_file(self._folder, self._names[index]), key)
         return Example(image=image, captions=captions, key=key)
 
     def captions_of(self, index: int) -> tuple[str, ...]:
@@ -109,6 +110,17 @@ def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]
     return found
 
 
+def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The file of an image, also where its name's accents are characters of their own
+    in the list and not on the disk, or the other way (macOS unpacks so).
+    """
+    place = folder / name
+    if name.isascii() or place.is_file():
+        return place
+    others = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    return next((other for other in others if other.is_file()), place)
+
+
 def _find_images(
     base: pathlib.Path,
     images: str,
@@ -127,7 +139,7 @@ def _find_images(
         folders = [base / name for name in usual if (base / name).is_dir()]
     # Name by name, since the first may be the one that is missing in every folder.
     for name, folder in itertools.product(names, folders):
-        if (folder / name).is_file():
+        if _file(folder, name).is_file():
             return folder
     tried = ", ".join(str(folder) for folder in folders[:4]) or str(base)
     raise UserError(
