@@ -64,7 +64,7 @@ def make(
         listed, problems = class_files.labels(table, _images(place))
     own, train = sorted(listed) or _folders(place), _folders(base / "train")
     classes = train if set(own) <= set(train) else own
-    names = classes
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
     if class_names_file:
         table = files.inside(base, class_names_file, "class_names_file")
         names = class_files.names(table, classes)
