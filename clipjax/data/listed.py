@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pathlib
 import unicodedata
 from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, subset
+from clipjax.data import files, strings, subset
 from clipjax.data.tables import Entry
 from clipjax.types import BadExample, Example, UserError
 
@@ -37,10 +38,15 @@ class Listed:
         self, folder: pathlib.Path, entries: dict[str, Entry], problems: list[str]
     ):
         self._folder = folder
-        self._names = list(entries)
-        self._entries = list(entries.values())
+        found = entries.values()
+        self._names = strings.Strings(entries)
+        self._faults = {i: e.fault for i, e in enumerate(found) if e.fault}
+        good = [() if entry.fault else entry.captions for entry in found]
+        self._captions = strings.Strings(itertools.chain.from_iterable(good))
+        # Where the captions of each begin, and of the last end.
+        self._starts = np.cumsum([0, *map(len, good)])
         self.problems = problems
-        self.caption_counts = np.array([e.rows for e in self._entries], np.int32)
+        self.caption_counts = np.array([entry.rows for entry in found], np.int32)
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
@@ -57,10 +63,11 @@ class Listed:
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """The captions of an example, without its image; raises as that does."""
-        entry = self._entries[files.position(index, len(self))]
-        if entry.fault:
-            raise BadExample(entry.fault, self.key_of(index))
-        return tuple(entry.captions)
+        index = files.position(index, len(self))
+        if index in self._faults:
+            raise BadExample(self._faults[index], self.key_of(index))
+        first, end = self._starts[index : index + 2].tolist()
+        return tuple(self._captions[i] for i in range(first, end))
 
     def key_of(self, index: int) -> str:
         """The key of an example, without reading it."""
@@ -142,7 +149,14 @@ def _find_images(
         if _file(folder, name).is_file():
             return folder
     tried = ", ".join(str(folder) for folder in folders[:4]) or str(base)
+    held = [
+        name
+        for folder in folders
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(files.IMAGE_SUFFIXES)
+    ]
+    seen = f" (there is {held[0]!r})" if held else ""
     raise UserError(
-        f"no image of {table} (such as {names[0]!r}) is in {tried}; set the option "
-        f"images to their folder"
+        f"no image of {table} (such as {names[0]!r}) is in {tried}{seen}; set the "
+        f"option images to their folder"
     )

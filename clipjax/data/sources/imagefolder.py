@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from clipjax.data import class_files, files, subset
+from clipjax.data import class_files, files, strings, subset
 from clipjax.types import Example, UserError
 
 SUFFIXES = (*files.IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -128,7 +128,7 @@ class ImageFolder:
         problems: list[str],
     ):
         self._base = base
-        self._paths = paths
+        self._paths = strings.Strings(paths)
         self._labels = labels
         self.problems = problems
         self._captions = caption_templates
