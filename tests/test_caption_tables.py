@@ -236,3 +236,13 @@ def test_accents_written_in_another_way(forms, tmp_path):
     dataset_tools.images(tmp_path, [there])
     (tmp_path / "captions.csv").write_text(f"image,caption\n{listed},x\n")
     check_contract(captions.make("all", path=str(tmp_path)))
+
+
+def test_split_lists_without_suffixes(tmp_path):
+    """As the lists of the Flickr30k Entities have them."""
+    dataset_tools.flickr30k(tmp_path)
+    first, second, *_ = dataset_tools.FLICKR30K
+    (tmp_path / "test.txt").write_text(f"{second[:-4]}\n{first}\n31415\n")
+    source = captions.make("test", path=str(tmp_path), split_file="test.txt")
+    assert keys(source) == [first, second]
+    assert source.problems == ["1 names of test.txt are not in the table"]
