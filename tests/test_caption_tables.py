@@ -207,6 +207,20 @@ def test_quotes_in_tables(tmp_path):
     assert tables.read(place, "", "")[0]["a.jpg"].captions == ['x; "y"\nz']
 
 
+def test_a_table_of_tabs_with_quotes_all_over(tmp_path):
+    place = tmp_path / "t.tsv"
+    place.write_text('"image"\t"caption"\n"a.jpg"\t"A\tdog ""x""\nruns"\n')
+    entries, problems = tables.read(place, "", "")
+    assert entries["a.jpg"].captions == ['A\tdog "x"\nruns'] and problems == []
+
+
+@pytest.mark.parametrize("option", ["table", "split_file"])
+def test_a_file_that_cannot_be_read(option, tmp_path):
+    dataset_tools.flickr30k(tmp_path)
+    with pytest.raises(UserError, match="^cannot read /proc/self/mem: "):
+        captions.make("all", path=str(tmp_path), **{option: "/proc/self/mem"})
+
+
 def test_a_comma_too_many_before_the_last_column_breaks_its_image(tmp_path):
     place = tmp_path / "t.csv"
     place.write_text("image,caption,from\na.jpg,A dog, wet,me\nb.jpg,A cat,me\n")

@@ -106,7 +106,7 @@ def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]
     Raises UserError for another file, naming what it lacks.
     """
     # Bytes that are not UTF-8 become surrogates, so that they mark their image alone.
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    text = files.content(path).decode("utf-8-sig", "surrogateescape")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

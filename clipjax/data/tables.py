@@ -82,7 +82,7 @@ def read(
     Raises UserError for a table that is empty, has no such columns, is UTF-16, or has a
     quote that is never closed. A row that is merely broken marks its own image.
     """
-    raw = path.read_bytes()
+    raw = files.content(path)
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path} is UTF-16 text: save it as UTF-8")
     # Bytes that are not UTF-8 become surrogates, so that they mark their row alone.
@@ -130,7 +130,8 @@ def _rows(
                 yield (match[1].strip() if match else ""), None
         return
     delimiter, header = _dialect(path, first, image_column, caption_column)
-    rows = _csv(path, text, delimiter) if delimiter in ",;" else _split(text, delimiter)
+    quoted = delimiter in ",;" or first.startswith('"')  # in the others, all or none
+    rows = _csv(path, text, delimiter) if quoted else _split(text, delimiter)
     width = len(next(rows)) if header else 0
     for row in rows:
         if header is None and not width and delimiter in ",;":  # name, number?, caption
