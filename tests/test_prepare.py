@@ -343,7 +343,7 @@ def test_verify_lists_all_that_is_broken(pairs, capsys):
     assert ": 0 broken" in told(capsys)
 
 
-def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys):
+def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys, monkeypatch):
     run("convert", *PAIRS, "--out=o")
     shard = pathlib.Path("o/all-00000.arrayrecord")
     data = bytearray(shard.read_bytes())
@@ -354,6 +354,15 @@ def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys):
     printed = told(capsys)
     assert "all-00000.arrayrecord: its SHA-256 is not" in printed
     assert ": 1 broken, 1 problem(s)" in printed
+    argv = "verify", "--data=arrayrecord", "--data.path=o", "--split=all"
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "altered", unreadable)
+        line = failure(capsys, prepare.main, *argv)
+    assert "cannot go on at the data: Permission denied" in line
+
+
+def unreadable(*_):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_examples_that_break_the_source_s_promises():

@@ -157,7 +157,8 @@ class ImageFolder:
 
     def captions_of(self, index: int) -> list[str]:
         """The captions of an example, without its image."""
-        name = self.class_names["class"][self._labels[index]]
+        label = self._labels[files.position(index, len(self))]
+        name = self.class_names["class"][label]
         return [template.replace("{}", name) for template in self._captions]
 
 
