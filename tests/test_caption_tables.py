@@ -217,8 +217,15 @@ def test_a_table_of_tabs_with_quotes_all_over(tmp_path):
 @pytest.mark.parametrize("option", ["table", "split_file"])
 def test_a_file_that_cannot_be_read(option, tmp_path):
     dataset_tools.flickr30k(tmp_path)
-    with pytest.raises(UserError, match="^cannot read /proc/self/mem: "):
-        captions.make("all", path=str(tmp_path), **{option: "/proc/self/mem"})
+    place = "/proc/self/mem"
+    files = {"table": "", "split_file": "", option: place}
+    with pytest.raises(UserError, match=f"^cannot read {place}: "):
+        captions.make(
+            "all",
+            path=str(tmp_path),
+            table=files["table"],
+            split_file=files["split_file"],
+        )
 
 
 def test_a_comma_too_many_before_the_last_column_breaks_its_image(tmp_path):
@@ -242,6 +249,8 @@ def test_a_table_of_addresses_is_told(text, tmp_path):
     (tmp_path / "t.tsv").write_text(text)
     with pytest.raises(UserError, match="download them with img2dataset"):
         captions.make("all", path=str(tmp_path))
+    with pytest.raises(UserError, match="no columns 'photo' and 'for captions'"):
+        captions.make("all", path=str(tmp_path), image_column="photo")
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])

@@ -218,7 +218,7 @@ def _dialect(
 def _no_columns(
     path: pathlib.Path, line: str, image_column: str, caption_column: str
 ) -> UserError:
-    if ADDRESS.search(line):
+    if not image_column and ADDRESS.search(line):
         return UserError(f"{path} {files.ADDRESSES}")
     if image_column or caption_column:
         return UserError(
