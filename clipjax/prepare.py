@@ -6,6 +6,7 @@ python -m clipjax.prepare convert --data=captions --data.path=DATA/flickr8k --ou
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import time
@@ -103,6 +104,8 @@ def main(argv: list[str]) -> int:
     splits = [split for split in values.split.split(",") if split]
     if action in ("inspect", "verify") and len(splits) > 1 or not splits:
         raise UserError(f"--split={values.split}: give one split")
+    if action == "convert" and values.out_split and len(splits) > 1:
+        raise UserError(f"--out_split={values.out_split}: give one --split with it")
     if values.threads < 1:
         raise UserError(f"--threads={values.threads}: use 1 or more")
 
@@ -110,15 +113,37 @@ def main(argv: list[str]) -> int:
 
     options = source_words.options(name, given, "--data.")
     make = registry.load("data", name)
+    if "path" in registry.options(make) and not options.get("path"):
+        raise UserError("no --data.path given: the folder of the data")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     status = 0
-    for split in splits:
-        source = make(split, **options)
+    # All before the first is written, so that a wrong name is told at once.
+    sources = {split: make(split, **options) for split in splits}
+    for split, source in sources.items():
         described = {"data": name, "split": split, **options}
-        status |= ACTIONS[action](console, source, described, values)
+        try:
+            status |= ACTIONS[action](console, source, described, values)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(_failed(error, action, values)) from error
     if action in ("convert", "tiny"):
         console.print(f"use: --config FILE.py:{_use(values)}")
     return status
+
+
+def _failed(error: OSError, action: str, values: Any) -> str:
+    """What the system refused, such as to write to a full disk, and what to do."""
+    why = error.strerror or str(error)
+    place = error.filename or getattr(values, "out", "the data")
+    fix = "choose another --out"
+    if action == "verify":
+        fix = "see that it can be read"
+    elif os.strerror(errno.ENOSPC) in why:
+        fix = "make room"
+        if action == "convert":
+            fix += " and start the same again, which keeps the finished shards"
+    return f"cannot go on at {place}: {why}; {fix}"
 
 
 def _use(values: Any) -> str:
@@ -325,9 +350,6 @@ def _tiny(
     counts = subset.write_folders(part, split, out, fit, values.threads)
     listing = ", ".join(f"{name} {count}" for name, count in counts.items())
     console.print(f"{split}: {len(part)} images in {out / split}: {listing}")
-    console.print(
-        f"use: --config FILE.py:data=imagefolder --config.data.train.path={out}"
-    )
     return 0
 
 

@@ -1,6 +1,7 @@
 """Caption tables as distributed: official lists of Flickr8k, Flickr30k, JSON lines."""
 
 import json
+import unicodedata
 
 import dataset_tools
 import pytest
@@ -166,3 +167,105 @@ def test_columns_of_json_lines(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("image,caption\n")
     with pytest.raises(UserError, match="none of its lines is a JSON object"):
         captions.make("all", path=path)
+
+
+MADE_BY_HAND = {  # a table as people write them -> captions of a.jpg and b.jpg
+    "commas": 'image,caption\na.jpg,A dog, wet\nb.jpg,"A cat, dry"\n',
+    "no header": 'a.jpg,A dog, wet\nb.jpg,"A cat, dry"\n',
+    "numbered": "a.jpg,0,A dog, wet\nb.jpg,0,A cat, dry\n",
+    "spaces": 'image, caption\na.jpg, "A dog, wet"\nb.jpg, A cat, dry\n',
+    "more commas": "image,caption\na.jpg,A dog, wet,,\nb.jpg,A cat, dry,,,\n",
+    "semicolons": "\ufeffimage;caption\r\na.jpg;A dog, wet\r\nb.jpg;A cat, dry\r\n",
+    "semicolons alone": 'a.jpg;A dog, wet\nb.jpg;"A cat, dry"\n',
+}
+
+
+@pytest.mark.parametrize("form", MADE_BY_HAND)
+def test_tables_as_people_write_them(form, tmp_path):
+    place = tmp_path / "t.csv"
+    place.write_text(MADE_BY_HAND[form], encoding="utf-8", newline="")
+    entries, problems = tables.read(place, "", "")
+    found = {name: entry.captions for name, entry in entries.items()}
+    assert found == {"a.jpg": ["A dog, wet"], "b.jpg": ["A cat, dry"]}
+    assert problems == []
+
+
+def test_quotes_in_tables(tmp_path):
+    place = tmp_path / "t.tsv"
+    place.write_text(
+        'image\tcaption\na.jpg\t"A ""big"" dog"\na.jpg\t"quoted"\na.jpg\t""\n'
+        'b.jpg\tthe 6" pipe\tbent\n'
+    )
+    entries, _ = tables.read(place, "", "")
+    assert entries["a.jpg"].captions == ['A "big" dog', '"quoted"', '""']
+    assert entries["b.jpg"].captions == ['the 6" pipe\tbent']
+    place = tmp_path / "t.csv"
+    place.write_text('image;caption\na.jpg;"x; ""y""\nz"\nb.jpg;"open\nc.jpg;x\n')
+    with pytest.raises(UserError, match="line 4: a quote is never closed"):
+        tables.read(place, "", "")
+    place.write_text('image;caption\na.jpg;"x; ""y""\nz"\n')
+    assert tables.read(place, "", "")[0]["a.jpg"].captions == ['x; "y"\nz']
+
+
+def test_a_table_of_tabs_with_quotes_all_over(tmp_path):
+    place = tmp_path / "t.tsv"
+    place.write_text('"image"\t"caption"\n"a.jpg"\t"A\tdog ""x""\nruns"\n')
+    entries, problems = tables.read(place, "", "")
+    assert entries["a.jpg"].captions == ['A\tdog "x"\nruns'] and problems == []
+
+
+@pytest.mark.parametrize("option", ["table", "split_file"])
+def test_a_file_that_cannot_be_read(option, tmp_path):
+    dataset_tools.flickr30k(tmp_path)
+    place = "/proc/self/mem"
+    files = {"table": "", "split_file": "", option: place}
+    with pytest.raises(UserError, match=f"^cannot read {place}: "):
+        captions.make(
+            "all",
+            path=str(tmp_path),
+            table=files["table"],
+            split_file=files["split_file"],
+        )
+
+
+def test_a_comma_too_many_before_the_last_column_breaks_its_image(tmp_path):
+    place = tmp_path / "t.csv"
+    place.write_text("image,caption,from\na.jpg,A dog, wet,me\nb.jpg,A cat,me\n")
+    entries, problems = tables.read(place, "", "")
+    assert "no caption field, or too many" in entries["a.jpg"].fault
+    assert entries["b.jpg"].captions == ["A cat"]
+    assert problems == ["1 images with a caption that cannot be read"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a bus station\thttp://example.org/a.jpg\n",  # CC3M
+        "https://example.org/a.jpg\ta bus station\n",  # CC12M
+        "url,caption\nx,y\n",
+    ],
+)
+def test_a_table_of_addresses_is_told(text, tmp_path):
+    (tmp_path / "t.tsv").write_text(text)
+    with pytest.raises(UserError, match="download them with img2dataset"):
+        captions.make("all", path=str(tmp_path))
+    with pytest.raises(UserError, match="no columns 'photo' and 'for captions'"):
+        captions.make("all", path=str(tmp_path), image_column="photo")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_written_in_another_way(forms, tmp_path):
+    listed, there = (unicodedata.normalize(form, "caf\u00e9.jpg") for form in forms)
+    dataset_tools.images(tmp_path, [there])
+    (tmp_path / "captions.csv").write_text(f"image,caption\n{listed},x\n")
+    check_contract(captions.make("all", path=str(tmp_path)))
+
+
+def test_split_lists_without_suffixes(tmp_path):
+    """As the lists of the Flickr30k Entities have them."""
+    dataset_tools.flickr30k(tmp_path)
+    first, second, *_ = dataset_tools.FLICKR30K
+    (tmp_path / "test.txt").write_text(f"{second[:-4]}\n{first}\n31415\n")
+    source = captions.make("test", path=str(tmp_path), split_file="test.txt")
+    assert keys(source) == [first, second]
+    assert source.problems == ["1 names of test.txt are not in the table"]

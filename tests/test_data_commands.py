@@ -85,6 +85,22 @@ def classes(folder):
         (folder / split / "n01496331" / "0.JPEG").write_bytes(jpeg())
 
 
+def imagenet(folder):
+    """As classes, with the validation images in one folder."""
+    names = ("n01440764", "n01443537", "n01484850")
+    rows = []
+    for i, name in enumerate(names):
+        (folder / "train" / name).mkdir(parents=True)
+        (folder / "train" / name / f"{name}_18.JPEG").write_bytes(jpeg(i))
+        (folder / "val").mkdir(exist_ok=True)
+        place = folder / "val" / f"ILSVRC2012_val_{i + 1:08}.JPEG"
+        place.write_bytes(jpeg(i))
+        rows.append(f"{place.stem},{name} 111 108 230 190 \n")
+    (folder / "../../../LOC_val_solution.csv").write_text(
+        "ImageId,PredictionString\n" + "".join(rows)
+    )
+
+
 def records(folder):
     captions(folder.parent / "source")
     for split in ("train", "val"):
@@ -131,6 +147,7 @@ BUILDERS = {
     "data/cc3m_files": img2dataset("files"),
     "data/cc3m_parquet": img2dataset("parquet"),
     "data/imagenet": classes,
+    "data/ILSVRC/Data/CLS-LOC": imagenet,
 }
 # Examples of the training and the evaluation source.
 SIZES = {
@@ -146,6 +163,7 @@ SIZES = {
     "data/cc3m_files": (396, 2),
     "data/cc3m_parquet": (396, 2),
     "data/imagenet": (16, 11),
+    "data/ILSVRC/Data/CLS-LOC": (3, 3),
 }
 
 

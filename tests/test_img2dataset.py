@@ -106,7 +106,7 @@ def test_folders_that_hold_something_else(tmp_path):
     dataset_tools.img2dataset(tmp_path, "webdataset")
     for shard in ("00000.tar", "00001.tar"):
         (tmp_path / shard).unlink()
-    with pytest.raises(UserError, match="no column of images, but url, caption, key"):
+    with pytest.raises(UserError, match="addresses of images.*with img2dataset"):
         img2dataset.make("train", path=path)
     (tmp_path / "00000").mkdir()
     with pytest.raises(UserError, match="the 1 shards of .* hold no images"):

@@ -1,5 +1,6 @@
 """python -m clipjax.prepare: what it writes, what survives a kill, what it refuses."""
 
+import errno
 import html.parser
 import json
 import os
@@ -12,12 +13,12 @@ import tarfile
 import numpy as np
 import pytest
 from image_tools import encoded, picture
-from PIL import Image
+from PIL import Image, ImageFont
 from test_commands import failure
 
 from clipjax import prepare
-from clipjax.data import images
-from clipjax.data.prepare import convert, subset, survey, writing
+from clipjax.data import images, records
+from clipjax.data.prepare import convert, sheet, subset, survey, writing
 from clipjax.data.sources import arrayrecord, captions, imagefolder, scenes, webdataset
 from clipjax.types import BadExample, Example, UserError
 
@@ -245,6 +246,62 @@ def test_conversions_that_do_not_fit_are_refused():
         converted("o", Counting(23))
 
 
+def test_what_stands_in_the_way_is_told_in_one_line(pairs, capsys):
+    argv = ["convert", *PAIRS, "--out=o"]
+    pathlib.Path("o").mkdir()
+    for text in ('{"images": []}', '{"made": 3}', '{"cut', "[]"):
+        pathlib.Path("o/all.json").write_text(text)
+        assert "another origin" in failure(capsys, prepare.main, *argv)
+    pathlib.Path("o/all.json").unlink()
+    run(*argv)
+    pathlib.Path("o/all-00000.arrayrecord").unlink()
+    line = failure(capsys, prepare.main, *argv)
+    assert "all-00000.arrayrecord is missing" in line and "delete o/all.json" in line
+    pathlib.Path("file").write_text("")
+    for action in ("convert", "inspect"):
+        line = failure(capsys, prepare.main, action, *PAIRS, "--out=file/x")
+        assert "file/x" in line and "choose another --out" in line
+    line = failure(capsys, prepare.main, *argv[:3], "--split=all,al", "--out=p")
+    assert "'al'" in line and not pathlib.Path("p").exists()
+
+
+@pytest.mark.parametrize("to", ["arrayrecord", "tar"])
+def test_a_full_disk_is_told_and_what_is_finished_kept(to, pairs, capsys, monkeypatch):
+    del pairs
+    full = errno.ENOSPC, os.strerror(errno.ENOSPC)
+
+    class Full:
+        written = 0
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def close(self):
+            self.inner.close()
+            if Full.written > 2:
+                if to == "tar":
+                    raise OSError(*full)
+                raise RuntimeError(f"write() failed: {full[1]}; at byte 3; closing")
+
+    def limited(open_file):
+        def opened(*args, **options):
+            made = Full()
+            made.inner = open_file(*args, **options)
+            Full.written += 1
+            return made
+
+        return opened
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "writer", limited(records.writer))
+        patch.setattr(tarfile, "open", limited(tarfile.open))
+        argv = ["convert", *PAIRS, "--out=o", f"--to={to}", "--shard_size=2"]
+        line = failure(capsys, prepare.main, *argv)
+    assert full[1] in line and "make room and start the same again" in line
+    run(*argv)
+    assert "2 of the shards kept" in told(capsys)
+
+
 def test_two_processes_do_not_write_the_same():
     import fcntl
 
@@ -286,7 +343,7 @@ def test_verify_lists_all_that_is_broken(pairs, capsys):
     assert ": 0 broken" in told(capsys)
 
 
-def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys):
+def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys, monkeypatch):
     run("convert", *PAIRS, "--out=o")
     shard = pathlib.Path("o/all-00000.arrayrecord")
     data = bytearray(shard.read_bytes())
@@ -297,6 +354,15 @@ def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys):
     printed = told(capsys)
     assert "all-00000.arrayrecord: its SHA-256 is not" in printed
     assert ": 1 broken, 1 problem(s)" in printed
+    argv = "verify", "--data=arrayrecord", "--data.path=o", "--split=all"
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "altered", unreadable)
+        line = failure(capsys, prepare.main, *argv)
+    assert "cannot go on at the data: Permission denied" in line
+
+
+def unreadable(*_):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_examples_that_break_the_source_s_promises():
@@ -397,10 +463,35 @@ def test_inspect_writes_a_sheet_and_a_page(pairs, capsys):
     assert files_of("look") == files_of("again")
 
 
-def test_inspect_of_classes(capsys):
-    run("inspect", "--data=scenes", "--split=attributes", "--data.eval_size=30")
-    printed = told(capsys)
-    assert "colour: 8 classes" in printed and "inspection/attributes.html" in printed
+def test_a_folder_s_name_that_is_no_utf8_is_shown(capsys):
+    folder = b"odd/train/caf\xe9"
+    os.makedirs(folder)
+    with open(folder + b"/1.jpg", "wb") as file:
+        file.write(encoded(picture(8, 8), "JPEG"))
+    odd = ("--data=imagefolder", "--data.path=odd")
+    run("inspect", *odd, "--out=look")
+    assert "caf\\udce9" in pathlib.Path("look/train.html").read_text()
+    run("convert", *odd, "--out=o")
+    assert arrayrecord.make("train", path="o").class_names["class"] == ["caf\\udce9"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_letters_on_the_sheet(there, monkeypatch):
+    if not there:  # a system without fonts
+        usual = ImageFont.truetype
+
+        def truetype(font, *args, **options):
+            if isinstance(font, str):
+                raise OSError
+            return usual(font, *args, **options)
+
+        monkeypatch.setattr(ImageFont, "truetype", truetype)
+    font = sheet._font(13)
+    assert sheet._spelled("a dog", font) == "a dog"
+    lacking = bytes(font.getmask("\uffff"))
+    spelled = sheet._spelled("Caf\u00e9 a\u0301", font)
+    assert spelled in ("Caf\u00e9 \u00e1", "Cafe a")
+    assert lacking not in [bytes(font.getmask(char)) for char in spelled]
 
 
 # tiny
@@ -484,7 +575,7 @@ def test_tiny_takes_what_there_is():
             ["verify", "--data=scenes", "--data.size=many"],
             ["--data.size='many'", "int"],
         ),
-        (["verify", "--data=captions"], ["no folder of images and captions"]),
+        (["verify", "--data=captions"], ["no --data.path given"]),
         (["verify", "--data=scenes", "--split=foo"], ["foo"]),
         (["verify", "--data=scenes", "--split=train,val"], ["give one split"]),
         (["verify", "--data=scenes", "--out=x"], ["unknown flag '--out=x'"]),
@@ -495,6 +586,11 @@ def test_tiny_takes_what_there_is():
         (["verify", "--data=scenes", "--threads=0"], ["--threads=0"]),
         (["verify", "--data=scenes", "--threads=x"], ["threads"]),
         (["convert", "--data=scenes"], ["no --out given"]),
+        (
+            ["convert", "--data=scenes", "--out=o", "--split=train,val"]
+            + ["--out_split=x"],
+            ["--out_split=x: give one --split"],
+        ),
         (["convert", "--data=scenes", "--out=o", "--to=zip"], ["--to=zip"]),
         (["convert", "--data=scenes", "--out=o", "--quality=99"], ["--quality=99"]),
         (["convert", "--data=scenes", "--out=o", "--resize=-1"], ["--resize=-1"]),

@@ -242,6 +242,7 @@ def test_keys_of_no_example_are_counted(tmp_path, caplog):
         '{"key": "tiny/1", "captions": []}',
         '{"key": "tiny/1", "captions": [" "]}',
         '{"key": "tiny/1", "captions": [3]}',
+        pytest.param("[" * 200_000, id="deep"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line):

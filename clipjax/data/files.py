@@ -21,6 +21,10 @@ SET_PATH = (
     "--config.data.eval.path=FOLDER or --config.evals.LABEL.data.path=FOLDER); "
     "docs/data.md says how to get some"
 )
+ADDRESSES = (
+    "lists addresses of images, not images: download them with img2dataset "
+    "(docs/data.md has the command)"
+)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 logger = logging.getLogger(__name__)
@@ -59,12 +63,20 @@ def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
     return place
 
 
+def content(path: pathlib.Path) -> bytes:
+    """The content of a file that the data cannot do without; raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
 def read_lines(path: pathlib.Path) -> list[str]:
     """The lines of a UTF-8 text file without their ends; blank lines at the end go.
 
     Raises UserError for another encoding.
     """
-    return lines_of(path.read_bytes(), str(path))
+    return lines_of(content(path), str(path))
 
 
 def lines_of(raw: bytes, address: str) -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pathlib
+import unicodedata
 from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, subset
+from clipjax.data import files, strings, subset
 from clipjax.data.tables import Entry
 from clipjax.types import BadExample, Example, UserError
 
@@ -36,10 +38,15 @@ class Listed:
         self, folder: pathlib.Path, entries: dict[str, Entry], problems: list[str]
     ):
         self._folder = folder
-        self._names = list(entries)
-        self._entries = list(entries.values())
+        found = entries.values()
+        self._names = strings.Strings(entries)
+        self._faults = {i: e.fault for i, e in enumerate(found) if e.fault}
+        good = [() if entry.fault else entry.captions for entry in found]
+        self._captions = strings.Strings(itertools.chain.from_iterable(good))
+        # Where the captions of each begin, and of the last end.
+        self._starts = np.cumsum([0, *map(len, good)])
         self.problems = problems
-        self.caption_counts = np.array([e.rows for e in self._entries], np.int32)
+        self.caption_counts = np.array([entry.rows for entry in found], np.int32)
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
@@ -51,15 +58,16 @@ class Listed:
         """Reads one image; raises BadExample, naming it, where it is broken."""
         captions = self.captions_of(index)
         key = self.key_of(index)
-        image = files.read_bytes(self._folder / self._names[index], key)
+        image = files.read_bytes(_file(self._folder, self._names[index]), key)
         return Example(image=image, captions=captions, key=key)
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """The captions of an example, without its image; raises as that does."""
-        entry = self._entries[files.position(index, len(self))]
-        if entry.fault:
-            raise BadExample(entry.fault, self.key_of(index))
-        return tuple(entry.captions)
+        index = files.position(index, len(self))
+        if index in self._faults:
+            raise BadExample(self._faults[index], self.key_of(index))
+        first, end = self._starts[index : index + 2].tolist()
+        return tuple(self._captions[i] for i in range(first, end))
 
     def key_of(self, index: int) -> str:
         """The key of an example, without reading it."""
@@ -98,7 +106,7 @@ def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]
     Raises UserError for another file, naming what it lacks.
     """
     # Bytes that are not UTF-8 become surrogates, so that they mark their image alone.
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    text = files.content(path).decode("utf-8-sig", "surrogateescape")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -107,6 +115,17 @@ def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]
         if not isinstance(found, dict) or not isinstance(found.get(name), list):
             raise UserError(f"{path} has no list {name!r}: it is of another form")
     return found
+
+
+def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The file of an image, also where its name's accents are characters of their own
+    in the list and not on the disk, or the other way (macOS unpacks so).
+    """
+    place = folder / name
+    if name.isascii() or place.is_file():
+        return place
+    others = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    return next((other for other in others if other.is_file()), place)
 
 
 def _find_images(
@@ -127,10 +146,17 @@ def _find_images(
         folders = [base / name for name in usual if (base / name).is_dir()]
     # Name by name, since the first may be the one that is missing in every folder.
     for name, folder in itertools.product(names, folders):
-        if (folder / name).is_file():
+        if _file(folder, name).is_file():
             return folder
     tried = ", ".join(str(folder) for folder in folders[:4]) or str(base)
+    held = [
+        name
+        for folder in folders
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(files.IMAGE_SUFFIXES)
+    ]
+    seen = f" (there is {held[0]!r})" if held else ""
     raise UserError(
-        f"no image of {table} (such as {names[0]!r}) is in {tried}; set the option "
-        f"images to their folder"
+        f"no image of {table} (such as {names[0]!r}) is in {tried}{seen}; set the "
+        f"option images to their folder"
     )

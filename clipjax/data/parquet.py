@@ -57,6 +57,8 @@ def scan(path: pathlib.Path, image_column: str, caption_column: str) -> Rows:
     names = file.schema_arrow.names
     image = _column(path, names, "image_column", image_column, IMAGE_COLUMNS)
     if not image:
+        if any(name.lower() == "url" for name in names):
+            raise UserError(f"{path} {files.ADDRESSES}")
         raise UserError(
             f"{path} has no column of images, but {', '.join(names)}; set the option "
             f"image_column"

@@ -1,8 +1,9 @@
 """Caption tables: which captions belong to which image, from the usual text forms.
 
 Four forms are known, told apart by their first line:
-- delimited by tab, bar or comma, with or without a header (`image,caption` of Flickr8k,
-  `image_name| comment_number| comment` of Flickr30k); quotes count only with commas;
+- delimited by tab, bar, comma or semicolon, with or without a header (`image,caption`
+  of Flickr8k, `image_name| comment_number| comment` of Flickr30k); quotes around what
+  holds delimiters or lines count only with commas and semicolons;
 - `name.jpg#0<TAB>caption` (Flickr8k.token.txt, results_20130124.token);
 - JSON lines, `{"image": "a.jpg", "caption": "..."}` or `"captions": ["...", ...]`.
 """
@@ -34,7 +35,10 @@ TOKEN_NAME = re.compile(r"(\S.*?)#\d")
 TOKEN_LINE = re.compile(r"(\S.*?)#\d+\t(.*)", re.DOTALL)
 # Flickr30k's results.csv has a row without its second bar: "4   A dog runs ...".
 LOST_BAR = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
-NEXT_ROW = re.compile(r"\n[^,\n\"]+\.(jpe?g|png|webp),", re.IGNORECASE)
+NEXT_ROW = re.compile(r"\n[^,;\n\"]+\.(jpe?g|png|webp)[,;]", re.IGNORECASE)
+QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
+ADDRESS = re.compile(r"https?://|\burl\b", re.IGNORECASE)
+DELIMITERS = "\t|,;"
 
 
 @dataclasses.dataclass
@@ -78,7 +82,7 @@ def read(
     Raises UserError for a table that is empty, has no such columns, is UTF-16, or has a
     quote that is never closed. A row that is merely broken marks its own image.
     """
-    raw = path.read_bytes()
+    raw = files.content(path)
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path} is UTF-16 text: save it as UTF-8")
     # Bytes that are not UTF-8 become surrogates, so that they mark their row alone.
@@ -94,7 +98,7 @@ def read(
             continue
         entry = entries.setdefault(name, Entry())
         if caption is None:
-            entry.mark("a row of the caption table has no caption field")
+            entry.mark("a row of the caption table has no caption field, or too many")
         elif not entry.add(caption):
             empty += 1
     if not entries:
@@ -126,20 +130,38 @@ def _rows(
                 yield (match[1].strip() if match else ""), None
         return
     delimiter, header = _dialect(path, first, image_column, caption_column)
-    rows = _csv(path, text) if delimiter == "," else _split(text, delimiter)
-    if header:
-        next(rows)
-    image_at, caption_at = header or (0, -1)
+    quoted = delimiter in ",;" or first.startswith('"')  # in the others, all or none
+    rows = _csv(path, text, delimiter) if quoted else _split(text, delimiter)
+    width = len(next(rows)) if header else 0
     for row in rows:
+        if header is None and not width and delimiter in ",;":  # name, number?, caption
+            width = 3 if len(row) > 2 and row[1].strip().isdigit() else 2
+        image_at, caption_at = header or (0, width - 1)
+        while width and len(row) > width and not row[-1].strip():
+            row.pop()
         name = row[image_at].strip() if image_at < len(row) else ""
         if delimiter == "|" and len(row) == 2 and (header or (0, 2)) == (0, 2):
             match = LOST_BAR.fullmatch(row[1])
             caption = match[1] if match else None
         elif caption_at >= len(row) or len(row) < 2:
             caption = None
+        elif 0 < width < len(row):
+            caption = _rest(row, caption_at, width, delimiter)
         else:
             caption = row[caption_at]
-        yield name, caption if caption is None else caption.strip()
+        yield name, caption.strip() if isinstance(caption, str) else caption
+
+
+def _rest(row: list[str], caption_at: int, width: int, delimiter: str) -> str | None:
+    """The caption of a row with more fields than columns: one that holds delimiters
+    without being quoted, or whose quotes come after a space. None where it is not the
+    last column, so that no one can tell.
+    """
+    if caption_at != width - 1:
+        return None
+    caption = delimiter.join(row[caption_at:]).strip()
+    match = QUOTED.fullmatch(caption)
+    return match[1].replace('""', '"') if match else caption
 
 
 def _json_rows(
@@ -177,15 +199,17 @@ def _dialect(
     path: pathlib.Path, first: str, image_column: str, caption_column: str
 ) -> tuple[str, tuple[int, int] | None]:
     """(delimiter, columns of image and caption by header, or None without a header)."""
-    for delimiter in "\t|,":
+    for delimiter in DELIMITERS:
         columns = [_plain(word) for word in first.split(delimiter)]
         image_at = _column(columns, image_column, IMAGE_HEADERS)
         caption_at = _column(columns, caption_column, CAPTION_HEADERS)
         if image_at is not None and caption_at is not None:
             return delimiter, (image_at, caption_at)
     if not (image_column or caption_column):
-        for delimiter in "\t|,":
+        for delimiter in DELIMITERS:
             name, found, _ = first.partition(delimiter)
+            if _plain(name).lower().startswith(("http://", "https://")):
+                break
             if found and _plain(name).lower().endswith(files.IMAGE_SUFFIXES):
                 return delimiter, None
     raise _no_columns(path, first, image_column, caption_column)
@@ -194,6 +218,8 @@ def _dialect(
 def _no_columns(
     path: pathlib.Path, line: str, image_column: str, caption_column: str
 ) -> UserError:
+    if not image_column and ADDRESS.search(line):
+        return UserError(f"{path} {files.ADDRESSES}")
     if image_column or caption_column:
         return UserError(
             f"{path}: no columns {image_column or 'for images'!r} and "
@@ -226,11 +252,20 @@ def _lines(text: str) -> Iterator[str]:
 
 def _split(text: str, delimiter: str) -> Iterator[list[str]]:
     for line in _lines(text):
-        yield line.split(delimiter, 2 if delimiter == "|" else -1)
+        fields = line.split(delimiter, 2 if delimiter == "|" else -1)
+        yield [_doubled(field) if delimiter == "\t" else field for field in fields]
 
 
-def _csv(path: pathlib.Path, text: str) -> Iterator[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""))
+def _doubled(field: str) -> str:
+    """A field without the quotes that programs put around one that holds some, which
+    are then doubled; anything else as it is, since most such tables quote nothing.
+    """
+    match = QUOTED.fullmatch(field.strip()) if '""' in field else None
+    return match[1].replace('""', '"') if match and match[1] else field
+
+
+def _csv(path: pathlib.Path, text: str, delimiter: str) -> Iterator[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     line = 1
     try:
         for row in reader:

@@ -224,7 +224,7 @@ def _entry(line: str) -> tuple[str | None, tuple[str, ...]]:
     try:
         value: Any = json.loads(line)
         key, captions = value["key"], value["captions"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None, ()
     good = isinstance(key, str) and isinstance(captions, list) and captions
     if not good or not all(isinstance(c, str) and c.strip() for c in captions):

@@ -139,14 +139,22 @@ def convert(
 
 def _finished(final: pathlib.Path, plan: dict) -> Outcome:
     """What an earlier call made, where it was to make the same."""
-    found = json.loads(final.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("made", {}).get("plan") != plan:
+    how = "choose another --out, or delete that split's files"
+    try:
+        found = json.loads(final.read_bytes())
+        made = found["made"]
+        shards = [records.Shard(**entry) for entry in found["shards"]]
+        same = made["plan"] == plan
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{final} is there already, of other data or options: choose another "
-            f"--out, or delete that split's files"
-        )
-    shards = [records.Shard(**entry) for entry in found["shards"]]
-    made = found["made"]
+            f"{final} is there already, of another origin: {how}"
+        ) from error
+    if not same:
+        raise UserError(f"{final} is there already, of other data or options: {how}")
+    try:
+        records.check_files(final.parent, shards)
+    except UserError as error:
+        raise UserError(f"{error}; to do so, delete {final} and its shards") from error
     split = records.Split(shards, found["class_names"], found["templates"], made)
     return Outcome(
         split,

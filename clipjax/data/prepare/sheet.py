@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def draw(shown: Sequence[Shown], title: str) -> Image.Image:
     columns = min((6, 5, 4), key=lambda n: -len(shown) % n)  # fewest empty cells
     columns = max(1, min(columns, len(shown)))
     rows = -(-len(shown) // columns)
-    title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
+    title_font, font = _font(18), _font(13)
     line = 17
     tallest = max(one.picture.size[1] for one in shown)
     lines = LINES if any(one.captions for one in shown) else 0
@@ -72,7 +73,7 @@ def draw(shown: Sequence[Shown], title: str) -> Image.Image:
         "RGB", (columns * (CELL + GAP) + GAP, rows * (high + GAP) + 48), PAPER
     )
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, 14), title, INK, font=title_font)
+    pen.text((GAP, 14), _spelled(title, title_font), INK, font=title_font)
     for i, one in enumerate(shown):
         left = GAP + i % columns * (CELL + GAP)
         top = 48 + i // columns * (high + GAP)
@@ -89,9 +90,30 @@ def draw(shown: Sequence[Shown], title: str) -> Image.Image:
     return sheet
 
 
+def _font(size: int) -> Any:
+    """A font with many letters where the system has it, else Pillow's own."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)
+
+
+def _spelled(text: str, font: Any) -> str:
+    """A text without the accents of letters that a font does not have."""
+    if text.isascii():
+        return text
+    box = bytes(font.getmask("\uffff"))  # what it draws for letters it lacks
+    return "".join(
+        unicodedata.normalize("NFKD", char)[0]
+        if not char.isascii() and bytes(font.getmask(char)) == box
+        else char
+        for char in unicodedata.normalize("NFC", text)
+    )
+
+
 def _fitting(text: str, font: Any, lines: int) -> list[str]:
     """A text in lines as wide as a cell; the last says that it goes on."""
-    words, found = text.split(), [""]
+    words, found = _spelled(text, font).split(), [""]
     while words:
         longer = f"{found[-1]} {words[0]}".strip()
         if font.getlength(longer) <= CELL:

@@ -91,7 +91,11 @@ class RecordWriter:
         self._writer.write(records.encode(example))
 
     def close(self) -> None:
-        self._writer.close()
+        """Raises OSError where something could not be written."""
+        try:
+            self._writer.close()
+        except RuntimeError as error:
+            raise OSError(str(error).partition(";")[0]) from error
 
 
 class TarWriter:

@@ -58,8 +58,8 @@ def make(
       images: folder of the images; "" finds Images, images and their like.
       image_column, caption_column: names in the table's header; "" finds the usual.
       val_fraction: share of the images in "val", in [0, 1].
-      split_file: image names of this split, one a line, instead of all this; the
-        split may then have any name.
+      split_file: image names of this split, one a line, with their suffixes or
+        without, instead of all this; the split may then have any name.
       official: use the official lists where there are some.
       max_samples: use so many images (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
@@ -76,9 +76,11 @@ def make(
     if names:
         lines = files.read_lines(names)
         wanted = {line.strip() for line in lines if line.strip()}
-        if absent := wanted - entries.keys():
+        listed_as = {name: os.path.splitext(name)[0] for name in entries}
+        listed_as |= {name: name for name in wanted & entries.keys()}
+        if absent := wanted - set(listed_as.values()):
             problems.append(f"{len(absent)} names of {names.name} are not in the table")
-        chosen = [name for name in entries if name in wanted]
+        chosen = [name for name in entries if listed_as[name] in wanted]
         empty = f"none of the {len(wanted)} names of {names} is in {found}"
     else:
         chosen = [name for name in entries if _belongs(name, split, val_fraction)]

@@ -1,8 +1,9 @@
 """Labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot tests.
 
-The label set is "class", the class names are the folders' names (or those of
-`class_names_file`), in the order of the sorted folders. Captions are made of them where
-asked for.
+A split whose images lie in PATH/SPLIT itself, such as ImageNet's val, needs a table of
+their classes; see clipjax/data/class_files.py for its forms. The label set is "class",
+the class names are the folders' names (or those of `class_names_file`), in the order of
+the sorted folders. Captions are made of them where asked for.
 
     --config configs/x.py:data=imagefolder --config.data.eval.path=FOLDER
 """
@@ -14,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from clipjax.data import files, subset
+from clipjax.data import class_files, files, strings, subset
 from clipjax.types import Example, UserError
 
 SUFFIXES = (*files.IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -25,6 +26,7 @@ def make(
     *,
     path: str = "",
     class_names_file: str = "",
+    labels_file: str = "",
     caption_templates: tuple[str, ...] = (),
     max_samples: int = 0,
     max_classes: int = 0,
@@ -39,7 +41,9 @@ def make(
     Options:
       path: the folder that holds the split folders.
       class_names_file: lines `folder<TAB>name`, to name the classes otherwise than by
-        their folders; relative to `path`.
+        their folders, or ImageNet's LOC_synset_mapping.txt; relative to `path`.
+      labels_file: a table of images and classes, where they lie in no class folders:
+        ImageNet's LOC_val_solution.csv; relative to `path`.
       caption_templates: "a photo of a {}.": captions made of the class's name, to tune
         a model of two towers on labels (arXiv 2212.00638); () for none.
       max_classes: use so many classes, numbered anew (0: all).
@@ -53,23 +57,37 @@ def make(
     place = base / split
     if not split or not place.is_dir():
         raise UserError(_no_split(base, split))
-    own, train = _folders(place), _folders(base / "train")
+    listed: dict[str, list[str]] = {}
+    problems: list[str] = []
+    if labels_file:
+        table = files.inside(base, labels_file, "labels_file")
+        listed, problems = class_files.labels(table, _images(place))
+    own, train = sorted(listed) or _folders(place), _folders(base / "train")
     classes = train if set(own) <= set(train) else own
-    names = _named(base, classes, class_names_file) if class_names_file else classes
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+    if class_names_file:
+        table = files.inside(base, class_names_file, "class_names_file")
+        names = class_files.names(table, classes)
     kept = subset.classes(len(classes), max_classes, subset_seed)
     classes, names = [classes[i] for i in kept], [names[i] for i in kept]
-    problems = []
     if train and not set(own) <= set(train):
         problems.append("its classes are not among those of train: numbered apart")
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(place / name) if name in own else []
+        found = listed.get(name, [])
+        if not labels_file and name in own:
+            found = _images(place / name)
         if not found:
             problems.append(f"the class {name} has no images")
         paths += [os.path.relpath(image, base) for image in found]
         labels += [label] * len(found)
     if not paths:
+        if not own and _images(place):
+            raise UserError(
+                f"{place} holds images but no class folders: name the table of their "
+                f"classes by the option labels_file (ImageNet's LOC_val_solution.csv)"
+            )
         raise UserError(
             f"{place} holds no images in class folders "
             f"({split}/CLASS/*{', *'.join(SUFFIXES[:3])}, ...)"
@@ -110,7 +128,7 @@ class ImageFolder:
         problems: list[str],
     ):
         self._base = base
-        self._paths = paths
+        self._paths = strings.Strings(paths)
         self._labels = labels
         self.problems = problems
         self._captions = caption_templates
@@ -139,29 +157,42 @@ class ImageFolder:
 
     def captions_of(self, index: int) -> list[str]:
         """The captions of an example, without its image."""
-        name = self.class_names["class"][self._labels[index]]
+        label = self._labels[files.position(index, len(self))]
+        name = self.class_names["class"][label]
         return [template.replace("{}", name) for template in self._captions]
 
 
 def _folders(place: pathlib.Path) -> list[str]:
-    """Names of the subfolders, sorted; hidden ones left out; [] where none."""
+    """Names of the subfolders, sorted; hidden ones and what macOS adds to archives left
+    out; [] where none.
+    """
     if not place.is_dir():
         return []
     return sorted(
         entry.name
         for entry in os.scandir(place)
-        if entry.is_dir() and not entry.name.startswith(".")
+        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
     )
 
 
 def _images(place: pathlib.Path) -> list[str]:
-    """Paths of the images at any depth, sorted; hidden files left out."""
-    return sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(place)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+    """Paths of the images at any depth, sorted, through links too; hidden files and
+    folders left out.
+    """
+    found, seen = [], set()
+    for folder, inner, names in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above, or to one twice
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [
+            os.path.join(folder, name)
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
 
 
 def _no_split(base: pathlib.Path, split: str) -> str:
@@ -177,16 +208,3 @@ def _no_split(base: pathlib.Path, split: str) -> str:
             f"move them into {base / (split or 'train')}"
         )
     return f"{base / split} does not exist. {files.SET_PATH}, to hold SPLIT/CLASS/*.jpg"
-
-
-def _named(base: pathlib.Path, classes: list[str], option: str) -> list[str]:
-    place = files.inside(base, option, "class_names_file")
-    names = {}
-    for number, line in enumerate(files.read_lines(place), 1):
-        folder, tab, name = line.partition("\t")
-        if line.strip() and not (tab and name.strip()):
-            raise UserError(f"{place}, line {number}: write FOLDER<TAB>NAME")
-        names[folder.strip()] = name.strip()
-    if unnamed := [name for name in classes if name not in names]:
-        raise UserError(f"{place} does not name the class folder {unnamed[0]!r}")
-    return [names[name] for name in classes]

@@ -17,12 +17,12 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, folders, parquet, subset, tar_index
+from clipjax.data import files, folders, parquet, strings, subset, tar_index
 from clipjax.types import BadExample, Example, UserError
 
 SPLITS = ("train", "val", "all")
@@ -79,22 +79,28 @@ def make(
                 f"image_column and caption_column are of parquet files; {base} holds "
                 f"folders of images: drop them"
             )
-        scanned = _each(_list, base, names)
-        form = Files
+        scan, form = _list, Files
     else:
         columns = dict(image_column=image_column, caption_column=caption_column)
-        scanned = _each(functools.partial(parquet.scan, **columns), base, names)
-        form = Parquet
-    keys = [key for found in scanned for key in found.keys]
-    if not keys:
+        scan, form = functools.partial(parquet.scan, **columns), Parquet
+
+    def one(place: pathlib.Path) -> tuple[Any, np.ndarray]:
+        """What is in a shard, and which of it belong to the split. No key is kept."""
+        found = scan(place)
+        mine = np.ones(len(found.keys), bool)
+        if split != "all":
+            held = [subset.held_out(key, val_fraction) for key in found.keys]
+            mine = np.array(held, bool) == (split == "val")
+        return dataclasses.replace(found, keys=[]), mine
+
+    scanned, mine = zip(*_each(one, base, names), strict=True)
+    mine = np.concatenate(mine)
+    usable = np.flatnonzero(mine)
+    if not len(mine):
         raise UserError(f"the {len(names)} shards of {base} hold no images")
-    usable = np.arange(len(keys))
-    if split != "all":
-        held = np.array([subset.held_out(key, val_fraction) for key in keys], bool)
-        usable = np.flatnonzero(held == (split == "val"))
     if not len(usable):
         raise UserError(
-            f"none of the {len(keys)} images of {base} falls into the split {split!r} "
+            f"none of the {len(mine)} images of {base} falls into the split {split!r} "
             f"with val_fraction={val_fraction}; change it"
         )
     chosen = subset.examples(
@@ -120,7 +126,7 @@ class _Shards:
     problems: what was left out. A form gives `_read` and `_captions_of`.
     """
 
-    def __init__(self, base: pathlib.Path, scanned: list[Any], chosen: np.ndarray):
+    def __init__(self, base: pathlib.Path, scanned: Sequence[Any], chosen: np.ndarray):
         self._ends = list(
             itertools.accumulate(len(found.captions) for found in scanned)
         )
@@ -147,11 +153,12 @@ class _Shards:
 class Files(_Shards):
     """Folders of images, each with its text."""
 
-    def __init__(self, base: pathlib.Path, scanned: list[Listing], chosen: np.ndarray):
+    def __init__(
+        self, base: pathlib.Path, scanned: Sequence[Listing], chosen: np.ndarray
+    ):
         super().__init__(base, scanned, chosen)
         self._folders = [found.path for found in scanned]
-        # As bytes, which take a fraction of the memory of strings.
-        self._images = [np.array([os.fsencode(n) for n in s.images]) for s in scanned]
+        self._images = [found.images for found in scanned]
         self._kinds = [found.kinds for found in scanned]
 
     def __getitem__(self, index: int) -> Example:
@@ -189,7 +196,7 @@ class Files(_Shards):
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """The file of an image, and what it is called in messages."""
         folder = self._folders[shard]
-        name = os.fsdecode(self._images[shard][i])
+        name = self._images[shard][i]
         key = f"{folder.name}/{name}".encode("utf-8", "backslashreplace").decode()
         return folder / name, key
 
@@ -198,10 +205,10 @@ class Parquet(_Shards):
     """Rows of parquet files."""
 
     def __init__(
-        self, base: pathlib.Path, scanned: list[parquet.Rows], chosen: np.ndarray
+        self, base: pathlib.Path, scanned: Sequence[parquet.Rows], chosen: np.ndarray
     ):
         super().__init__(base, scanned, chosen)
-        self._rows = [dataclasses.replace(found, keys=[]) for found in scanned]
+        self._rows = scanned
         self._groups = parquet.RowGroups()
 
     def __getitem__(self, index: int) -> Example:
@@ -258,7 +265,7 @@ class Listing:
     """
 
     path: pathlib.Path
-    images: list[str]
+    images: strings.Strings
     keys: list[str]
     kinds: np.ndarray
     captions: np.ndarray
@@ -290,7 +297,7 @@ def _list(folder: pathlib.Path) -> Listing:
         counts.append(count)
     return Listing(
         path=folder,
-        images=list(images.values()),
+        images=strings.Strings(images.values()),
         keys=list(images),
         kinds=np.array(kinds, np.uint8),
         captions=np.array(counts, np.int32),
