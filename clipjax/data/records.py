@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import pathlib
 import struct
 import threading
@@ -143,17 +142,6 @@ class Split:
             "made": self.made,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON whole or not at all, and forces it to the disk."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(scratch, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 def read_split(path: pathlib.Path) -> Split:

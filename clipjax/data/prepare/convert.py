@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax import whole
 from clipjax.data import records
 from clipjax.data.prepare import reading, writing
 from clipjax.data.prepare.reading import Broken
@@ -169,7 +170,7 @@ def _same_plan(part: pathlib.Path, plan: dict) -> None:
     """Raises UserError where the interrupted conversion was to make something else."""
     place = part / "plan.json"
     if not place.exists():
-        records.write_json(place, plan)
+        whole.write_json(place, plan)
         return
     before = json.loads(place.read_text(encoding="utf-8"))
     other = [name for name in plan if before.get(name) != plan[name]]
@@ -263,7 +264,7 @@ class _Conversion:
                 (self.part / shard.file).replace(self.out / shard.file)
         writing.settle_names(self.out)
         form = FORMS[self.options.to][0]
-        records.write_json(self.out / f"{self.split}.json", split.to_json(form))
+        whole.write_json(self.out / f"{self.split}.json", split.to_json(form))
         read = sum(note["read"] for note in notes)
         return Outcome(split, broken, repeated, kept, read)
 
@@ -289,7 +290,7 @@ class _Conversion:
         path = self.part / self._name(number)
         shard = writing.write_shard(path, self.writer, self._examples(indices))
         self.note["shard"] = None if shard is None else dataclasses.asdict(shard)
-        records.write_json(self.part / f"{number:05d}.json", self.note)
+        whole.write_json(self.part / f"{number:05d}.json", self.note)
         return self.note
 
     def _examples(self, indices: range) -> Iterator[tuple[int, Example]]:
