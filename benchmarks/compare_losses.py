@@ -41,6 +41,10 @@ CASES: dict[str, tuple[str, dict]] = {
     "fastclip v0": ("fastclip", {"loss.variant": "v0"}),
     "fastclip v1": ("fastclip", {"loss.variant": "v1"}),
     "fastclip v2": ("fastclip", {"loss.variant": "v2"}),
+    "fastclip v2, warmer": (
+        "fastclip",
+        {"loss.variant": "v2", "loss.temperature": 0.07, "loss.rho": 6.5},
+    ),
     "fastclip v3": ("fastclip", {"loss.variant": "v3"}),
     "vicreg": ("vicreg", {}),
     "onlineclr": ("onlineclr", {}),
