@@ -84,8 +84,10 @@ def test_memory_is_flat_over_epochs(source, threads):
 def test_memory_is_flat_over_many_epochs(source, options):
     before = handles()
     grown, more = growth(source, 200, **options)
-    assert grown < 200 * BLOCK and more <= 2  # of 5000 batches
-    assert handles() - before <= 66
+    assert grown < 200 * BLOCK  # of 5000 batches
+    # Arrays of workers are closed a while after they were copied.
+    assert more <= (300 if "workers" in options else 2)
+    assert "workers" in options or handles() - before <= 66
 
 
 @pytest.mark.slow
