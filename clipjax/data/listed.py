@@ -6,9 +6,11 @@ lists (tables, MS-COCO's and Karpathy's JSON).
 
 from __future__ import annotations
 
+import array
 import itertools
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,25 @@ FOLDERS = (
 )
 
 
+class Texts:
+    """Strings as one block of bytes, read by position."""
+
+    def __init__(self, texts: Iterable[str]):
+        block, ends = bytearray(), array.array("q", [0])
+        for text in texts:
+            block += text.encode("utf-8", "surrogatepass")
+            ends.append(len(block))
+        self._block = bytes(block)
+        self._ends = np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        first, end = self._ends[index : index + 2]
+        return self._block[first:end].decode("utf-8", "surrogatepass")
+
+
 class Listed:
     """See `clipjax.types.Source`; `problems` says what of the list was ignored.
 
@@ -36,10 +57,14 @@ class Listed:
         self, folder: pathlib.Path, entries: dict[str, Entry], problems: list[str]
     ):
         self._folder = folder
-        self._names = list(entries)
-        self._entries = list(entries.values())
+        self._names = Texts(entries)
         self.problems = problems
-        self.caption_counts = np.array([e.rows for e in self._entries], np.int32)
+        # An object for each of millions of images would take several times the memory.
+        kept = entries.values()
+        self._captions = Texts(itertools.chain.from_iterable(e.captions for e in kept))
+        self._ends = np.cumsum([len(e.captions) for e in kept], dtype=np.int64)
+        self._faults = {i: e.fault for i, e in enumerate(kept) if e.fault}
+        self.caption_counts = np.fromiter((e.rows for e in kept), np.int32)
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
@@ -56,14 +81,16 @@ class Listed:
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         """The captions of an example, without its image; raises as that does."""
-        entry = self._entries[files.position(index, len(self))]
-        if entry.fault:
-            raise BadExample(entry.fault, self.key_of(index))
-        return tuple(entry.captions)
+        index = files.position(index, len(self))
+        if fault := self._faults.get(index):
+            raise BadExample(fault, self.key_of(index))
+        first = int(self._ends[index - 1]) if index else 0
+        return tuple(self._captions[i] for i in range(first, int(self._ends[index])))
 
     def key_of(self, index: int) -> str:
         """The key of an example, without reading it."""
-        return self._names[index].encode("utf-8", "backslashreplace").decode()
+        name = self._names[files.position(index, len(self))]
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def make(

@@ -37,7 +37,7 @@ LOST_BAR = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
 NEXT_ROW = re.compile(r"\n[^,\n\"]+\.(jpe?g|png|webp),", re.IGNORECASE)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Entry:
     """One image of a table: its captions, and why it is broken ("" where it is not).
 
@@ -230,7 +230,8 @@ def _split(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _csv(path: pathlib.Path, text: str) -> Iterator[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    raw = io.BytesIO(text.encode("utf-8", "surrogatepass"))  # StringIO: four a letter
+    reader = csv.reader(io.TextIOWrapper(raw, "utf-8", "surrogatepass", newline=""))
     line = 1
     try:
         for row in reader:
