@@ -3,12 +3,12 @@
     python benchmarks/index_scale.py
     python benchmarks/index_scale.py --cases webdataset shards --examples 1000000
 
-Each case is opened in a fresh process, whose memory is counted above what it needs with
-all modules loaded: while opening (peak) and after it (held). `plan` is the time in which
-a global batch of 4,096 is planned at a step in the middle of the third epoch. The data
-are made for this: shards whose index is in the cache, but which hold nothing (no image
-is read), a table of captions, the metadata of ArrayRecord files. `shards` are 10,000 real
-tar files of 4 small images each, indexed anew and then from the cache.
+Each case is opened in a fresh process, whose memory is counted above what it needs
+with all modules loaded: while opening (peak) and after it (held). `plan` is the time in
+which a global batch of 4,096 is planned at a step in the middle of the third epoch. The
+data are made for this: shards whose index is in the cache, but which hold nothing (no
+image is read), a table of captions, the metadata of ArrayRecord files. `shards` are
+10,000 real tar files of 4 small images each, indexed anew and then from the cache.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def make_captions(folder: pathlib.Path, examples: int) -> None:
     with open(folder / "captions.csv", "w", encoding="utf-8") as file:
         file.write("image,caption\n")
         for number in range(examples):
-            file.write(f"{number:09}.jpg,a photo of number {number} among many others\n")
+            file.write(
+                f"{number:09}.jpg,a photo of number {number} among many others\n"
+            )
 
 
 def make_arrayrecord(folder: pathlib.Path, examples: int) -> None:
@@ -165,7 +167,9 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.measure, args.folder)))
         return
-    table = Table("source", "examples", "opened, s", "plan, ms", "bytes an example: peak")
+    table = Table(
+        "source", "examples", "opened, s", "plan, ms", "bytes an example: peak"
+    )
     for heading in ("held", "sent to a worker"):
         table.add_column(heading)
     console = Console(width=110)
