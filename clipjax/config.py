@@ -64,6 +64,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "text_buckets": (),
         "workers": 0,  # processes that read and decode; 0: threads of this one
         "threads": 1,  # decoding threads where workers is 0
+        "timeout": 600.0,  # seconds that a batch is awaited at most; 0: no limit
         "on_broken": "replace",  # or "raise": what an unreadable example does
     },
     "optim": {

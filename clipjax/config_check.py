@@ -17,7 +17,7 @@ from clipjax.types import Config, UserError
 # Keys that may change between a run and its resumption without changing its result,
 # apart from the rounding that another device layout brings.
 HOW_KEYS = (
-    r"data\.(workers|threads)",
+    r"data\.(workers|threads|timeout)",
     r"data\.tokenizer\.(path|vocab)",  # what they hold travels with the run
     r"data\.eval\..*",
     r"(log|mesh|checkpoint|evals)\..*",
@@ -170,6 +170,7 @@ LOWEST = {
     "data.batch_size": 1,
     "data.workers": 0,
     "data.threads": 0,
+    "data.timeout": 0,
     "data.mixup": 0,
     "data.cutmix": 0,
     "lora.rank": 0,

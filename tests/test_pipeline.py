@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -192,6 +193,18 @@ def test_captions_are_drawn_evenly():
     assert set(counts) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
     for (two, _), count in counts.items():
         assert abs(count - (1500 if two else 1000)) < 140
+
+
+def test_the_order_of_ten_million_is_computed_not_stored():
+    source = Tiny(counts=np.ones(10**7, np.int32))
+    tracemalloc.start()
+    try:
+        plan = pipeline.plan(source, seed=0, global_batch=100, step=10**6)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len({item.index for item in plan}) == 100
+    assert peak < 10 * 10**7  # 8 bytes for the numbers of what has a caption
 
 
 def test_seeds_differ():

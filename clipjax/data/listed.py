@@ -44,7 +44,7 @@ class Listed:
         good = [() if entry.fault else entry.captions for entry in found]
         self._captions = strings.Strings(itertools.chain.from_iterable(good))
         # Where the captions of each begin, and of the last end.
-        self._starts = np.cumsum([0, *map(len, good)])
+        self._starts = np.cumsum([0, *map(len, good)], dtype=np.int64)
         self.problems = problems
         self.caption_counts = np.array([entry.rows for entry in found], np.int32)
         self.max_captions = int(self.caption_counts.max())
@@ -71,7 +71,8 @@ class Listed:
 
     def key_of(self, index: int) -> str:
         """The key of an example, without reading it."""
-        return self._names[index].encode("utf-8", "backslashreplace").decode()
+        name = self._names[files.position(index, len(self))]
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def make(

@@ -14,10 +14,11 @@ stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
+import os
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,14 +28,15 @@ from absl import flags
 
 from clipjax.data import buckets
 from clipjax.data import workers as worker_processes
+from clipjax.data.ahead import Ahead
+from clipjax.data.batches import NOTES, TrainBatches, owned
 from clipjax.data.labels import find_label_set
 from clipjax.data.order import Planned, Units, generator, plans_of
 from clipjax.data.text_augment import TextAugment
-from clipjax.types import BadExample, Batch, Example, Source, Tokenizer, UserError
+from clipjax.types import BadExample, Example, Source, Tokenizer, UserError
 
 ON_BROKEN = ("replace", "raise")
 REPLACEMENTS = 20  # broken ones in a row, after which the data are taken for damaged
-BROKEN = "broken"  # key of a block, between its maker and TrainBatches: JSON notes
 CAPTIONS_READ = 200_000  # examples enough to train a tokenizer on
 TEXT_DRAWS = 2**31  # beside a draw: of its caption, apart from all replacements'
 
@@ -82,6 +84,7 @@ def train_batches(
     text_buckets: buckets.Buckets | None = None,
     workers: int = 0,
     threads: int = 1,
+    timeout: float = 0.0,
     process_index: int = 0,
     process_count: int = 1,
     on_broken: str = "replace",
@@ -100,12 +103,15 @@ def train_batches(
       text_buckets: lengths to which texts are padded, by the batch; None: all alike.
       workers: processes that make batches ahead; each needs seconds to start.
       threads: where workers is 0, threads that make batches ahead; 0: none ahead.
+      timeout: seconds that a batch is awaited, 0 for ever; of no effect where both
+        workers and threads are 0.
       on_broken: "replace" or "raise".
       text_augment: what varies captions, with draws of their own.
 
     Raises:
       UserError: at once, for options that cannot work; later, for a broken example
-        under on_broken="raise", for too many of them, and for a worker that died.
+        under on_broken="raise", for too many of them, for a worker that died, and for a
+        batch that does not come in time.
     """
     for name, value, least in (
         ("seed", seed, 0),
@@ -113,6 +119,7 @@ def train_batches(
         ("start_step", start_step, 0),
         ("workers", workers, 0),
         ("threads", threads, 0),
+        ("timeout", timeout, 0),
     ):
         if value < least:
             raise UserError(f"data: {name}={value} is below {least}")
@@ -141,19 +148,26 @@ def train_batches(
         text_augment=text_augment,
     )
     last = sys.maxsize if total_steps is None else max(total_steps, start_step)
-    blocks = grain.MapDataset.range(start_step, last).map(maker)
-    ahead = 1 if workers else threads
-    ready = blocks.to_iter_dataset(
-        grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
-            flags.FLAGS.mark_as_parsed()
-        ready = ready.mp_prefetch(
+    steps = range(start_step, last)
+    if not workers:
+        made = Ahead(maker, steps, threads=threads, depth=2 * threads)
+        return TrainBatches(made, start_step, timeout, units.left_out, maker.reading)
+    if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
+        flags.FLAGS.mark_as_parsed()
+    blocks = iter(
+        grain.MapDataset.range(start_step, last)
+        .map(maker)
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+        .mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers),
             worker_init_fn=worker_processes.begin,
         )
-    return TrainBatches(iter(ready), units.left_out)
+    )
+    # One thread, whose alone the iterator is, since grain's waits without end.
+    made = Ahead(
+        lambda _: owned(next(blocks)), steps, threads=1, depth=1, finish=blocks.close
+    )
+    return TrainBatches(made, start_step, timeout, units.left_out, workers=workers)
 
 
 def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
@@ -166,58 +180,6 @@ def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
         except BadExample:
             continue
         yield from found
-
-
-class TrainBatches(Iterator[Batch]):
-    """Iterator over host-local batches; close it when done, even half-way.
-
-    left_out: examples without a caption in a source with captions.
-    """
-
-    def __init__(self, blocks: grain.DatasetIterator, left_out: int):
-        self._blocks = [blocks]
-        # At exit too, while the modules that grain's iterators need still exist.
-        self._end = weakref.finalize(self, _end, self._blocks)
-        self._broken: list[tuple[str, str]] = []
-        self._told: set[str] = set()
-        self.left_out = left_out
-
-    def __next__(self) -> Batch:
-        if not self._blocks:
-            raise ValueError("these batches are closed")
-        try:
-            block = next(self._blocks[0])
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):
-                raise
-            raise UserError(
-                f"a data worker process died ({str(error).partition('. ')[0]}); if it "
-                f"ran out of memory, use fewer of data.workers or a smaller batch"
-            ) from error
-        for key, reason in json.loads(block.pop(BROKEN)):
-            if key not in self._told:
-                self._told.add(key)
-                self._broken.append((key, reason))
-        # Copies, since arrays in shared memory must not outlive the workers.
-        return {
-            name: value if type(value) is np.ndarray else np.array(value)
-            for name, value in block.items()
-        }
-
-    def take_broken(self) -> list[tuple[str, str]]:
-        """(key, reason) of broken examples met since the last call, each key once."""
-        taken, self._broken = self._broken, []
-        return taken
-
-    def close(self) -> None:
-        """Ends workers and threads; may be called twice."""
-        self._end()
-
-
-def _end(blocks: list[grain.DatasetIterator]) -> None:
-    """Closes grain's iterators and lets them go: each closes again as it goes."""
-    while blocks:
-        blocks.pop().close()
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -264,28 +226,43 @@ class _BlockMaker:
         self._rows = rows
         self._on_broken = on_broken
         self._text_augment = text_augment
+        self._at: dict[int, int] = {}  # the example that each step under way is at
 
     def __call__(self, step: int) -> dict[str, Any]:
-        first = operator.index(step) * self._global_batch
+        step = operator.index(step)
+        first = step * self._global_batch
         notes: list[tuple[str, str]] = []
         # The bucket holds the texts of all processes.
         needed = self._rows if self._buckets is None else range(self._global_batch)
         plans = {row: self._plans[first + row] for row in needed}
-        made = [self._row(plans[row], notes) for row in self._rows]
+        made = [self._row(plans[row], notes, step) for row in self._rows]
+        del self._at[step]
         if self._buckets is not None:
             chosen = ((one.index, one.caption) for one in plans.values())
             self._buckets.shorten(made, chosen)
         block = _stack(made)
         block["valid"] = np.ones(len(made), bool)
-        block[BROKEN] = json.dumps(notes)
+        block[NOTES] = json.dumps([os.getpid(), notes])
         return block
 
-    def _row(self, planned: Planned, notes: list) -> dict[str, Any]:
+    def reading(self, step: int) -> str:
+        """What the maker of a step's block is at, in words."""
+        index = self._at.get(step)
+        if index is None:
+            return "making it"
+        key = f"example {index}"
+        if read := getattr(self._source, "key_of", None):
+            with contextlib.suppress(Exception):  # a key too may have to be read
+                key = Ahead(read, range(index, index + 1), threads=1, depth=0).take(1.0)
+        return f"reading {key}"
+
+    def _row(self, planned: Planned, notes: list, step: int) -> dict[str, Any]:
         """One row, of the planned example or of what replaces it."""
         chosen = planned
         for attempt in range(REPLACEMENTS + 1):
             if attempt:
                 chosen = self._units.other(planned, attempt)
+            self._at[step] = chosen.index
             key = f"example {chosen.index}"
             try:
                 example = self._source[chosen.index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,12 +15,12 @@ class Strings:
     """An immutable sequence of strings, which are made anew when asked for."""
 
     def __init__(self, strings: Iterable[str]):
-        joined, ends = bytearray(), [0]
+        joined, ends = bytearray(), array.array("q", [0])
         for string in strings:
             joined += string.encode("utf-8", ERRORS)
             ends.append(len(joined))
         self._joined = bytes(joined)
-        self._ends = np.array(ends, np.int64)
+        self._ends = np.frombuffer(ends, np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

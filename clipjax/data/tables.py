@@ -41,7 +41,7 @@ ADDRESS = re.compile(r"https?://|\burl\b", re.IGNORECASE)
 DELIMITERS = "\t|,;"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Entry:
     """One image of a table: its captions, and why it is broken ("" where it is not).
 
@@ -265,7 +265,9 @@ def _doubled(field: str) -> str:
 
 
 def _csv(path: pathlib.Path, text: str, delimiter: str) -> Iterator[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    raw = io.BytesIO(text.encode("utf-8", "surrogatepass"))  # StringIO: four a letter
+    lines = io.TextIOWrapper(raw, "utf-8", "surrogatepass", newline="")
+    reader = csv.reader(lines, delimiter=delimiter)
     line = 1
     try:
         for row in reader:

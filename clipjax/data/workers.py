@@ -1,4 +1,4 @@
-"""What a data worker process does at its start."""
+"""Data worker processes: what one does at its start, and how they are ended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing.process
 import os
 import signal
 import threading
+from collections.abc import Collection, Iterable
 
 
 def begin(index: int, count: int) -> None:
@@ -25,3 +26,20 @@ def begin(index: int, count: int) -> None:
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+def pids(besides: Collection[int] = ()) -> list[int]:
+    """The worker processes that this one has, but for those known before."""
+    return sorted(
+        child.pid
+        for child in multiprocessing.active_children()
+        if child.name.startswith("grain-process") and child.pid not in (None, *besides)
+    )
+
+
+def kill(chosen: Iterable[int]) -> None:
+    """Ends worker processes that no longer listen."""
+    chosen = set(chosen)
+    for child in multiprocessing.active_children():
+        if child.pid in chosen:
+            child.kill()

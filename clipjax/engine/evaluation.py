@@ -77,6 +77,7 @@ class Evaluation:
         size = min(data.batch_size, usable // run.mesh.size * run.mesh.size)
         if size == 0:
             return float("nan")
+        count = min(run.config.train.val_batches, usable // size)
         batches = pipeline.train_batches(
             source,
             run.tokenizer,
@@ -84,15 +85,16 @@ class Evaluation:
             seed=0,
             global_batch=size,
             start_step=0,
+            total_steps=count,
             unit="image",
             label_set=data.label_set,
             workers=0,
             threads=data.threads,
+            timeout=data.timeout,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             on_broken="replace",
         )
-        count = min(run.config.train.val_batches, usable // size)
         try:
             values = [
                 float(

@@ -215,6 +215,7 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
         text_buckets=run.text_buckets,
         workers=data.workers,
         threads=data.threads,
+        timeout=data.timeout,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_broken=data.on_broken,

@@ -174,6 +174,8 @@ class WebDataset:
 
         classes: those whose examples alone are used, None for all examples.
         """
+        if classes is None and subset_seed == -1 and not any(limits.values()):
+            return None  # no array of all examples is made, of which there may be many
         labels = np.concatenate([found.label for found in self._indexes])
         usable = np.arange(len(labels))
         if classes is not None:
