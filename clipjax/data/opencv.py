@@ -31,7 +31,7 @@ UPRIGHT = {
 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 # In entropy-coded data FF is followed by 0, by a restart, or by another FF.
-NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 @functools.cache
