@@ -24,6 +24,8 @@ with the CPU time of the step alone and of the bare loop, shared by all cores.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import importlib.util
 import io
 import itertools
@@ -42,32 +44,42 @@ import psutil
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "vit_b16.py"
 SHARDS = 4
+COPIES = 10  # of each image
 Images = Generator[int, None, None]  # how many at a time
 DRAIN = 10  # batches that are dropped before a turn: what was made ahead meanwhile
 ENDLESS = 10**7
 
 
 def write(args: argparse.Namespace, folder: pathlib.Path) -> int:
-    """Writes the images as files with a table, and as shards; returns how many."""
+    """Writes the images as files with a table, and as shards; returns how many.
+
+    Several copies, since an epoch of few images takes long to shuffle.
+    """
     from clipjax.data.sources import captions
 
     source = captions.make("all", path=args.path)
-    count = min(len(source), args.images)
-    data = [source[i].image for i in range(count)]
-    (folder / "files" / "images").mkdir(parents=True)
+    images = folder / "files" / "images"
+    images.mkdir(parents=True)
     (folder / "tar").mkdir()
-    rows = ["image,caption"]
-    for i, image in enumerate(data):
-        (folder / "files" / "images" / f"{i:06}.jpg").write_bytes(image)
-        rows.append(f'{i:06}.jpg,"{source[i].captions[0]}"'.replace('""', '"'))
-    (folder / "files" / "captions.csv").write_text("\n".join(rows) + "\n")
-    for number in range(SHARDS):
-        with tarfile.open(folder / "tar" / f"{number:05}.tar", "w") as tar:
-            for i in range(number, count, SHARDS):
-                for ending, body in (("jpg", data[i]), ("txt", b"a photograph")):
-                    info = tarfile.TarInfo(f"{i:06}.{ending}")
+    with contextlib.ExitStack() as stack:
+        tars = [
+            stack.enter_context(tarfile.open(folder / "tar" / f"{i:05}.tar", "w"))
+            for i in range(SHARDS)
+        ]
+        table = stack.enter_context(open(folder / "files" / "captions.csv", "w"))
+        rows = csv.writer(table)
+        rows.writerow(["image", "caption"])
+        count = min(len(source), args.images)
+        for i in range(count):
+            data, text = source[i].image, source[i].captions[0]
+            (folder / f"{i:06}.jpg").write_bytes(data)
+            for copy in range(i, i + COPIES * count, count):
+                os.link(folder / f"{i:06}.jpg", images / f"{copy:06}.jpg")
+                rows.writerow([f"{copy:06}.jpg", text])
+                for ending, body in (("jpg", data), ("txt", text.encode())):
+                    info = tarfile.TarInfo(f"{copy:06}.{ending}")
                     info.size = len(body)
-                    tar.addfile(info, io.BytesIO(body))
+                    tars[copy % SHARDS].addfile(info, io.BytesIO(body))
     return count
 
 
@@ -86,7 +98,7 @@ def loop(args: argparse.Namespace, decoder: str, crop: bool) -> Images:
 
     decode = opencv.decode if decoder == "opencv" else images.decode
     transform = augment.crop(args.size, scale=tuple(args.scale), decoder=decoder)
-    data = [path.read_bytes() for path in loose(args)]
+    data = [path.read_bytes() for path in sorted(args.folder.glob("*.jpg"))]
     rng = np.random.default_rng(0)
     for number in itertools.count():
         image = data[number % len(data)]
@@ -97,7 +109,9 @@ def loop(args: argparse.Namespace, decoder: str, crop: bool) -> Images:
 def ours(args: argparse.Namespace, decoder: str) -> Images:
     from clipjax.data import augment, pipeline
     from clipjax.data.sources import captions, webdataset
+    from clipjax.engine import host
 
+    host.keep_memory()  # as clipjax.train does
     if args.data == "files":
         source = captions.make("all", path=str(args.folder / "files"))
     else:

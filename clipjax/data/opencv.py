@@ -18,6 +18,8 @@ from PIL import Image
 from clipjax.data import images
 from clipjax.types import UserError
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
 # EXIF orientation -> what brings an array upright, as images.UPRIGHT a picture.
 UPRIGHT = {
     2: lambda pixels: pixels[:, ::-1],
@@ -61,10 +63,8 @@ def decode(image: images.Picture, *, exif: bool = True) -> np.ndarray:
     return np.asarray(images.decode(image, exif=exif))
 
 
-def resize(
-    pixels: np.ndarray, box: tuple[int, int, int, int], image_size: int
-) -> np.ndarray:
-    """The box (left, top, right, bottom) of uint8 [h w 3] as uint8 [s s 3].
+def resize(pixels: np.ndarray, box: Box, image_size: int) -> np.ndarray:
+    """The box of uint8 [h w 3] as uint8 [s s 3].
 
     A side that shrinks is averaged over areas (INTER_AREA), a little softer than
     Pillow's bicubic; one that grows is bicubic. Unlike Pillow's these filters see
