@@ -2,15 +2,13 @@
 
 import io
 import math
-import struct
 import warnings
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_tools import encoded, picture, pixels
+from image_tools import BROKEN, encoded, picture, pixels
 from PIL import Image, ImageOps
 
 from clipjax.data import images, preprocess
@@ -91,6 +89,19 @@ def test_exif_orientation_is_applied_only_on_request(orientation, format):
     )
 
 
+def test_of_several_frames_the_first_is_used():
+    frames = [picture(seed=seed).quantize(64) for seed in range(3)]
+    for format in ("GIF", "WEBP", "TIFF"):
+        rest = [frame.convert("RGB") for frame in frames[1:]]
+        first = frames[0].convert("RGB")
+        options = {"lossless": True} if format == "WEBP" else {}
+        data = encoded(first, format, save_all=True, append_images=rest, **options)
+        assert Image.open(io.BytesIO(data)).n_frames == 3
+        got = np.asarray(images.decode(data)).astype(int)
+        assert np.abs(got - np.asarray(first)).mean() < 3
+        assert np.abs(got - np.asarray(rest[0])).mean() > 9
+
+
 def test_damaged_exif_leaves_the_pixels_usable():
     data = encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0garbage, not a directory")
     got = images.decode(data)
@@ -118,25 +129,6 @@ def test_arrays(shape):
 def test_other_arrays_are_bad_examples(array):
     with pytest.raises(BadExample, match=r"uint8 \[h w 3\], got"):
         images.decode(array)
-
-
-def bomb():
-    """A PNG header that claims 60,000 x 60,000 pixels."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    header = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 9) + b"IDAT" + bytes(9)
-
-
-BROKEN = {
-    "empty": (b"", "empty"),
-    "html": (b"<!DOCTYPE html><html>404</html>", "not an image.*DOCTYPE"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-    "bomb": (bomb(), "too large"),
-    "cut jpeg": (encoded(picture(), "JPEG")[:700], "cannot be decoded"),
-    "cut png": (encoded(picture())[:700], "cannot be decoded"),
-    "cut webp": (encoded(picture(), "WEBP")[:300], "cannot be|not an image"),
-    "header only": (encoded(picture(), "JPEG")[:20], "cannot be|not an image"),
-}
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -24,6 +24,7 @@ HOMES = {
     "orbax": ["engine/checkpoint.py"],
     "grain": ["data"],
     "array_record": ["data/records.py"],
+    "cv2": ["data/opencv.py"],
     "absl.flags": ["commandline.py", "data/pipeline.py"],
     "tensorflow": [],
     "torch": [],

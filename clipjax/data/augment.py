@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from clipjax.data import images, policies, preprocess
+from clipjax.data import images, opencv, policies, preprocess
 from clipjax.types import UserError
 
 # As torchvision's RandomResizedCrop: so many tries to fit a crop into the image.
 TRIES = 10
 DRAWS = 2 * TRIES + 2 + 1 + 4  # area and aspect each try, place, flip, colours
+
+DECODERS = ("pillow", "opencv")
 
 ENHANCE = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
@@ -43,6 +45,7 @@ def crop(
     hue: float = 0.0,
     exif: bool = True,
     draft: bool = False,
+    decoder: str = "pillow",
 ) -> Crop:
     """A random crop resized to the square (Szegedy et al. 2015, arXiv:1409.4842).
 
@@ -63,6 +66,8 @@ def crop(
       draft: let libjpeg shrink JPEGs of over twice `image_size` while decoding, the
         crop never below `image_size`. On 500 x 375 photographs at 112 and 64 pixels:
         about 1.4 and 1.6 times the speed, pixels 1.3 and 1.8 (of 255) off on average.
+      decoder: "opencv" (see opencv.py) decodes JPEGs to the same pixels and averages
+        over areas: at 224 pixels about 1.25 times the speed, 1.2 (of 255) off.
     """
     low, high = scale
     if not 0 < low <= high <= 1:
@@ -71,8 +76,14 @@ def crop(
         raise UserError(f"augment ratio={ratio}: use 0 < low <= high")
     _check_shares(flip=flip, color_jitter=color_jitter)
     _check_shares(0.5, hue=hue)
-    plain = preprocess.clip(image_size)  # checks the size
-    return Crop(plain.image_size, scale, ratio, flip, color_jitter, hue, exif, draft)
+    if decoder not in DECODERS:
+        raise UserError(f"augment decoder={decoder!r}: use {' or '.join(DECODERS)}")
+    if decoder == "opencv":
+        if draft:
+            raise UserError("augment draft=True goes with decoder='pillow' only")
+        opencv.library()  # not to fail in the middle of training
+    size = preprocess.clip(image_size).image_size  # checks the size
+    return Crop(size, scale, ratio, flip, color_jitter, hue, exif, draft, decoder)
 
 
 def none(image_size: int) -> Plain:
@@ -237,30 +248,45 @@ class Crop:
     hue: float
     exif: bool
     draft: bool
+    decoder: str
 
     def __call__(self, image: images.Picture, rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
         draws = rng.random(DRAWS)
-        tries, (x, y, mirror, *colours) = draws[: 2 * TRIES], draws[2 * TRIES :]
+        mirror, *colours = draws[2 * TRIES + 2 :]
+        if self.decoder == "opencv":
+            whole = opencv.decode(image, exif=self.exif)
+            box = self._box(whole.shape[1], whole.shape[0], draws)
+            pixels = opencv.resize(whole, box, self.image_size)
+        else:
+            pixels = self._by_pillow(image, draws)
+        if mirror < self.flip:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+        return self._coloured(pixels, colours)
+
+    def _by_pillow(self, image: images.Picture, draws: np.ndarray) -> np.ndarray:
         picture = None if self.draft else images.decode(image, exif=self.exif)
         width, height = picture.size if picture else images.size(image, exif=self.exif)
-        wide, high = self._crop_size(width, height, tries)
-        left = math.floor(x * (width - wide + 1))
-        top = math.floor(y * (height - high + 1))
-        box = (left, top, left + wide, top + high)
+        box = self._box(width, height, draws)
         if picture is None:
             enough = (
-                math.ceil(width * self.image_size / wide),
-                math.ceil(height * self.image_size / high),
+                math.ceil(width * self.image_size / (box[2] - box[0])),
+                math.ceil(height * self.image_size / (box[3] - box[1])),
             )
             picture = images.decode(image, exif=self.exif, at_least=enough)
             shrunk = round(max(width, height) / max(picture.size))
-            box = tuple(edge / shrunk for edge in box)
+            left, top, right, bottom = (edge / shrunk for edge in box)
+            box = (left, top, right, bottom)
         size = (self.image_size, self.image_size)
-        picture = picture.resize(size, preprocess.BICUBIC, box=box)
-        if mirror < self.flip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.array(self._coloured(picture, colours))
+        return np.array(picture.resize(size, preprocess.BICUBIC, box=box))
+
+    def _box(self, width: int, height: int, draws: np.ndarray) -> opencv.Box:
+        """The crop's edges in pixels."""
+        wide, high = self._crop_size(width, height, draws[: 2 * TRIES])
+        x, y = draws[2 * TRIES : 2 * TRIES + 2]
+        left = math.floor(x * (width - wide + 1))
+        top = math.floor(y * (height - high + 1))
+        return left, top, left + wide, top + high
 
     def _crop_size(self, width: int, height: int, tries: np.ndarray) -> tuple[int, int]:
         """(width, height) in pixels of the first try that fits, else of the largest."""
@@ -272,14 +298,17 @@ class Crop:
             max(1, min(height, round(width / self.ratio[0]))),
         )
 
-    def _coloured(self, picture: Image.Image, draws: list[float]) -> Image.Image:
+    def _coloured(self, pixels: np.ndarray, draws: list[float]) -> np.ndarray:
+        if not self.color_jitter and not self.hue:
+            return pixels
+        picture = Image.fromarray(pixels)
         if self.color_jitter:
             for kind, draw in zip(ENHANCE, draws[:3], strict=True):
                 factor = 1 + self.color_jitter * (2 * draw - 1)
                 picture = kind(picture).enhance(factor)
         if self.hue:
             picture = _turned(picture, self.hue * (2 * draws[3] - 1))
-        return picture
+        return np.array(picture)
 
 
 def _rectangles(

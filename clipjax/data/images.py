@@ -65,14 +65,14 @@ def read(
     image: Picture, *, exif: bool = True, at_least: tuple[int, int] | None = None
 ) -> Image.Image:
     """As `decode`, but in the image's own 8-bit mode (RGB, L, P, RGBA, CMYK, ...)."""
-    picture = _open(image)
+    picture = opened(image)
     try:
         if at_least is not None and picture is not image:
-            turned = exif and _orientation(picture) in SIDEWAYS
+            turned = exif and orientation(picture) in SIDEWAYS
             wide, high = at_least
             picture.draft("RGB", (high, wide) if turned else (wide, high))
         picture.load()
-        if exif and (turn := UPRIGHT.get(_orientation(picture))) is not None:
+        if exif and (turn := UPRIGHT.get(orientation(picture))) is not None:
             picture = picture.transpose(turn)
         return _to_8_bit(picture)
     except (BadExample, MemoryError):
@@ -83,9 +83,9 @@ def read(
 
 def size(image: Picture, *, exif: bool = True) -> tuple[int, int]:
     """(width, height) of the upright picture, from its header; raises BadExample."""
-    picture = _open(image)
+    picture = opened(image)
     wide, high = picture.size
-    turned = exif and _orientation(picture) in SIDEWAYS
+    turned = exif and orientation(picture) in SIDEWAYS
     return (high, wide) if turned else (wide, high)
 
 
@@ -94,11 +94,12 @@ def format_of(image: Picture) -> str:
 
     Raises BadExample.
     """
-    found = _open(image).format or ""
+    found = opened(image).format or ""
     return "JPEG" if found == "MPO" else found  # a JPEG with further pictures behind
 
 
-def _open(image: Picture) -> Image.Image:
+def opened(image: Picture) -> Image.Image:
+    """The picture with its header read and within the limits; raises BadExample."""
     if isinstance(image, np.ndarray):
         return _from_array(image)
     _silence_pillow()
@@ -133,7 +134,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none that can be read."""
     try:
         value = picture.getexif().get(ORIENTATION_TAG)
     except MemoryError:
