@@ -6,25 +6,31 @@ import contextlib
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 
 @contextlib.contextmanager
-def opened(path: pathlib.Path, mode: str = "w", **options: Any) -> Iterator[Any]:
+def opened(
+    path: pathlib.Path, mode: str = "w", *, sync: bool = True, **options: Any
+) -> Iterator[Any]:
     """A file to write, which takes the place of `path` once it is on the disk.
 
-    mode, options: as of `open`; text is UTF-8. An error leaves what was there before.
+    mode, options: as of `open`; text is UTF-8. sync: False does not wait for the disk,
+    so that a power cut may leave anything. An error leaves what was there before.
     """
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
-    # Processes that write the same file take turns, and the last one wins.
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Of several that write the same file the last one wins.
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    scratch = path.with_name(f"{path.name}.{own}.tmp")
     try:
         with scratch.open(mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

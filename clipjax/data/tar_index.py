@@ -15,13 +15,13 @@ import logging
 import os
 import pathlib
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
+from clipjax import whole
 from clipjax.data import files
 from clipjax.data.folders import Shard
 from clipjax.types import BadExample, UserError
@@ -97,14 +97,9 @@ def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
     }
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-            try:
-                file.write(json.dumps(head).encode() + b"\n" + data)
-                file.close()
-                os.replace(file.name, place)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        # Its sum tells a damaged one, and 10,000 waits for the disk are long.
+        with whole.opened(place, "wb", sync=False) as file:
+            file.write(json.dumps(head).encode() + b"\n" + data)
     except OSError as error:
         logger.warning("cannot keep a shard's index in %s: %s", place.parent, error)
 
