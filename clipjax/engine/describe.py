@@ -33,6 +33,8 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
         f"{run.total_steps} steps in all"
     )
     source = batches(run, 0)
+    if source.left_out:
+        print(f"{source.left_out:,} examples without a caption are left out")
     try:
         batch = sharding.put_batch(run.mesh, next(source))
     finally:

@@ -8,14 +8,14 @@ Both do nothing where jax may use an accelerator, and never override the user.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
-import platform
 
 import jax
 import jaxlib
+
+from clipjax import malloc
 
 # Reductions through the YNN library, the rest through Eigen: 1.1-1.2 x for a ViT. The
 # flag is experimental, and an unknown flag ends the process: only jaxlib versions with
@@ -23,11 +23,10 @@ import jaxlib
 REDUCE_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
 REDUCE_VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")
 
-# glibc's mallopt: parameter -> value.
-MALLOPT = {
-    -4: 0,  # M_MMAP_MAX: take large blocks from the heap, not by mmap
-    -1: -1,  # M_TRIM_THRESHOLD: never give the heap's top back
-    -8: 1,  # M_ARENA_MAX: one heap for all threads, the only one that can grow so far
+MALLOC = {
+    malloc.MMAP_MAX: 0,  # take large blocks from the heap, not by mmap
+    malloc.TRIM_THRESHOLD: -1,  # never give the heap's top back
+    malloc.ARENA_MAX: 1,  # one heap for all threads, the only one that can grow so far
 }
 
 
@@ -63,12 +62,7 @@ def keep_memory() -> bool:
     would hold, and from then on keep, the memory of both. Not where GLIBC_TUNABLES
     sets malloc. Without effect once jax's backend has started its threads.
     """
-    if not cpu_only() or platform.libc_ver()[0] != "glibc":
+    if not cpu_only() or not malloc.tune(MALLOC):
         return False
-    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return False
-    libc = ctypes.CDLL(None)
-    for parameter, value in MALLOPT.items():
-        libc.mallopt(parameter, value)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     return True
