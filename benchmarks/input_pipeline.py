@@ -10,7 +10,8 @@ hold the same images (both written to a temporary folder), without and with two 
 - open_clip: a PyTorch DataLoader over a plain dataset, open_clip's training transform
   with crops as large; it also normalises to float32, which ours leaves to the device
 - webdataset, for shards: the same transform in a WebLoader
-- bare: a loop over images in memory that calls the same crop, in one thread: the limit
+- bare: a loop over images in memory that calls the same crop, the limit; beside two
+  workers two loops at once, since a core is slower while others are busy
 - decode: the same loop without the crop
 
 Contenders run in processes of their own and take turns, so that a slow moment of the
@@ -260,31 +261,43 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Contender:
-    """A process that times itself when asked."""
+    """A process that times itself when asked; a bare loop in as many as there are
+    workers, for which as many cores are then busy."""
 
     def __init__(self, name: str, data: str, workers: int, folder: str):
         self.name = name
         self.answers: list[dict[str, float]] = []
         own = ["--contender", name, "--data", data, "--workers", str(workers)]
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], *own, "--folder", folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "CLIPJAX_CACHE": folder, "OMP_NUM_THREADS": "1"},
-        )
+        alone = name in ("open_clip", "webdataset") or name.startswith("ours")
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, *sys.argv[1:], *own, "--folder", folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "CLIPJAX_CACHE": folder, "OMP_NUM_THREADS": "1"},
+            )
+            for _ in range(1 if alone else max(workers, 1))
+        ]
         self.read()
 
-    def read(self) -> str:
-        line = self.process.stdout.readline()
-        if not line:
+    def read(self) -> list[str]:
+        lines = [process.stdout.readline() for process in self.processes]
+        if not all(lines):
             sys.exit(f"{self.name} ended; its message is above")
-        return line
+        return lines
 
     def turn(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.answers.append(json.loads(self.read()))
+        for process in self.processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        found = [json.loads(line) for line in self.read()]
+        self.answers.append(
+            {
+                "rate": sum(one["rate"] for one in found),
+                "core": statistics.harmonic_mean(one["core"] for one in found),
+            }
+        )
         time.sleep(1)  # for what it still makes ahead
 
     def median(self, key: str) -> float:
@@ -295,8 +308,9 @@ class Contender:
         return statistics.median(mine[key] / theirs[key] for mine, theirs in pairs)
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
 
 
 def section(args: argparse.Namespace, data: str, workers: int, folder: str) -> None:
