@@ -32,7 +32,7 @@ NO_LABEL, BIG = -1, 2**31 - 1
 class Rows:
     """The rows of one file that have an image, in its order.
 
-    name: the file's in keys. group, row: int32 [n], row group and place in it.
+    name: the file's in messages. keys: by which examples are held out. group, row: int32 [n], row group and place in it.
     captions: int32 [n]; one that is not UTF-8 counts. labels: int32 [n] of each column
     of labels, NO_LABEL where it says none. splits: of each row, [] without such a
     column. failed: rows whose image could not be had. largest: bytes of the images of
@@ -75,7 +75,7 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
                 failed += 1
                 continue
             key = found[columns.key][row] if columns.key else None
-            keys.append(_text(key) if key else f"{name}:{group}/{row}")
+            keys.append(_text(key) if key else f"{path.name}:{group}/{row}")
             if columns.split:
                 splits.append(_text(found[columns.split][row] or b""))
             where.append((group, row))

@@ -296,7 +296,7 @@ def _of_split(
         names, part = found["train"], "val"
     else:
         held = ["val"] if "train" in found or "" in found else []
-        known = [*([n for n in found if n] or ["train"]), *held, "all"]
+        known = [*(sorted(n for n in found if n) or ["train"]), *held, "all"]
         raise split_files.unknown(base, split, list(dict.fromkeys(known)))
     if own == "train" and "train" in found and "val" not in found:
         part = "train"
