@@ -252,3 +252,50 @@ def img2dataset(folder, form):
         )
         stats = {"count": 4, "successes": len(good), "failed_to_download": 1}
         (folder / f"{shard}_stats.json").write_text(json.dumps(stats, indent=4))
+
+
+def hub_schema(fields, features):
+    """The schema of what `datasets` writes: its features stand in the metadata."""
+    import pyarrow
+
+    text = json.dumps({"info": {"features": features}})
+    return pyarrow.schema(fields, metadata={b"huggingface": text.encode()})
+
+
+HUB_CLASSES = ["tench, Tinca tinca", "goldfish", "great white shark"]
+
+
+def hub(folder, counts, *, labels=True, name="data/{split}-{i:05}-of-{n:05}.parquet"):
+    """What the Hugging Face hub distributes: images as {bytes, path}, lists of
+    captions, classes with their names, two files a split, in small row groups.
+
+    counts: split -> examples. Image i of a split is jpeg(i); it has i % 3 captions and
+    the class i % 3, -1 in the split test.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    fields = [("image", image), ("caption", pyarrow.list_(pyarrow.string()))]
+    features = {
+        "image": {"_type": "Image"},
+        "caption": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+    }
+    if labels:
+        fields.append(("label", pyarrow.int64()))
+        features["label"] = {"names": HUB_CLASSES, "_type": "ClassLabel"}
+    for split, count in counts.items():
+        rows = [
+            {
+                "image": {"bytes": jpeg(i), "path": f"{split}_{i}.jpg"},
+                "caption": [f"{split} {i}, caption {c}." for c in range(i % 3)],
+                "label": -1 if split == "test" else i % 3,
+            }
+            for i in range(count)
+        ]
+        half = -(-count // 2)
+        for i, part in enumerate((rows[:half], rows[half:])):
+            place = folder / name.format(split=split, i=i, n=2)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            table = pyarrow.Table.from_pylist(part, hub_schema(fields, features))
+            pyarrow.parquet.write_table(table, place, row_group_size=3)

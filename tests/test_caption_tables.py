@@ -107,6 +107,39 @@ def test_json_lines_round_trip(tmp_path_factory, rows, ascii_only):
     entries, problems = tables.read(place, "", "")
     assert {k: entry.captions for k, entry in entries.items()} == expected
     assert list(entries) == list(expected) and problems == []
+    listed = place.with_suffix(".txt" if ascii_only else ".json")
+    text = json.dumps([json.loads(line) for line in lines], indent=1 if i % 2 else None)
+    listed.write_text(text, encoding="utf-8")
+    assert tables.read(listed, "", "") == (entries, [])
+
+
+def test_json_lists_as_blip_and_llava_distribute_them(tmp_path):
+    dataset_tools.images(tmp_path / "val2014", ["COCO_1.jpg", "COCO_2.jpg"])
+    rows = [  # coco_karpathy_train.json: a row for each caption
+        {"caption": f"number {i}", "image": f"val2014/COCO_{i % 2 + 1}.jpg"}
+        for i in range(4)
+    ]
+    place = tmp_path / "captions.json"
+    place.write_text(json.dumps([{**row, "image_id": "coco_1"} for row in rows]))
+    source = captions.make("all", path=str(tmp_path))
+    check_contract(source)
+    assert source[0].captions == ("number 0", "number 2")
+    meta = [{"id": "2", "image": "val2014/COCO_2.jpg", "blip_caption": "a dog"}]
+    (tmp_path / "meta.json").write_text(json.dumps(meta, indent=2))
+    named = {"table": "meta.json", "caption_column": "blip_caption"}
+    assert captions.make("all", path=str(tmp_path), **named)[0].captions == ("a dog",)
+    with pytest.raises(UserError, match="cannot tell the image and caption columns"):
+        captions.make("all", path=str(tmp_path), table="meta.json")
+    meta.append("x")
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    source = captions.make("all", path=str(tmp_path), **named)
+    assert source.problems == ["1 rows that name no image, left out"]
+    place.write_text(place.read_text()[:90])
+    with pytest.raises(UserError, match="captions.json is not JSON, or cut off: "):
+        captions.make("all", path=str(tmp_path))
+    place.write_text("[]")
+    with pytest.raises(UserError, match="captions.json: none of its .* JSON object"):
+        captions.make("all", path=str(tmp_path))
 
 
 FAULTS = {  # a line -> (fault of its image, or None; what is said of the table)
@@ -165,7 +198,7 @@ def test_columns_of_json_lines(tmp_path):
     with pytest.raises(UserError, match="cannot tell the image and caption columns"):
         captions.make("all", path=path)
     (tmp_path / "metadata.jsonl").write_text("image,caption\n")
-    with pytest.raises(UserError, match="none of its lines is a JSON object"):
+    with pytest.raises(UserError, match="none of its lines or items is a JSON object"):
         captions.make("all", path=path)
 
 

@@ -1,7 +1,8 @@
-"""Rows of parquet files with encoded images and captions, read in any order.
+"""Rows of parquet files with encoded images, captions and labels, read in any order.
 
 A row is read with its row group; a bounded number of bytes of row groups stays in
-memory, and a bounded number of files open.
+memory, and a bounded number of files open. What the columns mean is found by
+clipjax/data/parquet_columns.py.
 """
 
 from __future__ import annotations
@@ -9,88 +10,103 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
+import itertools
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from clipjax.data import files
+from clipjax.data import files, parquet_columns, released
 from clipjax.types import BadExample, UserError
 
-IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
-CAPTION_COLUMNS = ("caption", "txt", "text")
-SUCCESS = "success"  # img2dataset's status of a row whose image could be had
+FAILED = b"failed"  # how img2dataset's status of a row without its image begins
 MEMORY = 2**28  # bytes of row groups kept
 FILES = 32  # kept open
+NO_LABEL, BIG = -1, 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """The rows of one file that have an image, in its order.
 
-    columns: of image, caption and key; "" where there is none. group, row: int32 [n],
-    row group and place in it. captions: int32 [n], 0 or 1; 1 where it is not UTF-8.
-    failed: rows without an image.
+    name: the file's in messages. keys: by which examples are held out. group, row: int32 [n], row group and place in it.
+    captions: int32 [n]; one that is not UTF-8 counts. labels: int32 [n] of each column
+    of labels, NO_LABEL where it says none. splits: of each row, [] without such a
+    column. failed: rows whose image could not be had. largest: bytes of the images of
+    one row group.
     """
 
     path: pathlib.Path
+    name: str
     stamp: tuple[int, str]
-    columns: tuple[str, str, str]
+    columns: parquet_columns.Columns
     keys: list[str]
+    splits: list[str]
     group: np.ndarray
     row: np.ndarray
     captions: np.ndarray
+    labels: dict[str, np.ndarray]
     failed: int
+    largest: int
 
 
-def scan(path: pathlib.Path, image_column: str, caption_column: str) -> Rows:
-    """Reads which rows have an image, and their keys and captions, but no image.
+def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
+    """Reads which rows have an image, and their keys, captions and labels, but no
+    image.
 
-    image_column, caption_column: "" finds the usual names. Raises UserError for a file
-    that is no parquet, is cut off, or lacks such columns.
+    Raises UserError for a file that is no parquet, is cut off, or lacks such columns.
     """
-    stamp = files.stamp_of(os.stat(path))
+    try:
+        stamp = files.stamp_of(os.stat(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     file = _open(path)
-    names = file.schema_arrow.names
-    image = _column(path, names, "image_column", image_column, IMAGE_COLUMNS)
-    if not image:
-        if any(name.lower() == "url" for name in names):
-            raise UserError(f"{path} {files.ADDRESSES}")
-        raise UserError(
-            f"{path} has no column of images, but {', '.join(names)}; set the option "
-            f"image_column"
-        )
-    caption = _column(path, names, "caption_column", caption_column, CAPTION_COLUMNS)
-    key = "key" if "key" in names else ""
-    status = "status" if "status" in names else ""
-    _check_types(path, file, image, caption, key)
-    keys, where, counts, failed = [], [], [], 0
-    for group, columns in _groups(path, file, [key, caption, status]):
-        rows = file.metadata.row_group(group).num_rows
-        for row in range(rows):
-            said = columns[status][row] if status else None
-            if said is not None and said != SUCCESS.encode():
+    columns = parquet_columns.find(path, file.schema_arrow, wanted)
+    largest = _largest(path, file, columns)
+    keys, splits, where, counts, failed = [], [], [], [], 0
+    labels: dict[str, list[int]] = {label: [] for label in columns.labels}
+    for group, found in _groups(path, file, columns.few()):
+        for row in range(file.metadata.row_group(group).num_rows):
+            said = found[columns.status][row] if columns.status else None
+            if said and said.startswith(FAILED):
                 failed += 1
                 continue
-            name = columns[key][row] if key else None
-            keys.append(_text(name) if name else f"{group}/{row}")
+            key = found[columns.key][row] if columns.key else None
+            keys.append(_text(key) if key else f"{path.name}:{group}/{row}")
+            if columns.split:
+                splits.append(_text(found[columns.split][row] or b""))
             where.append((group, row))
-            text = columns[caption][row] if caption else None
-            counts.append(1 if text and _text(text).strip() else 0)
+            counts.append(len(texts(found[one][row] for one in columns.captions)))
+            for label, numbers in labels.items():
+                value = found[label][row]
+                value = NO_LABEL if value is None else value
+                numbers.append(min(max(value, NO_LABEL), BIG))
     places = np.array(where, np.int32).reshape(-1, 2)
     return Rows(
         path=path,
+        name=name,
         stamp=stamp,
-        columns=(image, caption, key),
+        columns=columns,
         keys=keys,
+        splits=splits,
         group=places[:, 0].copy(),
         row=places[:, 1].copy(),
         captions=np.array(counts, np.int32),
+        labels={label: np.array(labels[label], np.int32) for label in labels},
         failed=failed,
+        largest=largest,
     )
+
+
+def texts(values: Iterable[Any]) -> list[bytes]:
+    """The captions in a row's values (text or lists of text), without empty ones."""
+    found = itertools.chain.from_iterable(
+        value if isinstance(value, list) else [value] for value in values
+    )
+    return [text for text in found if text and _text(text).strip()]
 
 
 class RowGroups:
@@ -114,8 +130,8 @@ class RowGroups:
     def __setstate__(self, memory: int) -> None:
         self.__init__(memory)
 
-    def values(self, rows: Rows, i: int, columns: tuple[str, ...]) -> list[bytes]:
-        """The values of row i, text as its bytes, null as b"".
+    def values(self, rows: Rows, i: int, columns: tuple[str, ...]) -> list[Any]:
+        """The values of row i, text as its bytes (or a list of them), null as b"".
 
         Raises BadExample where the file is gone, changed or damaged.
         """
@@ -147,7 +163,7 @@ class RowGroups:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(rows.path)
         read = file.read_row_group(group, columns=list(columns), use_threads=False)
-        return [_binary(read.column(name)) for name in columns]
+        return [_values(read, name) for name in columns]
 
     def _keep(self, place: tuple, found: list[Any]) -> None:
         """Keeps these columns and lets the oldest go, but never these."""
@@ -170,6 +186,7 @@ def _open(path: pathlib.Path) -> Any:
         file.schema_arrow.names  # noqa: B018 -- a damaged one shows here
         return file
     except _damage() as error:
+        released.opening(path, "a parquet file")
         raise UserError(
             f"{path} is no parquet file, or cut off: get it anew or remove it "
             f"({_words(error)})"
@@ -183,64 +200,78 @@ def _damage() -> tuple[type[Exception], ...]:
     return OSError, ValueError, KeyError, IndexError, pyarrow.ArrowException
 
 
+def _largest(path: pathlib.Path, file: Any, columns: parquet_columns.Columns) -> int:
+    """The bytes of the images of the largest row group; raises UserError where there
+    are but paths of images.
+    """
+    sizes, nulls = [0], 0
+    for group in range(file.num_row_groups):
+        try:
+            chunks = file.metadata.row_group(group)
+            parts = [chunks.column(i) for i in range(chunks.num_columns)]
+            for part in parts:
+                if part.path_in_schema == columns.image:
+                    known = part.statistics
+                    sizes.append(part.total_uncompressed_size)
+                    nulls += (known.null_count or 0) if known else 0
+        except _damage() as error:
+            raise _damaged(path, group, error) from error
+    if columns.path and nulls == file.metadata.num_rows > 0:
+        raise UserError(
+            f"{path} holds paths of images, not images: get a copy with the images in "
+            f"the column {columns.image}"
+        )
+    return max(sizes)
+
+
 def _groups(
     path: pathlib.Path, file: Any, columns: list[str]
 ) -> Iterator[tuple[int, dict[str, list]]]:
-    """(number, column -> its values as bytes) of each row group."""
-    wanted = [column for column in columns if column]
+    """(number, column -> its values, text as bytes) of each row group."""
     for group in range(file.num_row_groups):
         try:
-            read = file.read_row_group(group, columns=wanted, use_threads=False)
-            if wanted and read.num_rows != file.metadata.row_group(group).num_rows:
+            read = file.read_row_group(group, columns=columns, use_threads=False)
+            if columns and read.num_rows != file.metadata.row_group(group).num_rows:
                 raise ValueError("it is too short")
+            found = {name: _values(read, name).to_pylist() for name in columns}
         except _damage() as error:
-            raise UserError(
-                f"{path} is damaged in row group {group}: get it anew or remove it "
-                f"({_words(error)})"
-            ) from error
-        yield group, {name: _binary(read.column(name)).to_pylist() for name in wanted}
+            raise _damaged(path, group, error) from error
+        yield group, found
 
 
-def _check_types(
-    path: pathlib.Path, file: Any, image: str, caption: str, key: str
-) -> None:
-    import pyarrow.types as kinds
-
-    schema = file.schema_arrow
-    for name, what in ((image, "encoded images"), (caption, "text"), (key, "text")):
-        if not name:
-            continue
-        kind = schema.field(name).type
-        text = kinds.is_string(kind) or kinds.is_large_string(kind)
-        if not (kinds.is_binary(kind) or kinds.is_large_binary(kind)):
-            if not text or name == image:
-                raise UserError(f"{path}: the column {name} holds {kind}, not {what}")
+def _damaged(path: pathlib.Path, group: int, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged in row group {group}: get it anew or remove it "
+        f"({_words(error)})"
+    )
 
 
-def _binary(column: Any) -> Any:
-    """Text as its bytes, so that what is not UTF-8 is one row's fault alone."""
+def _values(table: Any, name: str) -> Any:
+    """A column, or a field of a struct. Text is given as its bytes, so that what is not
+    UTF-8 is one row's fault alone.
+    """
     import pyarrow
+    import pyarrow.compute
     import pyarrow.types as kinds
 
+    if name in table.column_names:
+        column = table.column(name)
+    else:
+        outer, _, inner = name.rpartition(".")
+        column = pyarrow.compute.call_function(
+            "struct_field",
+            [table.column(outer)],
+            pyarrow.compute.StructFieldOptions([inner]),
+        )
     if kinds.is_string(column.type):
         return column.cast(pyarrow.binary())
     if kinds.is_large_string(column.type):
         return column.cast(pyarrow.large_binary())
+    if kinds.is_list(column.type):
+        return column.cast(pyarrow.list_(pyarrow.binary()))
+    if kinds.is_large_list(column.type):
+        return column.cast(pyarrow.large_list(pyarrow.large_binary()))
     return column
-
-
-def _column(
-    path: pathlib.Path, names: list[str], option: str, wanted: str, usual: tuple
-) -> str:
-    if wanted and wanted not in names:
-        raise UserError(
-            f"{path} has no column {option}={wanted}; it has {', '.join(names)}"
-        )
-    return wanted or _first(usual, names)
-
-
-def _first(usual: tuple[str, ...], names: list[str]) -> str:
-    return next((name for name in usual if name in names), "")
 
 
 def _text(raw: bytes) -> str:

@@ -5,7 +5,8 @@ Four forms are known, told apart by their first line:
   of Flickr8k, `image_name| comment_number| comment` of Flickr30k); quotes around what
   holds delimiters or lines count only with commas and semicolons;
 - `name.jpg#0<TAB>caption` (Flickr8k.token.txt, results_20130124.token);
-- JSON lines, `{"image": "a.jpg", "caption": "..."}` or `"captions": ["...", ...]`.
+- JSON lines, `{"image": "a.jpg", "caption": "..."}` or `"captions": ["...", ...]`, or a
+  JSON list of the same (BLIP's and LLaVA's captions).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ IMAGE_HEADERS = (
     *("image_path", "path", "name", "key"),
 )
 JSON_LINES = (".jsonl", ".ndjson")
+JSON_LIST = re.compile(r"\[\s*(\{|\Z)")
 CAPTION_HEADERS = ("caption", "comment", "text", "title", "description", "sentence")
 
 # How surrogateescape marks bytes that are not UTF-8; JSON can spell the others too.
@@ -118,7 +120,8 @@ def _rows(
 ) -> Iterator[tuple[str, Any]]:
     """(image name, caption) of each row; the caption is None where it is missing."""
     first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
-    if path.suffix.lower() in JSON_LINES or first.startswith("{"):
+    listed = path.suffix.lower() == ".json" or JSON_LIST.match(text.lstrip())
+    if listed or path.suffix.lower() in JSON_LINES or first.startswith("{"):
         yield from _json_rows(path, text, image_column, caption_column)
         return
     if TOKEN_LINE.fullmatch(first) and not (image_column or caption_column):
@@ -167,13 +170,9 @@ def _rest(row: list[str], caption_at: int, width: int, delimiter: str) -> str | 
 def _json_rows(
     path: pathlib.Path, text: str, image_column: str, caption_column: str
 ) -> Iterator[tuple[str, Any]]:
-    """As `_rows`, of JSON lines; ("", None) for a line that is no JSON object."""
+    """As `_rows`, of JSON; ("", None) for a line or item that is no object."""
     known = False
-    for line in _lines(text):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
+    for row in _items(path, text):
         if not isinstance(row, dict):
             yield "", None
             continue
@@ -181,6 +180,7 @@ def _json_rows(
         image_at = _column(columns, image_column, IMAGE_HEADERS)
         caption_at = _column(columns, caption_column, ("captions", *CAPTION_HEADERS))
         if not known and (image_at is None or caption_at is None):
+            line = json.dumps(row, ensure_ascii=False)
             raise _no_columns(path, line, image_column, caption_column)
         known = True
         name = None if image_at is None else row[columns[image_at]]
@@ -192,7 +192,22 @@ def _json_rows(
             lost = caption is None and isinstance(found, list)
             yield name, [caption] if lost else caption  # a null among others: no text
     if not known:
-        raise UserError(f"{path}: none of its lines is a JSON object")
+        raise UserError(f"{path}: none of its lines or items is a JSON object")
+
+
+def _items(path: pathlib.Path, text: str) -> Iterator[Any]:
+    """What each line of JSON lines holds, or a JSON list; None for a broken line."""
+    if text.lstrip().startswith("["):
+        try:
+            yield from json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not JSON, or cut off: {error}") from error
+        return
+    for line in _lines(text):
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            yield None
 
 
 def _dialect(

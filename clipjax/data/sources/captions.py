@@ -1,8 +1,8 @@
 """Images in a folder with a table of captions: Flickr8k, Flickr30k, your own CSV.
 
 `captions.txt` (`image,caption`), any CSV or TSV, Flickr30k's `results.csv`, the
-`.token` form and JSON lines are read; see clipjax/data/tables.py. All rows of an image
-make one example.
+`.token` form, JSON lines and lists are read; see clipjax/data/tables.py. All rows of an
+image make one example.
 
     --config configs/x.py:data=captions --config.data.train.path=FOLDER
 """
@@ -17,6 +17,7 @@ from clipjax.types import UserError
 
 TABLES = (
     *("captions.txt", "captions.csv", "captions.tsv", "captions.jsonl"),
+    "captions.json",
     *("results.csv", "results_20130124.token", "Flickr8k.token.txt"),
     *("Flickr8k_text/Flickr8k.token.txt", "flickr30k_images/results.csv"),
     "metadata.jsonl",

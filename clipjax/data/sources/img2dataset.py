@@ -1,9 +1,9 @@
 """What img2dataset downloads: CC3M, CC12M, LAION and other lists of addresses.
 
 Of its output formats, `files` (00000/000000012.jpg with .txt and .json) and `parquet`
-(00000.parquet with columns key, caption, status, jpg and others) are read here; its
-`webdataset` (00000.tar) is read by `data=webdataset`. Downloads that failed are left
-out. After github.com/rom1504/img2dataset.
+(00000.parquet with columns key, caption, status, jpg and others, as `data=parquet` has
+them) are read here; its `webdataset` (00000.tar) is read by `data=webdataset`.
+Downloads that failed are left out. After github.com/rom1504/img2dataset.
 
     --config configs/x.py:data=img2dataset --config.data.train.path=FOLDER
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import bisect
 import concurrent.futures
 import dataclasses
-import functools
 import itertools
 import os
 import pathlib
@@ -22,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, folders, parquet, strings, subset, tar_index
+from clipjax.data import files, folders, split_files, strings, subset, tar_index
+from clipjax.data.sources import parquet
 from clipjax.types import BadExample, Example, UserError
 
 SPLITS = ("train", "val", "all")
@@ -39,7 +39,7 @@ def make(
     val_fraction: float = 0.01,
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> Files | Parquet:
+) -> Files | parquet.Parquet:
     """Lists the images, in the order of their shards; reads them when asked for.
 
     The split is "train", "val" or "all"; an example belongs to "val" by a hash of its
@@ -64,29 +64,34 @@ def make(
         )
     subset.check_fraction(val_fraction)
     base = files.folder(path, "img2dataset's shards")
-    as_files = _has_folders(base)
-    suffix = "" if as_files else ".parquet"
-    patterns = "::".join(f"{one}{suffix}" for one in shards.split("::"))
-    folder = folders.LocalFolder(base, subfolders=as_files)
+    if not _has_folders(base):
+        return parquet.make(
+            split,
+            path=path,
+            shards="::".join(
+                f"{one}{split_files.SUFFIX}" for one in shards.split("::")
+            ),
+            image_column=image_column,
+            caption_column=caption_column,
+            val_fraction=val_fraction,
+            max_samples=max_samples,
+            subset_seed=subset_seed,
+        )
+    if image_column or caption_column:
+        raise UserError(
+            f"image_column and caption_column are of parquet files; {base} holds "
+            f"folders of images: drop them"
+        )
+    folder = folders.LocalFolder(base, subfolders=True)
     names = [
         name
-        for name in folders.find(folder, patterns, split, ".parquet")
+        for name in folders.find(folder, shards, split, split_files.SUFFIX)
         if not name.startswith((".", "_"))
     ]
-    if as_files:
-        if image_column or caption_column:
-            raise UserError(
-                f"image_column and caption_column are of parquet files; {base} holds "
-                f"folders of images: drop them"
-            )
-        scan, form = _list, Files
-    else:
-        columns = dict(image_column=image_column, caption_column=caption_column)
-        scan, form = functools.partial(parquet.scan, **columns), Parquet
 
-    def one(place: pathlib.Path) -> tuple[Any, np.ndarray]:
+    def one(place: pathlib.Path) -> tuple[Listing, np.ndarray]:
         """What is in a shard, and which of it belong to the split. No key is kept."""
-        found = scan(place)
+        found = _list(place)
         mine = np.ones(len(found.keys), bool)
         if split != "all":
             held = [subset.held_out(key, val_fraction) for key in found.keys]
@@ -97,7 +102,9 @@ def make(
     mine = np.concatenate(mine)
     usable = np.flatnonzero(mine)
     if not len(mine):
-        raise UserError(f"the {len(names)} shards of {base} hold no images")
+        inside = any(base.glob(f"*/*{split_files.SUFFIX}"))
+        hint = ", but parquet files: read them with data=parquet" if inside else ""
+        raise UserError(f"the {len(names)} shards of {base} hold no images{hint}")
     if not len(usable):
         raise UserError(
             f"none of the {len(mine)} images of {base} falls into the split {split!r} "
@@ -106,7 +113,7 @@ def make(
     chosen = subset.examples(
         len(usable), max_samples=max_samples, subset_seed=subset_seed
     )
-    return form(base, scanned, usable[chosen])
+    return Files(scanned, usable[chosen])
 
 
 def _each(
@@ -120,13 +127,10 @@ def _each(
         pool.shutdown(cancel_futures=True)  # after an error, of no use
 
 
-class _Shards:
-    """What both forms share; see `clipjax.types.Source`.
+class Files:
+    """Folders of images, each with its text; see `clipjax.types.Source`."""
 
-    problems: what was left out. A form gives `_read` and `_captions_of`.
-    """
-
-    def __init__(self, base: pathlib.Path, scanned: Sequence[Any], chosen: np.ndarray):
+    def __init__(self, scanned: Sequence[Listing], chosen: np.ndarray):
         self._ends = list(
             itertools.accumulate(len(found.captions) for found in scanned)
         )
@@ -136,30 +140,13 @@ class _Shards:
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
-        failed = sum(found.failed for found in scanned)
-        self.problems = [f"{failed} rows without an image, left out"] if failed else []
-        files.report(f"img2dataset {base}", self.problems)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def _place(self, index: int) -> tuple[int, int]:
-        """The shard of an example and its number there."""
-        position = int(self._chosen[files.position(index, len(self))])
-        shard = bisect.bisect_right(self._ends, position)
-        return shard, position - (self._ends[shard - 1] if shard else 0)
-
-
-class Files(_Shards):
-    """Folders of images, each with its text."""
-
-    def __init__(
-        self, base: pathlib.Path, scanned: Sequence[Listing], chosen: np.ndarray
-    ):
-        super().__init__(base, scanned, chosen)
+        self.problems: list[str] = []
         self._folders = [found.path for found in scanned]
         self._images = [found.images for found in scanned]
         self._kinds = [found.kinds for found in scanned]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming its file, if broken."""
@@ -193,6 +180,12 @@ class Files(_Shards):
         """The key of an example, without reading it."""
         return self._image(*self._place(index))[1]
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an example and its number there."""
+        position = int(self._chosen[files.position(index, len(self))])
+        shard = bisect.bisect_right(self._ends, position)
+        return shard, position - (self._ends[shard - 1] if shard else 0)
+
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """The file of an image, and what it is called in messages."""
         folder = self._folders[shard]
@@ -201,67 +194,11 @@ class Files(_Shards):
         return folder / name, key
 
 
-class Parquet(_Shards):
-    """Rows of parquet files."""
-
-    def __init__(
-        self, base: pathlib.Path, scanned: Sequence[parquet.Rows], chosen: np.ndarray
-    ):
-        super().__init__(base, scanned, chosen)
-        self._rows = scanned
-        self._groups = parquet.RowGroups()
-
-    def __getitem__(self, index: int) -> Example:
-        """Reads one example; raises BadExample, naming file and key, if broken."""
-        shard, i = self._place(index)
-        image, caption, key = self._values(shard, i, with_image=True)
-        if not image:
-            raise BadExample("it has no image", key)
-        return Example(image=image, captions=self._parse(index, caption, key), key=key)
-
-    def captions_of(self, index: int) -> list[str]:
-        """The caption of an example, without its image; raises as that does."""
-        shard, i = self._place(index)
-        _, caption, key = self._values(shard, i, with_image=False)
-        return self._parse(index, caption, key)
-
-    def key_of(self, index: int) -> str:
-        """The key of an example, without its image."""
-        shard, i = self._place(index)
-        return self._values(shard, i, with_image=False)[2]
-
-    def _parse(self, index: int, caption: bytes, key: str) -> list[str]:
-        if not self.caption_counts[index]:
-            return []
-        try:
-            return tar_index.parse_captions(tar_index.TXT, caption)
-        except BadExample as error:
-            raise BadExample(error.reason, key) from error
-
-    def _values(self, shard: int, i: int, with_image: bool) -> tuple[bytes, bytes, str]:
-        """Image, caption and key of a row; b"" of a column that is not there."""
-        rows = self._rows[shard]
-        image, caption, key = rows.columns
-        wanted = (image if with_image else "", caption, key)
-        columns = tuple(name for name in wanted if name)
-        place = f"{rows.path.name}:{rows.group[i]}/{rows.row[i]}"
-        try:
-            found = dict(
-                zip(columns, self._groups.values(rows, i, columns), strict=True)
-            )
-        except BadExample as error:
-            raise BadExample(error.reason, place) from error
-        if name := found.get(key):
-            place = f"{rows.path.name}:{name.decode('utf-8', 'backslashreplace')}"
-        return found.get(image, b""), found.get(caption, b""), place
-
-
 @dataclasses.dataclass(frozen=True)
 class Listing:
     """The images of one folder, sorted; kinds: of their texts, as in tar_index.
 
-    keys: as their files are called up to the first dot. failed: always 0, as a failed
-    download leaves no file.
+    keys: as their files are called up to the first dot.
     """
 
     path: pathlib.Path
@@ -269,7 +206,6 @@ class Listing:
     keys: list[str]
     kinds: np.ndarray
     captions: np.ndarray
-    failed: int = 0
 
 
 def _list(folder: pathlib.Path) -> Listing:
