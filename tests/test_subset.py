@@ -13,7 +13,7 @@ from clipjax.types import UserError
 
 SOURCES = (
     *("captions", "imagefolder", "webdataset"),
-    *("coco", "karpathy", "img2dataset"),
+    *("coco", "karpathy", "img2dataset", "parquet"),
 )
 
 
