@@ -218,8 +218,8 @@ def _largest(path: pathlib.Path, file: Any, columns: parquet_columns.Columns) ->
             raise _damaged(path, group, error) from error
     if columns.path and nulls == file.metadata.num_rows > 0:
         raise UserError(
-            f"{path} holds paths of images, not images: get a copy with the images in "
-            f"the column {columns.image}"
+            f"{path} holds paths of images, not images: write it with the images in "
+            f"{columns.image}, as Dataset.push_to_hub does"
         )
     return max(sizes)
 
