@@ -134,7 +134,16 @@ def tfds(folder):
     )
 
 
+def hub_labels(folder):
+    counts = {"train": 3, "validation": 3, "test": 3}
+    dataset_tools.hub(folder, counts, name="default/{split}/{i:04}.parquet")
+
+
 BUILDERS = {
+    "data/hub_captions": lambda folder: dataset_tools.hub(
+        folder, {"train": 9, "validation": 4}, labels=False
+    ),
+    "data/hub_labels": hub_labels,
     "data/records": records,
     "data/tfds": tfds,
     "data/mine": captions,
@@ -151,6 +160,8 @@ BUILDERS = {
 }
 # Examples of the training and the evaluation source.
 SIZES = {
+    "data/hub_captions": (9, 4),
+    "data/hub_labels": (3, 3),
     "data/records": (36, 4),
     "data/tfds": (5, 3),
     "data/mine": (36, 4),

@@ -46,7 +46,10 @@ def test_a_pool_reads_parts_of_many_files_with_few_handles(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["webdataset", "captions", "imagefolder", "coco", "karpathy", "img2dataset"],
+    [
+        *("webdataset", "captions", "imagefolder", "coco", "karpathy"),
+        *("img2dataset", "parquet"),
+    ],
 )
 def test_missing_data_name_the_path_and_the_flag(name, tmp_path):
     make = registry.load("data", name)

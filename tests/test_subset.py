@@ -13,7 +13,7 @@ from clipjax.types import UserError
 
 SOURCES = (
     *("captions", "imagefolder", "webdataset"),
-    *("coco", "karpathy", "img2dataset"),
+    *("coco", "karpathy", "img2dataset", "parquet"),
 )
 
 
@@ -112,7 +112,7 @@ def test_limits_out_of_range(options, words):
 def test_every_file_source_has_the_options(name):
     known = registry.options(registry.load("data", name))
     assert known["max_samples"].default == 0 and known["subset_seed"].default == -1
-    if name in ("imagefolder", "webdataset"):
+    if name in ("imagefolder", "webdataset", "parquet"):
         assert {"max_classes", "max_samples_per_class"} <= set(known)
 
 

@@ -32,11 +32,11 @@ NO_LABEL, BIG = -1, 2**31 - 1
 class Rows:
     """The rows of one file that have an image, in its order.
 
-    name: the file's in messages. keys: by which examples are held out. group, row: int32 [n], row group and place in it.
+    name: the file's in messages. keys: by which examples are held out. splits: of each
+    row, [] without such a column. group, row: int32 [n], row group and place in it.
     captions: int32 [n]; one that is not UTF-8 counts. labels: int32 [n] of each column
-    of labels, NO_LABEL where it says none. splits: of each row, [] without such a
-    column. failed: rows whose image could not be had. largest: bytes of the images of
-    one row group.
+    of labels, NO_LABEL where it says none. failed: rows whose image could not be had.
+    largest: bytes of the images of one row group.
     """
 
     path: pathlib.Path
@@ -218,8 +218,8 @@ def _largest(path: pathlib.Path, file: Any, columns: parquet_columns.Columns) ->
             raise _damaged(path, group, error) from error
     if columns.path and nulls == file.metadata.num_rows > 0:
         raise UserError(
-            f"{path} holds paths of images, not images: get a copy with the images in "
-            f"the column {columns.image}"
+            f"{path} holds paths of images, not images: write it with the images in "
+            f"{columns.image}, as Dataset.push_to_hub does"
         )
     return max(sizes)
 

@@ -1,9 +1,9 @@
 """Parquet files with encoded images, captions and labels, as the Hugging Face hub has.
 
-`huggingface-cli download --repo-type dataset` gives such folders: files named by their
-splits (`data/train-00000-of-00042.parquet`, `default/validation/0000.parquet`) with a
-column of images ({bytes, path} or bytes alone), captions as text or lists of it, and
-classes as numbers whose names stand in the file. A row is an example.
+`hf download --repo-type dataset` gives such folders: files named by their splits
+(`data/train-00000-of-00042.parquet`, `default/validation/0000.parquet`) with a column
+of images ({bytes, path} or bytes alone), captions as text or lists of it, and classes
+as numbers whose names stand in the file. A row is an example.
 
     --config configs/x.py:data=parquet --config.data.train.path=FOLDER
 """
