@@ -308,7 +308,7 @@ def test_onlineclr_starts_with_weights_that_sum_to_one():
 
 
 def test_memory(block):
-    loss = registry.load("loss", "xbm")(spec(), size=3, block=block)
+    loss = registry.load("loss", "xbm")(spec(), size=3, start_step=0, block=block)
     state = loss.init()
     state["text_queue"] = jnp.array([(0.6, 0.8), (0, 0), (0, 0)])[:, None]
     state["image_queue"] = jnp.array([(0.8, 0.6), (0, 0), (0, 0)])[:, None]
@@ -330,7 +330,7 @@ STATEFUL = [
     ("fastclip", {"variant": "v0"}, 0.5),
     ("fastclip", {}, 0.5),
     ("onlineclr", {"negative_temperature": 0.5}, 0.5),
-    ("xbm", {"size": 3}, 0.5),
+    ("xbm", {"size": 3, "start_step": 0}, 0.5),
 ]
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import tiny
+from clipjax import registry
 from clipjax.losses.combined import CombinedLoss
-from clipjax.types import UserError
+from clipjax.types import LossSpec, UserError
 
 IMAGE = np.array([(1, 0), (0, 1), (0.6, 0.8)])
 TEXT = np.array([(0.8, 0.6), (0.28, 0.96), (1, 0)])
@@ -181,3 +182,14 @@ def test_vicreg_holds_no_matrix_of_large_batches():
     ).lower(given)
     found = compiled.compile().memory_analysis().temp_size_in_bytes
     assert found < 2 * size**2  # half of the matrix in float32
+
+
+def test_a_memory_begins_late():
+    """Embeddings of early steps are not remembered: by default in half of 40 steps."""
+    given = outputs(0.5, np.float32)
+    spec = LossSpec(3, 3, 2, 3, 1, 40)
+    loss = registry.load("loss", "xbm")(spec, size=6)
+    state = loss.init()
+    for step, filled in ((0, 0), (19, 0), (20, 3), (21, 6)):
+        state = loss(given, {"image_id": jnp.arange(3)}, state, step)[1]
+        assert int((state["queue_id"] >= 0).sum()) == filled

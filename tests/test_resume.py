@@ -255,7 +255,12 @@ def test_every_step_is_due_at_the_end():
 
 def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch):
     """Tables of averages and temperatures, a queue, momenta of two optimizers."""
-    config = tiny("loss=isogclr+xbm,optim=muon", log__every=1, loss__xbm__size=32)
+    config = tiny(
+        "loss=isogclr+xbm,optim=muon",
+        log__every=1,
+        loss__xbm__size=32,
+        loss__xbm__start_step=0,
+    )
     alone = tmp_path / "alone"
     train(config, alone)
     with monkeypatch.context() as patch:

@@ -73,7 +73,7 @@ LOSSES = {
     "sogclr": ({}, {}),
     "sogclr hinge": ({"surrogate": "squared_hinge"}, {}),
     "vicreg": ({}, {}),
-    "xbm": ({"size": 32}, {}),
+    "xbm": ({"size": 32, "start_step": 0}, {}),
 }
 
 

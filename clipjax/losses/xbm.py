@@ -17,12 +17,14 @@ import jax.numpy as jnp
 from clipjax.losses import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
+USUAL_START = 1000
+
 
 def make(
     spec: LossSpec,
     *,
     size: int = 4096,
-    start_step: int = 0,
+    start_step: int | None = None,
     same_image: str = "negative",
     block: int = 0,
 ) -> XbmLoss:
@@ -30,7 +32,9 @@ def make(
 
     Args:
       size: pairs remembered, a multiple of the batch size.
-      start_step: the first step whose embeddings are remembered; early ones drift.
+      start_step: the first step whose embeddings are remembered: 1,000 as in the paper,
+        or in a shorter run half of it. Early ones drift, and a memory of them can keep
+        a model from learning.
       same_image: "negative", "mask" or "positive" (an even target over all texts of
         the image), of pairs within the batch; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
@@ -43,6 +47,8 @@ def make(
             f"loss.size={size}: must be a multiple of data.batch_size, "
             f"{spec.global_batch}"
         )
+    if start_step is None:
+        start_step = min(USUAL_START, spec.total_steps // 2)
     if not 0 <= start_step < max(spec.total_steps, 1):
         raise UserError(
             f"loss.start_step={start_step}: must be 0 or more and below the run's "

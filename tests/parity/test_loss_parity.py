@@ -54,7 +54,7 @@ CASES = {
     "hn_nce": (torch_losses.HnNce, {}, {}),
     "dcl": (torch_losses.Dcl, {}, {"sigma": 0.5}),
     "hcl": (torch_losses.Hcl, {}, {}),
-    "xbm": (torch_losses.Xbm, {}, {"size": 16}),
+    "xbm": (torch_losses.Xbm, {}, {"size": 16, "start_step": 0}),
 }
 
 
