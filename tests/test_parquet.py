@@ -480,6 +480,12 @@ def test_row_groups_that_are_too_large_are_told(tmp_path, monkeypatch):
     assert source.problems[0].startswith("an image is read with a row group of 0 MiB: ")
 
 
+def test_files_may_be_counted_from_1(tmp_path):
+    for i in (1, 2):
+        write(tmp_path / f"train-{i:05}-of-00002.parquet", {"image": picture(2)})
+    assert len(parquet.make("train", path=str(tmp_path), val_fraction=0.0)) == 4
+
+
 def test_the_names_of_splits():
     assert [split_files.canonical(s) for s in ("Valid", "dev", "testing", "odd")] == [
         *("val", "val", "test", "odd")

@@ -93,7 +93,7 @@ def _complete(base: pathlib.Path, names: list[str]) -> None:
             groups.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
     for (stem, total), there in groups.items():
         gone = sorted(set(range(total)) - there)
-        if gone:
+        if len(there) < total:  # which may be counted from 1
             raise UserError(
                 f"{base / stem}-{gone[0]:05}-of-{total:05}{SUFFIX} is missing, one of "
                 f"{len(gone)}: get all, or name those to use by the option shards"
