@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.agree import gather
+from clipjax.data.ahead import PATIENCE, Ahead, Late, name_of
 from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
 
 Progress = Callable[[int, int], None]
@@ -61,6 +61,7 @@ class Encoder:
       mesh: the devices to spread a batch over, which then also hold the variables; None
         for the default device.
       threads: that read and decode, in each process.
+      timeout: seconds that an image is awaited, 0 for ever.
       class_names: of a classifier, in the order of its logits.
 
     Raises UserError for a batch_size or threads below 1.
@@ -75,6 +76,7 @@ class Encoder:
         batch_size: int = 64,
         mesh: Mesh | None = None,
         threads: int = 2,
+        timeout: float = 0.0,
         class_names: Sequence[str] = (),
     ):
         self.class_names = tuple(class_names)
@@ -87,6 +89,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._preprocess = preprocess
         self._threads = threads
+        self._timeout = timeout
         self._image_shape = preprocess(np.zeros((8, 8, 3), np.uint8)).shape
         self._split = None
         self._rows = list(range(self.batch_size))  # of each batch, filled here
@@ -220,31 +223,41 @@ class Encoder:
         notes: list[Any],
     ) -> Iterator[tuple[np.ndarray]]:
         """Yields uint8 [b h w 3] with this process's rows; fills `notes`."""
-        pool = ThreadPoolExecutor(self._threads)
-
-        def submit(start: int) -> list[tuple[int, int, Future]]:
-            places = [(row, start + row) for row in self._rows]
-            return [
-                (row, at, pool.submit(self._read, examples, chosen[at], keep))
-                for row, at in places
-                if at < len(chosen)
-            ]
-
+        starts = self._starts(len(chosen))
+        places = [
+            start + row
+            for start in starts
+            for row in self._rows
+            if start + row < len(chosen)
+        ]
+        read = Ahead(
+            lambda number: self._read(examples, chosen[places[number]], keep),
+            range(len(places)),
+            threads=self._threads,
+            depth=AHEAD * len(self._rows),
+        )
+        patience = PATIENCE
         try:
-            starts = collections.deque(self._starts(len(chosen)))
-            waiting: collections.deque = collections.deque()
-            while starts or waiting:
-                while starts and len(waiting) < AHEAD:
-                    waiting.append(submit(starts.popleft()))
+            left = collections.deque(places)
+            for start in starts:
                 batch = np.zeros((self.batch_size, *self._image_shape), np.uint8)
-                for row, place, future in waiting.popleft():
-                    pixels, value, reason = future.result()
+                while left and left[0] < start + self.batch_size:
+                    place = left.popleft()
+                    pixels, value, reason = read.take(self._timeout)
                     if pixels is not None:
-                        batch[row] = pixels
+                        batch[place - start] = pixels
                     notes.append((place, value, reason))
                 yield (batch,)
+        except Late:
+            patience = 0.0
+            raise UserError(
+                f"{name_of(examples, chosen[place])} has not been read for "
+                f"{self._timeout:g} s (data.timeout): see whether the place of the "
+                f"data answers and start again, or give a longer data.timeout (0: no "
+                f"limit)"
+            ) from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            read.close(patience)
 
     def _read(
         self, examples: Any, index: int, keep: Callable[[Any], Any] | None

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -310,3 +311,20 @@ def test_two_processes_read_their_own_rows_and_return_the_whole():
         assert process.returncode == 0, errors[-2000:]
     assert "read [0, 1, 4, 5, 8, 9]" in results[0][0]
     assert "read [2, 3, 6, 7, 10]" in results[1][0]
+
+
+def test_an_image_that_hangs_is_an_error_in_time():
+    class Stuck(list):
+        def __getitem__(self, index):
+            if index == 5:
+                time.sleep(10**6)
+            return super().__getitem__(index)
+
+        def key_of(self, index):
+            return f"shard/{index}"
+
+    pictures = Stuck(np.zeros((8, 4, 4, 3), np.uint8))
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"shard/5 has not been read for 0.5 s"):
+        _encoder(timeout=0.5, batch_size=4).images(_variables(), pictures)
+    assert time.monotonic() - begin < 8

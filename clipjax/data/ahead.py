@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
 import threading
 import time
@@ -111,6 +112,14 @@ class Ahead(Generic[Made]):
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+
+def name_of(examples: Any, index: int) -> str:
+    """What to call an example that hangs: its key, where that can be had."""
+    if read := getattr(examples, "key_of", None):
+        with contextlib.suppress(Exception):  # a key too may have to be read
+            return Ahead(read, range(index, index + 1), threads=1, depth=0).take(1.0)
+    return f"example {index}"
 
 
 def _work(

@@ -14,7 +14,6 @@ stay as they are.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import operator
 import os
@@ -28,7 +27,7 @@ from absl import flags
 
 from clipjax.data import buckets
 from clipjax.data import workers as worker_processes
-from clipjax.data.ahead import Ahead
+from clipjax.data.ahead import Ahead, name_of
 from clipjax.data.batches import NOTES, TrainBatches, owned
 from clipjax.data.labels import find_label_set
 from clipjax.data.order import Planned, Units, generator, plans_of
@@ -250,11 +249,7 @@ class _BlockMaker:
         index = self._at.get(step)
         if index is None:
             return "making it"
-        key = f"example {index}"
-        if read := getattr(self._source, "key_of", None):
-            with contextlib.suppress(Exception):  # a key too may have to be read
-                key = Ahead(read, range(index, index + 1), threads=1, depth=0).take(1.0)
-        return f"reading {key}"
+        return f"reading {name_of(self._source, index)}"
 
     def _row(self, planned: Planned, notes: list, step: int) -> dict[str, Any]:
         """One row, of the planned example or of what replaces it."""

@@ -146,6 +146,7 @@ def encoder(
         batch_size=64 * (mesh.size if mesh else 1),
         mesh=mesh,
         threads=max(2, config.data.threads, config.data.workers),
+        timeout=config.data.timeout,
         class_names=class_names,
     )
 
