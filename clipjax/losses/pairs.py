@@ -120,7 +120,8 @@ def log_sums(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, S
 def row_sums(rows: Side, columns: Side, among: str, plan: Plan) -> Sums:
     """As `log_sums`, of the rows over the columns alone."""
     if plan.block:
-        return _blocked(rows, columns, among, False, plan)[0]
+        found: tuple[Sums, Sums] = _blocked(rows, columns, among, False, plan)
+        return found[0]
     s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
     return _whole(s, keep, rows.scale)
 
