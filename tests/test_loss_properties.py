@@ -219,6 +219,11 @@ def test_a_batch_of_one_is_refused(case):
         loss(*example(1, 0), loss.init(), 0)
 
 
+def test_a_batch_of_one_is_refused_by_tri_modal():
+    with pytest.raises(UserError, match="batch_size=1"):
+        tiny.loss(1, "tri_modal")(*example(1, 0), {}, 0)
+
+
 @pytest.mark.parametrize("case", ["sogclr", "isogclr", "fastclip"])
 def test_repeated_ids_have_one_result(case):
     """Rows of one id bring their mean; the order of writing cannot matter."""
@@ -586,6 +591,21 @@ def test_fixed_weights_carry_no_gradient():
         expected = jax.grad(by_hand)(out["image_embed"])
         found = value_and_gradient(loss, out, batch, {})[1][0]
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["clip", "xbm", "tri_modal"])
+def test_accuracy_is_of_all_pairs_whatever_the_mode(case):
+    """Of one image alone, masked pairs would leave nothing to get wrong."""
+    out, batch = example(16, 17, images=1)
+    options = {"size": 16} if case == "xbm" else {}
+    found = []
+    for mode in ("negative", "mask", "positive"):
+        loss = tiny.loss(16, case, same_image=mode, **options)
+        metrics = jax.jit(loss)(out, batch, loss.init(), 0)[2]
+        found.append(float(metrics["image_to_text_accuracy"]))
+    s = np.asarray(out["image_embed"] @ out["text_embed"].T)
+    expected = np.mean(s.argmax(axis=1) == np.arange(16))
+    assert expected < 0.5 and found == pytest.approx([expected] * 3)
 
 
 @pytest.mark.parametrize("width", [16, 512, 768])

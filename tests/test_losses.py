@@ -163,6 +163,16 @@ def test_an_expander_is_what_vicreg_looks_at():
         ("clip", {"block": 1.5}, "loss.block=1.5"),
         ("fastclip", {"temperature": 0.05}, "loss.temperature=0.05.*the model's"),
         ("fastclip", {"variant": "v1", "rho": 5.0}, "loss.rho=5.0.*variant=v1"),
+        (
+            "fastclip",
+            {"variant": "v2", "schedules": (("temperature", "linear", 0.1, 1.0),)},
+            "'temperature' has no part in variant v2",
+        ),
+        (
+            "fastclip",
+            {"variant": "v0", "schedules": (("rho", "linear", 5.0, 1.0),)},
+            "'rho' has no part in variant v0",
+        ),
     ],
 )
 def test_options_that_would_train_nothing(name, options, message):

@@ -301,7 +301,8 @@ class Checkpoints:
         if differences:
             more = len(differences) - 3
             raise UserError(
-                f"step {step} of {self.workdir} is of another model or optimizer: "
+                f"step {step} of {self.workdir} is of another model, loss or "
+                "optimizer: "
                 + "; ".join(differences[:3])
                 + (f"; and {more} more" if more > 0 else "")
                 + ". Use the config that the run was started with, or another --workdir"

@@ -32,7 +32,8 @@ def measure(
         rows, columns = pairs.side(image, 1.0), pairs.side(text, 1.0)
         sums = pairs.log_sums(rows, columns, "all", plan)
     own = (image * text).sum(axis=1)
-    whole = image.sum(axis=0) @ text.sum(axis=0)
+    # No product of matrices, whose default precision is not float32 everywhere.
+    whole = (image.sum(axis=0) * text.sum(axis=0)).sum()
     return {
         "image_to_text_accuracy": _accuracy(own, sums[0], width),
         "text_to_image_accuracy": _accuracy(own, sums[1], width),

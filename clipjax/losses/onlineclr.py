@@ -139,5 +139,5 @@ def _moved(
     log_sum = jax.nn.logsumexp(jnp.where(some, lse, 0)) + math.log(2)
     weights = jnp.where(some, 2 * jnp.exp(lse - log_sum), 0)
     moves = temperature * jnp.where(some, log_sum, 0)
-    value = jax.lax.stop_gradient(weights @ mean - moves) + moves
+    value = jax.lax.stop_gradient((weights * mean).sum() - moves) + moves
     return value, jax.lax.stop_gradient(jnp.where(some, log_sum, -jnp.inf))

@@ -120,7 +120,7 @@ def log_sums(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, S
 def row_sums(rows: Side, columns: Side, among: str, plan: Plan) -> Sums:
     """As `log_sums`, of the rows over the columns alone."""
     if plan.block:
-        found: Any = _blocked(rows, columns, among, False, plan)
+        found: tuple[Sums, Sums] = _blocked(rows, columns, among, False, plan)
         return found[0]
     s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
     return _whole(s, keep, rows.scale)

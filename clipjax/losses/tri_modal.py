@@ -70,8 +70,9 @@ class TriModalLoss:
 
         Takes audio_embed where there is one, then by `reconstruction` decoded_audio and
         audio_encoded [b d]; joint_embed by `joint`. Raises UserError where what an
-        option asks for is missing.
+        option asks for is missing, and for a batch of one, which has no negatives.
         """
+        matches.at_least_two(outputs["image_embed"])
         given = [name for name in MODALITIES if f"{name}_embed" in outputs]
         value, metrics = jnp.zeros((), outputs["image_embed"].dtype), {}
         for one, other in itertools.combinations(given, 2):
