@@ -302,3 +302,15 @@ def test_split_lists_without_suffixes(tmp_path):
     source = captions.make("test", path=str(tmp_path), split_file="test.txt")
     assert keys(source) == [first, second]
     assert source.problems == ["1 names of test.txt are not in the table"]
+
+
+def test_a_first_json_line_may_lack_a_field(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    lines = ['{"image": "a.jpg"}', '{"image": "b.jpg", "caption": "a dog"}']
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    source = captions.make("all", path=str(tmp_path))
+    assert keys(source) == ["a.jpg", "b.jpg"] and source.captions_of(1) == ("a dog",)
+    with pytest.raises(BadExample, match="a.jpg"):
+        source.captions_of(0)

@@ -30,6 +30,8 @@ IMAGE_HEADERS = (
 JSON_LINES = (".jsonl", ".ndjson")
 JSON_LIST = re.compile(r"\[\s*(\{|\Z)")
 CAPTION_HEADERS = ("caption", "comment", "text", "title", "description", "sentence")
+JSON_CAPTIONS = ("captions", *CAPTION_HEADERS)
+LOOKED_AT = 100  # lines of JSON, for one that has both an image and a caption
 
 # How surrogateescape marks bytes that are not UTF-8; JSON can spell the others too.
 NOT_UTF8 = re.compile("[\ud800-\udfff]")
@@ -171,28 +173,43 @@ def _json_rows(
     path: pathlib.Path, text: str, image_column: str, caption_column: str
 ) -> Iterator[tuple[str, Any]]:
     """As `_rows`, of JSON; ("", None) for a line or item that is no object."""
+    waiting: list[Any] = []  # until one has both columns: a field may be missing
     known = False
     for row in _items(path, text):
-        if not isinstance(row, dict):
-            yield "", None
-            continue
-        columns = list(row)
+        columns = list(row) if isinstance(row, dict) else []
         image_at = _column(columns, image_column, IMAGE_HEADERS)
-        caption_at = _column(columns, caption_column, ("captions", *CAPTION_HEADERS))
-        if not known and (image_at is None or caption_at is None):
-            line = json.dumps(row, ensure_ascii=False)
-            raise _no_columns(path, line, image_column, caption_column)
-        known = True
-        name = None if image_at is None else row[columns[image_at]]
-        name = name.strip() if isinstance(name, str) else ""
-        found = None if caption_at is None else row[columns[caption_at]]
-        if caption_at is not None and found in (None, []):
-            found = ""  # said to be none, where a missing field is a fault
-        for caption in found if isinstance(found, list) else [found]:
-            lost = caption is None and isinstance(found, list)
-            yield name, [caption] if lost else caption  # a null among others: no text
+        caption_at = _column(columns, caption_column, JSON_CAPTIONS)
+        known = known or (image_at is not None and caption_at is not None)
+        waiting.append((row, image_at, caption_at))
+        if known:
+            for one in waiting:
+                yield from _json_row(*one)
+            waiting = []
+        elif len(waiting) == LOOKED_AT:
+            break
     if not known:
-        raise UserError(f"{path}: none of its lines or items is a JSON object")
+        objects = [row for row, _, _ in waiting if isinstance(row, dict)]
+        if not objects:
+            raise UserError(f"{path}: none of its lines or items is a JSON object")
+        line = json.dumps(objects[0], ensure_ascii=False)
+        raise _no_columns(path, line, image_column, caption_column)
+
+
+def _json_row(
+    row: Any, image_at: int | None, caption_at: int | None
+) -> Iterator[tuple[str, Any]]:
+    if not isinstance(row, dict):
+        yield "", None
+        return
+    values = list(row.values())
+    name = None if image_at is None else values[image_at]
+    name = name.strip() if isinstance(name, str) else ""
+    found = None if caption_at is None else values[caption_at]
+    if caption_at is not None and found in (None, []):
+        found = ""  # said to be none, where a missing field is a fault
+    for caption in found if isinstance(found, list) else [found]:
+        lost = caption is None and isinstance(found, list)
+        yield name, [caption] if lost else caption  # a null among others: no text
 
 
 def _items(path: pathlib.Path, text: str) -> Iterator[Any]:
