@@ -9,6 +9,7 @@ goes to Pillow. Resized pixels differ: see `resize`.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from types import ModuleType
 
@@ -30,6 +31,10 @@ UPRIGHT = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels),
 }
+
+# By how many times a side shrinks at most; and the Gaussian's sigma where shrink^2 - 1
+# is 1, found on photographs as nearest to Pillow's bicubic.
+SOFT, SIGMA = 2.25, 0.5
 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 # In entropy-coded data FF is followed by 0, by a restart, or by another FF.
@@ -66,20 +71,29 @@ def decode(image: images.Picture, *, exif: bool = True) -> np.ndarray:
 def resize(pixels: np.ndarray, box: Box, image_size: int) -> np.ndarray:
     """The box of uint8 [h w 3] as uint8 [s s 3].
 
-    A side that shrinks is averaged over areas (INTER_AREA), a little softer than
-    Pillow's bicubic; one that grows is bicubic. Unlike Pillow's these filters see
-    nothing beyond the box.
+    A box up to SOFT times as large is softened by a narrow Gaussian, so that bicubic
+    interpolation does not alias: half the time of averaging over areas (INTER_AREA),
+    which larger ones are, and as near to Pillow's bicubic or nearer. Unlike Pillow's
+    these filters see nothing beyond the box.
     """
     cv2 = library()
     left, top, right, bottom = box
     part = pixels[top:bottom, left:right]
     size = (image_size, image_size)
-    least = (min(right - left, image_size), min(bottom - top, image_size))
-    if least != part.shape[1::-1]:
+    wide, high = (right - left) / image_size, (bottom - top) / image_size
+    if max(wide, high) > SOFT:
+        least = (min(right - left, image_size), min(bottom - top, image_size))
         part = cv2.resize(part, least, interpolation=cv2.INTER_AREA)
-    if least != size:
+    elif max(wide, high) > 1:
+        part = cv2.GaussianBlur(part, (3, 3), sigmaX=_sigma(wide), sigmaY=_sigma(high))
+    if part.shape[1::-1] != size:
         part = cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)
     return np.array(part) if np.may_share_memory(part, pixels) else part
+
+
+def _sigma(shrink: float) -> float:
+    """Of the Gaussian, in pixels; 0 would mean another choice to OpenCV."""
+    return max(SIGMA * math.sqrt(max(shrink, 1.0) ** 2 - 1), 0.01)
 
 
 def _jpeg(data: bytes, opened: Image.Image) -> np.ndarray | None:
