@@ -271,7 +271,7 @@ def by_temperature(loss, t):
         out = {**outputs(), "logit_scale": 1 / t}
         return loss(out, BATCH, loss.init(), 0)[0]
 
-    return jax.value_and_grad(value)(t)
+    return jax.jit(jax.value_and_grad(value))(t)
 
 
 def test_fastclip_v3(block):
@@ -291,7 +291,7 @@ def gradient(loss, given):
     def value(image):
         return loss({**given, "image_embed": image}, BATCH, loss.init(), 0)[0]
 
-    return np.asarray(jax.grad(value)(given["image_embed"]))
+    return np.asarray(jax.jit(jax.grad(value))(given["image_embed"]))
 
 
 def test_fastclip_against_sogclr():

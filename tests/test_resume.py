@@ -41,7 +41,9 @@ def assert_as(workdir, alone):
     assert [step for step, _ in rows(workdir)] == list(range(1, 9))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_rest_gives_the_same_bits(
     alone, tmp_path, monkeypatch, number
 ):
