@@ -33,6 +33,7 @@ class Layers(nn.Module):
     """Dense layers with dropout: what compiles in a moment."""
 
     bias: Any
+    dropout: float = 0.3
 
     @nn.compact
     def __call__(self, batch, train):
@@ -44,7 +45,7 @@ class Layers(nn.Module):
         words = nn.Embed(tiny.VOCAB, 16)(batch["text"]).mean(axis=1)
         for side, x in (("image", batch["image"] / 255), ("text", words)):
             x = nn.Dense(32)(x.reshape(x.shape[0], -1))
-            x = nn.Dropout(0.3, deterministic=not train)(nn.relu(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
             x = nn.Dense(16)(x)
             norm = jnp.linalg.norm(x, axis=1, keepdims=True)
             outputs |= {f"{side}_features": x, f"{side}_embed": x / norm}
@@ -66,7 +67,7 @@ def fresh(case, dropout, patch_dropout=0.0, light=False):
     options = tiny.LOSSES[case][1]
     model = tiny.model(dropout, patch_dropout, **options)
     if light:
-        model = Light(Layers(options.get("logit_bias_init")))
+        model = Light(Layers(options.get("logit_bias_init"), dropout))
     loss = tiny.any_loss(case)
     optim = tiny.optim(model, config.base("schedule=constant").optim)
     create = jax.jit(lambda: states.create(model, loss, optim.tx, False, seed=0))
