@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -41,3 +42,18 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     with opened(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
+
+
+def sync(path: pathlib.Path) -> None:
+    """Forces a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file, by which damage is known."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ import time
 import pytest
 from checkpoint_helpers import assert_same, fill, small
 
+from clipjax import whole
 from clipjax.engine import manifest, store
 from clipjax.types import UserError
 
@@ -246,7 +247,7 @@ class Killed(BaseException):
     ("owner", "name"),
     [
         (store.Store, "seal"),
-        (manifest, "_digest"),
+        (whole, "digest"),
         (pathlib.Path, "replace"),
         (store.Store, "prune"),
         (pathlib.Path, "rename"),

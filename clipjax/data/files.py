@@ -6,6 +6,7 @@ about missing data is worded here, so that all sources say it alike.
 
 from __future__ import annotations
 
+import bisect
 import collections
 import errno
 import logging
@@ -13,6 +14,7 @@ import operator
 import os
 import pathlib
 import threading
+from collections.abc import Sequence
 
 from clipjax.types import BadExample, UserError
 
@@ -106,6 +108,12 @@ def position(index: int, length: int) -> int:
     if not 0 <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index
+
+
+def place_in(ends: Sequence[int], position: int) -> tuple[int, int]:
+    """The part that holds a position, and its place there; ends: of the parts."""
+    part = bisect.bisect_right(ends, position)
+    return part, position - (ends[part - 1] if part else 0)
 
 
 CHANGED = "it has changed since it was indexed; start again to index it anew"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore
 
+from clipjax import whole
 from clipjax.types import BadExample, Example, UserError
 
 FORMAT = "clipjax-arrayrecord"
@@ -209,12 +209,7 @@ def check_files(base: pathlib.Path, shards: Sequence[Shard]) -> None:
 
 def altered(base: pathlib.Path, shards: Sequence[Shard]) -> list[str]:
     """The shards whose contents are not those that were written, by SHA-256."""
-    found = []
-    for shard in shards:
-        with open(base / shard.file, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                found.append(shard.file)
-    return found
+    return [s.file for s in shards if whole.digest(base / s.file) != s.sha256]
 
 
 class Readers:

@@ -6,9 +6,7 @@ them, names them, and says that the files have reached the disk.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import pathlib
 
 from clipjax import whole
@@ -22,16 +20,16 @@ def write(directory: pathlib.Path, manifest_path: pathlib.Path) -> None:
     files = {}
     for path in _files(directory):
         # Older checkpoints are deleted next: page cache is not enough.
-        _sync(path)
+        whole.sync(path)
         files[path.relative_to(directory).as_posix()] = {
             "size": path.stat().st_size,
-            "sha256": _digest(path),
+            "sha256": whole.digest(path),
         }
     for folder in [directory, *(p for p in directory.rglob("*") if p.is_dir())]:
-        _sync(folder)
-    _sync(directory.parent)
+        whole.sync(folder)
+    whole.sync(directory.parent)
     whole.write_json(manifest_path, {"files": files})
-    _sync(manifest_path.parent)
+    whole.sync(manifest_path.parent)
 
 
 def check(directory: pathlib.Path, manifest_path: pathlib.Path) -> list[str]:
@@ -68,7 +66,7 @@ def _compare(name: str, path: pathlib.Path, size: int, sha256: str) -> list[str]
         now = path.stat().st_size
         if now != size:
             return [f"{name} has {now} bytes instead of {size}"]
-        if _digest(path) != sha256:
+        if whole.digest(path) != sha256:
             return [f"{name} has changed (another sha256)"]
     except OSError as error:  # a failing disk
         return [f"{name} cannot be read ({error.strerror})"]
@@ -77,16 +75,3 @@ def _compare(name: str, path: pathlib.Path, size: int, sha256: str) -> list[str]
 
 def _files(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in directory.rglob("*") if not path.is_dir())
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

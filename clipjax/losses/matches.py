@@ -57,6 +57,14 @@ def sides(
     )
 
 
+def sides_apart(
+    outputs: Outputs, batch: Batch, scales: tuple, same_image: str
+) -> tuple[pairs.Side, pairs.Side]:
+    """As `sides`; by "positive" too no match is a negative."""
+    mode = "mask" if same_image == "positive" else same_image
+    return sides(outputs, batch, scales, mode)
+
+
 def at_least_two(rows: jax.Array) -> int:
     """The batch size; raises UserError for a batch of one, which has no negatives."""
     if rows.shape[0] < 2:
@@ -82,8 +90,7 @@ def mean_over_anchors(
     none of them is a negative. Raises UserError for a batch of one.
     """
     scale = outputs["logit_scale"]
-    left_out = "mask" if same_image == "positive" else same_image
-    rows, columns = sides(outputs, batch, (scale, scale), left_out)
+    rows, columns = sides_apart(outputs, batch, (scale, scale), same_image)
     n = at_least_two(rows.vectors)
     own = [
         (one.vectors * wanted(other.vectors, batch, same_image)).sum(axis=1)

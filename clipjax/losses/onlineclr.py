@@ -88,14 +88,12 @@ class OnlineclrLoss:
         """
         now = self.values.at(step)
         t_n, t_p = now["negative_temperature"], now["positive_temperature"]
-        every = self.same_image == "positive"
-        rows, columns = matches.sides(
-            outputs, batch, (1 / t_n, 1 / t_n), "mask" if every else self.same_image
-        )
+        scales = 1 / t_n, 1 / t_n
+        rows, columns = matches.sides_apart(outputs, batch, scales, self.same_image)
         matches.at_least_two(rows.vectors)
         sums = pairs.row_sums(rows, columns, "negatives", self.plan)
         pushed, log_n = _moved(t_n, sums.lse, sums.mean)
-        if every:
+        if self.same_image == "positive":
             away = rows._replace(vectors=-rows.vectors, scale=rows.scale * t_n / t_p)
             there = columns._replace(scale=away.scale)
             sums = pairs.row_sums(away, there, "matches", self.plan)

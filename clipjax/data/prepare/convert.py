@@ -262,7 +262,7 @@ class _Conversion:
         for shard in shards:
             if (self.part / shard.file).exists():
                 (self.part / shard.file).replace(self.out / shard.file)
-        writing.settle_names(self.out)
+        whole.sync(self.out)
         form = FORMS[self.options.to][0]
         whole.write_json(self.out / f"{self.split}.json", split.to_json(form))
         read = sum(note["read"] for note in notes)

@@ -7,10 +7,8 @@ file of a shard's name is whole.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
-import os
 import pathlib
 import tarfile
 from collections.abc import Callable, Iterable
@@ -19,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from clipjax import whole
 from clipjax.data import images, records
 from clipjax.types import Example, UserError
 
@@ -154,23 +153,8 @@ def write_shard(
             writer.close()
     if writer is None:
         return None
-    digest = settle(scratch)
+    whole.sync(scratch)
+    digest = whole.digest(scratch)
     scratch.replace(path)
     size = path.stat().st_size
     return records.Shard(path.name, len(counts), records.runs(counts), size, digest)
-
-
-def settle(path: pathlib.Path) -> str:
-    """Forces a file to the disk; returns its SHA-256."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def settle_names(folder: pathlib.Path) -> None:
-    """Forces the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ clipjax/data/records.py for the format.
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import json
 import pathlib
@@ -69,9 +68,7 @@ class ArrayRecord:
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and place, if broken."""
         index = files.position(index, len(self))
-        place = int(self._chosen[index])
-        shard = bisect.bisect_right(self._ends, place)
-        inside = place - (self._ends[shard - 1] if shard else 0)
+        shard, inside = files.place_in(self._ends, int(self._chosen[index]))
         key = f"{self._names[shard]}:{inside}"
         try:
             example = records.decode(self._readers.read(shard, inside))

@@ -10,7 +10,6 @@ Downloads that failed are left out. After github.com/rom1504/img2dataset.
 
 from __future__ import annotations
 
-import bisect
 import concurrent.futures
 import dataclasses
 import itertools
@@ -183,8 +182,7 @@ class Files:
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of an example and its number there."""
         position = int(self._chosen[files.position(index, len(self))])
-        shard = bisect.bisect_right(self._ends, position)
-        return shard, position - (self._ends[shard - 1] if shard else 0)
+        return files.place_in(self._ends, position)
 
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """The file of an image, and what it is called in messages."""

@@ -15,7 +15,6 @@ order each time. Which example comes when stays a function of (seed, step) alone
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -122,9 +121,7 @@ class Mixture:
         return f"{self._labels[part]}: {key or f'example {inside}'}"
 
     def _place(self, index: int) -> tuple[int, int]:
-        index = files.position(index, len(self))
-        part = bisect.bisect_right(self._ends, index)
-        return part, index - (self._ends[part - 1] if part else 0)
+        return files.place_in(self._ends, files.position(index, len(self)))
 
     def _merge(self, label: str, source: Source) -> dict[str, str]:
         """Takes a part's label sets in; returns what each is called here."""

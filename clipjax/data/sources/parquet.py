@@ -10,7 +10,6 @@ as numbers whose names stand in the file. A row is an example.
 
 from __future__ import annotations
 
-import bisect
 import concurrent.futures
 import dataclasses
 import itertools
@@ -221,8 +220,8 @@ class Parquet:
     def _place(self, index: int) -> tuple[parquet.Rows, int]:
         """The file of an example and its number there."""
         position = int(self._chosen[files.position(index, len(self))])
-        shard = bisect.bisect_right(self._ends, position)
-        return self._rows[shard], position - (self._ends[shard - 1] if shard else 0)
+        shard, i = files.place_in(self._ends, position)
+        return self._rows[shard], i
 
     def _values(
         self, rows: parquet.Rows, i: int, columns: tuple[str, ...]

@@ -11,7 +11,6 @@ s3://, hf:// or https://, and is then read in place.
 
 from __future__ import annotations
 
-import bisect
 import concurrent.futures
 import functools
 import itertools
@@ -154,10 +153,8 @@ class WebDataset:
         index = files.position(index, len(self))
         if self._chosen is not None:
             index = int(self._chosen[index])
-        shard = bisect.bisect_right(self._ends, index)
-        found = self._indexes[shard]
-        i = index - (self._ends[shard] - len(found))
-        return shard, i, f"{self._names[shard]}:{found.key(i)}"
+        shard, i = files.place_in(self._ends, index)
+        return shard, i, f"{self._names[shard]}:{self._indexes[shard].key(i)}"
 
     def _class_names(self, classes: str) -> list[str]:
         if all((f.label == tar_index.NO_LABEL).all() for f in self._indexes):
