@@ -310,34 +310,44 @@ def _chain(family: str, chosen: str, options) -> Config:
     if "+" not in chosen:
         return _component(family, chosen, options)
     sections = _labelled(family, chosen, options)
-    sections["order"] = tuple(name.rpartition(".")[2] for name in chosen.split("+"))
+    sections["order"] = tuple(_by_label(family, chosen))
     return sections
 
 
 def _labelled(family: str, chosen: str, options) -> Config:
     sections = ConfigDict()
-    for name in chosen.split("+"):
-        label = name.rpartition(".")[2]
-        if label in sections:
-            raise UserError(f"{family}={chosen}: {label!r} is there twice")
+    for label, name in _by_label(family, chosen).items():
         sections[label] = _component(family, name, options)
     return sections
 
 
+def _by_label(family: str, chosen: str) -> dict[str, str]:
+    """Label -> what is chosen, "retrieval" or "zeroshot@scenes", in order."""
+    found: dict[str, str] = {}
+    for item in filter(None, chosen.split("+")):
+        label = item.partition("@")[0].rpartition(".")[2]
+        if label in found:
+            raise UserError(f"{family}={chosen}: {label!r} is there twice")
+        if label == "order":
+            raise UserError(f"{family}={chosen}: 'order' is a key beside the labels")
+        found[label] = item
+    return found
+
+
 def _evals(chosen: str, default: str, options) -> Config:
-    """Labelled sections: "retrieval+zeroshot@imagefolder" makes two."""
+    """Labelled sections: "retrieval+zeroshot@imagefolder" makes two and their order."""
     evals = ConfigDict()
-    for item in filter(None, chosen.removeprefix("none").split("+")):
+    items = _by_label("evals", "" if chosen == "none" else chosen)
+    for label, item in items.items():
         name, _, source = item.partition("@")
-        label = name.rpartition(".")[2]
-        if label in evals:
-            raise UserError(f"evals={chosen}: {label!r} is there twice")
         section = evals[label] = _component("evals", name, options)
         if source:
             section["data"] = _source(source, options, "val")
             given = options.pop(f"evals.{label}.data", {})
             if item in default.split("+"):
                 _set(section["data"], given, f"evals.{label}.data")
+    if len(items) > 1:
+        evals["order"] = tuple(items)
     return evals
 
 

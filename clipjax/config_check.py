@@ -147,8 +147,9 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
     best = values["checkpoint.best"]
     known = ["val_loss"] * (values["train.val_batches"] > 0)
-    if best and best not in known and best.partition("/")[0] not in config.evals:
-        known += [f"{label}/METRIC" for label in config.evals]
+    evaluators = labels(config.evals, "evals")
+    if best and best not in known and best.partition("/")[0] not in evaluators:
+        known += [f"{label}/METRIC" for label in evaluators]
         raise UserError(f"checkpoint.best={best!r}: must be {' or '.join(known)}")
     if values["seed"] >= 2**32:
         raise UserError(f"seed={values['seed']}: must be below 2**32")
@@ -225,7 +226,7 @@ def _sections(config: Config) -> list[tuple[str, Any, str]]:
         ("optim", config.optim, "optim"),
         ("schedule", config.optim.schedule, "optim.schedule"),
     ]
-    for label in config.evals:
+    for label in labels(config.evals, "evals"):
         section = config.evals[label]
         sections.append(("evals", section, f"evals.{label}"))
         if "data" in section:
@@ -242,8 +243,24 @@ def _parts(family: str, section: Any, path: str) -> list[tuple[str, Any, str]]:
     """(family, section, path) of a component, or of each of several."""
     if "name" in section:
         return [(family, section, path)]
-    labels = (label for label in section if label != "order")
-    return [(family, section[label], f"{path}.{label}") for label in labels]
+    known = (label for label in section if label != "order")
+    return [(family, section[label], f"{path}.{label}") for label in known]
+
+
+def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """The labels of a section of several components, in their order.
+
+    A section that was saved without one has them sorted.
+
+    Raises UserError for an order that names none of them, or others.
+    """
+    known = tuple(label for label in section if label != "order")
+    order = section.get("order", known)
+    if not isinstance(order, tuple) or not set(order) <= set(known):
+        raise UserError(f"{path}.order={order!r}: name some of {', '.join(known)}")
+    if known and not order:
+        raise UserError(f"{path}.order=(): name some of {', '.join(known)}")
+    return order
 
 
 DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")

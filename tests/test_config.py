@@ -67,6 +67,26 @@ def test_evaluators_take_their_own_source():
     assert made.evals.zeroshot.data.name == "imagefolder"
 
 
+def test_evaluators_keep_the_order_in_which_they_are_written():
+    made = config.base(
+        "evals=zeroshot@scenes+retrieval", options={"train": {"steps": 5}}
+    )
+    assert config_check.labels(made.evals, "evals") == ("zeroshot", "retrieval")
+    saved = config_check.to_dict(made)
+    again = config_check.from_dict(saved)
+    assert config_check.labels(again.evals, "evals") == ("zeroshot", "retrieval")
+    del saved["evals"]["order"]  # as runs before it were saved
+    again = config_check.from_dict(saved)
+    assert config_check.labels(again.evals, "evals") == ("retrieval", "zeroshot")
+    assert config_check.differences(saved, made) == {}
+    made.evals.order = ("retrieval", "zeroshoot")
+    with pytest.raises(UserError, match="evals.order=.*name some of retrieval, zero"):
+        config_check.validate(made)
+    assert "order" not in config.base("evals=zeroshot@scenes").evals
+    with pytest.raises(UserError, match="evals=a.order: 'order' is a key beside"):
+        config.base("evals=a.order")
+
+
 def test_unset_optional_values_can_be_overridden():
     made = config.base(None)
     key = next(

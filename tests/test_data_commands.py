@@ -221,9 +221,8 @@ def test_a_command_of_the_page_reads_its_data(command, place):
         BUILDERS[path](local)
     made = opened(command)
     sections = [made.data.train, made.data.eval]
-    sections += [
-        made.evals[label].data for label in made.evals if "data" in made.evals[label]
-    ]
+    evals = [made.evals[label] for label in config_check.labels(made.evals, "evals")]
+    sections += [section.data for section in evals if "data" in section]
     sources = [config.create("data", s, s["split"]) for s in sections]
     for source in sources:
         for i in (0, len(source) - 1):

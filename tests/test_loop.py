@@ -1,6 +1,7 @@
 """The loop: steps that are not finite, broken examples, evaluation, the best save."""
 
 import io
+import json
 import math
 import re
 
@@ -14,6 +15,7 @@ import clipjax
 from clipjax.engine import assemble, evaluation, loop, metrics, resume, run
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.progress import Progress
+from clipjax.engine.store import Store
 from clipjax.types import UserError
 from run_tools import one_device, rows, saved, tiny, train
 
@@ -150,6 +152,21 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
     train(eventful(checkpoint__keep=1), tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps() == [4, STEPS]
     assert clipjax.load(tmp_path).step == 4
+
+
+def test_the_best_checkpoint_is_that_of_the_first_named_evaluator(tmp_path):
+    """Whatever its name's place in the alphabet, and by its name: a run whose first
+    evaluator was another, as those saved without an order, is compared in one metric.
+    """
+    config = tiny("evals=zeroshot@scenes+retrieval", evals=True, train__steps=2)
+    assert list(train(config, tmp_path).outcome.results) == ["zeroshot", "retrieval"]
+    row = metrics.read(tmp_path)[-1]
+    (first,) = {name for name in row if name == "eval/zeroshot/mean_top1"}
+    assert row["eval/primary"] == row[first]
+    store = Store(tmp_path, print)
+    assert store.item(2, "meta")["best"] == ["zeroshot/mean_top1", "max"]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["evals"]["order"] == ["zeroshot", "retrieval"]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipjax import registry, whole
 from clipjax.config import create
-from clipjax.config_check import losses
+from clipjax.config_check import labels, losses
 from clipjax.data import pipeline
 from clipjax.data import text_augment as text_augments
 from clipjax.data.augment import Augment, Chain
@@ -193,11 +193,7 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
     """The components of a section that names one, or several and their order."""
     if "name" in section:
         return [create(family, section, *args)]
-    order, known = section["order"], set(section) - {"order"}
-    if not order or not set(order) <= known:
-        raise UserError(
-            f"data.{family}.order={order!r}: name some of {', '.join(sorted(known))}"
-        )
+    order = labels(section, f"data.{family}")
     return [create(family, section[label], *args) for label in order]
 
 
@@ -207,7 +203,8 @@ def eval_source(config: Config, val_loss: bool) -> Source | None:
     Raises UserError where the validation loss of a model with text needs captions and
     it has none.
     """
-    if not val_loss and all("data" in config.evals[label] for label in config.evals):
+    evals = labels(config.evals, "evals")
+    if not val_loss and all("data" in config.evals[label] for label in evals):
         return None
     section = config.data.eval
     made = source(section)
@@ -228,7 +225,7 @@ def evaluators(
     Raises UserError for one that needs another kind of model.
     """
     found = {}
-    for label in config.evals:
+    for label in labels(config.evals, "evals"):
         section = config.evals[label]
         _check_output("evals", section.name, made.image_output)
         own = source(section["data"]) if "data" in section else shared

@@ -121,6 +121,10 @@ class Checkpoints:
                 continue  # damaged: the step before knows too
         return self._store.best(metric, mode) if metric else None
 
+    def follow(self, metric: str, mode: str) -> None:
+        """Lets the best step be told by another metric, in the saves before too."""
+        self._best = (metric, mode)
+
     def save(
         self,
         step: int,

@@ -122,8 +122,12 @@ def _best(config: Config) -> tuple[str, str]:
     if not best:
         loss = "val_loss" if config.train.val_batches else ""
         best = "primary" if config.evals else loss
-    less = best == "val_loss" or best.endswith("_rank")
-    return best, config.checkpoint.best_mode or ("min" if less else "max")
+    return best, _better(config, best)
+
+
+def _better(config: Config, metric: str) -> str:
+    less = metric == "val_loss" or metric.endswith("_rank")
+    return config.checkpoint.best_mode or ("min" if less else "max")
 
 
 def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
@@ -247,6 +251,11 @@ def _loop(
         if due(step, save_every, total) or found or asked_to_stop:
             finish_log()
             meta = {"replaced": replaced, "epoch_size": run.epoch_size}
+            if results and not config.checkpoint.best:
+                # By its name, as a run that goes on may have others before it.
+                label, first = next(iter(results.items()))
+                metric = f"{label}/{first.primary}"
+                saves.follow(metric, _better(config, metric))
             saves.save(step, state, meta, found or None)
         # 5. Check for a request to stop.
         if stopping:
