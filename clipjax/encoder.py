@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.agree import gather
 from clipjax.data.ahead import PATIENCE, Ahead, Late, name_of
+from clipjax.data.labels import NONE, Classes
 from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
 
 Progress = Callable[[int, int], None]
@@ -62,7 +63,7 @@ class Encoder:
         for the default device.
       threads: that read and decode, in each process.
       timeout: seconds that an image is awaited, 0 for ever.
-      class_names: of a classifier, in the order of its logits.
+      classes: of a classifier, in the order of its logits.
 
     Raises UserError for a batch_size or threads below 1.
     """
@@ -77,9 +78,9 @@ class Encoder:
         mesh: Mesh | None = None,
         threads: int = 2,
         timeout: float = 0.0,
-        class_names: Sequence[str] = (),
+        classes: Classes = NONE,
     ):
-        self.class_names = tuple(class_names)
+        self.classes = classes
         self.image_output = model.image_output
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value < 1:

@@ -145,8 +145,8 @@ def evaluate(
     if base:
         model, variables = interpolate.plain(model, variables)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-    class_names = classes.saved(config, workdir)
-    encoder = assemble.encoder(config, model, tokenizer, mesh, class_names)
+    learnt = classes.saved(config, workdir)
+    encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
     what = other or config
     evaluators = assemble.evaluators(
         what, encoder, assemble.eval_source(what, val_loss=False)

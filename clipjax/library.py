@@ -67,7 +67,7 @@ class Loaded:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of a classifier, in the order of `classify`; else ()."""
-        return self.encoder.class_names
+        return self.encoder.classes.names
 
     def _images(self, images) -> np.ndarray:
         if isinstance(images, Image.Image | bytes | np.ndarray):
@@ -119,8 +119,8 @@ def load(
     variables, step = assemble.load_variables(folder, checkpoint, ema)
     variables = jax.device_put(variables)  # once, not with every batch
     preprocess = assemble.preprocess(config)
-    names = classes.saved(config, folder)
-    encoder = Encoder(model, tokenizer, preprocess, class_names=names)
+    learnt = classes.saved(config, folder)
+    encoder = Encoder(model, tokenizer, preprocess, classes=learnt)
     return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)
 
 

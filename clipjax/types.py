@@ -86,8 +86,10 @@ class Source(Protocol):
     templates: label set -> prompt templates with one `{}`; may lack a set.
 
     A source may also have `captions_of(index)` and `key_of(index)`: the captions, and
-    the key, of an example without its image. One of several parts may have
-    `shares`: (examples, weight) of each, by which training takes from them.
+    the key, of an example without its image; and `class_ids`: label set -> what tells
+    its classes apart where two have one name, such as their folders. One of several
+    parts may have `shares`: (examples, weight) of each, by which training takes from
+    them.
     """
 
     max_captions: int

@@ -10,6 +10,7 @@ import pytest
 import clipjax
 import run_tools
 from clipjax import registry
+from clipjax.data.labels import Classes
 from clipjax.encoder import Encoder
 from clipjax.engine import run
 from clipjax.evals import classification
@@ -89,7 +90,7 @@ class Grey:
 @pytest.mark.parametrize("names", [["light", "dark"], ["dark", "light"]])
 def test_classes_are_matched_by_name(names):
     crop = registry.load("preprocess", "clip")(8)
-    encoder = Encoder(Brightness(), None, crop, class_names=("light", "dark"))
+    encoder = Encoder(Brightness(), None, crop, classes=Classes(("light", "dark")))
     light, dark = names.index("light"), names.index("dark")
     source = Grey([250, 200, 10, 240, 30], [light, light, dark, dark, None], names)
     result = classification.make(encoder, source).run({})

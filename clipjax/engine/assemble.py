@@ -18,6 +18,7 @@ from clipjax.config_check import labels, losses
 from clipjax.data import pipeline
 from clipjax.data import text_augment as text_augments
 from clipjax.data.augment import Augment, Chain
+from clipjax.data.labels import NONE, Classes
 from clipjax.data.text_augment import TextAugment
 from clipjax.encoder import Encoder
 from clipjax.engine import initial
@@ -136,9 +137,9 @@ def encoder(
     made: Model,
     words: Tokenizer | None,
     mesh: jax.sharding.Mesh | None,
-    class_names: tuple[str, ...] = (),
+    learnt: Classes = NONE,
 ) -> Encoder:
-    """The encoder of a run's evaluators; class_names: of a classifier."""
+    """The encoder of a run's evaluators; learnt: by a classifier."""
     return Encoder(
         made,
         words,
@@ -147,7 +148,7 @@ def encoder(
         mesh=mesh,
         threads=max(2, config.data.threads, config.data.workers),
         timeout=config.data.timeout,
-        class_names=class_names,
+        classes=learnt,
     )
 
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 
 from clipjax import whole
-from clipjax.data.labels import find_label_set
+from clipjax.data import labels
+from clipjax.data.labels import Classes
 from clipjax.engine.assemble import read_json
 from clipjax.types import Config, Source, UserError
 
 FILE = "classes.json"
 
+logger = logging.getLogger(__name__)
 
-def of_data(config: Config, source: Source) -> tuple[str, ...]:
-    """The names of the classes a run learns; () for a model without classes.
+
+def of_data(config: Config, source: Source) -> Classes:
+    """The classes a run learns; none for a model without classes. Says which have one
+    name.
 
     Raises UserError where the data have no such labels, several label sets of which
     none was chosen, or another number of classes than the model.
     """
     if "num_classes" not in config.model:
-        return ()
-    label_set = find_label_set(source, config.data.label_set)
+        return labels.NONE
+    label_set = labels.find_label_set(source, config.data.label_set)
     if label_set is None:
         known = ", ".join(source.class_names)
         fix = f"choose one of {known} by --config.data.label_set=" if known else ""
@@ -29,21 +34,28 @@ def of_data(config: Config, source: Source) -> tuple[str, ...]:
             f"{'several label sets' if known else 'none'}: "
             f"{fix or 'choose other data, such as data=imagefolder'}"
         )
-    names = tuple(source.class_names[label_set])
-    if len(names) != config.model.num_classes:
+    found = labels.classes_of(source, label_set)
+    if len(found) != config.model.num_classes:
         raise UserError(
-            f"model.num_classes={config.model.num_classes}: the data have {len(names)} "
-            f"classes; set --config.model.num_classes={len(names)}"
+            f"model.num_classes={config.model.num_classes}: the data have {len(found)} "
+            f"classes; set --config.model.num_classes={len(found)}"
         )
-    return names
+    if shared := labels.shared_names(found.names):
+        logger.warning(
+            "the training data have %s: the model tells them apart by their numbers",
+            labels.shared_words(shared),
+        )
+    return found
 
 
-def check_validation(config: Config, names: tuple[str, ...], source: Source) -> None:
+def check_validation(config: Config, learnt: Classes, source: Source) -> None:
     """Raises UserError where the validation loss would mix classes up."""
-    if not names:
+    if not learnt.names:
         return
-    label_set = find_label_set(source, config.data.label_set)
-    if label_set is None or tuple(source.class_names[label_set]) != names:
+    label_set = labels.find_label_set(source, config.data.label_set)
+    if label_set is None or not labels.same(
+        learnt, labels.classes_of(source, label_set)
+    ):
         raise UserError(
             "data.eval has other classes than the training data, so that the "
             "validation loss means nothing: choose other data, or do without it by "
@@ -51,23 +63,43 @@ def check_validation(config: Config, names: tuple[str, ...], source: Source) -> 
         )
 
 
-def save(names: tuple[str, ...], workdir: pathlib.Path) -> None:
-    """Keeps the names with the run, where there are any."""
-    if names:
-        whole.write_json(workdir / FILE, {"names": list(names)})
+def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
+    """Raises UserError where a run would go on with other classes than it has learnt,
+    or with the same ones in another order.
+    """
+    if not learnt.names or not (workdir / FILE).exists():
+        return
+    if not labels.same(kept := saved(config, workdir), learnt):
+        pairs = zip(kept.names, learnt.names, strict=True)
+        other = [f"{old!r} is now {new!r}" for old, new in pairs if old != new]
+        raise UserError(
+            f"{workdir} has learnt other classes, or in another order, than the "
+            f"training data have now ({other[0] if other else 'those of one name'}): "
+            f"give it the data it was trained on, or another --workdir"
+        )
 
 
-def saved(config: Config, workdir: pathlib.Path) -> tuple[str, ...]:
-    """The names kept with a run; () for a model without classes.
+def save(learnt: Classes, workdir: pathlib.Path) -> None:
+    """Keeps the classes with the run, where there are any."""
+    if learnt.names:
+        kept = {"names": learnt.names, "ids": learnt.ids}
+        whole.write_json(workdir / FILE, kept)
+
+
+def saved(config: Config, workdir: pathlib.Path) -> Classes:
+    """The classes kept with a run; none for a model without classes.
 
     Raises UserError where they are absent or damaged.
     """
     if "num_classes" not in config.model:
-        return ()
+        return labels.NONE
     path = workdir / FILE
     if not path.exists():
         raise UserError(f"{path} is missing: without it the classes have no names")
-    names = read_json(path).get("names")
-    if not isinstance(names, list) or len(names) != config.model.num_classes:
+    found = read_json(path)
+    names, ids = found.get("names"), found.get("ids", [])
+    if not (isinstance(names, list) and isinstance(ids, list)) or not (
+        len(names) == config.model.num_classes and len(ids) in (0, len(names))
+    ):
         raise UserError(f"{path} is damaged: restore it")
-    return tuple(str(name) for name in names)
+    return Classes(tuple(map(str, names)), tuple(map(str, ids)))

@@ -97,7 +97,7 @@ def train(
         if jax.process_index() == 0:
             resume.save(workdir, config)
             assemble.save_tokenizer(config, run.tokenizer, workdir)
-            classes.save(run.class_names, workdir)
+            classes.save(run.classes, workdir)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             return Outcome(start, run.total_steps, {})

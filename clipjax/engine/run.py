@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from clipjax.config_check import validate
 from clipjax.data import buckets, pipeline
 from clipjax.data.augment import Augment
+from clipjax.data.labels import Classes
 from clipjax.data.text_augment import TextAugment
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
@@ -44,7 +45,7 @@ class Run:
     augment: Augment
     text_augment: TextAugment | None
     mixing: Mixing | None
-    class_names: tuple[str, ...]
+    classes: Classes
     model: Model
     loss: Loss
     optim: factory.Optim
@@ -93,7 +94,9 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         tokenizer = assemble.saved_tokenizer(config, other)
     else:
         tokenizer = assemble.new_tokenizer(config, source, text_augment)
-    class_names = classes.of_data(config, source)
+    learnt = classes.of_data(config, source)
+    if not anew:
+        classes.check_kept(config, learnt, workdir)
     model = assemble.model(config, tokenizer)
     fresh = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     blank = jax.ShapeDtypeStruct((1, *2 * (config.data.image_size,), 3), jnp.uint8)
@@ -124,14 +127,14 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     )
     eval_source = assemble.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:
-        classes.check_validation(config, class_names, eval_source)
+        classes.check_validation(config, learnt, eval_source)
         least, found = max(mesh.size, 2), pipeline.epoch_size(eval_source, "image")
         if found < least:
             raise UserError(
                 f"data.eval holds {found} images, too few for a validation loss on "
                 f"{mesh.size} devices: give {least} or more, or train.val_batches=0"
             )
-    encoder = assemble.encoder(config, model, tokenizer, mesh, class_names)
+    encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
     return Run(
         config=config,
         workdir=workdir,
@@ -141,7 +144,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         augment=assemble.augment(config),
         text_augment=text_augment,
         mixing=assemble.mixing(config),
-        class_names=class_names,
+        classes=learnt,
         model=freeze(model, optim.frozen),
         loss=loss,
         optim=optim,

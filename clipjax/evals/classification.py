@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from clipjax.data import labels
 from clipjax.encoder import Encoder
 from clipjax.evals import accuracy
 from clipjax.evals.ranking import finite, rank, spread
@@ -21,26 +22,32 @@ def make(
     *,
     ks: tuple[int, ...] = (1, 5),
     max_samples: int = 0,
+    same_name: str = "apart",
 ) -> Classification:
     """Accuracy over the images of the source.
 
     Classes are matched by name: those of the source must be among the model's, in
-    whatever order.
+    whatever order. Those of one name are matched as `data.labels.places` says: by their
+    folders, or by their position.
 
     Args:
       ks: of the top-k accuracies; 1 is always among them, and one that is not below
         the number of classes is left out, since it would always hit.
       max_samples: images at most, evenly spread over the source; 0: all.
+      same_name: "apart": classes of one name are different classes; "merge": they are
+        one, whose logit is the largest of theirs.
 
     Raises:
-      UserError: for an option out of range, or a source without such labels.
+      UserError: for an option out of range, a source without such labels, or one where
+        it cannot be told which of several classes of one name is meant.
     """
     if not ks or min(ks) < 1 or max_samples < 0:
         raise UserError(
             f"evals=classification: ks={ks}, max_samples={max_samples}: use ks from 1 "
             "on, max_samples from 0 on"
         )
-    known = encoder.class_names
+    labels.check_same_name("classification", same_name)
+    known = encoder.classes.names
     fitting = [
         label_set
         for label_set, names in source.class_names.items()
@@ -56,16 +63,37 @@ def make(
             f"{', ...' if len(known) > 5 else ''} apart, and the evaluation data have "
             f"{there or 'no labels'}: choose data with labels that it knows"
         )
-    names = source.class_names[fitting[0]]
-    places = tuple(known.index(name) for name in names)
+    given = labels.classes_of(source, fitting[0])
+    if same_name == "merge":
+        merged, groups = labels.merged(known)
+        places = tuple(merged.names.index(name) for name in given.names)
+        how = "merged"
+    else:
+        groups = tuple(range(len(known)))
+        try:
+            places, how = labels.places(encoder.classes, given)
+        except UserError as error:
+            raise UserError(
+                f"evals=classification: {error}; give data with the training data's "
+                f"list of classes, tell them apart by class_names_file, or count them "
+                f"as one by same_name=merge"
+            ) from error
+    said = ""
+    if how and (shared := labels.shared_names(given.names or known)):
+        said = f"; {labels.shared_words(shared)}, {how}"
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
-    return Classification(encoder, source, fitting[0], places, ks, indices)
+    return Classification(
+        encoder, source, fitting[0], places, groups, ks, indices, said
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The evaluator; see `make`. places: the model's number of each class of the data.
+    """The evaluator; see `make`.
+
+    groups: of each class of the model, the class that it counts as. places: which of
+    these each class of the data is. said: how classes of one name are matched.
 
     What the numbers do not mean. Top-1 rewards the frequent classes where the set is
     not balanced; compare it with majority_share, and see mean_class_recall. The model
@@ -77,8 +105,10 @@ class Classification:
     source: Source
     label_set: str
     places: tuple[int, ...]
+    groups: tuple[int, ...]
     ks: tuple[int, ...]
     indices: list[int]
+    said: str
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
@@ -92,23 +122,32 @@ class Classification:
         found = self.encoder.images(
             variables, self.source, self.indices, keep=self._label, progress=progress
         )
-        labels = np.array([-1 if kept is None else kept for kept in found.kept])
-        counted = labels >= 0
+        numbers = np.array([-1 if kept is None else kept for kept in found.kept])
+        counted = numbers >= 0
         if not counted.any():
             why = f": {found.broken[0][1]}" if found.broken else ""
             raise UserError(
                 f"evals=classification: no labelled image can be read{why}; mend the "
                 "evaluation data"
             )
-        labels, logits = labels[counted], found.embed[counted]
+        numbers, logits = numbers[counted], self._grouped(found.embed[counted])
         classes = np.eye(logits.shape[1], dtype=np.float32)
-        ranks = rank(logits, classes, labels[:, None])
-        metrics, chances = accuracy.of(ranks, labels, len(classes), self.ks, "")
-        words = f"{len(labels)} images, {len(classes)} classes"
+        ranks = rank(logits, classes, numbers[:, None])
+        metrics, chances = accuracy.of(ranks, numbers, len(classes), self.ks, "")
+        words = f"{len(numbers)} images, {len(classes)} classes{self.said}"
         wrong = int((~finite(logits)).sum())
         if wrong:
             words += f"; {wrong} outputs not finite and counted as wrong"
         return EvalResult(metrics, chances, "top1", words, len(found.broken))
+
+    def _grouped(self, logits: np.ndarray) -> np.ndarray:
+        """[n classes] -> [n groups], the largest logit of each."""
+        if len(set(self.groups)) == len(self.groups):
+            return logits
+        found = np.full((len(logits), max(self.groups) + 1), -np.inf, logits.dtype)
+        for old, new in enumerate(self.groups):
+            found[:, new] = np.maximum(found[:, new], logits[:, old])
+        return found
 
     def _label(self, example: Example) -> int:
         label = int(example.labels.get(self.label_set, -1))

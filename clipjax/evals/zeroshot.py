@@ -9,11 +9,13 @@ label sets (shape, colour, ...); every image is encoded once for all of them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from clipjax import registry
+from clipjax.data import labels
 from clipjax.encoder import Encoder, Progress, part_of
 from clipjax.evals import accuracy
 from clipjax.evals.ranking import finite, rank, spread
@@ -27,6 +29,8 @@ TEMPLATES = (
     "{}",
 )
 
+logger = logging.getLogger(__name__)
+
 
 def make(
     encoder: Encoder,
@@ -36,6 +40,7 @@ def make(
     templates: tuple[str, ...] = (),
     ks: tuple[int, ...] = (1, 5),
     max_samples: int = 0,
+    same_name: str = "apart",
 ) -> ZeroShot:
     """Zero-shot classification for each label set of the source.
 
@@ -46,6 +51,8 @@ def make(
       ks: of the top-k accuracies; 1 is always among them, and one that is not below
         the number of classes is left out, since it would always hit.
       max_samples: images at most, evenly spread over the source; 0: all.
+      same_name: "apart": classes of one name stay different classes, which no text can
+        tell apart, so that they tie; "merge": they are one class.
 
     Raises:
       UserError: for an option out of range, a template without exactly one `{}`, a
@@ -62,14 +69,31 @@ def make(
             "evals=zeroshot needs images with class labels, and the data has none; "
             "choose other evaluation data (zeroshot@imagefolder) or evals=retrieval"
         )
-    prompts = {}
+    labels.check_same_name("zeroshot", same_name)
+    prompts: dict[str, tuple[str, ...]] = {}
+    classes: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, tuple[int, ...]] = {}
+    said: dict[str, str] = {}
     for name in label_sets or known:
         if name not in known:
             raise UserError(
                 f"evals=zeroshot: the data has no label set {name!r}."
                 f"{registry.suggest(name, known)} Known: {', '.join(known)}"
             )
-        if len(source.class_names[name]) < 2:
+        merged, groups[name] = labels.merged(
+            source.class_names[name], same_name == "merge"
+        )
+        classes[name] = merged.names
+        if shared := labels.shared_names(source.class_names[name]):
+            how = (
+                "merged"
+                if same_name == "merge"
+                else "which no text can tell apart: "
+                "they tie; count them as one by same_name=merge"
+            )
+            said[name] = f"{labels.shared_words(shared)}, {how}"
+            logger.warning("evals=zeroshot: label set %r: %s", name, said[name])
+        if len(classes[name]) < 2:
             raise UserError(
                 f"evals=zeroshot: label set {name!r} has fewer than two classes; leave "
                 f"it out of label_sets"
@@ -82,12 +106,17 @@ def make(
                     f"class name"
                 )
     indices = spread(len(source), max_samples).tolist()
-    return ZeroShot(encoder, source, prompts, tuple(sorted({1, *ks})), indices)
+    ks = tuple(sorted({1, *ks}))
+    return ZeroShot(encoder, source, prompts, classes, groups, ks, indices, said)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot:
-    """The evaluator; see the module and `make`. `prompts`: label set -> templates.
+    """The evaluator; see the module and `make`.
+
+    Of each label set: prompts: its templates. classes: the names to choose among.
+    groups: the place there of each of the source's classes. said: of classes of one
+    name, where it has such.
 
     What the numbers do not mean. "Zero-shot" says that no label was fitted, not that
     the classes were absent from the training captions. The prompts are part of the
@@ -100,8 +129,11 @@ class ZeroShot:
     encoder: Encoder
     source: Source
     prompts: dict[str, tuple[str, ...]]
+    classes: dict[str, tuple[str, ...]]
+    groups: dict[str, tuple[int, ...]]
     ks: tuple[int, ...]
     indices: list[int]
+    said: dict[str, str]
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
@@ -116,7 +148,7 @@ class ZeroShot:
         Raises UserError where no image with a label of a set can be read.
         """
         prompt_counts = {
-            name: len(self.source.class_names[name]) * len(templates)
+            name: len(self.classes[name]) * len(templates)
             for name, templates in self.prompts.items()
         }
         done, total = len(self.indices), len(self.indices) + sum(prompt_counts.values())
@@ -131,9 +163,9 @@ class ZeroShot:
         chances: dict[str, float] = {}
         words = []
         for name, templates in self.prompts.items():
-            names = self.source.class_names[name]
-            labels = np.array([(kept or {}).get(name, -1) for kept in found.kept])
-            counted = labels >= 0
+            names = self.classes[name]
+            numbers = np.array([(kept or {}).get(name, -1) for kept in found.kept])
+            counted = numbers >= 0
             if not counted.any():
                 why = f"; {found.broken[0][1]}" if found.broken else ""
                 raise UserError(
@@ -148,12 +180,14 @@ class ZeroShot:
                 part_of(progress, done, total),
             )
             done += prompt_counts[name]
-            labels = labels[counted]
-            ranks = rank(found.embed[counted], classes, labels[:, None])
-            found_here = accuracy.of(ranks, labels, len(names), self.ks, f"{name}/")
+            numbers = numbers[counted]
+            ranks = rank(found.embed[counted], classes, numbers[:, None])
+            found_here = accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
             metrics |= found_here[0]
             chances |= found_here[1]
-            words.append(f"{name}: {len(labels)} images, {len(names)} classes")
+            words.append(f"{name}: {len(numbers)} images, {len(names)} classes")
+            if name in self.said:
+                words[-1] += f", {self.said[name]}"
         primary = f"{next(iter(self.prompts))}/top1"
         if len(self.prompts) > 1:
             primary = "mean_top1"
@@ -168,14 +202,14 @@ class ZeroShot:
         )
 
     def _labels(self, example: Example) -> dict[str, int]:
-        labels = {}
+        found = {}
         for name in self.prompts:
             if name in example.labels:
                 label = int(example.labels[name])
-                if not 0 <= label < len(self.source.class_names[name]):
+                if not 0 <= label < len(self.groups[name]):
                     raise BadExample(f"its label {label} is no class of {name!r}")
-                labels[name] = label
-        return labels
+                found[name] = self.groups[name][label]
+        return found
 
 
 def class_embeddings(

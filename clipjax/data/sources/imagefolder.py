@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from clipjax.data import class_files, files, strings, subset
+from clipjax.data import class_files, files, labels, strings, subset
 from clipjax.types import Example, UserError
 
 SUFFIXES = (*files.IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -73,7 +73,7 @@ def make(
     if train and not set(own) <= set(train):
         problems.append("its classes are not among those of train: numbered apart")
     paths: list[str] = []
-    labels: list[int] = []
+    numbers: list[int] = []
     for label, name in enumerate(classes):
         found = listed.get(name, [])
         if not labels_file and name in own:
@@ -81,7 +81,7 @@ def make(
         if not found:
             problems.append(f"the class {name} has no images")
         paths += [os.path.relpath(image, base) for image in found]
-        labels += [label] * len(found)
+        numbers += [label] * len(found)
     if not paths:
         if not own and _images(place):
             raise UserError(
@@ -92,10 +92,13 @@ def make(
             f"{place} holds no images in class folders "
             f"({split}/CLASS/*{', *'.join(SUFFIXES[:3])}, ...)"
         )
+    shared = labels.shared_names(names) if caption_templates else {}
+    if shared:
+        problems.append(f"{labels.shared_words(shared)} have the same captions")
     files.report(f"imagefolder {place}", problems)
     chosen = subset.examples(
         len(paths),
-        labels=np.array(labels),
+        labels=np.array(numbers),
         max_samples=max_samples,
         max_samples_per_class=max_samples_per_class,
         subset_seed=subset_seed,
@@ -108,8 +111,9 @@ def make(
     return ImageFolder(
         base,
         [paths[i] for i in chosen],
-        np.array(labels, np.int32)[chosen],
+        np.array(numbers, np.int32)[chosen],
         names,
+        [name.encode("utf-8", "backslashreplace").decode() for name in classes],
         caption_templates,
         problems,
     )
@@ -124,6 +128,7 @@ class ImageFolder:
         paths: list[str],
         labels: np.ndarray,
         names: list[str],
+        folders: list[str],
         caption_templates: tuple[str, ...],
         problems: list[str],
     ):
@@ -135,6 +140,7 @@ class ImageFolder:
         self.max_captions = len(caption_templates)
         self.caption_counts = np.full(len(paths), self.max_captions, np.int32)
         self.class_names = {"class": names}
+        self.class_ids = {"class": folders}
         self.templates = {"class": ("a photo of a {}.",)}
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipjax.data import files, source_words
+from clipjax.data import files, labels, source_words
 from clipjax.types import BadExample, Example, Source, UserError
 
 
@@ -84,6 +84,7 @@ class Mixture:
             for problem in getattr(source, "problems", ())
         ]
         self.class_names: dict[str, Sequence[str]] = {}
+        self.class_ids: dict[str, Sequence[str]] = {}
         self.templates: dict[str, Sequence[str]] = {}
         self._sets = [self._merge(label, source) for label, source in sources.items()]
 
@@ -127,9 +128,15 @@ class Mixture:
         """Takes a part's label sets in; returns what each is called here."""
         called = {}
         for name, names in source.class_names.items():
-            same = list(self.class_names.get(name, names)) == list(names)
-            called[name] = here = name if same else f"{label}.{name}"
+            own, here = labels.classes_of(source, name), name
+            if name in self.class_names:
+                there = tuple(self.class_names[name])
+                known = labels.Classes(there, tuple(self.class_ids[name]))
+                same = labels.same(known, own)
+                here = name if same else f"{label}.{name}"
+            called[name] = here
             self.class_names.setdefault(here, names)
+            self.class_ids.setdefault(here, own.ids)
             if name in source.templates:
                 self.templates.setdefault(here, source.templates[name])
         return called
