@@ -7,7 +7,6 @@ read and decoded by threads while the device works on the batches before.
 
 from __future__ import annotations
 
-import collections
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,13 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.agree import gather
-from clipjax.data.ahead import PATIENCE, Ahead, Late, name_of
 from clipjax.data.labels import NONE, Classes
+from clipjax.data.text import check
+from clipjax.image_batches import ImageBatches
 from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
 
 Progress = Callable[[int, int], None]
-
-AHEAD = 2  # batches that the threads may be in front of the device
 
 
 def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
@@ -122,33 +120,41 @@ class Encoder:
         *,
         keep: Callable[[Any], Any] | None = None,
         progress: Progress | None = None,
+        skip_broken: bool = True,
     ) -> Images:
         """Reads, decodes and encodes images.
 
         Args:
           examples: a Source, or a sequence of Examples or of images (encoded bytes,
-            uint8 [h w 3], PIL); any other iterable is made a list first.
-          indices: which of them, in this order; all where None.
+            uint8 [h w 3], PIL), whose elements the threads take; or another iterable of
+            them, whose elements this thread takes, two ahead for each thread.
+          indices: which of a Source or sequence, in this order; all where None.
           keep: called in a thread with each element of `examples`, for what the caller
             needs beside the image, so that a source is read once; returns JSON values.
             May raise BadExample too.
-          progress: called with the images done and their total.
+          progress: called with the images done and their total, 0 while unknown.
+          skip_broken: False raises BadExample for the first broken image as soon as it
+            has been read; for an Encoder without a mesh.
         """
-        if not hasattr(examples, "__getitem__"):
-            examples = list(examples)
-        chosen = list(range(len(examples)) if indices is None else indices)
-        notes: list[Any] = []
-        embed = self._encode(
-            self._encode_image,
-            variables,
-            self._image_batches(examples, chosen, keep, notes),
-            len(chosen),
-            progress,
+        batches = ImageBatches(
+            examples,
+            indices,
+            keep,
+            self._preprocess,
+            shape=self._image_shape,
+            batch_size=self.batch_size,
+            rows=self._rows,
+            threads=self._threads,
+            timeout=self._timeout,
+            skip_broken=skip_broken,
         )
-        valid = np.zeros(len(chosen), bool)
-        kept: list[Any] = [None] * len(chosen)
+        encode, expected = self._encode_image, batches.expected
+        embed = self._encode(encode, variables, batches, expected, progress)
+        embed = embed[: batches.total]
+        valid = np.zeros(batches.total, bool)
+        kept: list[Any] = [None] * batches.total
         broken = {}
-        for place, value, reason in self._exchange(notes):
+        for place, value, reason in self._exchange(batches.notes):
             if reason is None:
                 valid[place], kept[place] = True, value
             else:
@@ -170,13 +176,14 @@ class Encoder:
         """
         if self._tokenizer is None:
             raise UserError("this model encodes no text; see model=two_tower")
-        return self._encode(
-            self._encode_text,
-            variables,
-            self._text_batches(list(texts)),
-            len(texts),
-            progress,
-        )
+        for number, text in enumerate(texts):
+            try:
+                check(text)
+            except BadExample as error:
+                raise BadExample(error.reason, f"text {number}") from None
+        batches = self._text_batches(texts)
+        encode, total = self._encode_text, len(texts)
+        return self._encode(encode, variables, batches, total, progress)[:total]
 
     def _encode(
         self,
@@ -191,7 +198,8 @@ class Encoder:
         def fetch(output: jax.Array) -> None:
             parts.append(np.asarray(output, np.float32))
             if progress is not None:
-                progress(min(len(parts) * self.batch_size, total), total)
+                done = len(parts) * self.batch_size
+                progress(min(done, total) if total else done, total)
 
         before = None
         for batch in batches:
@@ -200,9 +208,9 @@ class Encoder:
             if before is not None:
                 fetch(before)
             before = after
-        assert before is not None  # _starts gives at least one batch
+        assert before is not None  # there is at least one batch
         fetch(before)
-        return np.concatenate(parts)[:total]
+        return np.concatenate(parts)
 
     def _put(self, array: np.ndarray) -> Any:
         if self._split is None:
@@ -212,78 +220,12 @@ class Encoder:
             array.shape, self._split, lambda index: array[index]
         )
 
-    def _starts(self, total: int) -> list[int]:
-        """Of the batches; one without examples where there are none, for the width."""
-        return list(range(0, max(total, 1), self.batch_size))
-
-    def _image_batches(
-        self,
-        examples: Any,
-        chosen: list[int],
-        keep: Callable[[Any], Any] | None,
-        notes: list[Any],
-    ) -> Iterator[tuple[np.ndarray]]:
-        """Yields uint8 [b h w 3] with this process's rows; fills `notes`."""
-        starts = self._starts(len(chosen))
-        places = [
-            start + row
-            for start in starts
-            for row in self._rows
-            if start + row < len(chosen)
-        ]
-        read = Ahead(
-            lambda number: self._read(examples, chosen[places[number]], keep),
-            range(len(places)),
-            threads=self._threads,
-            depth=AHEAD * len(self._rows),
-        )
-        patience = PATIENCE
-        try:
-            left = collections.deque(places)
-            for start in starts:
-                batch = np.zeros((self.batch_size, *self._image_shape), np.uint8)
-                while left and left[0] < start + self.batch_size:
-                    place = left.popleft()
-                    pixels, value, reason = read.take(self._timeout)
-                    if pixels is not None:
-                        batch[place - start] = pixels
-                    notes.append((place, value, reason))
-                yield (batch,)
-        except Late:
-            patience = 0.0
-            raise UserError(
-                f"{name_of(examples, chosen[place])} has not been read for "
-                f"{self._timeout:g} s (data.timeout): see whether the place of the "
-                f"data answers and start again, or give a longer data.timeout (0: no "
-                f"limit)"
-            ) from None
-        finally:
-            read.close(patience)
-
-    def _read(
-        self, examples: Any, index: int, keep: Callable[[Any], Any] | None
-    ) -> tuple[np.ndarray | None, Any, str | None]:
-        """(pixels, what was kept, None), or (None, key, reason) for a broken one."""
-        key = f"example {index}"
-        try:
-            example = examples[index]
-            key = getattr(example, "key", "") or key
-            value = None if keep is None else keep(example)
-            pixels = self._preprocess(getattr(example, "image", example))
-        except BadExample as error:
-            return None, error.key or key, error.reason
-        if pixels.shape != self._image_shape or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"preprocess gave {pixels.dtype} {list(pixels.shape)} for {key}, not "
-                f"uint8 {list(self._image_shape)}"
-            )
-        return pixels, value, None
-
     def _text_batches(
-        self, texts: list[str]
+        self, texts: Sequence[str]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields ids int32 [b l] and mask bool [b l] with this process's rows."""
-        for start in self._starts(len(texts)):
+        # One without texts if there are none, for the width.
+        for start in range(0, max(len(texts), 1), self.batch_size):
             # An empty text has a valid token; a row of padding alone might divide by 0.
             assert self._tokenizer is not None  # `texts` has seen to that
             filler = [part.repeat(self.batch_size, 0) for part in self._tokenizer([""])]

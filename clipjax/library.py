@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from clipjax.config import create
 from clipjax.encoder import Encoder
 from clipjax.engine import assemble, classes, resume
-from clipjax.types import Config, Model, Tokenizer, UserError, Variables
+from clipjax.given_images import ImageLike, one_by_one
+from clipjax.types import BadExample, Config, Model, Tokenizer, UserError, Variables
 from clipjax.weights import foreign, settings
 
 
@@ -38,25 +38,25 @@ class Loaded:
     encoder: Encoder
     step: int
 
-    def encode_image(
-        self, images: Sequence[Image.Image | bytes | np.ndarray]
-    ) -> np.ndarray:
+    def encode_image(self, images: Iterable[ImageLike]) -> np.ndarray:
         """Unit-norm float32 [n e].
 
+        images: PIL images, encoded bytes, uint8 [h w 3], paths and open files, taken
+        one after another and a few at a time: a generator may give more than fit into
+        memory.
+
         Raises UserError for a classifier, and naming the first image that cannot be
-        read.
+        read, as soon as it comes.
         """
         if self.model.image_output == "logits":
             raise UserError("this model is a classifier: use classify(images)")
         return self._images(images)
 
-    def classify(
-        self, images: Sequence[Image.Image | bytes | np.ndarray]
-    ) -> np.ndarray:
+    def classify(self, images: Iterable[ImageLike]) -> np.ndarray:
         """Probabilities of a classifier's `class_names`, float32 [n classes].
 
-        Raises UserError for another model, and naming the first image that cannot be
-        read.
+        images: as of `encode_image`. Raises UserError for another model, and as
+        `encode_image`.
         """
         if self.model.image_output != "logits":
             raise UserError("this model is no classifier: use encode_image(images)")
@@ -69,20 +69,25 @@ class Loaded:
         """Of a classifier, in the order of `classify`; else ()."""
         return self.encoder.classes.names
 
-    def _images(self, images) -> np.ndarray:
-        if isinstance(images, Image.Image | bytes | np.ndarray):
-            raise UserError("give a list of images: [image]")
-        found = self.encoder.images(self.variables, list(images))
-        if found.broken:
-            key, reason = found.broken[0]
-            raise UserError(f"{key}: {reason}")
+    def _images(self, images: Iterable[ImageLike]) -> np.ndarray:
+        given = one_by_one(images)
+        try:
+            found = self.encoder.images(self.variables, given, skip_broken=False)
+        except BadExample as error:
+            raise UserError(str(error)) from error
         return found.embed
 
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit-norm float32 [n e]."""
+    def encode_text(self, texts: Iterable[str]) -> np.ndarray:
+        """Unit-norm float32 [n e].
+
+        Raises UserError for a model without text, and naming the first that is no str.
+        """
         if isinstance(texts, str):
             raise UserError('encode_text takes a list of strings: ["a dog"]')
-        return self.encoder.texts(self.variables, list(texts))
+        try:
+            return self.encoder.texts(self.variables, list(texts))
+        except BadExample as error:
+            raise UserError(str(error)) from error
 
     @property
     def logit_scale(self) -> float:

@@ -13,7 +13,8 @@ LEVELS = [
     ["train", "evaluate", "export", "prepare", "library"],
     ["commandline"],
     ["engine"],
-    ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"],
+    ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
+    + ["image_batches", "given_images"],
     ["config", "config_check"],
     ["registry"],
     ["agree"],

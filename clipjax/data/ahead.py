@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -21,9 +21,11 @@ class Late(Exception):
 
 
 class Ahead(Generic[Made]):
-    """The results of call(n) for the numbers n, in their order.
+    """The results of call(n) for each n, in their order.
 
     Args:
+      numbers: numbers, or other things to call with. They are taken in the thread that
+        calls `take`, no sooner than they are needed.
       threads: that make the calls. They are daemons, so that one that hangs does not
         keep the process from ending. With 0 `take` makes them itself, however long.
       depth: how many calls may be made, or under way, beyond the one awaited.
@@ -32,15 +34,15 @@ class Ahead(Generic[Made]):
 
     def __init__(
         self,
-        call: Callable[[int], Made],
-        numbers: range,
+        call: Callable[[Any], Made],
+        numbers: Iterable[Any],
         *,
         threads: int,
         depth: int,
         finish: Callable[[], Any] | None = None,
     ):
         # Let go of at the end, so that what they hold can go.
-        self._call: Callable[[int], Made] | None = call
+        self._call: Callable[[Any], Made] | None = call
         self._finish = finish
         self._numbers = iter(numbers)
         self._count = threads
@@ -87,12 +89,14 @@ class Ahead(Generic[Made]):
 
     def _fill(self, count: int) -> None:
         while len(self._made) < count:
-            number = next(self._numbers, None)
-            if number is None:
+            try:
+                number = next(self._numbers)
+            except StopIteration:
                 return
             future: Future = Future()
             self._made.append(future)
             self._todo.put((number, future))
+            del number  # or it would live while the result is awaited
 
     def close(self, patience: float = PATIENCE) -> bool:
         """Ends the threads; may be called again.
@@ -124,7 +128,7 @@ def name_of(examples: Any, index: int) -> str:
 
 def _work(
     todo: queue.SimpleQueue,
-    call: Callable[[int], Any],
+    call: Callable[[Any], Any],
     left: list[int],
     lock: Any,
     finish: Callable[[], Any] | None,
@@ -136,7 +140,7 @@ def _work(
                 future.set_result(call(number))
             except BaseException as error:  # whoever awaits it shall have it
                 future.set_exception(error)
-        del job, future  # else they live until the next job
+        del job, number, future  # else they live until the next job
     with lock:
         left[0] -= 1
         last = left[0] == 0

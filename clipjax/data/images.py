@@ -105,6 +105,11 @@ def opened(image: Picture) -> Image.Image:
     _silence_pillow()
     if isinstance(image, Image.Image):
         return image
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise BadExample(
+            "give encoded bytes, a uint8 array [h w 3] or a PIL image, not "
+            f"{type(image).__name__}"
+        )
     if not len(image):
         raise BadExample("the image is empty (0 bytes)")
     data = bytes(image)
