@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from clipjax import config_check, registry
+from clipjax import config_check, config_parts, registry
 from clipjax.types import Config, UserError
 
 
@@ -36,43 +37,28 @@ def run(main: Callable[[list[str]], int]) -> None:
     sys.exit(status)
 
 
-def declare(
-    argv: list[str], *, config: bool = True, **others: str | bool | int
+def parse(
+    argv: list[str], config: Config | None, **others: str | bool | int
 ) -> flags.FlagValues:
-    """The flags of a command: --config with its dotted overrides, where it takes one,
-    and its others with their defaults. They are the command's own, so that it can be
-    called many times.
-    """
-    values = flags.FlagValues()
-    if config:
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    for name, default in others.items():
-        if isinstance(default, bool):
-            flags.DEFINE_bool(name, default, "", flag_values=values)
-        elif isinstance(default, int):
-            flags.DEFINE_integer(name, default, "", flag_values=values)
-        else:
-            flags.DEFINE_string(name, default, "", flag_values=values)
-    return values
+    """The flags of a command: its own with their defaults, and --config.KEY=VALUE.
 
-
-def parse(argv: list[str], values: flags.FlagValues, chosen: Config | None) -> None:
-    """Parses the command line into `values`.
+    They are the command's own, so that it can be called many times.
 
     Args:
-      values: as `declare` made them.
-      chosen: the config before overrides, where there is one.
+      config: what --config names, in which its dotted flags are set; None for a command
+        without one.
 
     Raises:
       UserError: for a flag or config key that does not exist, with the nearest, for a
         value of a wrong type, and for stray words, most often a flag without dashes.
     """
-    known = list(values)
+    known = [*others, "config"] if config is not None else list(others)
+    argv = _without_config(argv) if config is not None else argv
     for item in argv[1:]:
         name = item.lstrip("-").partition("=")[0]
         stem = name.partition(".")[0]
         if item.startswith("-"):
-            if chosen is None and stem.removeprefix("no") == "config" and "." in name:
+            if config is None and stem.removeprefix("no") == "config" and "." in name:
                 raise UserError(f"{item!r} needs --config FILE.py before it")
             if stem not in known and stem.removeprefix("no") not in known:
                 hint = registry.suggest(stem, known)
@@ -80,20 +66,52 @@ def parse(argv: list[str], values: flags.FlagValues, chosen: Config | None) -> N
                 raise UserError(f"unknown flag {item!r}.{hint} Known: {listing}")
         elif "=" in item and stem in known:
             raise UserError(f"{item!r}: did you forget the dashes? --{item}")
-    if chosen is not None:
-        check_overrides(argv, chosen)
+    if config is not None:
+        check_overrides(argv, config)
+    values = flags.FlagValues()
     try:
+        _define(values, others)
+        if config is not None:
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=values, sys_argv=argv
+            )
         left = values(argv)[1:]
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"bad flag value: {error}") from error
+    except flags.Error:
+        raise
+    except Exception as error:  # of literals too deep or too long, among others
+        told = str(error) or type(error).__name__
+        raise UserError(f"bad flag value: {told[:500]}") from error
     if left:
         raise UserError(f"{left[0]!r}: not understood. Flags are written --name=value")
+    return values
+
+
+def _define(values: flags.FlagValues, others: dict[str, str | bool | int]) -> None:
+    for name, default in others.items():
+        if isinstance(default, bool):
+            flags.DEFINE_bool(name, default, "", flag_values=values)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, "", flag_values=values)
+        else:
+            flags.DEFINE_string(name, default, "", flag_values=values)
+
+
+def _without_config(argv: list[str]) -> list[str]:
+    """A command line without what names the config, in either form."""
+    left, waiting = [], iter(argv)
+    for item in waiting:
+        if item in ("--config", "-config"):
+            next(waiting, None)
+        elif item.partition("=")[0] not in ("--config", "-config"):
+            left.append(item)
+    return left
 
 
 def load_file(value: str) -> Config:
     """The config of FILE.py or FILE.py:ARGUMENT, before overrides.
 
-    Raises UserError where the file is missing or has no get_config.
+    Raises UserError for a file that is missing, does not run or has no get_config, with
+    its line, and for a config that lacks a key or has one that nothing reads.
     """
     file, _, argument = value.partition(":")
     path = pathlib.Path(file)
@@ -103,13 +121,45 @@ def load_file(value: str) -> Config:
         raise UserError(f"--config={value}: there is no file {file}.{hint}")
     if path.suffix != ".py":
         raise UserError(f"--config={value}: a config is a Python file, not {file}")
+    get_config = _get_config(value, path)
+    try:
+        config = get_config(argument or None)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # of the user's code
+        told = registry.told(error, str(path))
+        raise UserError(f"--config={value}: {told}") from error
+    try:
+        config_parts.check(config)
+    except UserError as error:
+        raise UserError(f"--config={value}: {error}") from error
+    return config
+
+
+def _get_config(value: str, path: pathlib.Path) -> Callable[[str | None], Config]:
+    """The function of a config file; raises UserError if it has none that will do."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={value}: {file} defines no get_config(arg)")
-    return module.get_config(argument or None)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # of the user's code
+        told = registry.told(error, str(path))
+        raise UserError(f"--config={value}: {told}") from error
+    get_config = getattr(module, "get_config", None)
+    form = "it needs a function get_config(arg=None) that returns a config"
+    if get_config is None:
+        raise UserError(f"--config={value}: {path} defines no get_config: {form}")
+    try:
+        inspect.signature(get_config).bind(None)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--config={value}: get_config of {path} cannot be called with one "
+            f"argument: {form}"
+        ) from error
+    return get_config
 
 
 def check_overrides(argv: list[str], chosen: Config) -> None:

@@ -239,12 +239,12 @@ def _component(family: str, name: str, options) -> Config:
     section = ConfigDict({"name": name})
     for key, option in known.items():
         value = given.get(key, option.default)
-        section[key] = _field(value, option.annotation, f"{family}.{name}.{key}")
+        section[key] = field(value, option.annotation, f"{family}.{name}.{key}")
     return section
 
 
-def _field(value: Any, annotation: Any, path: str) -> Any:
-    """A value as a config field: an optional one stays overridable while it is None."""
+def field(value: Any, annotation: Any, path: str) -> Any:
+    """A value as one of a config, which can be overridden while it is None."""
     members = typing.get_args(annotation)
     if isinstance(annotation, types.UnionType) and type(None) in members:
         (kind,) = (member for member in members if member is not type(None))

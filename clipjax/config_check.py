@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from clipjax import registry
-from clipjax.config import SHARED
+from clipjax import config_limits, config_parts, registry
+from clipjax.config import SHARED, field
+from clipjax.config_parts import DATA_PARTS, labels, losses
 from clipjax.types import Config, UserError
 
 # Keys that may change between a run and its resumption without changing its result,
@@ -29,9 +29,9 @@ LENGTH_KEYS = ("train.steps", "train.epochs")
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted path -> JSON value of every leaf, after a JSON round trip."""
-    resolved = config
+    resolved: Any = config
     if isinstance(config, ConfigDict):
-        resolved = config.copy_and_resolve_references().to_dict()
+        resolved = resolved.copy_and_resolve_references().to_dict()
     found: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
@@ -74,10 +74,13 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
         section = config[name] if name else config
         for key, value in keys.items():
             section[key] = section.get(key, value)
-    for family, section, _ in _sections(config):
+    for family, section, path in config_parts.sections(config):
         factory = registry.load(family, section.name)
         for key, option in registry.options(factory).items():
-            section[key] = section.get(key, option.default)
+            value = section.get(key, option.default)
+            if key in section:
+                del section[key]
+            section[key] = field(value, option.annotation, f"{path}.{key}")
     return config.lock()
 
 
@@ -99,8 +102,8 @@ def validate(config: Config, chosen: Config | None = None) -> None:
     chosen: the same config before dotted flags, to refuse a component chosen by flag.
     Raises UserError with one line naming the key and the fix.
     """
-    values = flat(config)
     if chosen is not None:
+        values = flat(config)
         for path, before in flat(chosen).items():
             if path.endswith(".name") and values[path] != before:
                 kind = _argument_word(path)
@@ -108,25 +111,15 @@ def validate(config: Config, chosen: Config | None = None) -> None:
                     f"--config.{path}={values[path]}: components are chosen after the "
                     f"colon: --config FILE.py:{kind}={values[path]}"
                 )
+    config_parts.check(config)
+    values = flat(config)
+    config_limits.check(values)
     steps, epochs = values["train.steps"], values["train.epochs"]
-    if steps < 0 or epochs < 0 or (steps > 0) == (epochs > 0):
+    if (steps > 0) == (epochs > 0):
         raise UserError(
             f"train.steps={steps}, train.epochs={epochs}: set one of the two above 0 "
             "and leave the other at 0"
         )
-    for path, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}={value}: must be a finite number")
-    _check_options(config)
-    for path, low in LOWEST.items():
-        if path in values and values[path] < low:
-            raise UserError(f"{path}={values[path]}: must be at least {low}")
-    for path, allowed in ONE_OF.items():
-        if values[path] not in allowed:
-            hint = registry.suggest(str(values[path]), allowed)
-            raise UserError(
-                f"{path}={values[path]!r}: must be one of {', '.join(allowed)}.{hint}"
-            )
     if not 0 <= values["train.ema"] < 1:
         raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
     if values["data.mixup"] + values["data.cutmix"] > 1:
@@ -143,7 +136,7 @@ def validate(config: Config, chosen: Config | None = None) -> None:
             raise UserError(f"{path}.weight={weight}: must be a number, 0 or more")
     if not any(section.get("weight", 1.0) for _, section, _ in losses(config)):
         raise UserError("loss: all weights are 0; set one of them above 0")
-    if values["mesh.data"] == 0 or values["mesh.data"] < -1:
+    if values["mesh.data"] == 0:
         raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
     best = values["checkpoint.best"]
     known = ["val_loss"] * (values["train.val_batches"] > 0)
@@ -151,8 +144,6 @@ def validate(config: Config, chosen: Config | None = None) -> None:
     if best and best not in known and best.partition("/")[0] not in evaluators:
         known += [f"{label}/METRIC" for label in evaluators]
         raise UserError(f"checkpoint.best={best!r}: must be {' or '.join(known)}")
-    if values["seed"] >= 2**32:
-        raise UserError(f"seed={values['seed']}: must be below 2**32")
     if not 0 < values["optim.layer_decay"] <= 1:
         raise UserError(
             f"optim.layer_decay={values['optim.layer_decay']}: must be above 0, 1 at "
@@ -163,107 +154,6 @@ def validate(config: Config, chosen: Config | None = None) -> None:
     _check_pattern("lora.on", values["lora.on"])
     _check_pattern("optim.no_decay", values["optim.no_decay"])
     _check_pattern("optim.by_adam", values.get("optim.by_adam", ""))
-
-
-LOWEST = {
-    "seed": 0,
-    "data.image_size": 1,
-    "data.batch_size": 1,
-    "data.workers": 0,
-    "data.threads": 0,
-    "data.timeout": 0,
-    "data.mixup": 0,
-    "data.cutmix": 0,
-    "lora.rank": 0,
-    "optim.clip_norm": 0,
-    "optim.lr": 0,
-    "optim.weight_decay": 0,
-    "train.max_logit_scale": 1,
-    "train.max_bad_steps": 1,
-    "train.micro_batches": 1,
-    "train.eval_every": 0,
-    "train.val_batches": 0,
-    "checkpoint.every": 0,
-    "checkpoint.keep": 1,
-    "checkpoint.keep_every": 0,
-    "log.every": 1,
-    "mesh.fsdp": 1,
-}
-ONE_OF = {
-    "data.unit": ("image", "pair"),
-    "data.on_broken": ("replace", "raise"),
-    "checkpoint.best_mode": ("", "max", "min"),
-}
-
-
-def _check_options(config: Config) -> None:
-    """Raises UserError where a flag gave an option a value of a wrong type."""
-    for family, section, path in _sections(config):
-        known = registry.options(registry.load(family, section.name))
-        for key, option in known.items():
-            registry.typed(section[key], option.annotation, f"{path}.{key}")
-
-
-def _sections(config: Config) -> list[tuple[str, Any, str]]:
-    """(family, section, path) of every component of a config."""
-    data = config.data
-    sections = [
-        ("model", config.model, "model"),
-        *(
-            (tower, config.model[tower], f"model.{tower}")
-            for tower in ("image", "text")
-            if tower in config.model
-        ),
-        ("data", data.train, "data.train"),
-        ("data", data.eval, "data.eval"),
-        *(
-            part
-            for name in DATA_PARTS
-            if name in data
-            for part in _parts(name, data[name], f"data.{name}")
-        ),
-        *losses(config),
-        ("optim", config.optim, "optim"),
-        ("schedule", config.optim.schedule, "optim.schedule"),
-    ]
-    for label in labels(config.evals, "evals"):
-        section = config.evals[label]
-        sections.append(("evals", section, f"evals.{label}"))
-        if "data" in section:
-            sections.append(("data", section.data, f"evals.{label}.data"))
-    return sections
-
-
-def losses(config: Config) -> list[tuple[str, Any, str]]:
-    """("loss", section, path) of the loss, or of each part of a sum."""
-    return _parts("loss", config.loss, "loss")
-
-
-def _parts(family: str, section: Any, path: str) -> list[tuple[str, Any, str]]:
-    """(family, section, path) of a component, or of each of several."""
-    if "name" in section:
-        return [(family, section, path)]
-    known = (label for label in section if label != "order")
-    return [(family, section[label], f"{path}.{label}") for label in known]
-
-
-def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
-    """The labels of a section of several components, in their order.
-
-    A section that was saved without one has them sorted.
-
-    Raises UserError for an order that names none of them, or others.
-    """
-    known = tuple(label for label in section if label != "order")
-    order = section.get("order", known)
-    if not isinstance(order, tuple) or not set(order) <= set(known):
-        raise UserError(f"{path}.order={order!r}: name some of {', '.join(known)}")
-    if known and not order:
-        raise UserError(f"{path}.order=(): name some of {', '.join(known)}")
-    return order
-
-
-DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")
 
 
 def _argument_word(path: str) -> str:

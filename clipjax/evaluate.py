@@ -45,9 +45,11 @@ def main(argv: list[str]) -> int:
     host.fast_cpu_flags()
     host.keep_memory()
     value = commandline.config_value(argv)
-    chosen = commandline.load_file(value) if value else None
-    values = commandline.declare(
+    other = commandline.load_file(value) if value else None
+    chosen = other.copy_and_resolve_references() if other is not None else None
+    values = commandline.parse(
         argv,
+        other,
         workdir="",
         checkpoint="best",
         ema=True,
@@ -55,15 +57,14 @@ def main(argv: list[str]) -> int:
         interpolate="",
         alphas="",
     )
-    commandline.parse(argv, values, chosen)
     if not values.workdir:
         raise UserError(
             "no --workdir given: the directory of a run, e.g. runs/quickstart"
         )
     workdir = pathlib.Path(values.workdir).resolve()
-    other, name = None, ""
+    name = ""
     if value:
-        other, name = values.config, f"-{pathlib.Path(value.partition(':')[0]).stem}"
+        name = f"-{pathlib.Path(value.partition(':')[0]).stem}"
         config_check.validate(other, chosen)
         _only_evaluation(argv)
     json_file = pathlib.Path(values.json) if values.json else None

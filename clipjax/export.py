@@ -32,8 +32,9 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(HELP)
         return 0
-    values = commandline.declare(
+    values = commandline.parse(
         argv,
+        None,
         workdir="",
         format="",
         out="",
@@ -41,7 +42,6 @@ def main(argv: list[str]) -> int:
         ema=True,
         dtype="float32",
     )
-    commandline.parse(argv, values, None)
     for flag, what in (
         ("workdir", "the directory of a run, e.g. runs/quickstart"),
         ("format", "hf or open_clip"),

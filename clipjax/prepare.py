@@ -93,8 +93,7 @@ def main(argv: list[str]) -> int:
     name, given, rest = _data(argv[2:])
     argv = [f"{argv[0]} {action}", *rest]
     own = {"data": "", "split": "train", "threads": threads}
-    values = commandline.declare(argv, config=False, **own, **FLAGS[action])
-    commandline.parse(argv, values, None)
+    values = commandline.parse(argv, None, **own, **FLAGS[action])
     if not name:
         raise UserError(
             f"no --data given: a source, one of {', '.join(registry.names('data'))}"

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import traceback
 import types
 import typing
 from collections.abc import Callable
@@ -73,6 +74,34 @@ def suggest(word: str, known: typing.Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def shown(value: Any) -> str:
+    """A value in a message: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of an int of thousands of digits, or deep
+        text = f"{type(value).__name__} too large to show"
+    return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
+
+
+def told(error: BaseException, file: str = "") -> str:
+    """What an exception of a user's own code says, in one line with its place.
+
+    file: the one whose line is wanted, of those that the error came through; the last
+    unless given.
+    """
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}, line {error.lineno}: "
+        text = error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == file]
+        if not file:
+            own = [f for f in frames if "importlib" not in f.filename]
+        place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    return f"{place}{kind}: {text[:500]}" if text else f"{place}{kind}"
+
+
 def names(family: str) -> list[str]:
     """The components of a family, sorted; imports none of a package's files."""
     place = importlib.import_module(FAMILIES[family])
@@ -103,13 +132,28 @@ def load(family: str, name: str) -> Callable[..., Any]:
             return getattr(place, name)
         return importlib.import_module(f"{place.__name__}.{name}").make
     if "." in name:
-        try:
-            return importlib.import_module(name).make
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"{family}={name}: cannot load it: {error}") from error
+        return _own(family, name)
     raise UserError(
-        f"unknown {family} {name!r}.{suggest(name, known)} Known: {', '.join(known)}"
+        f"unknown {family} {shown(name)}.{suggest(name, known)} "
+        f"Known: {', '.join(known)}"
     )
+
+
+def _own(family: str, name: str) -> Callable[..., Any]:
+    """The factory in a module of the user's own; raises UserError if there is none."""
+    what = f"{family}={name}: cannot load it:"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{what} write a module as package.module, of letters and dots")
+    try:
+        factory = importlib.import_module(name).make
+        options(factory)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} {error}") from error
+    except AttributeError as error:
+        raise UserError(f"{what} {told(error)}; it needs a function `make`") from error
+    except Exception as error:  # of the user's code
+        raise UserError(f"{what} {told(error)}") from error
+    return factory
 
 
 def module_of(factory: Callable[..., Any], name: str) -> Any:
@@ -145,17 +189,22 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
         (annotation,) = (member for member in either if member is not type(None))
     kind = typing.get_origin(annotation) or annotation
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise UserError(f"{path}={shown(value)}: too large for a float") from error
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{path}={value!r}: must be {_type_name(annotation)}")
+        raise UserError(f"{path}={shown(value)}: must be {_type_name(annotation)}")
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise UserError(f"{path}={shown(value)}: must be within 64 bits")
     members = typing.get_args(annotation)
     if isinstance(value, tuple) and members:
         if members[-1] is Ellipsis:
             members = members[:1] * len(value)
         if len(value) != len(members):
-            raise UserError(f"{path}={value!r}: must have {len(members)} entries")
+            raise UserError(f"{path}={shown(value)}: must have {len(members)} entries")
         return tuple(typed(v, m, path) for v, m in zip(value, members, strict=True))
     return value
 

@@ -51,10 +51,9 @@ def main(argv: list[str]) -> int:
             "no --config given. Start with "
             "python -m clipjax.train --config configs/quickstart.py"
         )
-    chosen = commandline.load_file(value)
-    values = commandline.declare(argv, workdir="", extend=False, dry_run=False)
-    commandline.parse(argv, values, chosen)
-    made = values.config
+    made = commandline.load_file(value)
+    chosen = made.copy_and_resolve_references()
+    values = commandline.parse(argv, made, workdir="", extend=False, dry_run=False)
     config_check.validate(made, chosen)
     name = pathlib.Path(value.partition(":")[0]).stem
     workdir = values.workdir or f"runs/{name}"

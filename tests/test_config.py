@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipjax import config, config_check, registry
+from clipjax import config, config_check, config_parts, registry
 from clipjax.types import UserError
 
 
@@ -71,13 +71,13 @@ def test_evaluators_keep_the_order_in_which_they_are_written():
     made = config.base(
         "evals=zeroshot@scenes+retrieval", options={"train": {"steps": 5}}
     )
-    assert config_check.labels(made.evals, "evals") == ("zeroshot", "retrieval")
+    assert config_parts.labels(made.evals, "evals") == ("zeroshot", "retrieval")
     saved = config_check.to_dict(made)
     again = config_check.from_dict(saved)
-    assert config_check.labels(again.evals, "evals") == ("zeroshot", "retrieval")
+    assert config_parts.labels(again.evals, "evals") == ("zeroshot", "retrieval")
     del saved["evals"]["order"]  # as runs before it were saved
     again = config_check.from_dict(saved)
-    assert config_check.labels(again.evals, "evals") == ("retrieval", "zeroshot")
+    assert config_parts.labels(again.evals, "evals") == ("retrieval", "zeroshot")
     assert config_check.differences(saved, made) == {}
     made.evals.order = ("retrieval", "zeroshoot")
     with pytest.raises(UserError, match="evals.order=.*name some of retrieval, zero"):
@@ -175,7 +175,7 @@ def test_every_component_declares_typed_options_with_defaults(family):
     assert names
     for name in names:
         for key, option in registry.options(registry.load(family, name)).items():
-            config._field(option.default, option.annotation, f"{family}.{name}.{key}")
+            config.field(option.default, option.annotation, f"{family}.{name}.{key}")
 
 
 def test_dotted_paths_load_foreign_modules():

@@ -13,7 +13,7 @@ import test_tfds
 from fsspec.implementations.memory import MemoryFileSystem
 from source_tools import jpeg
 
-from clipjax import commandline, config, config_check, prepare
+from clipjax import commandline, config, config_check, config_parts, prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -181,11 +181,11 @@ SIZES = {
 def opened(command):
     """The config of a command, as clipjax.train and evaluate make it."""
     argv = ["train", *shlex.split(command)[3:]]
-    chosen = commandline.load_file(commandline.config_value(argv))
-    values = commandline.declare(argv, workdir="", extend=False, dry_run=False)
-    commandline.parse(argv, values, chosen)
-    config_check.validate(values.config, chosen)
-    return values.config
+    made = commandline.load_file(commandline.config_value(argv))
+    chosen = made.copy_and_resolve_references()
+    commandline.parse(argv, made, workdir="", extend=False, dry_run=False)
+    config_check.validate(made, chosen)
+    return made
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_a_command_of_the_page_reads_its_data(command, place):
         BUILDERS[path](local)
     made = opened(command)
     sections = [made.data.train, made.data.eval]
-    evals = [made.evals[label] for label in config_check.labels(made.evals, "evals")]
+    evals = [made.evals[label] for label in config_parts.labels(made.evals, "evals")]
     sections += [section.data for section in evals if "data" in section]
     sources = [config.create("data", s, s["split"]) for s in sections]
     for source in sources:

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipjax import registry, whole
 from clipjax.config import create
-from clipjax.config_check import labels, losses
+from clipjax.config_parts import labels, losses
 from clipjax.data import pipeline
 from clipjax.data import text_augment as text_augments
 from clipjax.data.augment import Augment, Chain

@@ -1,0 +1,224 @@
+"""The sections of a config: which there are, and that each holds what belongs there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from clipjax import registry
+from clipjax.config import SHARED
+from clipjax.types import Config, UserError
+
+DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")
+# Sections of components beside those of SHARED.
+COMPONENTS = ("model", "loss", "evals")
+
+Part = tuple[str, Any, str]  # family, section, path
+
+
+def sections(config: Config) -> list[Part]:
+    """(family, section, path) of every component of a config."""
+    data = config.data
+    found = [
+        ("model", config.model, "model"),
+        *(
+            (tower, config.model[tower], f"model.{tower}")
+            for tower in ("image", "text")
+            if tower in config.model
+        ),
+        ("data", data.train, "data.train"),
+        ("data", data.eval, "data.eval"),
+        *(
+            part
+            for name in DATA_PARTS
+            if name in data
+            for part in _parts(name, data[name], f"data.{name}")
+        ),
+        *losses(config),
+        ("optim", config.optim, "optim"),
+        ("schedule", config.optim.schedule, "optim.schedule"),
+    ]
+    for label in _known_labels(config.evals):
+        section = config.evals[label]
+        found.append(("evals", section, f"evals.{label}"))
+        if "data" in section:
+            found.append(("data", section.data, f"evals.{label}.data"))
+    return found
+
+
+def losses(config: Config) -> list[Part]:
+    """("loss", section, path) of the loss, or of each part of a sum."""
+    return _parts("loss", config.loss, "loss")
+
+
+def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """The labels of a section of several components, in their order.
+
+    A section that was saved without one has them sorted.
+
+    Raises UserError for an order that names none of them, or others.
+    """
+    known = _known_labels(section)
+    order = section.get("order", known)
+    if not isinstance(order, tuple) or not set(order) <= set(known):
+        raise UserError(
+            f"{path}.order={registry.shown(order)}: name some of {', '.join(known)}"
+        )
+    if known and not order:
+        raise UserError(f"{path}.order=(): name some of {', '.join(known)}")
+    return order
+
+
+def _known_labels(section: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(label for label in section if label != "order")
+
+
+def _parts(family: str, section: Any, path: str) -> list[Part]:
+    """(family, section, path) of a component, or of each of several."""
+    if "name" in section:
+        return [(family, section, path)]
+    return [
+        (family, section[label], f"{path}.{label}") for label in _known_labels(section)
+    ]
+
+
+def check(config: Config) -> None:
+    """Checks that a config holds every key of its components, and no other.
+
+    A config need not come from `clipjax.config.base`: a key that nothing reads would be
+    ignored in silence.
+
+    Raises UserError naming the first that is absent, unknown or of a wrong type.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"the config is {type(config).__name__}: make it by clipjax.config.base"
+        )
+    groups = {"", *SHARED, *COMPONENTS}
+    _need(config, "", {*SHARED[""], *groups - {""}})
+    for name in groups - {""}:
+        if not isinstance(config[name], ConfigDict):
+            raise UserError(f"{name}={registry.shown(config[name])}: must be a section")
+    for path, section, allowed, kinds in _expected(config):
+        _need(section, path, allowed)
+        for key, kind in kinds.items():
+            registry.typed(section[key], kind, f"{path}.{key}" if path else key)
+            _check_json(section[key], f"{path}.{key}" if path else key)
+
+
+def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
+    """(path, section, its keys, types of those that are values) of all sections."""
+    shared = {
+        name: {key: type(value) for key, value in keys.items()}
+        for name, keys in SHARED.items()
+    }
+    yield "", config, {*shared[""], *(set(SHARED) - {""}), *COMPONENTS}, shared[""]
+    for name in ("lora", "train", "checkpoint", "log", "mesh"):
+        yield name, config[name], set(shared[name]), shared[name]
+    inner = {"train", "eval", "preprocess", "augment"}
+    more = {name for name in ("tokenizer", "text_augment") if name in config.data}
+    yield "data", config.data, {*shared["data"], *inner, *more}, shared["data"]
+    for name in inner | more:
+        _section(config.data[name], f"data.{name}")
+    for name in DATA_PARTS:
+        if name in config.data:
+            yield from _several(name, config.data[name], f"data.{name}", {})
+    yield from _component("data", config.data.train, "data.train", {"split": str})
+    yield from _component("data", config.data.eval, "data.eval", {"split": str})
+    yield from _model(config.model)
+    weight = {} if "name" in config.loss else {"weight": float}
+    yield from _several("loss", config.loss, "loss", weight)
+    yield from _component("optim", config.optim, "optim", shared["optim"], ["schedule"])
+    yield from _component("schedule", config.optim.schedule, "optim.schedule")
+    for label in labels(config.evals, "evals"):
+        section, path = config.evals[label], f"evals.{label}"
+        own = ["data"] * ("data" in _section(section, path))
+        yield from _component("evals", section, path, {}, own)
+        if own:
+            path = f"{path}.data"
+            yield from _component("data", section.data, path, {"split": str})
+
+
+def _several(
+    family: str, section: Any, path: str, kinds: dict[str, Any]
+) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
+    """What `_expected` yields of a component, or of each of several."""
+    if "name" in section:
+        yield from _component(family, section, path, kinds)
+        return
+    for label in labels(section, path):
+        yield from _component(family, section[label], f"{path}.{label}", kinds)
+
+
+def _model(
+    section: Any,
+) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
+    factory = registry.load("model", _name(section, "model"))
+    towers = registry.module_of(factory, "TOWERS") or ("image", "text")
+    yield from _component("model", section, "model", {}, towers)
+    for tower in towers:
+        yield from _component(tower, section[tower], f"model.{tower}")
+
+
+def _component(
+    family: str,
+    section: Any,
+    path: str,
+    kinds: Mapping[str, Any] | None = None,
+    inner: Any = (),
+) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
+    """What `_expected` yields of one component.
+
+    kinds: types of its keys that are no options. inner: its sections.
+    """
+    options = registry.options(registry.load(family, _name(section, path)))
+    of = {key: option.annotation for key, option in options.items()}
+    of = {"name": str, **(kinds or {}), **of}
+    yield path, section, {*of, *inner}, of
+
+
+def _section(section: Any, path: str) -> Any:
+    if not isinstance(section, ConfigDict):
+        raise UserError(f"{path}={registry.shown(section)}: must be a section")
+    return section
+
+
+def _name(section: Any, path: str) -> str:
+    name = _section(section, path).get("name")
+    if not isinstance(name, str):
+        raise UserError(f"{path}.name={registry.shown(name)}: must name a component")
+    return name
+
+
+def _need(section: Any, path: str, keys: set[str]) -> None:
+    """Raises UserError unless a section holds exactly these keys."""
+    prefix = f"{path}." if path else ""
+    what = f"{path} ({section['name']})" if "name" in section else path or "the config"
+    for key in section:
+        if key not in keys:
+            hint = registry.suggest(str(key), keys)
+            raise UserError(
+                f"unknown config key {f'{prefix}{key}'!r}: {what} has no such key."
+                f"{hint} It has {', '.join(sorted(keys))}"
+            )
+    for key in sorted(keys):
+        if key not in section:
+            raise UserError(
+                f"the config lacks {prefix}{key}: make it by clipjax.config.base, "
+                "which sets every key"
+            )
+
+
+def _check_json(value: Any, path: str) -> None:
+    """Raises UserError for what cannot be saved with the run."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = ""
+    if not text or "\\u0000" in text.replace(r"\\", ""):
+        raise UserError(
+            f"{path}={registry.shown(value)}: cannot be saved as JSON: use plain values"
+        )
