@@ -62,7 +62,7 @@ def test_coco_years_and_folders(tmp_path):
 FAULTS = {  # a change of one annotation -> what its image alone then says
     "a caption is missing": (lambda note: note.pop("caption"), "captions is missing"),
     "null": (lambda note: note.update(caption=None), "captions is missing"),
-    "a list": (lambda note: note.update(caption=["a", "b"]), r'not text but \["a"'),
+    "a list": (lambda note: note.update(caption=[["a"]]), r'not text but \["a"'),
     "a number": (lambda note: note.update(caption=3), "not text but 3"),
     "a surrogate": (lambda note: note.update(caption="\udc80"), "not UTF-8"),
 }
@@ -114,6 +114,7 @@ def test_coco_entries_that_cannot_be_used_are_counted(tmp_path):
     assert source.caption_counts.tolist() == [5, 5, 1]
     assert source.problems == [
         "2 captions of no image in the list, left out",
+        "1 empty captions, left out",
         "2 images whose id or file_name was there before, left out",
         "2 images without id or file_name, left out",
     ]
@@ -129,13 +130,25 @@ def test_coco_entries_that_cannot_be_used_are_counted(tmp_path):
     [
         (b"", "is not JSON, or cut off"),
         (b'{"images": [{"id": 1, "file_name": "a.jpg"}, {"id"', "not JSON, or cut"),
-        (b"[]", "has no list 'images'"),
-        (b'{"images": []}', "has no list 'annotations'"),
-        (b'{"images": [], "annotations": []}', "lists no images"),
         (
-            b'{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"x": 1}]}',
-            "has no captions",
+            b"[]",
+            "an object with the lists 'images' and 'annotations', but an empty list",
         ),
+        (
+            b'[{"image": "a.jpg"}]',
+            "but a list of 1 objects with 'image'; data=captions",
+        ),
+        (b'{"images": []}', r"but an object with 'images' \(a list of 0\)"),
+        (b'{"images": [], "annotations": []}', "lists no images .* is an empty list"),
+        (
+            b'{"images": [{"id": 1, "name": "a"}], "annotations": [{"x": 1}]}',
+            "lists no images .* is a list of 1 objects with 'id', 'name'$",
+        ),
+        (
+            b'{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"bbox": 1}]}',
+            "has no captions .*: 'annotations' is a list of 1 objects with 'bbox'; ",
+        ),
+        (b"[" * 5000, "its JSON is nested too deep to be read"),
     ],
 )
 def test_files_of_another_form(raw, complaint, tmp_path):
@@ -145,6 +158,30 @@ def test_files_of_another_form(raw, complaint, tmp_path):
     with pytest.raises(UserError, match=complaint) as caught:
         coco.make("val", path=str(tmp_path))
     assert str(place) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_ids_are_numbers_or_text(tmp_path):
+    """As some exporters write them; "7" and 7 are the same, "007" is another."""
+    for name in ("train2017", "val2017"):
+        dataset_tools.images(tmp_path / name, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    images = [
+        *({"id": "7", "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}),
+        *({"id": "x_9", "file_name": "c.jpg"}, {"id": "007", "file_name": "d.jpg"}),
+    ]
+    notes = [
+        {"image_id": image_id, "caption": f"{image_id!r}"}
+        for image_id in (7, "7", " 7 ", "8", 8.0, "x_9", "007", "7.5", True, "")
+    ]
+    place = tmp_path / "annotations" / "captions_val2017.json"
+    place.parent.mkdir()
+    place.write_text(json.dumps({"images": images, "annotations": notes}))
+    source = coco.make("val", path=str(tmp_path))
+    assert list(read(source).values()) == [
+        *(["7", "'7'", "' 7 '"], ["'8'", "8.0"], ["'x_9'"], ["'007'"])
+    ]
+    assert source.problems == ["3 captions of no image in the list, left out"]
+    with pytest.raises(UserError, match="holds no captions_train2017.json .*it holds"):
+        coco.make("train", path=str(tmp_path))
 
 
 def test_bytes_that_are_no_utf8_break_their_image_alone(tmp_path):

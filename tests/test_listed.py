@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipjax.data import listed
-from clipjax.data.tables import Entry
+from clipjax.data.entries import Entry
 from clipjax.types import BadExample
 
 # With halves of surrogate pairs, which stand for bytes that are no UTF-8.

@@ -184,9 +184,9 @@ def test_broken_rows_break_their_image_alone(tmp_path):
     with pytest.raises(BadExample, match="^c.jpg: .*no caption field"):
         source[2]
     assert source.problems == [
-        "2 rows that name no image, left out",
         "1 empty captions, left out",
         "2 images with a caption that cannot be read",
+        "2 rows that name no image, left out",
     ]
 
 

@@ -13,6 +13,7 @@ import logging
 import operator
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Sequence
 
@@ -27,7 +28,13 @@ ADDRESSES = (
     "lists addresses of images, not images: download them with img2dataset "
     "(docs/data.md has the command)"
 )
+ADDRESS = re.compile(r"https?://|\burl\b", re.IGNORECASE)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# What the column of image names is called in tables.
+IMAGE_HEADERS = (
+    *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),
+    *("image_path", "path", "name", "key"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +70,16 @@ def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
     if not place.is_file():
         raise missing(place, f"It is named by the option {option}={name}")
     return place
+
+
+def held(folder: pathlib.Path, most: int = 5) -> str:
+    """What a folder holds, in brackets for a message; "" if there is no such folder."""
+    try:
+        names = sorted(n for n in os.listdir(folder) if not n.startswith("."))
+    except OSError:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f" (it holds {', '.join(names[:most]) or 'nothing'}{more})"
 
 
 def content(path: pathlib.Path) -> bytes:

@@ -7,16 +7,15 @@ lists (tables, MS-COCO's and Karpathy's JSON).
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import pathlib
+import re
 import unicodedata
-from typing import Any
 
 import numpy as np
 
 from clipjax.data import files, strings, subset
-from clipjax.data.tables import Entry
+from clipjax.data.entries import Entry
 from clipjax.types import BadExample, Example, UserError
 
 # Where the images of the usual data sets lie below their folder.
@@ -26,6 +25,10 @@ FOLDERS = (
     *("Flickr8k_Dataset/Flicker8k_Dataset", "Flickr8k_Dataset"),
     ".",
 )
+
+
+# C:\\data\\a.jpg, C:/data/a.jpg and \\\\server\\data\\a.jpg
+WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 class Listed:
@@ -101,21 +104,69 @@ def make(
     return Listed(folder, {name: entries[name] for name in kept}, problems)
 
 
-def read_json(path: pathlib.Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
-    """A JSON file that holds an object with these lists.
+def portable(
+    base: pathlib.Path,
+    images: str,
+    entries: dict[str, Entry],
+    table: pathlib.Path,
+    problems: list[str],
+    folders: tuple[str, ...] = FOLDERS,
+) -> dict[str, Entry]:
+    """The entries with names as they are on this machine: images\\a.jpg, as Windows
+    writes it, becomes images/a.jpg unless a file has the backslash in its name.
 
-    Raises UserError for another file, naming what it lacks.
+    Names that are one then are one entry. Absolute paths of Windows break their image,
+    and `problems` counts them; raises UserError if all are such. Other arguments as of
+    `make`.
     """
-    # Bytes that are not UTF-8 become surrogates, so that they mark their image alone.
-    text = files.content(path).decode("utf-8-sig", "surrogateescape")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON, or cut off: {error}") from error
-    for name in lists:
-        if not isinstance(found, dict) or not isinstance(found.get(name), list):
-            raise UserError(f"{path} has no list {name!r}: it is of another form")
+    if not any("\\" in name or WINDOWS.match(name) for name in entries):
+        return entries
+    places = _folders(base, images, folders)
+    literal = {name for place in places for name in os.listdir(place) if "\\" in name}
+    found: dict[str, Entry] = {}
+    absolute: list[str] = []
+    for name, entry in entries.items():
+        foreign = WINDOWS.match(name)
+        if (foreign or "\\" in name) and not _held(places, name, literal):
+            if foreign:
+                absolute.append(name)
+                entry.fault = f"the list names it by a path of Windows, {name}"
+            else:
+                name = name.replace("\\", "/").removeprefix("./")
+        if name in found:
+            found[name].join(entry)
+        else:
+            found[name] = entry
+    if len(absolute) == len(entries):
+        raise UserError(
+            f"{table} names its images by absolute paths of Windows, such as "
+            f"{absolute[0]}: write them relative to the folder of the images"
+        )
+    if absolute:
+        problems.append(
+            f"{len(absolute)} images named by absolute paths of Windows, such as "
+            f"{absolute[0]}: write them relative to the folder of the images"
+        )
     return found
+
+
+def _held(places: list[pathlib.Path], name: str, literal: set[str]) -> bool:
+    """Whether a file has this very name; literal: those at the top of the folders."""
+    if name in literal:
+        return True
+    return "/" in name and any((place / name).is_file() for place in places)
+
+
+def _folders(
+    base: pathlib.Path, images: str, usual: tuple[str, ...]
+) -> list[pathlib.Path]:
+    """Folders in which the images may lie; raises UserError for a missing option."""
+    if not images:
+        return [base / name for name in usual if (base / name).is_dir()]
+    place = base / pathlib.Path(images).expanduser()
+    if not place.is_dir():
+        raise files.missing(place, f"It is named by the option images={images}")
+    return [place]
 
 
 def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -137,14 +188,7 @@ def _find_images(
     usual: tuple[str, ...],
 ) -> pathlib.Path:
     """The folder that holds images of the list; raises UserError without one."""
-    if images:
-        folders = [base / pathlib.Path(images).expanduser()]
-        if not folders[0].is_dir():
-            raise files.missing(
-                folders[0], f"It is named by the option images={images}"
-            )
-    else:
-        folders = [base / name for name in usual if (base / name).is_dir()]
+    folders = _folders(base, images, usual)
     # Name by name, since the first may be the one that is missing in every folder.
     for name, folder in itertools.product(names, folders):
         if _file(folder, name).is_file():

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Container
 
-from clipjax.data import files, listed, subset, tables
+from clipjax.data import files, json_tables, listed, subset, tables
 from clipjax.types import UserError
 
 TABLES = (
@@ -28,7 +29,7 @@ OFFICIAL = {  # Flickr8k's lists of images, as distributed
     "test": "Flickr_8k.testImages.txt",
 }
 SPLITS = ("train", "val", "all")
-SUFFIXES = (".csv", ".tsv", ".token", *tables.JSON_LINES)
+SUFFIXES = (".csv", ".tsv", ".token", *json_tables.LINES)
 
 
 def make(
@@ -57,7 +58,8 @@ def make(
       path: folder of images and table.
       table: the table; "" finds captions.txt, results.csv and their like.
       images: folder of the images; "" finds Images, images and their like.
-      image_column, caption_column: names in the table's header; "" finds the usual.
+      image_column, caption_column: names in the table's header, a pattern such as
+        "caption_*" for several columns of captions; "" finds the usual ones.
       val_fraction: share of the images in "val", in [0, 1].
       split_file: image names of this split, one a line, with their suffixes or
         without, instead of all this; the split may then have any name.
@@ -71,12 +73,13 @@ def make(
     subset.check_fraction(val_fraction)
     found = files.inside(base, table, "table") if table else _find_table(base)
     entries, problems = tables.read(found, image_column, caption_column)
+    entries = listed.portable(base, images, entries, found, problems)
     names = files.inside(base, split_file, "split_file") if split_file else None
     if official and not split_file and split != "all":
         names = _official(found.parent, split)
     if names:
         lines = files.read_lines(names)
-        wanted = {line.strip() for line in lines if line.strip()}
+        wanted = {_listed(line.strip(), entries) for line in lines if line.strip()}
         listed_as = {name: os.path.splitext(name)[0] for name in entries}
         listed_as |= {name: name for name in wanted & entries.keys()}
         if absent := wanted - set(listed_as.values()):
@@ -101,6 +104,11 @@ def make(
         max_samples=max_samples,
         subset_seed=subset_seed,
     )
+
+
+def _listed(name: str, entries: Container[str]) -> str:
+    """A name of a split's list as the table has it, also if Windows wrote it."""
+    return name if name in entries else name.replace("\\", "/").removeprefix("./")
 
 
 def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
@@ -144,8 +152,9 @@ def _find_table(base: pathlib.Path) -> pathlib.Path:
     )
     if len(others) == 1:
         return others[0]
-    seen = ", ".join(entry.name for entry in others[:5]) or "no .csv, .tsv, .jsonl"
+    seen = ", ".join(entry.name for entry in others[:5])
+    seen = f" (it holds {seen})" if seen else files.held(base)
     raise UserError(
-        f"{base} has no captions.txt, captions.csv or results.csv (it holds {seen}); "
-        f"name the caption table by the option table"
+        f"{base} has no captions.txt, captions.csv or results.csv{seen}; name the "
+        f"caption table by the option table"
     )

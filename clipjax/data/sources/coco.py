@@ -9,12 +9,9 @@ the usual test of 5,000 images see `karpathy`.
 
 from __future__ import annotations
 
-import collections
 import pathlib
-from typing import Any
 
-from clipjax.data import files, listed
-from clipjax.data.tables import Entry
+from clipjax.data import coco_json, files, json_files, listed
 from clipjax.types import UserError
 
 SPLITS = ("train", "val")
@@ -51,9 +48,11 @@ def make(
         )
     base = files.folder(path, "MS-COCO's annotations and images")
     table = _find(base, split, year)
-    entries, problems = read(table)
-    files.report(f"coco {table}", problems)
+    entries, problems = coco_json.read(table, json_files.read(table))
     name = table.stem.removeprefix("captions_")
+    folders = (name, f"images/{name}", f"{name}/{name}", "images")
+    entries = listed.portable(base, images, entries, table, problems, folders)
+    files.report(f"coco {table}", problems)
     return listed.make(
         base,
         images,
@@ -62,41 +61,8 @@ def make(
         problems,
         max_samples=max_samples,
         subset_seed=subset_seed,
-        folders=(name, f"images/{name}", f"{name}/{name}", "images"),
+        folders=folders,
     )
-
-
-def read(table: pathlib.Path) -> tuple[dict[str, Entry], list[str]]:
-    """Returns (file name -> its captions, in the file's order; problems in words)."""
-    found = listed.read_json(table, ("images", "annotations"))
-    counts: collections.Counter[str] = collections.Counter()
-    by_id: dict[Any, Entry] = {}
-    entries: dict[str, Entry] = {}
-    for image in found["images"]:
-        name = image.get("file_name") if isinstance(image, dict) else None
-        number = image.get("id") if isinstance(image, dict) else None
-        if not isinstance(name, str) or not name or not isinstance(number, int):
-            counts["images without id or file_name, left out"] += 1
-        elif number in by_id or name in entries:
-            counts["images whose id or file_name was there before, left out"] += 1
-        else:
-            by_id[number] = entries[name] = Entry()
-    for note in found["annotations"]:
-        number = note.get("image_id") if isinstance(note, dict) else None
-        entry = by_id.get(number) if isinstance(number, int) else None
-        if entry is None:
-            counts["captions of no image in the list, left out"] += 1
-        elif note.get("caption") is None:
-            entry.mark("one of its captions is missing")
-        else:
-            entry.add(note["caption"])
-    if not entries:
-        raise UserError(f"{table} lists no images")
-    if not sum(entry.rows for entry in entries.values()):
-        raise UserError(f"{table} has no captions; it should be captions_....json")
-    if broken := sum(1 for entry in entries.values() if entry.fault):
-        counts["images with a caption that cannot be read"] += broken
-    return entries, [f"{n} {what}" for what, n in sorted(counts.items())]
 
 
 def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
@@ -110,8 +76,9 @@ def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
     found = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
     if not found:
         raise UserError(
-            f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json:"
-            f" unpack MS-COCO's annotations_trainval2017.zip in {base}"
+            f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json"
+            f"{files.held(folder)}: unpack MS-COCO's annotations_trainval2017.zip in "
+            f"{base}, or read one file by data=captions with the option table"
         )
     if len(found) > 1:
         seen = ", ".join(table.name for table in found)

@@ -9,11 +9,11 @@ Retrieval is usually reported on their test images: 1,000 of Flickr8k and Flickr
 
 from __future__ import annotations
 
-import collections
 import pathlib
 
-from clipjax.data import files, listed
-from clipjax.data.tables import Entry
+from clipjax.data import files, json_files, listed
+from clipjax.data.entries import Counts, Entry
+from clipjax.data.entries import problems as in_words
 from clipjax.types import UserError
 
 FILES = (
@@ -57,6 +57,7 @@ def make(
     table = files.inside(base, file, "file") if file else _find(base)
     wanted = {split, RESTVAL} if split == "train" and restval else {split}
     entries, problems = read(table, wanted)
+    entries = listed.portable(base, images, entries, table, problems)
     files.report(f"karpathy {table}", problems)
     return listed.make(
         base,
@@ -71,8 +72,13 @@ def make(
 
 def read(table: pathlib.Path, splits: set[str]) -> tuple[dict[str, Entry], list[str]]:
     """Returns (image path -> its captions, of these splits; problems in words)."""
-    found = listed.read_json(table, ("images",))
-    counts: collections.Counter[str] = collections.Counter()
+    found = json_files.read(table)
+    if not isinstance(found, dict) or not isinstance(found.get("images"), list):
+        raise UserError(
+            f"{table} is not of the form of Karpathy's splits, an object with the list "
+            f"'images', but {json_files.described(found)}"
+        )
+    counts = Counts()
     entries: dict[str, Entry] = {}
     seen: set[str] = set()
     for image in found["images"]:
@@ -99,15 +105,14 @@ def read(table: pathlib.Path, splits: set[str]) -> tuple[dict[str, Entry], list[
             if raw is None:
                 entry.mark("one of its sentences has no raw text")
             else:
-                entry.add(raw)
+                entry.add(raw, counts)
     if not entries:
         raise UserError(
             f"{table} has no images of {' or '.join(sorted(splits))}; its splits: "
-            f"{', '.join(sorted(seen)) or '(none)'}"
+            f"{', '.join(sorted(seen)) or '(none)'} ('images' is "
+            f"{json_files.described(found['images'])})"
         )
-    if broken := sum(1 for entry in entries.values() if entry.fault):
-        counts["images with a caption that cannot be read"] += broken
-    return entries, [f"{n} {what}" for what, n in sorted(counts.items())]
+    return entries, in_words(counts, entries)
 
 
 def _find(base: pathlib.Path) -> pathlib.Path:
