@@ -1,0 +1,1 @@
+"""What benchmarks/accelerator.sh runs; see __main__.py."""
