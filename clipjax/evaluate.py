@@ -155,9 +155,15 @@ def evaluate(
     start = variables
     if base:
         given = library.load(base, checkpoint=checkpoint, ema=ema)
-        _, start = interpolate.plain(given.model, given.variables)
+        their_model, start = interpolate.plain(given.model, given.variables)
         what_base = f"--interpolate={base}"
-        interpolate.check_same_model(what_base, start, variables)
+        interpolate.check_same_model(
+            what_base, (their_model, start), (model, variables)
+        )
+        seen = given.config.data.preprocess.to_dict()
+        initial.compare_images(
+            config, model, their_model, seen, what_base, console.print
+        )
         if tokenizer is not None and given.tokenizer is not None:
             initial.check_same_ids(what_base, tokenizer, given.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)

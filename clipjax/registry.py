@@ -44,6 +44,7 @@ HELPERS = {
     "clipjax.models.heads",
     "clipjax.models.layers",
     "clipjax.models.lora",
+    "clipjax.models.meaning",
     "clipjax.models.memory",
     "clipjax.models.pools",
     "clipjax.models.texts",

@@ -26,11 +26,26 @@ def test_mix_by_hand():
 
 
 def test_another_model_is_refused():
-    base = {"params": {"a": np.zeros(2)}}
-    with pytest.raises(UserError, match=r"params/a is \(2,\) there and \(3,\) in this"):
-        interpolate.check_same_model("x", base, {"params": {"a": np.zeros(3)}})
-    with pytest.raises(UserError, match="params/a is .2,. there and absent"):
-        interpolate.check_same_model("x", base, {"params": {"b": np.zeros(2)}})
+    model = tiny.model()
+    base = model, {"params": {"a": np.zeros(2)}}
+
+    def refused(tuned, message):
+        with pytest.raises(UserError, match=message):
+            interpolate.check_same_model("x", base, tuned)
+
+    refused(
+        (model, {"params": {"a": np.zeros(3)}}),
+        r"params/a is \(2,\) there and \(3,\) in this",
+    )
+    refused(
+        (model, {"params": {"b": np.zeros(2)}}), "params/a is .2,. there and absent"
+    )
+    # Of the same shapes, and no longer the same.
+    for name, value in (("mean", (0.0,) * 3), ("std", (1.0,) * 3)):
+        refused(
+            (tiny.model(**{name: value}), base[1]), f"^model.{name}: .* fit x, whic"
+        )
+    interpolate.check_same_model("x", base, (tiny.model(dropout=0.5), base[1]))
 
 
 def test_the_sweep(tmp_path, capsys):
@@ -44,6 +59,13 @@ def test_the_sweep(tmp_path, capsys):
         places = ["--workdir", str(tmp_path / "tuned"), "--json", str(tmp_path / "x")]
         sweep = ["--interpolate", str(tmp_path / "base"), "--alphas", "0,0.5,1"]
         assert evaluate.main(["evaluate", *places, *sweep]) == 0
+        # Of the same shapes, and share 0 would not be the original.
+        path = tmp_path / "base" / "config.json"
+        saved = json.loads(path.read_text())
+        saved["model"]["text"]["causal"] = False
+        path.write_text(json.dumps(saved))
+        with pytest.raises(UserError, match="^model.text.causal: True does not fit --"):
+            evaluate.main(["evaluate", *places, *sweep])
     points = json.loads((tmp_path / "x").read_text())["sweep"]
     assert [point["share"] for point in points] == [0, 0.5, 1]
     ranks = [

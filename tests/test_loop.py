@@ -12,7 +12,7 @@ from checkpoint_helpers import bits
 from rich.console import Console
 
 import clipjax
-from clipjax.engine import assemble, evaluation, loop, metrics, resume, run
+from clipjax.engine import assemble, evaluation, initial, loop, metrics, resume, run
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.progress import Progress
 from clipjax.engine.store import Store
@@ -220,7 +220,10 @@ def test_the_library_encodes_as_the_evaluators_do(lively, parts):
 
 def test_averages_begin_at_the_parameters_of_another_run(lively, parts):
     made, state = parts
-    state = assemble.take_weights(str(lively[0]), state, made.template, print)
+    config = made.config.copy_and_resolve_references()
+    config.init_from = str(lively[0])
+    given = initial.read("init_from", config, made.model, made.tokenizer, print)
+    state = initial.take(given, state, made.template, print)
     for ours, average in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(state.ema["params"]), strict=True
     ):

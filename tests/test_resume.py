@@ -8,7 +8,7 @@ import jax
 import pytest
 from checkpoint_helpers import bits
 
-from clipjax.engine import assemble, checkpoint, loop
+from clipjax.engine import checkpoint, initial, loop
 from clipjax.types import UserError
 from run_tools import one_device, rows, saved, stop_at, tiny, train
 
@@ -218,15 +218,15 @@ def test_broken_examples_end_the_run_where_asked(tmp_path):
 
 def test_starting_from_another_run(alone, tmp_path, monkeypatch):
     taken = []
-    take_weights = assemble.take_weights
+    take = initial.take
 
     def noting(*arguments):
-        state = take_weights(*arguments)
+        state = take(*arguments)
         leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
         taken.extend((jax.tree_util.keystr(path), bits(leaf)) for path, leaf in leaves)
         return state
 
-    monkeypatch.setattr(assemble, "take_weights", noting)
+    monkeypatch.setattr(initial, "take", noting)
     config = tiny(log__every=1, init_from=str(alone), seed=5)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)

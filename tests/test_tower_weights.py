@@ -224,7 +224,7 @@ def test_a_tower_that_computes_otherwise(tmp_path):
     }.items():
         tower = vit.make(24, **{"variant": "B/4", **plain, option: value})
         assert f"image.{option}:" in message(tower)
-    assert "is a vit, and the image tower is a ResNet" in message(resnet.make(24))
+    assert "model.image: 'ResNet' does not fit" in message(resnet.make(24))
     path = write(goldens()["bert"], tmp_path)
     assert "text.depth: 1 does not" in refusal(path, "text", {"depth": 1})
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from clipjax import registry, whole
@@ -21,10 +20,9 @@ from clipjax.data.augment import Augment, Chain
 from clipjax.data.labels import NONE, Classes
 from clipjax.data.text_augment import TextAugment
 from clipjax.encoder import Encoder
-from clipjax.engine import initial
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.mixing import Mixing
-from clipjax.engine.state import TrainState, variables
+from clipjax.engine.state import variables
 from clipjax.losses.combined import CombinedLoss
 from clipjax.models import lora
 from clipjax.types import (
@@ -39,7 +37,6 @@ from clipjax.types import (
     UserError,
     Variables,
 )
-from clipjax.weights import foreign
 
 
 def source(section: Mapping[str, Any]) -> Source:
@@ -257,57 +254,6 @@ def evaluate(
         label: evaluator.run(variables, progress(label) if progress else None)
         for label, evaluator in made.items()
     }
-
-
-def take_weights(
-    name: str,
-    state: TrainState,
-    template: TrainState,
-    say: Callable[[str], None],
-    model: Model | None = None,
-    side: str = "",
-    tokenizer: Tokenizer | None = None,
-) -> TrainState:
-    """The state with the parameters and model state of another model.
-
-    Args:
-      name: a run, of which the best checkpoint is taken (the moving average where it
-        kept one), or a released model (see weights/foreign.py, weights/towers.py),
-        which `model` must then be like.
-      side: "image" or "text" to take that tower alone, "" for everything.
-      tokenizer: the run's, to be compared with the model's own.
-
-    Raises:
-      UserError: where it is absent, of other settings, or a parameter is missing, left
-        over or of another shape.
-    """
-    key = f"init_{side}_from" if side else "init_from"
-    if model is not None and foreign.is_foreign(name):
-        raw, place = initial.released(name, side, model, say, tokenizer), name
-    else:
-        raw, step = load_state(pathlib.Path(name).resolve(), "best")
-        place = f"{name}, step {step}"
-        if raw.get("ema"):  # what its evaluations were of
-            raw, place = {**raw, **raw["ema"]}, f"{place} (moving average)"
-        if side and "lora" in raw["params"]:
-            raise UserError(
-                f"{key}={name}: its {side} tower is completed by LoRA, which is not "
-                "taken along: export the run first, and start from the export"
-            )
-    for part in ("params", "model_state"):
-        before, shapes = getattr(state, part), getattr(template, part)
-        what = f"{key}={name}"
-        put = initial.put(raw[part], before, shapes, what, part, side, say)
-        state = state.replace(**{part: put})
-    if state.ema:
-        # Copies, or donation would see one buffer twice.
-        averages = {"params": state.params, "model_state": state.model_state}
-        state = state.replace(ema=jax.tree.map(jnp.copy, averages))
-    if side:
-        say(f"starting the {side} tower from {place}; projections start fresh")
-    else:
-        say(f"starting from the parameters of {place}")
-    return state
 
 
 def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clipjax import trees
 from clipjax.config import create
+from clipjax.engine import assemble, resume
+from clipjax.engine.state import TrainState
+from clipjax.models import meaning
 from clipjax.types import Config, Model, Tokenizer, UserError
 from clipjax.weights import foreign, positions, settings, towers
 
 Say = Callable[[str], None]
 
 # What two tokenizers of one vocabulary agree on.
-PROBES = ("a photo of a dog", "two small birds fly over the sea at night")
+PROBES = (
+    "a photo of a dog",
+    "two small birds fly over the sea at night",
+    "A Dog in the Rain",
+)
 SIDES = {"init_from": "", "init_image_from": "image", "init_text_from": "text"}
 # What may be absent there and then starts fresh: it is of this run's training.
 FRESH = re.compile(r"(lora|image_expander|text_expander)/.*|logit_bias")
@@ -45,54 +54,127 @@ def run_of_texts(config: Config) -> pathlib.Path | None:
     return pathlib.Path(name) if name and not foreign.is_foreign(name) else None
 
 
-def released(
-    name: str, side: str, model: Model, say: Say, tokenizer: Tokenizer | None = None
-) -> dict[str, Any]:
-    """The "params" and "model_state" of a model that others released.
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Weights to start from, which fit the run's model.
 
-    side: "image" or "text" for a tower alone, "" for the whole. tokenizer: the run's.
-
-    Raises UserError where the model is of other settings than this run's, or its own
-    tokenizer gives other ids than the run's.
+    what: "KEY=NAME", key one of SIDES. place: of which save, for messages. side:
+    "image" or "text" of a tower alone, "" of the whole.
     """
-    module = module_of(model)
-    for one in (side,) if side else ("image", "text"):
-        if not hasattr(module, one):
+
+    what: str
+    place: str
+    side: str
+    params: Mapping[str, Any]
+    model_state: Mapping[str, Any]
+
+
+def read(
+    key: str, config: Config, model: Model, tokenizer: Tokenizer | None, say: Say
+) -> Given:
+    """The weights that a config names by a key of SIDES: host arrays.
+
+    A run's are those of its best checkpoint, the moving average where it kept one. Said
+    and not refused are images that were normalised or prepared otherwise, to which
+    training adapts.
+
+    model, tokenizer: the run's.
+
+    Raises UserError where there are none, where they would mean something else in the
+    model (see models/meaning.py), or where their tokenizer gives other ids.
+    """
+    name, side = config[key], SIDES[key]
+    foreigner = foreign.is_foreign(name)
+    for one in (side,) if side else ("image", "text") if foreigner else ():
+        if not hasattr(meaning.module_of(model), one):
             raise UserError(f"{name}: this run's model has no {one} tower to start")
+    reader = _released if foreigner else _saved
+    return reader(f"{key}={name}", name, side, config, model, tokenizer, say)
+
+
+def _saved(what, name, side, config, model, tokenizer, say) -> Given:
+    """Of a run."""
+    workdir = pathlib.Path(name).resolve()
+    saved = resume.load_config(workdir)
+    words = assemble.saved_tokenizer(saved, workdir)
+    theirs = assemble.model(saved, words)
     if side:
+        tower = getattr(meaning.module_of(theirs), side, None)
+        if tower is None:
+            raise UserError(f"{what}: its model has no {side} tower")
+        ours = getattr(meaning.module_of(model), side)
+        meaning.check(ours, tower, what, f"model.{side}", alone=True)
+    else:
+        meaning.check(model, theirs, what)
+    if side != "image" and tokenizer is not None and words is not None:
+        check_same_ids(what, tokenizer, words)
+    if side != "text":
+        seen = saved.data.preprocess.to_dict()
+        compare_images(config, model, theirs, seen, what, say)
+    raw, step = assemble.load_state(workdir, "best")
+    place = f"{name}, step {step}"
+    if raw.get("ema"):  # what its evaluations were of
+        raw, place = {**raw, **raw["ema"]}, f"{place} (moving average)"
+    if side and "lora" in raw["params"]:
+        raise UserError(
+            f"{what}: its {side} tower is completed by LoRA, which is not taken along: "
+            "export the run first, and start from the export"
+        )
+    return Given(what, place, side, raw["params"], raw["model_state"])
+
+
+def _released(what, name, side, config, model, tokenizer, say) -> Given:
+    """Of a model that others released."""
+    if side:
+        ours = getattr(meaning.module_of(model), side)
         # The only one of the tower's ways to pool that has parameters of its own.
-        pooler = side == "text" and getattr(module.text, "pool", "") == "pooler"
+        pooler = side == "text" and getattr(ours, "pool", "") == "pooler"
         options = {"pool": "pooler"} if pooler else None
         tower, params, stats = towers.read_tower(name, side, options)
-        towers.check_same(getattr(module, side), tower, name)
+        towers.check_same(ours, tower, what)
         if side == "image":
-            _compare_pixels(module, tower.mean, tower.std, name, say)
-        return {
-            "params": {side: params},
-            "model_state": {side: stats} if stats else {},
-        }
+            compare_images(config, model, tower, tower.preprocess, what, say)
+        return Given(what, name, side, {side: params}, {side: stats} if stats else {})
     found, variables = foreign.read_model(name)
-    for one in ("image", "text"):
-        half = foreign.half(found, one)
-        towers.check_same(getattr(module, one), half, name)
-    pool = found.text_options.get("pool", "eot")
-    if module.text.pool != pool:
-        raise UserError(
-            f"model.text.pool={module.text.pool!r} does not fit {name}, which has "
-            f"{pool!r}"
-        )
+    theirs = settings.build(found)
+    meaning.check(model, theirs, what)
     if tokenizer is not None and found.tokenizer:
-        chosen = settings.to_config(found, name).data.tokenizer
-        own = create("tokenizer", chosen, None, None)
-        check_same_ids(f"init_from={name}", tokenizer, own)
+        chosen = settings.section(found, "tokenizer")
+        check_same_ids(what, tokenizer, create("tokenizer", chosen, None, None))
     elif tokenizer is not None:
         say(f"{name}: {found.no_tokenizer}; the run's own is not compared")
-    options = found.model_options
-    _compare_pixels(module, options["mean"], options["std"], name, say)
-    return {
-        "params": variables["params"],
-        "model_state": variables.get("batch_stats", {}),
-    }
+    seen = settings.section(found, "preprocess")
+    if not seen:
+        say(f"{found.no_preprocess}; the run's own data.preprocess is not compared")
+    compare_images(config, model, theirs, seen, what, say)
+    stats = variables.get("batch_stats", {})
+    return Given(what, name, side, variables["params"], stats)
+
+
+def take(given: Given, state: TrainState, template: TrainState, say: Say) -> TrainState:
+    """The state with these weights as its parameters and model state.
+
+    template: its shapes and shardings.
+
+    Raises UserError where an array is missing, left over or of another shape.
+    """
+    for part in ("params", "model_state"):
+        before, shapes = getattr(state, part), getattr(template, part)
+        arrays = getattr(given, part)
+        put_in = put(arrays, before, shapes, given.what, part, given.side, say)
+        state = state.replace(**{part: put_in})
+    if state.ema:
+        # Copies, or donation would see one buffer twice.
+        averages = {"params": state.params, "model_state": state.model_state}
+        state = state.replace(ema=jax.tree.map(jnp.copy, averages))
+    if given.side:
+        say(
+            f"starting the {given.side} tower from {given.place}; projections start "
+            "fresh"
+        )
+    else:
+        say(f"starting from the parameters of {given.place}")
+    return state
 
 
 def check_same_ids(what: str, ours: Tokenizer, theirs: Tokenizer) -> None:
@@ -114,18 +196,31 @@ def check_same_ids(what: str, ours: Tokenizer, theirs: Tokenizer) -> None:
             )
 
 
-def module_of(model: Any) -> Any:
-    """The Linen module inside whatever training has put around a model."""
-    while not hasattr(model, "module"):
-        model = model.model
-    return model.module
+def compare_images(
+    config: Config,
+    model: Model,
+    theirs: Any,
+    preprocess: Mapping[str, Any],
+    what: str,
+    say: Say,
+) -> None:
+    """Says where weights have seen images otherwise than the run shows them.
+
+    theirs: what has their mean and std. preprocess: their section, {} if not known.
+    """
+    found = [*meaning.pixels(model, theirs)]
+    ours = config.data.preprocess.to_dict()
+    if preprocess and preprocess != ours:
+        found.append(
+            meaning.Difference("data.preprocess", *map(_words, (ours, preprocess)))
+        )
+    for option, here, there in found:
+        say(f"warning: {option} is {here}, and {what} was trained with {there}")
 
 
-def _compare_pixels(module: Any, mean: Any, std: Any, name: str, say: Say) -> None:
-    for option, theirs in (("mean", mean), ("std", std)):
-        ours = getattr(module, option)
-        if theirs and not np.allclose(ours, theirs, atol=1e-4):
-            say(f"model.{option} is {ours}, and {name} was trained with {theirs}")
+def _words(section: Mapping[str, Any]) -> str:
+    options = [f"{key}={value}" for key, value in section.items() if key != "name"]
+    return section["name"] + (f" ({', '.join(options)})" if options else "")
 
 
 def put(
@@ -160,7 +255,9 @@ def put(
             )
     if fresh:
         groups = sorted({name.partition("/")[0] for name in fresh})
-        say(f"{what} has no {', '.join(groups)}: starting fresh")
+        some = {name.partition("/")[0] for name in arrays}
+        names = (f"part of {x}" if x in some else x for x in groups)
+        say(f"{what} has no {', '.join(names)}: starting fresh")
     names, structure = list(trees.named(template)), jax.tree.structure(template)
     leaves = []
     for name, leaf, old in zip(

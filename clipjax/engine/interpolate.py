@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from clipjax import trees
+from clipjax.models import meaning
 from clipjax.models.lora import LoraModel
 from clipjax.types import Model, UserError, Variables
 
@@ -20,9 +21,19 @@ def plain(model: Model, variables: Variables) -> tuple[Model, Variables]:
     return model, variables
 
 
-def check_same_model(what: str, base: Variables, tuned: Variables) -> None:
-    """Raises UserError, beginning with `what`, where a parameter is not in both."""
-    shapes = [trees.named(tree) for tree in (base, tuned)]
+def check_same_model(
+    what: str, base: tuple[Model, Variables], tuned: tuple[Model, Variables]
+) -> None:
+    """Raises UserError, naming `what`, where weights of one model would mean
+    something else in the other: a setting or a parameter differs.
+
+    base, tuned: as `plain` gives them.
+    """
+    ours, theirs = tuned[0], base[0]
+    meaning.check(ours, theirs, what)
+    for option, here, there in meaning.pixels(ours, theirs):
+        raise UserError(f"{option}: {here} does not fit {what}, which has {there}")
+    shapes = [trees.named(variables) for _, variables in (base, tuned)]
     for name in sorted({*shapes[0], *shapes[1]}):
         there, here = (
             np.shape(tree[name]) if name in tree else "absent" for tree in shapes

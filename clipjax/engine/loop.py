@@ -144,15 +144,15 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
             )
         say(f"resuming {run.workdir} from step {step} of {run.total_steps}")
         return state, step, meta["replaced"]
+    given = [
+        initial.read(key, config, run.model, run.tokenizer, say)
+        for key in initial.starts(config)
+    ]
     state = states.initialise(
         run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
     )
-    given = initial.starts(config)
-    for key, name in given.items():
-        side = initial.SIDES[key]
-        state = assemble.take_weights(
-            name, state, run.template, say, run.model, side, run.tokenizer
-        )
+    for weights in given:
+        state = initial.take(weights, state, run.template, say)
     if not given:
         say(f"starting from scratch in {run.workdir}")
     return state, 0, 0

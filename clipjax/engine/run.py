@@ -18,7 +18,7 @@ from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import make_train_step
-from clipjax.models import lora
+from clipjax.models import lora, meaning
 from clipjax.models.frozen import freeze
 from clipjax.optim import factory
 from clipjax.types import (
@@ -174,7 +174,7 @@ def _buckets(
             "data.text_buckets: lengths are counted before training, and text_augment "
             "changes the captions: leave one of the two out"
         )
-    tower = getattr(initial.module_of(model), "text", None)
+    tower = getattr(meaning.module_of(model), "text", None)
     if not getattr(tower, "padding_invariant", False):
         raise UserError(
             "data.text_buckets: the padding changes what this text tower gives "

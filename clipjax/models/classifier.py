@@ -53,6 +53,8 @@ def make(
 class Classifier(nn.Module):
     """See `make`. The last layer starts with std d^-0.5 and zero biases."""
 
+    FREE = frozenset({"dropout"})
+
     image: nn.Module
     num_classes: int
     dropout: float

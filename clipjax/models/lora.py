@@ -52,6 +52,9 @@ def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
 class LoraModel:
     """See `add`. scale: alpha / rank."""
 
+    FREE = frozenset({"on"})  # the names of additions say which kernels have one
+    OPTIONS = {"scale": "alpha / lora.rank"}
+
     model: Model
     rank: int
     scale: float

@@ -143,6 +143,9 @@ def make(
 class MemoryNetwork(nn.Module):
     """See `make`."""
 
+    FREE = frozenset({"dropout", "modality_dropout", "logit_scale_init"})
+    OPTIONS = {"with_audio": "audio"}
+
     image: nn.Module
     text: nn.Module
     latent_dim: int
@@ -275,6 +278,8 @@ class MemoryNetworkModel:
 
     test_time, joint: see `make`.
     """
+
+    FREE = frozenset({"joint"})
 
     module: MemoryNetwork
     test_time: str

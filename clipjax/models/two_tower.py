@@ -93,6 +93,9 @@ def make(
 class TwoTower(nn.Module):
     """See `make`."""
 
+    FREE = frozenset({"logit_scale_init", "logit_bias_init", "expander"})
+    OPTIONS = {"heads": ("image_head", "text_head")}
+
     image: nn.Module
     text: nn.Module
     embed_dim: int

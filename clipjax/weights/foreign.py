@@ -32,7 +32,7 @@ from clipjax.weights import (
     open_clip,
     tokenizing,
 )
-from clipjax.weights.settings import Settings, build
+from clipjax.weights.settings import Settings, build, section
 from clipjax.weights.table import model_shapes, to_ours
 from clipjax.weights.tower_format import TowerSettings
 
@@ -113,6 +113,7 @@ def half(settings: Settings, side: str) -> TowerSettings:
         size=settings.image_size,
         mean=options["mean"],
         std=options["std"],
+        preprocess=section(settings, "preprocess"),
     )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipjax.models import meaning
 from clipjax.types import UserError
-
-# Fields of our towers that options call otherwise.
-OPTIONS = {"hidden": "mlp_dim"}
 
 
 def require(module: Any, path: str, target: str, **only: Any) -> None:
@@ -18,7 +16,7 @@ def require(module: Any, path: str, target: str, **only: Any) -> None:
     for name, value in only.items():
         found = getattr(module, name)
         if found != value:
-            option = OPTIONS.get(name, name)
+            option = meaning.option_of(module, name)
             raise UserError(
                 f"{path}.{option}={found!r} cannot be exported: {target} has {value!r} "
                 "only"

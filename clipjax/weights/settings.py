@@ -67,7 +67,6 @@ def to_config(settings: Settings, place: str) -> Config:
         raise UserError(settings.no_preprocess)
     if not settings.tokenizer:
         raise UserError(f"{place}: {settings.no_tokenizer}")
-    frame = {"context_length": settings.context_length}
     return config.base(
         None,
         model="two_tower",
@@ -80,10 +79,27 @@ def to_config(settings: Settings, place: str) -> Config:
             f"image.{settings.image}": settings.image_options,
             f"text.{settings.text}": settings.text_options,
             f"preprocess.{settings.preprocess}": settings.preprocess_options,
-            f"tokenizer.{settings.tokenizer}": frame | {**settings.tokenizer_options},
+            f"tokenizer.{settings.tokenizer}": _tokenizer_options(settings),
             "data": {"image_size": settings.image_size},
         },
     )
+
+
+def section(settings: Settings, family: str) -> dict[str, Any]:
+    """The config's section of the "preprocess" or the "tokenizer", {} for none."""
+    name, given = settings.preprocess, settings.preprocess_options
+    if family == "tokenizer":
+        name, given = settings.tokenizer, _tokenizer_options(settings)
+    if not name:
+        return {}
+    known = registry.options(registry.load(family, name))
+    values = {key: given.get(key, option.default) for key, option in known.items()}
+    return {"name": name, **values}
+
+
+def _tokenizer_options(settings: Settings) -> dict[str, Any]:
+    frame = {"context_length": settings.context_length}
+    return frame | {**settings.tokenizer_options}
 
 
 def check_tokenizer(settings: Settings, tokenizer: Any, place: str) -> None:

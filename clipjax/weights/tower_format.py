@@ -30,7 +30,8 @@ class TowerSettings:
     component, options: the tower's name and options.
     size: height and width of images, or the context length. vocab_size: of a text
     tower. num_classes: of the classifier in the file, 0 where there is none.
-    mean, std: of an image tower's images, for the model's options.
+    mean, std: of an image tower's images, for the model's options. preprocess: of half
+      of a two-tower model, its section of a config; {} where it is not known.
     prefix: before the tower's tensors. layout: what they look like beyond the tower.
     """
 
@@ -43,6 +44,7 @@ class TowerSettings:
     num_classes: int = 0
     mean: Three | tuple[()] = ()
     std: Three | tuple[()] = ()
+    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     layout: frozenset[str] = frozenset()
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax import registry
-from clipjax.models import classifier
+from clipjax.models import classifier, meaning
 from clipjax.models.layers import one_of
 from clipjax.types import UserError, Variables
 from clipjax.weights import (
@@ -31,7 +31,6 @@ from clipjax.weights import (
     foreign,
     hf_bert,
     hub,
-    limits,
     resnets,
     vits,
 )
@@ -49,15 +48,6 @@ KNOWN = (
     "BERT, DistilBERT, ViT and ResNet of Hugging Face, ViT and ResNet of timm and "
     "torchvision, big_vision's .npz, and the towers of two-tower models"
 )
-# What may differ from the tower that was released: it changes neither the arrays, but
-# for the length of position tables, nor what they compute in evaluation.
-FREE = {
-    *("dropout", "patch_dropout", "token_dropout", "drop_path", "remat", "dtype"),
-    *("bn_momentum", "zero_init_last", "image_size", "context_length", "max_positions"),
-    *("parent", "name"),
-}
-FREE_OF_TEXT = {"pool"}  # reads the same tokens otherwise
-OPTIONS = limits.OPTIONS | {"epsilon": "norm_epsilon", "patch": "variant"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,26 +168,11 @@ def tower_shapes(tower: Any) -> Variables:
 def check_same(tower: Any, settings: TowerSettings, place: str) -> None:
     """Raises UserError where a tower computes otherwise than the released one.
 
-    Rates of dropout and the like may differ, and how a text is pooled.
+    Rates of dropout and the like may differ, and how a text is pooled; see
+    models/meaning.py.
     """
-    released = build(settings)
-    if type(tower) is not type(released):
-        raise UserError(
-            f"{place} is a {settings.component}, and the {settings.side} tower is a "
-            f"{type(tower).__name__}"
-        )
-    free = FREE
-    # The token that is appended has parameters and a position of its own.
-    if settings.side == "text" and "appended" not in (tower.pool, released.pool):
-        free = FREE | FREE_OF_TEXT
-    for field in dataclasses.fields(tower):
-        ours, theirs = getattr(tower, field.name), getattr(released, field.name)
-        if field.name not in free and ours != theirs:
-            option = OPTIONS.get(field.name, field.name)
-            raise UserError(
-                f"model.{settings.side}.{option}: {ours!r} does not fit {place}, which "
-                f"has {theirs!r}"
-            )
+    path = f"model.{settings.side}"
+    meaning.check(tower, build(settings), place, path, alone=True)
 
 
 def _open(name: str, side: str) -> _Opened | None:

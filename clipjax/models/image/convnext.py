@@ -83,6 +83,9 @@ def make(
 class ConvNeXt(nn.Module):
     """See `make`. Kernels start normal with std 0.02, biases at zero."""
 
+    FREE = frozenset({"image_size", "layer_scale", "drop_path", "remat"})
+    OPTIONS = {"epsilon": "variant"}
+
     image_size: int
     width: int
     depths: tuple[int, ...]

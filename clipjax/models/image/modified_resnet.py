@@ -106,6 +106,8 @@ class ModifiedResNet(nn.Module):
     PyTorch's default.
     """
 
+    FREE = frozenset({"image_size", "remat"})
+
     image_size: int
     width: int
     depths: tuple[int, ...]

@@ -106,6 +106,8 @@ def make(
 class ResNet(nn.Module):
     """See `make`. Kernels start normal, with He's variance by fan-out."""
 
+    FREE = frozenset({"image_size", "zero_init_last", "bn_momentum", "remat"})
+
     image_size: int
     variant: str
     width: int

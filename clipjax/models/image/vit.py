@@ -149,6 +149,12 @@ class VisionTransformer(nn.Module):
     of std fan_in^-0.5 where OpenAI leaves PyTorch's default.
     """
 
+    # crop_to_patches only allows an image size.
+    FREE = frozenset(
+        {"image_size", "crop_to_patches", "dropout", "patch_dropout", "remat"}
+    )
+    OPTIONS = {"patch": "variant", "hidden": "mlp_dim"}
+
     image_size: int
     patch: int
     width: int

@@ -103,6 +103,10 @@ def make(
 class Bert(nn.Module):
     """See `make`."""
 
+    FREE = frozenset({"context_length", "max_positions", "dropout", "remat"})
+    FREE_ALONE = {"pool": POOLS}  # a pooler that is not there is missed by name
+    OPTIONS = {"hidden": "mlp_dim", "epsilon": "norm_epsilon"}
+
     vocab_size: int
     context_length: int
     width: int

@@ -115,6 +115,11 @@ def make(
 class TextTransformer(nn.Module):
     """See `make`. Initial values: OpenAI CLIP's."""
 
+    FREE = frozenset({"context_length", "dropout", "token_dropout", "remat"})
+    # The token that is appended has parameters and a position of its own.
+    FREE_ALONE = {"pool": tuple(pool for pool in POOLS if pool != "appended")}
+    OPTIONS = {"hidden": "mlp_dim"}
+
     vocab_size: int
     context_length: int
     width: int
