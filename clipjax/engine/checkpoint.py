@@ -2,9 +2,10 @@
 
 The only user of orbax. The order of a save is a contract:
 1. orbax writes to a temporary folder and commits it by renaming;
-2. the files are hashed and forced to the disk, and the manifest appears;
-3. only then are older steps deleted.
-Retention is ours (see store.py) since orbax's CheckpointManager deletes before 2, keeps
+2. the step is opened: it must hold every array of the state; the first is read whole;
+3. the files are hashed and forced to the disk, and the manifest appears;
+4. only then are older steps deleted.
+Retention is ours (see store.py) since orbax's CheckpointManager deletes before 3, keeps
 a list of its own that ignores what is moved, and refuses older steps without a word.
 """
 
@@ -12,19 +13,18 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-import shutil
+import pathlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
 from clipjax.agree import gather, on_primary
-from clipjax.engine import leaves
+from clipjax.engine import leaves, quiet
+from clipjax.engine.reachable import Reachable
 from clipjax.engine.store import BROKEN, JSON_NAME, Store
 from clipjax.types import UserError
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # orbax gives a save up after 10 minutes, which is short for a slow disk.
 _SAVE_SECONDS = 6 * 3600
+# Where the arrays of a step are listed; it is written last.
+_ARRAYS = "manifest.ocdbt"
 
 
 class Checkpoints:
@@ -51,7 +53,8 @@ class Checkpoints:
       warn: takes one line about what was found damaged, ignored or moved.
 
     Raises:
-      UserError: where the directory cannot be written or another process writes in it.
+      UserError: where the directory cannot be written or reached, or another process
+        writes in it.
     """
 
     def __init__(
@@ -80,11 +83,18 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, BaseException] | None = None
         self._note = ""
-        _quieten_orbax()
+        self._read_back = False
+        quiet.quieten_orbax()
         if not read_only:
             on_primary(self._store.open)
+        try:
+            self._reachable = Reachable(self._store.folder)
+        except UserError:
+            self._store.close()
+            raise
         self._saver = ocp.AsyncCheckpointer(_handler(), timeout_secs=_SAVE_SECONDS)
         self._reader = ocp.Checkpointer(_handler())
+        self._opener = _handler()  # of one process: a checkpointer waits for all
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -96,7 +106,7 @@ class Checkpoints:
         except UserError as late:
             if error is None:
                 raise
-            self._warn(str(late))  # the first error is the one to show
+            self._warn(str(late))
 
     def steps(self) -> list[int]:
         """The committed steps, ascending; damaged ones among them."""
@@ -167,7 +177,7 @@ class Checkpoints:
             **{name: ocp.args.JsonSave(item) for name, item in items.items()},
         )
         try:
-            self._saver.save(self._store.path(step), args=args)
+            self._saver.save(self._path(step), args=args)
         except Exception as error:
             raise UserError(self._not_saved(step, error)) from error
         self._thread = threading.Thread(target=self._finish, args=(step,))
@@ -198,6 +208,8 @@ class Checkpoints:
         finally:
             self._saver.close()
             self._reader.close()
+            self._opener.close()
+            self._reachable.close()
             self._store.close()
 
     def restore_latest(
@@ -218,7 +230,7 @@ class Checkpoints:
         """
         self.wait()
         if not self._read_only:
-            self._check_space(template)
+            self._store.check_room(leaves.size(template))
         return self._newest(template, set_aside=not self._read_only)
 
     def restore(self, which: int | str = "latest", template: Any = None) -> Any:
@@ -285,7 +297,7 @@ class Checkpoints:
         state, failure = None, ""
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
-            stored = self._reader.restore(self._store.path(step), args=args)["state"]
+            stored = self._reader.restore(self._whole(step), args=args)["state"]
             if template is None:
                 state = leaves.raw_rebuild(rows, stored)
             else:
@@ -312,24 +324,13 @@ class Checkpoints:
                 + ". Use the config that the run was started with, or another --workdir"
             )
 
-    def _check_space(self, template: Any) -> None:
-        size = sum(
-            math.prod(leaf.shape) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(leaves.targets(template))
-        )
-        free = shutil.disk_usage(self._store.folder).free
-        if free < size:
-            self._warn(
-                f"{self._store.folder} has {free / 1e9:.2f} GB free and a checkpoint "
-                f"takes up to {size / 1e9:.2f} GB: saving may fail; make room"
-            )
-
     def _finish(self, step: int) -> None:
         """In a thread: what follows orbax's commit."""
         try:
             self._saver.wait_until_finished()
             if jax.process_index() > 0:
                 return
+            self._open(step)
             self._store.seal(step)
         except BaseException as error:
             self._failure = (step, error)
@@ -339,6 +340,41 @@ class Checkpoints:
             self._store.prune(self._keep, self._every_keep, best)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"
+
+    def _path(self, step: int) -> pathlib.Path:
+        """By which orbax reaches a step."""
+        return self._reachable.folder / str(step)
+
+    def _whole(self, step: int) -> pathlib.Path:
+        """As `_path`; orbax, asked for arrays that are not there, may end in threads
+        that fail behind its back. Raises FileNotFoundError."""
+        path = self._path(step)
+        (path / "state" / _ARRAYS).stat()
+        return path
+
+    def _open(self, step: int) -> None:
+        """Raises OSError unless the step that was committed can be opened.
+
+        The first of a process is read whole: what orbax cannot do in a folder shows
+        from the start.
+        """
+        rows = [(tuple(p), text) for p, text in self._store.item(step, "layout")]
+        wanted = leaves.raw_targets(rows)
+        try:
+            if self._read_back:
+                items = self._opener.metadata(self._whole(step)).item_metadata
+                found = items["state"].tree
+            else:
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+                found = self._opener.restore(self._whole(step), args=args)["state"]
+            same = jax.tree.map(
+                lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), wanted, found
+            )
+        except Exception as error:  # orbax raises anything
+            raise OSError(f"it cannot be read back ({_line(error)})") from error
+        if not all(jax.tree.leaves(same)):
+            raise OSError("it cannot be read back: arrays of another shape are there")
+        self._read_back = True
 
     def _damaged(self, step: int, problems: list[str]) -> str:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -363,17 +399,3 @@ def _line(error: BaseException) -> str:
     """The first line of an error, cut to what fits into a message."""
     text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text[:200]}"
-
-
-class _NotFromOrbax(logging.Filter):
-    """Drops orbax's records: every failure reaches the user as our own one line."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        # With --verbosity=1 (absl's debug) everything is shown.
-        return "/orbax/" not in record.pathname or absl_logging.level_debug()
-
-
-def _quieten_orbax() -> None:
-    log = absl_logging.get_absl_logger()
-    if not any(isinstance(found, _NotFromOrbax) for found in log.filters):
-        log.addFilter(_NotFromOrbax())

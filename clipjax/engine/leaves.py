@@ -54,6 +54,12 @@ def targets(template: Any) -> dict[str, Any]:
     )
 
 
+def size(template: Any) -> int:
+    """The bytes of all arrays, as they are saved."""
+    leaves = jax.tree.leaves(targets(template))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
 def rebuild(template: Any, stored: dict[str, Any]) -> Any:
     """The template's tree, node and leaf types with the stored values.
 

@@ -135,6 +135,15 @@ class Store:
                 f"run of {self.workdir}: it is ignored"
             )
 
+    def check_room(self, size: int) -> None:
+        """Warns where a checkpoint of `size` bytes may not find room."""
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            self._warn(
+                f"{self.folder} has {free / 1e9:.2f} GB free and a checkpoint takes up "
+                f"to {size / 1e9:.2f} GB: saving may fail; make room"
+            )
+
     def close(self) -> None:
         """Lets another process write."""
         if self._lock is not None:
