@@ -29,7 +29,12 @@ ADDRESSES = (
     "(docs/data.md has the command)"
 )
 ADDRESS = re.compile(r"https?://|\burl\b", re.IGNORECASE)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Of the formats that images.py decodes; by these alone the sources find image files.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp"),
+    *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+)
 # What the column of image names is called in tables.
 IMAGE_HEADERS = (
     *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),

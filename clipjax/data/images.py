@@ -9,14 +9,18 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from clipjax.types import BadExample
 
 # Named so that no other plugin is tried: some (EPS) start external programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"),
+    *(name for name in ("AVIF",) if name.lower() in features.modules),  # Pillow 11.3
+)
 
 ORIENTATION_TAG = 0x0112
 # EXIF orientation -> what brings the picture upright (JEITA CP-3451, tag 274).
@@ -96,6 +100,20 @@ def format_of(image: Picture) -> str:
     """
     found = opened(image).format or ""
     return "JPEG" if found == "MPO" else found  # a JPEG with further pictures behind
+
+
+def is_known(file: BinaryIO) -> bool:
+    """Whether a file starts as an image of a known format does; reads its header."""
+    _silence_pillow()
+    try:
+        Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        return True
+    except MemoryError:
+        raise
+    except Exception:  # whatever a plugin says of bytes that are none of its own
+        return False
+    return True
 
 
 def opened(image: Picture) -> Image.Image:

@@ -14,19 +14,19 @@ import json
 import logging
 import os
 import pathlib
+import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from clipjax import whole
-from clipjax.data import files
+from clipjax.data import contents, files, tar_members
 from clipjax.data.folders import Shard
 from clipjax.types import BadExample, UserError
 
-FORMAT = 2  # raise it when the meaning of an index changes: old caches are then unread
+FORMAT = 3  # raise it when the meaning of an index changes: old caches are then unread
 IMAGES = frozenset(suffix[1:] for suffix in files.IMAGE_SUFFIXES)
 NO_TEXT, TXT, JSON = 0, 1, 2  # kinds of an example's caption file
 NO_LABEL, BAD_LABEL = -1, -2
@@ -171,74 +171,37 @@ class _Entry:
     texts: list[_Text] = dataclasses.field(default_factory=list)
     label: int = NO_LABEL
     kinds: set[str] = dataclasses.field(default_factory=set)
+    unread: list[str] = dataclasses.field(default_factory=list)  # suffixes
 
 
 def build(shard: Shard) -> ShardIndex:
     """Reads a shard's index from the shard itself, in one pass."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[tuple[int, str], _Entry] = {}
     counts: collections.Counter[str] = collections.Counter()
     problems: list[str] = []
     try:
         with shard.open() as file:
-            for member in _members(file, shard, problems):
-                _note(member, file, entries, counts)
+            for part, member in tar_members.each(file, shard, problems):
+                _note(part, member, file, entries, counts)
     except OSError as error:
         raise UserError(f"cannot read the shard {shard.address}: {error}") from error
     found = {key: entry for key, entry in entries.items() if entry.image is not None}
-    if lone := len(entries) - len(found):
-        counts["keys without an image, left out"] += lone
+    problems += _dotted(entries) + _no_images(entries)
     problems += [f"{n} {what}" for what, n in sorted(counts.items())]
     return _pack(found, tuple(problems))
 
 
-def _members(
-    file: BinaryIO, shard: Shard, problems: list[str]
-) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar as far as it is whole; says in `problems` where it ends."""
-    size = shard.stamp[0]
-    head = file.read(6)
-    if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\0":
-        raise UserError(
-            f"the shard {shard.address} is compressed: unpack it to a plain .tar"
-        )
-    if not head:
-        problems.append("the file is empty (0 bytes)")
-        return
-    file.seek(0)
-    position = 0
-    try:
-        tar = tarfile.open(fileobj=file, mode="r:")
-        while (member := tar.next()) is not None:
-            if tar.offset <= position or member.size < 0:
-                problems.append(f"bad header at byte {position}; the rest is lost")
-                return
-            position = tar.offset
-            yield member
-            if position > size:
-                problems.append(f"cut off inside {member.name!r} (byte {size})")
-                return
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        if position == 0:
-            raise UserError(
-                f"the shard {shard.address} is not a tar file: {error}"
-            ) from error
-        problems.append(f"cut off or damaged after byte {position}: {error}")
-        return
-    file.seek(position)
-    block = file.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        problems.append(f"no end mark at byte {position}; it may be cut off there")
-    elif any(block):
-        problems.append(f"bad header at byte {position}; the rest is lost")
-
-
 def _note(
+    part: int,
     member: tarfile.TarInfo,
     file: BinaryIO,
-    entries: dict[str, _Entry],
+    entries: dict[tuple[int, str], _Entry],
     counts: collections.Counter[str],
 ) -> None:
-    """Files a member under its key: its path up to the first dot of its last part."""
+    """Files a member under its key: its path up to the first dot of its last part.
+
+    part: of the shard; each of several archives joined into one has keys of its own.
+    """
     if member.isdir():
         return
     if not member.isreg() or member.issparse():
@@ -254,8 +217,9 @@ def _note(
         return
     suffix = suffix.lower()
     kind = "image" if suffix in IMAGES else suffix
-    entry = entries.setdefault(folder + slash + stem, _Entry())
+    entry = entries.setdefault((part, folder + slash + stem), _Entry())
     if kind not in ("image", "txt", "json", "cls"):
+        entry.unread.append(sys.intern(suffix))
         return
     if kind in entry.kinds:
         counts["files of a key that has such a file already, left out"] += 1
@@ -275,6 +239,38 @@ def _note(
         counts["caption files that cannot be read"] += 1
         text.captions = 1  # so that the example is met, and its fault reported
     entry.texts.append(text)
+
+
+def _no_images(entries: dict[tuple[int, str], _Entry]) -> list[str]:
+    """Says how many keys have no image, and which files they have."""
+    lone = [entry for entry in entries.values() if entry.image is None]
+    suffixes = collections.Counter(
+        f".{suffix}" if suffix else "without a suffix"
+        for entry in lone
+        for suffix in (*sorted(entry.kinds), *entry.unread)
+    )
+    if not lone:
+        return []
+    return [f"{len(lone)} keys without an image, left out ({contents.tally(suffixes)})"]
+
+
+def _dotted(entries: dict[tuple[int, str], _Entry]) -> list[str]:
+    """Says how many images are none because of a dot within their names."""
+    count, first = 0, ""
+    for (_, key), entry in entries.items():
+        for suffix in entry.unread:
+            if suffix.rpartition(".")[2] in IMAGES:
+                count += 1
+                first = first or (
+                    f"{key}.{suffix}' is read as the file '{suffix}' of the key "
+                    f"'{key.rpartition('/')[2]}'"
+                )
+    if not count:
+        return []
+    return [
+        f"{count} images with a further dot in their names, left out: keys end at the "
+        f"first dot, so that '{first.encode('utf-8', 'backslashreplace').decode()}"
+    ]
 
 
 def _label(data: bytes) -> int:
@@ -299,8 +295,10 @@ def _text(kind: int, place: tuple[int, int], data: bytes) -> _Text:
     return _Text(place, kind, captions, rank)
 
 
-def _pack(entries: dict[str, _Entry], problems: tuple[str, ...]) -> ShardIndex:
-    names = [key.encode("utf-8", "surrogateescape") for key in entries]
+def _pack(
+    entries: dict[tuple[int, str], _Entry], problems: tuple[str, ...]
+) -> ShardIndex:
+    names = [key.encode("utf-8", "surrogateescape") for _, key in entries]
     found = list(entries.values())
     nothing = _Text((0, 0), NO_TEXT, 0, 0)
     chosen = [min(e.texts, key=lambda t: t.rank, default=nothing) for e in found]

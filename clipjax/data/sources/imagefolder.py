@@ -15,10 +15,16 @@ import pathlib
 
 import numpy as np
 
-from clipjax.data import class_files, files, labels, strings, subset
+from clipjax.data import (
+    class_files,
+    contents,
+    files,
+    image_files,
+    labels,
+    strings,
+    subset,
+)
 from clipjax.types import Example, UserError
-
-SUFFIXES = (*files.IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 def make(
@@ -34,6 +40,8 @@ def make(
     subset_seed: int = -1,
 ) -> ImageFolder:
     """Lists the images of a split, sorted by class and path (subfolders included).
+
+    Other files are left out and counted; image_files.py says which.
 
     Classes are numbered as in PATH/train where that has all classes of this split, so
     that a split that lacks some keeps the numbers; else by this split's own folders.
@@ -58,10 +66,11 @@ def make(
     if not split or not place.is_dir():
         raise UserError(_no_split(base, split))
     listed: dict[str, list[str]] = {}
+    others = image_files.Suffixes()
     problems: list[str] = []
     if labels_file:
         table = files.inside(base, labels_file, "labels_file")
-        listed, problems = class_files.labels(table, _images(place))
+        listed, problems = class_files.labels(table, image_files.find(place, others))
     own, train = sorted(listed) or _folders(place), _folders(base / "train")
     classes = train if set(own) <= set(train) else own
     names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
@@ -75,23 +84,28 @@ def make(
     paths: list[str] = []
     numbers: list[int] = []
     for label, name in enumerate(classes):
-        found = listed.get(name, [])
+        found, strange = listed.get(name, []), image_files.Suffixes()
         if not labels_file and name in own:
-            found = _images(place / name)
+            found = image_files.find(place / name, strange)
         if not found:
-            problems.append(f"the class {name} has no images")
+            seen = f" ({contents.tally(strange)})" if strange else ""
+            problems.append(f"the class {name} has no images{seen}")
+        others += strange
         paths += [os.path.relpath(image, base) for image in found]
         numbers += [label] * len(found)
-    if not paths:
-        if not own and _images(place):
+    if not labels_file and (loose := _loose(place)):
+        if not paths:
             raise UserError(
                 f"{place} holds images but no class folders: name the table of their "
                 f"classes by the option labels_file (ImageNet's LOC_val_solution.csv)"
             )
+        problems.append(f"{loose} images beside the class folders, left out")
+    if not paths:
         raise UserError(
-            f"{place} holds no images in class folders "
-            f"({split}/CLASS/*{', *'.join(SUFFIXES[:3])}, ...)"
+            f"{place} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
+            f"...): {contents.held(place)}"
         )
+    problems += image_files.left_out(others)
     shared = labels.shared_names(names) if caption_templates else {}
     if shared:
         problems.append(f"{labels.shared_words(shared)} have the same captions")
@@ -181,33 +195,23 @@ def _folders(place: pathlib.Path) -> list[str]:
     )
 
 
-def _images(place: pathlib.Path) -> list[str]:
-    """Paths of the images at any depth, sorted, through links too; hidden files and
-    folders left out.
-    """
-    found, seen = [], set()
-    for folder, inner, names in os.walk(place, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or to one twice
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [
-            os.path.join(folder, name)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _loose(place: pathlib.Path) -> int:
+    """How many images lie in the folder itself."""
+    return sum(
+        not entry.name.startswith(".")
+        and entry.is_file()
+        and image_files.is_image(entry.path)
+        for entry in os.scandir(place)
+    )
 
 
 def _no_split(base: pathlib.Path, split: str) -> str:
     """Says which splits there are, or that the class folders lack a split above."""
-    inner = _folders(base)
+    inner, others = _folders(base), image_files.Suffixes()
     splits = [name for name in inner if _folders(base / name)]
     if splits:
         return f"{base} has no split {split!r}; its splits: {', '.join(splits)}"
-    if any(_images(base / name) for name in inner):
+    if any(image_files.find(base / name, others) for name in inner):
         return (
             f"{base} holds class folders ({', '.join(inner[:3])}, ...) but no split "
             f"folder: give its parent as path and {base.resolve().name!r} as split, or "

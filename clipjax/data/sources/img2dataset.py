@@ -20,7 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, folders, split_files, strings, subset, tar_index
+from clipjax.data import (
+    contents,
+    files,
+    folders,
+    image_files,
+    split_files,
+    strings,
+    subset,
+    tar_index,
+)
 from clipjax.data.sources import parquet
 from clipjax.types import BadExample, Example, UserError
 
@@ -139,7 +148,14 @@ class Files:
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
-        self.problems: list[str] = []
+        self.problems = image_files.left_out(
+            sum((found.others for found in scanned), image_files.Suffixes())
+        )
+        if again := sum(found.again for found in scanned):
+            self.problems.append(f"{again} further images of a key, left out")
+        if lone := sum(found.lone for found in scanned):
+            self.problems.append(f"{lone} texts without an image, left out")
+        files.report(f"img2dataset {scanned[0].path.parent}", self.problems)
         self._folders = [found.path for found in scanned]
         self._images = [found.images for found in scanned]
         self._kinds = [found.kinds for found in scanned]
@@ -163,8 +179,9 @@ class Files:
         kind = int(self._kinds[shard][i])
         if not self.caption_counts[index]:
             return []
-        stem = image.name.partition(".")[0]
-        text = image.with_name(stem + (".txt" if kind == tar_index.TXT else ".json"))
+        text = image.with_name(
+            image.stem + (".txt" if kind == tar_index.TXT else ".json")
+        )
         try:
             found = tar_index.parse_captions(kind, files.read_bytes(text, key))
         except BadExample as error:
@@ -196,7 +213,9 @@ class Files:
 class Listing:
     """The images of one folder, sorted; kinds: of their texts, as in tar_index.
 
-    keys: as their files are called up to the first dot.
+    keys: as their files are called up to the last dot. others: the suffixes of files
+    that are none of this form; again: how many images have the key of another; lone:
+    how many keys have texts only.
     """
 
     path: pathlib.Path
@@ -204,6 +223,9 @@ class Listing:
     keys: list[str]
     kinds: np.ndarray
     captions: np.ndarray
+    others: image_files.Suffixes
+    again: int
+    lone: int
 
 
 def _list(folder: pathlib.Path) -> Listing:
@@ -217,9 +239,16 @@ def _list(folder: pathlib.Path) -> Listing:
     except OSError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}") from error
     images: dict[str, str] = {}
+    texts: set[str] = set()
+    others, again = image_files.Suffixes(), 0
     for name in sorted(sizes):
-        if name.lower().endswith(files.IMAGE_SUFFIXES):
-            images.setdefault(name.partition(".")[0], name)
+        key, suffix = os.path.splitext(name)
+        if suffix.lower() in (".txt", ".json"):
+            texts.add(key)
+        elif not image_files.is_image(folder / name):
+            others[contents.suffix_of(name)] += 1
+        elif images.setdefault(key, name) != name:
+            again += 1
     kinds, counts = [], []
     for key in images:
         kind, count = tar_index.NO_TEXT, 0
@@ -235,6 +264,9 @@ def _list(folder: pathlib.Path) -> Listing:
         keys=list(images),
         kinds=np.array(kinds, np.uint8),
         captions=np.array(counts, np.int32),
+        others=others,
+        again=again,
+        lone=len(texts - images.keys()),
     )
 
 

@@ -1,6 +1,6 @@
 """Image-text pairs in webdataset tar shards, read in any order without unpacking.
 
-A shard holds `KEY.jpg` (or jpeg, png, webp) with `KEY.json`, `KEY.txt` and `KEY.cls`
+A shard holds `KEY.jpg` (or png, webp, ...) with `KEY.json`, `KEY.txt` and `KEY.cls`
 as there are; KEY is the path up to the first dot of the file name. Captions come from
 the JSON list `captions`, else the text file, else the JSON string `caption`. That is
 what img2dataset and the webdataset library write. The folder may be remote, gs://,
@@ -89,9 +89,9 @@ class WebDataset:
             for problem in found.problems
         ]
         if not self._ends[-1]:
-            hint = self.problems[0] if self.problems else f"first: {self._names[0]}"
+            hint = "; ".join(self.problems[:2]) or f"first: {self._names[0]}"
             raise UserError(
-                f"no images (.jpg, .jpeg, .png, .webp) in the {len(names)} shard(s) "
+                f"no images (KEY.jpg, .png, .webp, ...) in the {len(names)} shard(s) "
                 f"of {folder.address} ({hint})"
             )
         self.class_names: dict[str, list[str]] = {}
