@@ -346,11 +346,9 @@ class Checkpoints:
         return self._reachable.folder / str(step)
 
     def _whole(self, step: int) -> pathlib.Path:
-        """As `_path`; orbax, asked for arrays that are not there, may end in threads
-        that fail behind its back. Raises FileNotFoundError."""
-        path = self._path(step)
-        (path / "state" / _ARRAYS).stat()
-        return path
+        """As `_path`; FileNotFoundError comes before orbax leaves failing threads."""
+        (self._path(step) / "state" / _ARRAYS).stat()
+        return self._path(step)
 
     def _open(self, step: int) -> None:
         """Raises OSError unless the step that was committed can be opened.
