@@ -87,7 +87,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "micro_batches": 1,  # parts in which the towers take a batch, to save memory
         "norm_in_parts": False,  # let batch normalisation see a micro-batch at a time
         "ema": 0.0,  # decay of the moving average of parameters; 0: none
-        "max_logit_scale": 100.0,  # clamp of the inverse temperature
+        # The inverse temperature stays between 1 and this; 0: no limits.
+        "max_logit_scale": 100.0,
         "max_bad_steps": 10,  # non-finite steps in a row that end the run
         "eval_every": 0,  # steps; 0: only at the end
         "eval_ema": True,  # evaluate the moving average where there is one
@@ -167,6 +168,7 @@ def base(
     for key, value in _shared(options, "").items():
         config[key] = value
     _suit_model(chosen, options)
+    _suit_training(chosen, options)
     model = _component("model", chosen["model"], options)
     for tower in towers:
         model[tower] = _component(tower, chosen[tower], options)
@@ -290,6 +292,15 @@ def _suit_model(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
         # A model that lacks one is refused by the loss, in words that say why.
         wanted = {k: v for k, v in (wanted or {}).items() if k in known}
         options[key] = {**wanted, **options.get(key, {})}
+
+
+def _suit_training(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
+    """Adds the keys of `train` that all chosen losses ask for, where the file sets
+    none."""
+    modules = [registry.load("loss", name) for name in chosen["loss"].split("+")]
+    wanted = [registry.module_of(one, "TRAIN_OPTIONS") or {} for one in modules]
+    agreed = {k: v for k, v in wanted[0].items() if all(x.get(k) == v for x in wanted)}
+    options["train"] = {**agreed, **options.get("train", {})}
 
 
 def _loss(chosen: str, options) -> Config:

@@ -122,6 +122,11 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         )
     if not 0 <= values["train.ema"] < 1:
         raise UserError(f"train.ema={values['train.ema']}: must be in [0, 1)")
+    limit = values["train.max_logit_scale"]
+    if 0 < limit < 1:
+        raise UserError(
+            f"train.max_logit_scale={limit}: must be at least 1, or 0 for no limits"
+        )
     if values["data.mixup"] + values["data.cutmix"] > 1:
         raise UserError(
             f"data.mixup={values['data.mixup']}, data.cutmix={values['data.cutmix']}: "

@@ -28,7 +28,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"data\.(mixup|cutmix)", 0, 1),
     (r"data\.text_buckets", 1, MOST),
     (r"train\.(max_bad_steps|micro_batches)", 1, INT),
-    (r"train\.max_logit_scale", 1, math.inf),
+    (r"train\.max_logit_scale", 0, math.inf),
     (r"train\.(eval_every|val_batches|steps)", 0, INT),
     (r"train\.epochs", 0, 1e9),
     (r"checkpoint\.keep", 1, INT),

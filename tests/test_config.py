@@ -205,6 +205,26 @@ def test_a_loss_asks_no_model_for_options_that_it_lacks(model):
     assert "logit_bias_init" not in made.model
 
 
+@pytest.mark.parametrize(
+    ("loss", "limit"),
+    [
+        ("clip", 100.0),
+        ("siglip", 0.0),
+        ("siglip+clip", 100.0),
+        ("siglip+vicreg", 100.0),
+    ],
+)
+def test_the_limit_of_the_temperature_is_the_losss(loss, limit):
+    assert config.base(f"loss={loss}").train.max_logit_scale == limit
+    own = {"train": {"max_logit_scale": 50.0}}
+    made = config.base(f"loss={loss}", options=own)
+    assert made.train.max_logit_scale == 50.0
+    made.train.max_logit_scale = 0.5
+    made.train.steps = 1
+    with pytest.raises(UserError, match="max_logit_scale=0.5: must be at least 1, or"):
+        config_check.validate(made)
+
+
 def test_a_loss_suits_the_model_unless_the_file_does():
     assert config.base("loss=clip").model.logit_bias_init is None
     made = config.base("loss=siglip").model

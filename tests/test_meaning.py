@@ -1,6 +1,7 @@
 """Settings that change what weights mean are compared wherever weights change model."""
 
 import json
+from typing import Any
 
 import jax
 import model_tools
@@ -19,8 +20,8 @@ from clipjax.types import UserError
 
 # Component -> (options of a small one, every option with another value); of some with
 # what it needs beside it.
-TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
-COMPONENTS = {
+TRANSFORMER: dict[str, Any] = {"width": 8, "depth": 1, "heads": 2}
+COMPONENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "image.vit": (
         {"variant": "Ti/4", **TRANSFORMER},
         {

@@ -6,11 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+import run_tools
 import tiny
 from clipjax import config
-from clipjax.engine import sharding
+from clipjax.engine import run, sharding
 from clipjax.engine import state as states
-from clipjax.engine.step import make_loss_step, make_train_step
+from clipjax.engine.step import check_start, make_loss_step, make_train_step
+from clipjax.types import UserError
 
 
 def mesh(data, fsdp=1):
@@ -114,6 +116,41 @@ def test_the_logit_scale_is_clamped():
     state = state.replace(params={**state.params, "logit_scale": jnp.float32(7.0)})
     after, _ = jax.jit(step)(state, tiny.batch())
     assert float(after.params["logit_scale"]) == pytest.approx(np.log(100))
+
+
+def test_without_limits_the_logit_scale_is_only_trained():
+    model, loss = tiny.model(logit_scale_init=112.33), tiny.loss()
+    optim = tiny.optim(model, config.base("optim=sgd").optim)
+    state = jax.jit(lambda: states.create(model, loss, optim.tx, False, seed=0))()
+    step = make_train_step(model, loss, optim, ema=0.0, max_logit_scale=0.0)
+    after, _ = jax.jit(step)(state, tiny.batch())
+    start, end = (float(one.params["logit_scale"]) for one in (state, after))
+    assert 0 < abs(end - start) < 0.1 and end > np.log(105)
+
+
+@pytest.mark.parametrize("start", [1.0, 100.0, np.exp(np.float16(4.6052)), 14.3])
+def test_a_start_within_the_limits(start):
+    check_start("x", {"logit_scale": np.log(start)}, (), 100.0)
+
+
+@pytest.mark.parametrize("start", [112.33, 0.5, 101.0])
+def test_a_start_beyond_the_limits_is_an_error(start):
+    params = {"logit_scale": np.float32(np.log(start))}
+    with pytest.raises(UserError, match=f"^x: its inverse temperature of {start:g}"):
+        check_start("x", params, (), 100.0)
+    check_start("x", params, (), 0.0)
+    check_start("x", params, {"logit_scale"}, 100.0)
+    check_start("x", {}, (), 100.0)
+
+
+def test_a_run_says_so_before_it_is_compiled(tmp_path, monkeypatch):
+    changes = {"model__logit_scale_init": 112.33}
+    monkeypatch.setattr(sharding, "make_mesh", lambda config: mesh(1))
+    with pytest.raises(UserError, match="^model.logit_scale_init=112.33: its inverse"):
+        run.prepare(run_tools.tiny(**changes), tmp_path, True)
+    run.prepare(run_tools.tiny("loss=siglip", **changes), tmp_path, True)
+    fixed = changes | {"train__max_logit_scale": 200.0}
+    run.prepare(run_tools.tiny(**fixed), tmp_path, True)
 
 
 def test_a_frozen_logit_scale_is_left_as_it_is():

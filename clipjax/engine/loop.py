@@ -28,6 +28,7 @@ from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.preempt import StopRequest
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
+from clipjax.engine.step import check_start
 from clipjax.types import Config, EvalResult, UserError
 
 # Embeddings of a lower effective rank than this, from this step on, have collapsed;
@@ -148,6 +149,10 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
         initial.read(key, config, run.model, run.tokenizer, say)
         for key in initial.starts(config)
     ]
+    for weights in given:
+        if not weights.side:  # a tower's run has a temperature, which is not taken
+            limit = config.train.max_logit_scale
+            check_start(weights.what, weights.params, run.optim.frozen, limit)
     state = states.initialise(
         run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
     )

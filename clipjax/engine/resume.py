@@ -12,9 +12,12 @@ from typing import Any
 import jax
 
 from clipjax import config_check, whole
+from clipjax.config import SHARED
 from clipjax.engine.assemble import read_json
 from clipjax.engine.store import Store
 from clipjax.types import Config, UserError
+
+LIMIT_KEY = "train.max_logit_scale"
 
 
 def environment() -> dict[str, Any]:
@@ -81,6 +84,14 @@ def check(
         if found:
             say(f"{workdir} holds a run without a checkpoint: it starts anew")
         return True
+    limit = SHARED["train"]["max_logit_scale"]
+    # Of a loss that has none; older versions gave it to every loss.
+    if found.get(LIMIT_KEY) == (limit, 0.0):
+        del found[LIMIT_KEY]
+        say(
+            f"{LIMIT_KEY} was {limit:g} and is 0, no limits: keep it by "
+            f"--config.{LIMIT_KEY}={limit:g}"
+        )
     length = {key: found.pop(key) for key in config_check.LENGTH_KEYS if key in found}
     if found:
         lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]

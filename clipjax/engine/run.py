@@ -17,7 +17,7 @@ from clipjax.data.text_augment import TextAugment
 from clipjax.engine import assemble, classes, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.mixing import Mixing
-from clipjax.engine.step import make_train_step
+from clipjax.engine.step import check_start, make_train_step
 from clipjax.models import lora, meaning
 from clipjax.models.frozen import freeze
 from clipjax.optim import factory
@@ -122,6 +122,14 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     optim = factory.make(
         config.optim, total_steps, steps_per_epoch, parameters, groups=groups
     )
+    start = config.model.get("logit_scale_init")
+    if anew and not config.init_from and start and "logit_scale" in parameters:
+        check_start(
+            f"model.logit_scale_init={start}",
+            {"logit_scale": math.log(start)},
+            optim.frozen,
+            config.train.max_logit_scale,
+        )
     template = states.shapes(
         model, loss, optim, config.train.ema > 0, config.seed, mesh
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -14,10 +14,12 @@ from clipjax.engine import gradients
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import TrainState, variables
 from clipjax.optim.factory import Optim
-from clipjax.types import Batch, Loss, Metrics, Model
+from clipjax.types import Batch, Loss, Metrics, Model, UserError
 
 # Apart from the keys of micro-batches, which are numbered from 0.
 MIXING_KEY = 2**31 - 1
+# Half a step of float16 there: CLIP's released ln 100 is at its limit, not beyond.
+ROUNDING = 2e-3
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -35,7 +37,8 @@ def make_train_step(
     """Returns train_step(state, batch) -> (state, metrics), to be jitted.
 
     ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
-    logit_scale (a logarithm) is kept in [0, ln max_logit_scale] unless it is frozen.
+    logit_scale (a logarithm) is kept in [0, ln max_logit_scale] unless it is frozen or
+    this is 0.
     micro_batches: parts in which the towers take a batch, see engine/gradients.py.
     mixing: of a classifier's examples, see engine/mixing.py.
 
@@ -58,7 +61,7 @@ def make_train_step(
             grads, state.opt_state, state.params, value=value
         )
         params = optax.apply_updates(state.params, updates)
-        if "logit_scale" not in optim.frozen:
+        if max_logit_scale and "logit_scale" not in optim.frozen:
             params = _clamp(params, max_logit_scale)
         averages = _average(state, params, model_state, ema)
 
@@ -121,6 +124,24 @@ def make_loss_step(
         return loss(outputs, batch, loss.init(), state.step)[0]
 
     return loss_step
+
+
+def check_start(
+    what: str, params: Any, frozen: Collection[str], max_logit_scale: float
+) -> None:
+    """Raises UserError for an inverse temperature that the first step would move.
+
+    what: where the parameters come from, for the message. frozen: paths of parameters.
+    """
+    if not max_logit_scale or "logit_scale" in frozen or "logit_scale" not in params:
+        return
+    start = float(params["logit_scale"])
+    if max(start - math.log(max_logit_scale), -start) > ROUNDING:
+        raise UserError(
+            f"{what}: its inverse temperature of {math.exp(start):.6g} is not between "
+            f"1 and train.max_logit_scale={max_logit_scale:g}, so the first step would "
+            "move it: set --config.train.max_logit_scale; 0 for no limits"
+        )
 
 
 def _clamp(params: Any, max_logit_scale: float) -> Any:

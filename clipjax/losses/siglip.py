@@ -16,6 +16,8 @@ from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 # What the paper starts the model with; a config's own choice goes before.
 MODEL_OPTIONS = {"logit_scale_init": 10.0, "logit_bias_init": -10.0}
+# CLIP's limit is no part of it: released temperatures are beyond (112.3 of so400m).
+TRAIN_OPTIONS = {"max_logit_scale": 0.0}
 
 
 def make(
