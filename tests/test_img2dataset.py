@@ -119,10 +119,14 @@ FAULTS = {  # the text file, the JSON file -> the captions, or the complaint
     "no text, JSON": (None, b'{"caption": "from json"}', ["from json"]),
     "neither": (None, None, []),
     "null": (None, b'{"caption": null}', []),
-    "blank": (b" \n", None, "holds 0 captions"),
+    "blank": (b" \n", None, []),
+    "blank, JSON": (b" \n", b'{"caption": "from json"}', ["from json"]),
+    "lines": (b"one\n\ntwo\r\n", None, ["one", "two"]),
+    "lines of one": (b"one\ntwo", b'{"caption": "one two"}', ["one\ntwo"]),
     "latin": ("café".encode("latin-1"), None, "not UTF-8"),
     "no JSON": (None, b'{"caption": "x"', "broken JSON"),
-    "a list": (None, b'{"caption": ["x"]}', "must be strings"),
+    "a list": (None, b'{"caption": ["x"]}', ["x"]),
+    "a list of others": (None, b'{"caption": [3]}', "must be strings"),
     "several": (None, b'{"captions": ["x", "y"]}', ["x", "y"]),
 }
 

@@ -72,7 +72,8 @@ def test_webdataset_reads_every_form_of_caption(tmp_path):
     assert source.max_captions == 2 and source.problems == [
         "x-train-0.tar: 1 images with a further dot in their names, left out: keys end "
         "at the first dot, so that 'c.seg.png' is read as the file 'seg.png' of the "
-        "key 'c'"
+        "key 'c'",
+        "x-train-0.tar: 1 empty captions, left out",
     ]
     assert source[1].image == jpeg(1) and source[1].key == "x-train-0.tar:dir/b"
     assert source[0].labels == {} and source.class_names == {}
@@ -169,7 +170,7 @@ def test_webdataset_broken_captions_break_their_example_alone(tmp_path):
             *(("json.jpg", jpeg()), ("json.json", b'{"captions": ["x"')),
             *(("list.jpg", jpeg()), ("list.json", b'["x"]')),
             *(("number.jpg", jpeg()), ("number.json", b'{"captions": [3]}')),
-            *(("text.jpg", jpeg()), ("text.json", b'{"captions": "x"}')),
+            *(("text.jpg", jpeg()), ("text.json", b'{"captions": {"x": 1}}')),
             *(("deep.jpg", jpeg()), ("deep.json", b"[" * 99999)),
         ],
     )
@@ -193,10 +194,10 @@ BROKEN_TEXTS = {
     None: [],
     b'{"other": 1}': [],
     b'{"caption": null}': [],
-    b'{"caption": ["x"]}': "captions must be strings",
     b'{"captions": {"en": "x"}}': "captions must be strings",
-    b'{"captions": "x"}': "captions must be strings",
-    b'{"captions": ["x", null]}': "captions must be strings",
+    b'{"caption": [["x"]]}': "captions must be strings",
+    b'{"captions": ["x", 3]}': "captions must be strings",
+    b'{"captions": 3}': "captions must be strings",
     b'{"caption": "x"': "broken JSON",
     b"<html>": "broken JSON",
     b"": "broken JSON",

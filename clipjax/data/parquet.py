@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
-import itertools
 import os
 import pathlib
 import threading
@@ -19,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, parquet_columns, released
+from clipjax.data import caption_lists, files, parquet_columns, released
+from clipjax.data.entries import BLANK, Counts
 from clipjax.types import BadExample, UserError
 
 FAILED = b"failed"  # how img2dataset's status of a row without its image begins
 MEMORY = 2**28  # bytes of row groups kept
 FILES = 32  # kept open
+LISTS = "captions spell a list, whose members are taken"
 NO_LABEL, BIG = -1, 2**31 - 1
 
 
@@ -101,12 +102,30 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
     )
 
 
-def texts(values: Iterable[Any]) -> list[bytes]:
-    """The captions in a row's values (text or lists of text), without empty ones."""
-    found = itertools.chain.from_iterable(
-        value if isinstance(value, list) else [value] for value in values
-    )
-    return [text for text in found if text and _text(text).strip()]
+def texts(values: Iterable[Any], counts: Counts | None = None) -> list[str | bytes]:
+    """The captions in a row's values (text or lists of it), without empty ones; what is
+    not UTF-8 stays bytes.
+
+    counts: what is amiss -> how often, to be added to.
+    """
+    found: list[str | bytes] = []
+    counts = Counts() if counts is None else counts
+    for value in values:
+        for raw in value if isinstance(value, list) else [value]:
+            if not raw and not isinstance(value, list):
+                continue  # a cell without anything
+            try:
+                text = (raw or b"").decode("utf-8-sig")
+            except UnicodeDecodeError:
+                found.append(raw)
+                continue
+            spelt = caption_lists.spelt(text)
+            counts[LISTS] += spelt is not None
+            for caption in [text] if spelt is None else spelt or [None]:
+                said = (caption or "").strip()
+                counts[BLANK] += not said
+                found += [said] if said else []
+    return found
 
 
 class RowGroups:

@@ -22,13 +22,12 @@ from typing import BinaryIO
 import numpy as np
 
 from clipjax import whole
-from clipjax.data import contents, files, tar_members
+from clipjax.data import caption_files, contents, files, tar_members
 from clipjax.data.folders import Shard
-from clipjax.types import BadExample, UserError
+from clipjax.types import UserError
 
-FORMAT = 3  # raise it when the meaning of an index changes: old caches are then unread
+FORMAT = 4  # raise it when the meaning of an index changes: old caches are then unread
 IMAGES = frozenset(suffix[1:] for suffix in files.IMAGE_SUFFIXES)
-NO_TEXT, TXT, JSON = 0, 1, 2  # kinds of an example's caption file
 NO_LABEL, BAD_LABEL = -1, -2
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class ShardIndex:
 
     keys: uint8, the keys' UTF-8 bytes joined; key_end: int64 [n], where each ends.
     image_start, image_size, text_start, text_size: int64 [n], bytes within the shard.
-    text_kind: uint8 [n], NO_TEXT, TXT or JSON.
+    text_kind: uint8 [n], of caption_files.
     captions: int32 [n], how many captions; 1 where they cannot be read.
     label: int32 [n], from `.cls`; NO_LABEL where there is none, BAD_LABEL if broken.
     problems: what was ignored or is damaged, in words, without the shard's name.
@@ -125,50 +124,12 @@ def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
         return None
 
 
-def parse_captions(kind: int, data: bytes) -> list[str]:
-    """The captions of a `.txt` (its whole text) or `.json` file; empty ones dropped.
-
-    JSON gives the list `captions`, else the string `caption`, else none. Raises
-    BadExample for text that is not UTF-8 or no such JSON.
-    """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadExample("the caption is not UTF-8 text") from error
-    if kind == TXT:
-        found = [text]
-    else:
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadExample(f"the caption file is broken JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise BadExample("the caption file is JSON, but not an object")
-        found = fields.get("captions")
-        if found is None:
-            found = fields.get("caption")
-            found = [] if found is None else [found]
-    if not isinstance(found, list) or not all(isinstance(c, str) for c in found):
-        raise BadExample("the captions must be strings")
-    return [caption.strip() for caption in found if caption.strip()]
-
-
-@dataclasses.dataclass
-class _Text:
-    """A caption file; of several that a key has, the one of lowest rank is taken."""
-
-    place: tuple[int, int]
-    kind: int
-    captions: int
-    rank: int
-
-
 @dataclasses.dataclass
 class _Entry:
     """What one key has gathered; places are (start, size) in the shard."""
 
     image: tuple[int, int] | None = None
-    texts: list[_Text] = dataclasses.field(default_factory=list)
+    texts: list[caption_files.Text] = dataclasses.field(default_factory=list)
     label: int = NO_LABEL
     kinds: set[str] = dataclasses.field(default_factory=set)
     unread: list[str] = dataclasses.field(default_factory=list)  # suffixes
@@ -187,8 +148,7 @@ def build(shard: Shard) -> ShardIndex:
         raise UserError(f"cannot read the shard {shard.address}: {error}") from error
     found = {key: entry for key, entry in entries.items() if entry.image is not None}
     problems += _dotted(entries) + _no_images(entries)
-    problems += [f"{n} {what}" for what, n in sorted(counts.items())]
-    return _pack(found, tuple(problems))
+    return _pack(found, problems, counts)
 
 
 def _note(
@@ -234,11 +194,7 @@ def _note(
     if kind == "cls":
         entry.label = _label(data)
         return
-    text = _text(TXT if kind == "txt" else JSON, place, data)
-    if text.captions < 0:
-        counts["caption files that cannot be read"] += 1
-        text.captions = 1  # so that the example is met, and its fault reported
-    entry.texts.append(text)
+    entry.texts.append(_text(kind, data, place))
 
 
 def _no_images(entries: dict[tuple[int, str], _Entry]) -> list[str]:
@@ -281,27 +237,23 @@ def _label(data: bytes) -> int:
     return label if 0 <= label < 2**31 else BAD_LABEL
 
 
-def _text(kind: int, place: tuple[int, int], data: bytes) -> _Text:
-    """Counts the captions of a file, -1 where it is cut off or cannot be read.
-
-    A JSON list comes first, as it holds the most; then the text file; then a single
-    JSON field.
-    """
-    rank = 1 if kind == TXT else 0 if b'"captions"' in data else 2
-    try:
-        captions = len(parse_captions(kind, data)) if len(data) == place[1] else -1
-    except BadExample:
-        captions = -1
-    return _Text(place, kind, captions, rank)
+def _text(kind: str, data: bytes, place: tuple[int, int]) -> caption_files.Text:
+    """What a caption file holds, of the suffix txt or json; it may be cut off."""
+    known = caption_files.TXT if kind == "txt" else caption_files.JSON
+    found = caption_files.look(known, data, place)
+    return found if len(data) == place[1] else dataclasses.replace(found, captions=-1)
 
 
 def _pack(
-    entries: dict[tuple[int, str], _Entry], problems: tuple[str, ...]
+    entries: dict[tuple[int, str], _Entry],
+    problems: list[str],
+    counts: collections.Counter[str],
 ) -> ShardIndex:
+    """The index of these examples; what is amiss is said in its problems."""
     names = [key.encode("utf-8", "surrogateescape") for _, key in entries]
     found = list(entries.values())
-    nothing = _Text((0, 0), NO_TEXT, 0, 0)
-    chosen = [min(e.texts, key=lambda t: t.rank, default=nothing) for e in found]
+    chosen = caption_files.choose_each((entry.texts for entry in found), counts)
+    said = [f"{n} {what}" for what, n in sorted(counts.items()) if n]
     images = np.array([entry.image for entry in found], np.int64).reshape(-1, 2)
     texts = np.array([text.place for text in chosen], np.int64).reshape(-1, 2)
     return ShardIndex(
@@ -312,7 +264,8 @@ def _pack(
         text_start=texts[:, 0].copy(),
         text_size=texts[:, 1].copy(),
         text_kind=np.array([text.kind for text in chosen], np.uint8),
-        captions=np.array([text.captions for text in chosen], np.int32),
+        # One that cannot be read is an example too, so that its fault is met.
+        captions=np.array([abs(text.captions) for text in chosen], np.int32),
         label=np.array([entry.label for entry in found], np.int32),
-        problems=problems,
+        problems=(*problems, *said),
     )

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data import (
+    caption_files,
     contents,
     files,
     folders,
@@ -28,8 +29,8 @@ from clipjax.data import (
     split_files,
     strings,
     subset,
-    tar_index,
 )
+from clipjax.data.entries import Counts
 from clipjax.data.sources import parquet
 from clipjax.types import BadExample, Example, UserError
 
@@ -155,6 +156,8 @@ class Files:
             self.problems.append(f"{again} further images of a key, left out")
         if lone := sum(found.lone for found in scanned):
             self.problems.append(f"{lone} texts without an image, left out")
+        amiss = sum((found.counts for found in scanned), Counts())
+        self.problems += [f"{n} {what}" for what, n in sorted(amiss.items()) if n]
         files.report(f"img2dataset {scanned[0].path.parent}", self.problems)
         self._folders = [found.path for found in scanned]
         self._images = [found.images for found in scanned]
@@ -179,11 +182,10 @@ class Files:
         kind = int(self._kinds[shard][i])
         if not self.caption_counts[index]:
             return []
-        text = image.with_name(
-            image.stem + (".txt" if kind == tar_index.TXT else ".json")
-        )
+        suffix = ".json" if kind == caption_files.JSON else ".txt"
+        text = image.with_name(image.stem + suffix)
         try:
-            found = tar_index.parse_captions(kind, files.read_bytes(text, key))
+            found = caption_files.parse(kind, files.read_bytes(text, key))
         except BadExample as error:
             raise BadExample(error.reason, key) from error
         if len(found) != self.caption_counts[index]:
@@ -211,7 +213,7 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The images of one folder, sorted; kinds: of their texts, as in tar_index.
+    """The images of one folder, sorted; kinds: of their texts, as in caption_files.
 
     keys: as their files are called up to the last dot. others: the suffixes of files
     that are none of this form; again: how many images have the key of another; lone:
@@ -226,58 +228,64 @@ class Listing:
     others: image_files.Suffixes
     again: int
     lone: int
+    counts: Counts
 
 
 def _list(folder: pathlib.Path) -> Listing:
-    """Lists one folder; a text's length tells whether it holds a caption."""
+    """Lists one folder and reads how many captions its texts hold."""
     try:
-        sizes = {
-            entry.name: entry.stat().st_size
+        there = {
+            entry.name
             for entry in os.scandir(folder)
             if not entry.name.startswith(".") and entry.is_file()
         }
     except OSError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}") from error
     images: dict[str, str] = {}
-    texts: set[str] = set()
+    lone: set[str] = set()
     others, again = image_files.Suffixes(), 0
-    for name in sorted(sizes):
+    for name in sorted(there):
         key, suffix = os.path.splitext(name)
         if suffix.lower() in (".txt", ".json"):
-            texts.add(key)
+            lone.add(key)
         elif not image_files.is_image(folder / name):
             others[contents.suffix_of(name)] += 1
         elif images.setdefault(key, name) != name:
             again += 1
-    kinds, counts = [], []
-    for key in images:
-        kind, count = tar_index.NO_TEXT, 0
-        if (size := sizes.get(f"{key}.txt")) is not None:
-            kind, count = tar_index.TXT, int(size > 0)
-        elif f"{key}.json" in sizes:
-            kind, count = tar_index.JSON, _count(folder / f"{key}.json")
-        kinds.append(kind)
-        counts.append(count)
+    counts = Counts()
+    groups = (_texts(folder, key, there) for key in images)
+    texts = caption_files.choose_each(groups, counts)
     return Listing(
         path=folder,
         images=strings.Strings(images.values()),
         keys=list(images),
-        kinds=np.array(kinds, np.uint8),
-        captions=np.array(counts, np.int32),
+        kinds=np.array([text.kind for text in texts], np.uint8),
+        # One that cannot be read is an example too, so that its fault is met.
+        captions=np.array([abs(text.captions) for text in texts], np.int32),
         others=others,
         again=again,
-        lone=len(texts - images.keys()),
+        lone=len(lone - images.keys()),
+        counts=counts,
     )
 
 
-def _count(place: pathlib.Path) -> int:
-    """The captions of a JSON file; 1 where it is broken, so that this is met."""
-    try:
-        return len(
-            tar_index.parse_captions(tar_index.JSON, files.read_bytes(place, ""))
-        )
-    except BadExample:
-        return 1
+def _texts(folder: pathlib.Path, key: str, there: set[str]) -> list[caption_files.Text]:
+    """What the text file of an image holds, and the JSON beside it.
+
+    img2dataset has the same caption in both, so the JSON is read only if need be.
+    """
+    texts: list[caption_files.Text] = []
+    for suffix, kind in ((".txt", caption_files.TXT), (".json", caption_files.JSON)):
+        said = bool(texts) and texts[0].captions and texts[0].kind == caption_files.TXT
+        if said or f"{key}{suffix}" not in there:
+            continue
+        try:
+            data = files.read_bytes(folder / f"{key}{suffix}", "")
+        except BadExample:
+            texts.append(caption_files.Text(kind, captions=-1))
+        else:
+            texts.append(caption_files.look(kind, data))
+    return texts
 
 
 def _has_folders(base: pathlib.Path) -> bool:

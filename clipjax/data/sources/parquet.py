@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, folders, parquet, split_files, subset, tar_index
+from clipjax.data import files, folders, parquet, split_files, subset
 from clipjax.data.parquet_columns import Wanted
 from clipjax.types import BadExample, Example, UserError
 
@@ -241,10 +241,9 @@ class Parquet:
     def _parse(self, values: list[Any], key: str) -> list[str]:
         captions = []
         for text in parquet.texts(values):
-            try:
-                captions += tar_index.parse_captions(tar_index.TXT, text)
-            except BadExample as error:
-                raise BadExample(error.reason, key) from error
+            if isinstance(text, bytes):
+                raise BadExample("the caption is not UTF-8 text", key)
+            captions.append(text)
         return captions
 
     def _no_image(self, rows: parquet.Rows, i: int, key: str) -> str:

@@ -2,8 +2,9 @@
 
 A shard holds `KEY.jpg` (or png, webp, ...) with `KEY.json`, `KEY.txt` and `KEY.cls`
 as there are; KEY is the path up to the first dot of the file name. Captions come from
-the JSON list `captions`, else the text file, else the JSON string `caption`. That is
-what img2dataset and the webdataset library write. The folder may be remote, gs://,
+a JSON list, else the text file, else a single JSON field, whichever says something
+(clipjax/data/caption_files.py). That is what img2dataset, CLIP_benchmark and the
+webdataset library write. The folder may be remote, gs://,
 s3://, hf:// or https://, and is then read in place.
 
     --config configs/x.py:data=webdataset --config.data.train.path=FOLDER
@@ -17,7 +18,7 @@ import itertools
 
 import numpy as np
 
-from clipjax.data import files, folders, remote, subset, tar_index
+from clipjax.data import caption_files, files, folders, remote, subset, tar_index
 from clipjax.types import BadExample, Example, UserError
 
 THREADS = 16  # that look up and index shards at once
@@ -192,10 +193,10 @@ class WebDataset:
     def _captions(self, shard: int, i: int) -> list[str]:
         found = self._indexes[shard]
         kind = int(found.text_kind[i])
-        if kind == tar_index.NO_TEXT:
+        if kind == caption_files.NO_TEXT:
             return []
         data = self._read(shard, found.text_start[i], found.text_size[i])
-        return tar_index.parse_captions(kind, data)
+        return caption_files.parse(kind, data)
 
     def _labels(self, label: int) -> dict[str, int]:
         if not self.class_names or label == tar_index.NO_LABEL:
