@@ -7,30 +7,31 @@ comes from `rng`, and every call draws the same number of numbers whatever the i
 so that one image never shifts the draws of the next.
 
 `crop` and `none` make a picture of the size. The others change a finished picture with
-probability `p`; one that is not finished becomes so as in the evaluation. To add one,
-write a factory that returns a `Step`: its module is its only place.
+probability `p`; one that is not finished becomes so as in the evaluation. What has
+`as_evaluated(preprocess)` is asked once for its form beside a run's `data.preprocess`.
+To add one, write a factory that returns a `Step`: its module is its only place.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageFilter
 
 from clipjax.data import images, opencv, policies, preprocess
+from clipjax.data.crops import (
+    DECODERS,
+    ENHANCE,
+    TRIES,
+    Crop,
+    Evaluation,
+    rectangles,
+    turned,
+)
 from clipjax.types import UserError
-
-# As torchvision's RandomResizedCrop: so many tries to fit a crop into the image.
-TRIES = 10
-DRAWS = 2 * TRIES + 2 + 1 + 4  # area and aspect each try, place, flip, colours
-
-DECODERS = ("pillow", "opencv")
-
-ENHANCE = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 Augment = Callable[[images.Picture, np.random.Generator], np.ndarray]
 
@@ -62,7 +63,8 @@ def crop(
       color_jitter: s in [0, 1]: brightness, contrast and saturation, in this order, by
         factors uniform in [1 - s, 1 + s].
       hue: h in [0, 0.5]: turns the hue by up to h of the circle, after the others.
-      exif: turn the image upright first, as the evaluation does.
+      exif: turn the image upright first if data.preprocess does so; False is refused
+        if it does.
       draft: let libjpeg shrink JPEGs of over twice `image_size` while decoding, the
         crop never below `image_size`. On 500 x 375 photographs at 112 and 64 pixels:
         about 1.4 and 1.6 times the speed, pixels 1.3 and 1.8 (of 255) off on average.
@@ -87,7 +89,9 @@ def crop(
 
 
 def none(image_size: int) -> Plain:
-    """No augmentation: the evaluation's `clip` transform; draws nothing."""
+    """No augmentation: the pixels of the evaluation, `clip`'s unless data.preprocess
+    says otherwise; draws nothing.
+    """
     return Plain(preprocess.clip(image_size))
 
 
@@ -204,19 +208,24 @@ class Chain:
 class Step:
     """Changes a finished picture with probability p.
 
-    plain: finishes one that is not. change(picture, draws) -> picture, with as many
-    draws from [0, 1) as said.
+    plain: finishes one that is not of `image_size`. change(picture, draws) -> picture,
+    with as many draws from [0, 1) as said.
     """
 
-    plain: preprocess.Shortest
+    image_size: int
+    plain: Evaluation
     p: float
     draws: int
     change: Callable[[Image.Image, Sequence[float]], Image.Image]
 
+    def as_evaluated(self, evaluation: Evaluation) -> Step:
+        """This step, after the evaluation's transform where it comes first."""
+        return dataclasses.replace(self, plain=evaluation)
+
     def __call__(self, image: images.Picture, rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
         chance, *draws = rng.random(1 + self.draws).tolist()
-        size = self.plain.image_size
+        size = self.image_size
         if not isinstance(image, np.ndarray) or image.shape != (size, size, 3):
             image = self.plain(image)
         if chance >= self.p:
@@ -228,102 +237,16 @@ class Step:
 class Plain:
     """A fixed transform in the form of an augmentation; see `none`."""
 
-    transform: preprocess.Shortest
+    transform: Evaluation
+
+    def as_evaluated(self, evaluation: Evaluation) -> Plain:
+        """The evaluation's pixels."""
+        return Plain(evaluation)
 
     def __call__(self, image: images.Picture, rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
         del rng
         return self.transform(image)
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop:
-    """Random resized crop, flip and colours; see `crop`."""
-
-    image_size: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    flip: float
-    color_jitter: float
-    hue: float
-    exif: bool
-    draft: bool
-    decoder: str
-
-    def __call__(self, image: images.Picture, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
-        draws = rng.random(DRAWS)
-        mirror, *colours = draws[2 * TRIES + 2 :]
-        if self.decoder == "opencv":
-            whole = opencv.decode(image, exif=self.exif)
-            box = self._box(whole.shape[1], whole.shape[0], draws)
-            pixels = opencv.resize(whole, box, self.image_size)
-        else:
-            pixels = self._by_pillow(image, draws)
-        if mirror < self.flip:
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        return self._coloured(pixels, colours)
-
-    def _by_pillow(self, image: images.Picture, draws: np.ndarray) -> np.ndarray:
-        picture = None if self.draft else images.decode(image, exif=self.exif)
-        width, height = picture.size if picture else images.size(image, exif=self.exif)
-        box = self._box(width, height, draws)
-        if picture is None:
-            enough = (
-                math.ceil(width * self.image_size / (box[2] - box[0])),
-                math.ceil(height * self.image_size / (box[3] - box[1])),
-            )
-            picture = images.decode(image, exif=self.exif, at_least=enough)
-            shrunk = round(max(width, height) / max(picture.size))
-            left, top, right, bottom = (edge / shrunk for edge in box)
-            box = (left, top, right, bottom)
-        size = (self.image_size, self.image_size)
-        return np.array(picture.resize(size, preprocess.BICUBIC, box=box))
-
-    def _box(self, width: int, height: int, draws: np.ndarray) -> opencv.Box:
-        """The crop's edges in pixels."""
-        wide, high = self._crop_size(width, height, draws[: 2 * TRIES])
-        x, y = draws[2 * TRIES : 2 * TRIES + 2]
-        left = math.floor(x * (width - wide + 1))
-        top = math.floor(y * (height - high + 1))
-        return left, top, left + wide, top + high
-
-    def _crop_size(self, width: int, height: int, tries: np.ndarray) -> tuple[int, int]:
-        """(width, height) in pixels of the first try that fits, else of the largest."""
-        for wide, high in _rectangles(width * height, self.scale, self.ratio, tries):
-            if 0 < wide <= width and 0 < high <= height:
-                return wide, high
-        return (
-            max(1, min(width, round(height * self.ratio[1]))),
-            max(1, min(height, round(width / self.ratio[0]))),
-        )
-
-    def _coloured(self, pixels: np.ndarray, draws: list[float]) -> np.ndarray:
-        if not self.color_jitter and not self.hue:
-            return pixels
-        picture = Image.fromarray(pixels)
-        if self.color_jitter:
-            for kind, draw in zip(ENHANCE, draws[:3], strict=True):
-                factor = 1 + self.color_jitter * (2 * draw - 1)
-                picture = kind(picture).enhance(factor)
-        if self.hue:
-            picture = _turned(picture, self.hue * (2 * draws[3] - 1))
-        return np.array(picture)
-
-
-def _rectangles(
-    pixels: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    draws: Sequence[float] | np.ndarray,
-) -> Iterator[tuple[int, int]]:
-    """Two sides for each two draws: the share of the pixels uniform in `scale`, the
-    first side by the second log-uniform in `ratio`."""
-    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    for share, shape in np.reshape(draws, (-1, 2)):
-        area = pixels * (scale[0] + share * (scale[1] - scale[0]))
-        quotient = math.exp(log_low + shape * (log_high - log_low))
-        yield round(math.sqrt(area * quotient)), round(math.sqrt(area / quotient))
 
 
 def _check_shares(most: float = 1, **options: float) -> None:
@@ -334,7 +257,7 @@ def _check_shares(most: float = 1, **options: float) -> None:
 
 def _step(image_size: int, p: float, draws: int, change: Callable) -> Step:
     _check_shares(p=p)
-    return Step(preprocess.clip(image_size), p, draws, change)
+    return Step(image_size, preprocess.clip(image_size), p, draws, change)
 
 
 def _flipped(picture: Image.Image, draws: Sequence[float]) -> Image.Image:
@@ -353,16 +276,8 @@ def _jittered(
         if i < len(ENHANCE):
             picture = ENHANCE[i](picture).enhance(1 + amount)
         else:
-            picture = _turned(picture, amount)
+            picture = turned(picture, amount)
     return picture
-
-
-def _turned(picture: Image.Image, share: float) -> Image.Image:
-    """The hues turned by a share of the circle."""
-    turn = np.uint8(round(share * 256) % 256)
-    hue, saturation, value = picture.convert("HSV").split()
-    hue = Image.fromarray(np.asarray(hue) + turn)
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def _grey(picture: Image.Image, draws: Sequence[float]) -> Image.Image:
@@ -388,7 +303,7 @@ def _erased(
     """draws: area and shape of each try, place, and what the pixels are drawn from."""
     (x, y, noise), (width, height) = draws[2 * TRIES :], picture.size
     tries = draws[: 2 * TRIES]
-    for high, wide in _rectangles(width * height, area, ratio, tries):
+    for high, wide in rectangles(width * height, area, ratio, tries):
         if wide < width and high < height:
             left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
             pixels = np.array(picture)

@@ -155,8 +155,16 @@ def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
 
 
 def augment(config: Config) -> Augment:
-    """Images as the run trains on them: (anything decodable, generator) -> uint8."""
+    """Images as the run trains on them: (anything decodable, generator) -> uint8.
+
+    They are upright by EXIF, or not, as those of its evaluation are.
+    """
     parts = _chain("augment", config.data.augment, config.data.image_size)
+    evaluation = preprocess(config)
+    parts = [
+        part.as_evaluated(evaluation) if hasattr(part, "as_evaluated") else part
+        for part in parts
+    ]
     return parts[0] if len(parts) == 1 else Chain(tuple(parts))
 
 
