@@ -86,6 +86,9 @@ def run(
                 _say(name, record)
                 whole.write_json(out, found)
         finally:
+            for record in found["parts"].values():
+                if record["status"] == "running":  # a signal ends this process
+                    record["status"] = "stopped"
             found["seconds"] = round(time.monotonic() - end + budget, 1)
             whole.write_json(out, found)
     return found
