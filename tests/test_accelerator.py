@@ -167,6 +167,7 @@ def test_ratios_are_of_the_same_run_and_batch():
         },
         "transformers": {
             "results": {
+                "parameters": 5,
                 "eager": {"batch": 256, "images_per_second": 1500.0},
                 "compiled": {"batch": 512, "images_per_second": 1500.0},
             }
@@ -178,6 +179,11 @@ def test_ratios_are_of_the_same_run_and_batch():
     theirs = parts["transformers"]["results"]
     assert theirs["eager"]["clipjax_over_it"] == 2.0
     assert "clipjax_over_it" not in theirs["compiled"]
+
+    del theirs["eager"]["clipjax_over_it"]
+    theirs["parameters"] = 6  # another model
+    derived.add(parts)
+    assert "clipjax_over_it" not in theirs["eager"]
 
 
 def test_operations_of_a_pair_are_those_that_xla_counts():

@@ -12,7 +12,11 @@ def add(parts: dict[str, Any]) -> None:
         for value in part.get("results", {}).values():
             if isinstance(value, dict) and "model_tflops" in value and peak:
                 value["share_of_bfloat16_peak"] = round(value["model_tflops"] / peak, 4)
-    for value in parts.get("transformers", {}).get("results", {}).values():
+    theirs = parts.get("transformers", {}).get("results", {})
+    sizes = {_result(parts, name, "parameters") for name in ("step", "transformers")}
+    if len(sizes) > 1:  # not the same model
+        return
+    for value in theirs.values():
         if isinstance(value, dict) and "images_per_second" in value:
             same = f"batch_{value['batch']}"
             if ours := _at(parts, "step", same, "images_per_second"):
@@ -21,5 +25,9 @@ def add(parts: dict[str, Any]) -> None:
 
 
 def _at(parts: dict[str, Any], part: str, result: str, key: str) -> float | None:
-    value = parts.get(part, {}).get("results", {}).get(result, {})
+    value = _result(parts, part, result)
     return value.get(key) if isinstance(value, dict) else None
+
+
+def _result(parts: dict[str, Any], part: str, name: str) -> Any:
+    return parts.get(part, {}).get("results", {}).get(name)
