@@ -59,7 +59,9 @@ def parse(
         stem = name.partition(".")[0]
         if item.startswith("-"):
             if config is None and stem.removeprefix("no") == "config" and "." in name:
-                raise UserError(f"{item!r} needs --config FILE.py before it")
+                own = re.match(r"-+config\.data\.(?:eval|train)\.(.+)", item)
+                hint = f", or write --data.{own[1]}" if own and "data" in known else ""
+                raise UserError(f"{item!r} needs --config FILE.py before it{hint}")
             if stem not in known and stem.removeprefix("no") not in known:
                 hint = registry.suggest(stem, known)
                 listing = ", ".join(f"--{flag}" for flag in known)
@@ -183,6 +185,35 @@ def check_overrides(argv: list[str], chosen: Config) -> None:
                 found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == last]
                 hint = f" Did you mean {found[0]!r}?" if found else ""
             raise UserError(f"unknown config key {key!r}.{hint}")
+
+
+def data_flags(items: list[str]) -> tuple[str, dict[str, str], list[str]]:
+    """A source on a command line, --data=NAME --data.KEY=VALUE: its name ("" without
+    one), its options as text, and the rest of the line.
+
+    Raises UserError for a flag without a value, and for one that is given twice.
+    """
+    name, given, rest = "", {}, []
+    waiting = iter(items)
+    for item in waiting:
+        flag, equals, value = item.partition("=")
+        key = flag.lstrip("-")
+        if not item.startswith("-") or key.partition(".")[0] != "data":
+            rest.append(item)
+            continue
+        if not equals:
+            value = next(waiting, "")
+            if not value or value.startswith("--"):
+                raise UserError(f"{item}: write it as {item}=VALUE")
+        if key == "data" and name:
+            raise UserError("--data is given twice")
+        if key == "data":
+            name = value
+        elif key.removeprefix("data.") in given:
+            raise UserError(f"--{key} is given twice")
+        else:
+            given[key.removeprefix("data.")] = value
+    return name, given, rest
 
 
 def config_value(argv: list[str]) -> str | None:

@@ -257,7 +257,8 @@ def field(value: Any, annotation: Any, path: str) -> Any:
     return registry.typed(value, annotation, path)
 
 
-def _source(name: str, options, split: str) -> Config:
+def source_section(name: str, options, split: str) -> Config:
+    """The section of a source."""
     section = _component("data", name, options)
     section["split"] = split
     return section
@@ -266,10 +267,10 @@ def _source(name: str, options, split: str) -> Config:
 def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Config:
     data = ConfigDict(_shared(options, "data"))
     given = options.pop("data.eval", {})
-    data.train = _source(chosen["data"], options, "train")
+    data.train = source_section(chosen["data"], options, "train")
     eval_name = chosen["eval_data"] or chosen["data"]
     if eval_name != chosen["data"]:
-        data.eval = _source(eval_name, options, "val")
+        data.eval = source_section(eval_name, options, "val")
     else:
         # The same source: what a flag changes for training holds here too.
         data.eval = ConfigDict()
@@ -353,7 +354,7 @@ def _evals(chosen: str, default: str, options) -> Config:
         name, _, source = item.partition("@")
         section = evals[label] = _component("evals", name, options)
         if source:
-            section["data"] = _source(source, options, "val")
+            section["data"] = source_section(source, options, "val")
             given = options.pop(f"evals.{label}.data", {})
             if item in default.split("+"):
                 _set(section["data"], given, f"evals.{label}.data")

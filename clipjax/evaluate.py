@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Mapping
 
 from rich.console import Console
 
-from clipjax import commandline, config_check, whole
+from clipjax import commandline, config_check, config_parts, whole
+from clipjax.config import source_section
 from clipjax.types import Config, UserError
 
 HELP = """\
 usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
                                   [--noema] [--json FILE]
                                   [--interpolate DIR [--alphas 0,0.5,1]]
+                                  [--data=NAME --data.KEY=VALUE ...]
                                   [--config FILE.py:evals=NAME,data=NAME ...]
 
   --workdir DIR        the run, as given to clipjax.train
@@ -27,6 +30,9 @@ usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
                        tuned from: evaluates the weights between the two (WiSE-FT)
   --alphas 0,0.5,1     shares of this run's weights in them; five from 0 to 1 by default
   --json FILE          where results go; DIR/evaluation-STEP[-CONFIG].json by default
+  --data=NAME          the source of evaluators that have none of their own, not the
+                       run's evaluation data
+  --data.KEY=VALUE     an option of that source, or of the run's; --data.split=NAME
   --config FILE.py     take evaluators and evaluation data from this config (with its
                        --config.evals... and --config.data.eval... flags), not the run's
 
@@ -47,9 +53,11 @@ def main(argv: list[str]) -> int:
     value = commandline.config_value(argv)
     other = commandline.load_file(value) if value else None
     chosen = other.copy_and_resolve_references() if other is not None else None
+    source, given, rest = commandline.data_flags(argv[1:])
     values = commandline.parse(
-        argv,
+        [argv[0], *rest],
         other,
+        data="",
         workdir="",
         checkpoint="best",
         ema=True,
@@ -80,7 +88,15 @@ def main(argv: list[str]) -> int:
         raise UserError("--alphas needs --interpolate DIR, the run to come from")
     base = values.interpolate
     evaluate(
-        workdir, values.checkpoint, values.ema, json_file, other, name, base, shares
+        workdir,
+        values.checkpoint,
+        values.ema,
+        json_file,
+        other,
+        name,
+        base,
+        shares,
+        (source, given),
     )
     return 0
 
@@ -115,12 +131,15 @@ def evaluate(
     name: str,
     base: str = "",
     shares: tuple[float, ...] = (1.0,),
+    data: tuple[str, Mapping[str, str]] = ("", {}),
 ) -> None:
     """Prints a table and writes the results as JSON.
 
     other: a config whose evaluators and data to take. name: of the results' file
     beside others of the same step. base: a run, or a released model, to mix the
     weights with, of which 1 - share is taken for each of `shares` (arXiv 2109.01903).
+    data: a source's name and options as text, to take in place of the evaluation data;
+    without a name the options are of those.
     """
     import jax
 
@@ -128,6 +147,7 @@ def evaluate(
     from clipjax.engine import (
         assemble,
         classes,
+        datasets,
         distributed,
         initial,
         interpolate,
@@ -148,10 +168,19 @@ def evaluate(
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
     learnt = classes.saved(config, workdir)
     encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
-    what = other or config
-    evaluators = assemble.evaluators(
-        what, encoder, assemble.eval_source(what, val_loss=False)
-    )
+    what = datasets.resolved(other or config)
+    if any(data):
+        what = datasets.resolved(_with_data(what, *data))
+        section = what.data.eval
+        name += f"-{section.name}-{section.split}".replace("/", "_")
+    flag = "--config.data.eval." if other else "--data."
+    shared = datasets.eval_source(what, val_loss=False, flag=flag)
+    flag = "--config." if other else "--config FILE.py --config."
+    own = datasets.own_sources(what, flag)
+    if other is None:
+        unchanged = None if any(data) else shared
+        datasets.check_evaluation(workdir, datasets.eval_fingerprints(unchanged, own))
+    evaluators = assemble.evaluators(what, encoder, shared, own)
     start = variables
     if base:
         given = library.load(base, checkpoint=checkpoint, ema=ema)
@@ -195,6 +224,33 @@ def evaluate(
     if jax.process_index() == 0:
         whole.write_json(path, written)
         console.print(f"written to {path}", soft_wrap=True)
+
+
+def _with_data(config: Config, name: str, given: Mapping[str, str]) -> Config:
+    """The config with other evaluation data.
+
+    Raises UserError for an option that the source does not have, and where every
+    evaluator has data of its own.
+    """
+    from clipjax.data import source_words
+
+    if all(
+        "data" in config.evals[label]
+        for label in config_parts.labels(config.evals, "evals")
+    ):
+        raise UserError(
+            "--data: every evaluator has data of its own; choose others by --config "
+            "FILE.py:evals=NAME"
+        )
+    found = config.copy_and_resolve_references()
+    with found.unlocked():
+        if name and name != found.data.eval.name:
+            found.data.eval = source_section(name, {}, "val")
+        section = found.data.eval
+        texts = dict(given)
+        section.split = texts.pop("split", section.split)
+        section.update(source_words.options(section.name, texts, "--data."))
+    return found.lock()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ usage: python -m clipjax.prepare convert --data=NAME --data.path=DIR --out=DIR [
 
   --data=NAME          a source: {sources}
   --data.KEY=VALUE     an option of that source (docs/data.md)
-  --split=train        of the source; convert and tiny take several: train,val
+  --split=train        of the source, also --data.split; convert and tiny take several:
+                       train,val
   --threads={threads}          that read and decode
 
 convert: any source into shards that are read quickly in any order. Started again after
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> int:
         hint = registry.suggest(action, FLAGS)
         what = f"{action!r} is no action.{hint}" if action else "no action given."
         raise UserError(f"{what} Use {', '.join(FLAGS)}; --help explains them")
-    name, given, rest = _data(argv[2:])
+    name, given, rest = commandline.data_flags(argv[2:])
     argv = [f"{argv[0]} {action}", *rest]
     own = {"data": "", "split": "train", "threads": threads}
     values = commandline.parse(argv, None, **own, **FLAGS[action])
@@ -100,6 +101,11 @@ def main(argv: list[str]) -> int:
         )
     if action in ("convert", "tiny") and not values.out:
         raise UserError("no --out given: the folder to write to")
+    if given and not name:
+        raise UserError(f"--data.{next(iter(given))} needs --data=NAME")
+    if "split" in given and values["split"].present:
+        raise UserError("--split and --data.split are the same: give one of them")
+    values.split = given.pop("split", values.split)
     splits = [split for split in values.split.split(",") if split]
     if action in ("inspect", "verify") and len(splits) > 1 or not splits:
         raise UserError(f"--split={values.split}: give one split")
@@ -108,7 +114,7 @@ def main(argv: list[str]) -> int:
     if values.threads < 1:
         raise UserError(f"--threads={values.threads}: use 1 or more")
 
-    from clipjax.data import source_words
+    from clipjax.data import files, source_words
 
     options = source_words.options(name, given, "--data.")
     make = registry.load("data", name)
@@ -117,7 +123,8 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     status = 0
     # All before the first is written, so that a wrong name is told at once.
-    sources = {split: make(split, **options) for split in splits}
+    with files.set_by_flags("--data."):
+        sources = {split: make(split, **options) for split in splits}
     for split, source in sources.items():
         described = {"data": name, "split": split, **options}
         try:
@@ -154,31 +161,6 @@ def _use(values: Any) -> str:
     if values.to == "tar" and (pathlib.Path(values.out) / convert.CLASSES).exists():
         use += f" --config.data.train.classes={convert.CLASSES}"
     return use
-
-
-def _data(items: list[str]) -> tuple[str, dict[str, str], list[str]]:
-    """The source's name and options on a command line, and the rest of it."""
-    name, given, rest = "", {}, []
-    waiting = iter(items)
-    for item in waiting:
-        flag, equals, value = item.partition("=")
-        key = flag.lstrip("-")
-        if not item.startswith("-") or key.partition(".")[0] != "data":
-            rest.append(item)
-            continue
-        if not equals:
-            value = next(waiting, "")
-            if not value or value.startswith("--"):
-                raise UserError(f"{item}: write it as {item}=VALUE")
-        if key == "data":
-            name = value
-        elif key.removeprefix("data.") in given:
-            raise UserError(f"--{key} is given twice")
-        else:
-            given[key.removeprefix("data.")] = value
-    if given and not name:
-        raise UserError(f"--data.{next(iter(given))} needs --data=NAME")
-    return name, given, rest
 
 
 @contextlib.contextmanager

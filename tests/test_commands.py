@@ -169,12 +169,17 @@ def one_device(tmp_path):
 
 
 def test_dry_run_shows_and_trains_nothing(capsys, one_device):
+    """Also if another run is in the way, which is mentioned."""
+    kept = pathlib.Path("runs/quickstart/config.json")
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
     argv = ["train", f"--config={QUICKSTART}", *TINY, "--dry_run"]
     assert train.main(argv) == 0
     printed = capsys.readouterr().out
     for word in ("text/token_embedding", "GFLOP", "MiB", "image_id", "parameters"):
         assert word in printed
-    assert not pathlib.Path("runs").exists()
+    assert "training it would be refused: " in printed and "is damaged" in printed
+    assert list(kept.parent.iterdir()) == [kept] and kept.read_text() == "{}"
 
 
 def test_train_evaluate_and_load(capsys, one_device):

@@ -12,7 +12,16 @@ from checkpoint_helpers import bits
 from rich.console import Console
 
 import clipjax
-from clipjax.engine import assemble, evaluation, initial, loop, metrics, resume, run
+from clipjax.engine import (
+    assemble,
+    datasets,
+    evaluation,
+    initial,
+    loop,
+    metrics,
+    resume,
+    run,
+)
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.progress import Progress
 from clipjax.engine.store import Store
@@ -206,7 +215,7 @@ def test_the_library_encodes_as_the_evaluators_do(lively, parts):
     plain, _ = assemble.load_variables(workdir, "best", ema=False)
     assert loaded.step == step
     encoder = assemble.encoder(made.config, made.model, made.tokenizer, made.mesh)
-    examples = [assemble.source(made.config.data.eval)[i] for i in (1, 2, 3)]
+    examples = [datasets.source(made.config.data.eval, "")[i] for i in (1, 2, 3)]
     images = [example.image for example in examples]
     texts = [example.captions[0] for example in examples]
     ours = loaded.encode_image(images)

@@ -21,7 +21,7 @@ import run_tools
 from clipjax import registry
 from clipjax.config_check import validate
 from clipjax.data import pipeline
-from clipjax.engine import assemble
+from clipjax.engine import assemble, datasets
 from clipjax.models import fusion, layers, memory, memory_network, ttt
 from clipjax.types import GLOBAL_OUTPUTS, LossSpec, UserError
 
@@ -589,7 +589,7 @@ def test_steps_on_the_synthetic_set_reduce_the_loss(configs):
     config = configs("synthetic")
     config.data.tokenizer.update({"vocab_size": VOCAB, "context_length": LENGTH})
     config.data.train.update({"size": 64, "resolution": SIZE})
-    source = assemble.source(config.data.train)
+    source = datasets.source(config.data.train, "")
     batches = pipeline.train_batches(
         source,
         assemble.new_tokenizer(config, source),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import bisect
 import collections
+import contextlib
+import contextvars
 import errno
 import logging
 import operator
@@ -15,15 +17,10 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from clipjax.types import BadExample, UserError
 
-SET_PATH = (
-    "set it with --config.data.train.path=FOLDER (for evaluation data: "
-    "--config.data.eval.path=FOLDER or --config.evals.LABEL.data.path=FOLDER); "
-    "docs/data.md says how to get some"
-)
 ADDRESSES = (
     "lists addresses of images, not images: download them with img2dataset "
     "(docs/data.md has the command)"
@@ -41,7 +38,30 @@ IMAGE_HEADERS = (
     *("image_path", "path", "name", "key"),
 )
 
+# What a source's options begin with on this command line.
+_FLAG = contextvars.ContextVar("flag", default="--config.data.train.")
+
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def set_by_flags(flag: str) -> Iterator[None]:
+    """Lets messages about a source that is made name its own flags (`--data.`)."""
+    before = _FLAG.set(flag)
+    try:
+        yield
+    finally:
+        _FLAG.reset(before)
+
+
+def set_by(option: str, value: str) -> str:
+    """The flag that sets an option of the source that is being made."""
+    return f"{_FLAG.get()}{option}={value}"
+
+
+def set_path() -> str:
+    """How the folder of the data is named, for a message."""
+    return f"set it with {set_by('path', 'FOLDER')}; docs/data.md says how to get some"
 
 
 def missing(path: str | os.PathLike[str], how: str) -> UserError:
@@ -55,7 +75,7 @@ def folder(path: str, kind: str) -> pathlib.Path:
     kind: what the folder should hold, for the message ("webdataset shards").
     """
     if not path:
-        raise UserError(f"no folder of {kind} is given: {SET_PATH}")
+        raise UserError(f"no folder of {kind} is given: {set_path()}")
     if "://" in path:
         raise UserError(
             f"{path}: {kind} are read from a local folder; of the sources only "
@@ -63,9 +83,9 @@ def folder(path: str, kind: str) -> pathlib.Path:
         )
     place = pathlib.Path(path).expanduser()
     if not place.exists():
-        raise missing(place, f"Put the {kind} there, or {SET_PATH}")
+        raise missing(place, f"Put the {kind} there, or {set_path()}")
     if not place.is_dir():
-        raise UserError(f"{place} is not a folder of {kind}: {SET_PATH}")
+        raise UserError(f"{place} is not a folder of {kind}: {set_path()}")
     return place
 
 

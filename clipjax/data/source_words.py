@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from clipjax.registry import typed
 from clipjax.types import Source, UserError
 
 FORM = "webdataset path=FOLDER weight=2 + captions path=FOLDER"
+PATHS = ("path", "data_dir")  # options that name a place
 OWN = ("weight", "split", "as")  # words of a part that are no option of its source
 
 
@@ -92,6 +94,28 @@ def parts(text: str) -> list[Part]:
                 f"{label} as=first ... + {label} as=second ..."
             )
     return found
+
+
+def absolute(path: str) -> str:
+    """A place of data as it can be named from any folder; addresses as they are."""
+    if not path or "://" in path:
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def absolute_parts(text: str) -> str:
+    """The words of several sources with their folders absolute; see `parts`."""
+    try:
+        tokens = shlex.split(text)
+    except ValueError:
+        return text  # whoever makes the source says what is wrong
+    found = []
+    for token in tokens:
+        key, equals, value = token.partition("=")
+        if equals and key in PATHS:
+            token = f"{key}={absolute(value)}"
+        found.append(token)
+    return text if found == tokens else shlex.join(found)
 
 
 def _part(name: str, words: list[str]) -> Part:

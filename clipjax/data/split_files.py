@@ -39,7 +39,7 @@ def find(base: pathlib.Path) -> dict[str, list[str]]:
         folder, split = _split(pathlib.PurePosixPath(name))
         found.setdefault(folder, {}).setdefault(split, []).append(name)
     if not found:
-        raise UserError(f"{base} holds no {SUFFIX} files: {files.SET_PATH}")
+        raise UserError(f"{base} holds no {SUFFIX} files: {files.set_path()}")
     if len(found) > 1:
         raise UserError(
             f"{base} holds {SUFFIX} files in several folders ({', '.join(found)}): "

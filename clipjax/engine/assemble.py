@@ -39,19 +39,6 @@ from clipjax.types import (
 )
 
 
-def source(section: Mapping[str, Any]) -> Source:
-    """The source of a `data.train`, `data.eval` or `evals.LABEL.data` section.
-
-    Raises UserError where data is missing or empty.
-    """
-    made = create("data", section, section["split"])
-    if len(made) == 0:
-        raise UserError(
-            f"data={section['name']}, split={section['split']!r}: the source is empty"
-        )
-    return made
-
-
 def new_tokenizer(
     config: Config, train_source: Source, varied: TextAugment | None = None
 ) -> Tokenizer | None:
@@ -203,28 +190,8 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
     return [create(family, section[label], *args) for label in order]
 
 
-def eval_source(config: Config, val_loss: bool) -> Source | None:
-    """The source of `data.eval`, None where nothing needs it.
-
-    Raises UserError where the validation loss of a model with text needs captions and
-    it has none.
-    """
-    evals = labels(config.evals, "evals")
-    if not val_loss and all("data" in config.evals[label] for label in evals):
-        return None
-    section = config.data.eval
-    made = source(section)
-    if val_loss and "text" in config.model and made.max_captions == 0:
-        raise UserError(
-            f"data.eval ({section.name}, split {section.split!r}) has no captions, "
-            "which the validation loss needs: choose other data, or do without it by "
-            "--config.train.val_batches=0"
-        )
-    return made
-
-
 def evaluators(
-    config: Config, made: Encoder, shared: Source | None
+    config: Config, made: Encoder, shared: Source | None, own: Mapping[str, Source]
 ) -> dict[str, Evaluator]:
     """Label -> evaluator, each over its own source or `shared`, the run's.
 
@@ -234,8 +201,7 @@ def evaluators(
     for label in labels(config.evals, "evals"):
         section = config.evals[label]
         _check_output("evals", section.name, made.image_output)
-        own = source(section["data"]) if "data" in section else shared
-        found[label] = create("evals", section, made, own)
+        found[label] = create("evals", section, made, own.get(label, shared))
     return found
 
 

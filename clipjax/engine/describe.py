@@ -13,17 +13,26 @@ from clu import parameter_overview
 
 from clipjax.config_check import to_dict
 from clipjax.data import pipeline
-from clipjax.engine import resume, sharding
+from clipjax.engine import datasets, resume, sharding
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
-from clipjax.types import BadExample, Config
+from clipjax.types import BadExample, Config, UserError
 
 
 def describe(config: Config, workdir: pathlib.Path) -> None:
-    """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing."""
+    """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing.
+
+    A run of another config in workdir is only mentioned.
+    """
+    config = datasets.resolved(config)
     print(json.dumps(to_dict(config), indent=1))
     enable_cache(print)
-    run = prepare(config, workdir, resume.check(workdir, config, True, print))
+    anew = True
+    try:
+        anew = resume.check(workdir, config, True, print)
+    except UserError as error:
+        print(f"training it would be refused: {error}")
+    run = prepare(config, workdir, anew)
     params = run.template.params
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

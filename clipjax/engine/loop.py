@@ -19,7 +19,7 @@ import jax
 from rich.console import Console
 
 from clipjax.agree import gather, on_primary
-from clipjax.engine import assemble, classes, initial, resume, sharding
+from clipjax.engine import assemble, classes, datasets, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
@@ -74,8 +74,11 @@ def train(
         out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     enable_cache(say)
+    config = datasets.resolved(config)
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
     run = prepare(config, workdir, anew)
+    if not anew:
+        on_primary(lambda: datasets.check_training(workdir, run.data, say))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,6 +100,7 @@ def train(
         state, start, replaced = _start(run, saves, say)
         if jax.process_index() == 0:
             resume.save(workdir, config)
+            datasets.save(run.data, workdir)
             assemble.save_tokenizer(config, run.tokenizer, workdir)
             classes.save(run.classes, workdir)
         if start >= run.total_steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -13,11 +14,13 @@ import jax
 
 from clipjax import config_check, whole
 from clipjax.config import SHARED
+from clipjax.engine import datasets
 from clipjax.engine.assemble import read_json
 from clipjax.engine.store import Store
 from clipjax.types import Config, UserError
 
 LIMIT_KEY = "train.max_logit_scale"
+DATA_PLACE = re.compile(r"data\.train\.(path|data_dir|parts)")
 
 
 def environment() -> dict[str, Any]:
@@ -55,9 +58,16 @@ def load_config(workdir: pathlib.Path) -> Config:
         if not isinstance(saved.get(section), dict):
             raise UserError(f"{path} is damaged: it has no section {section!r}")
     try:
-        return config_check.from_dict(saved)
-    except (AttributeError, KeyError, TypeError) as error:
+        config = config_check.from_dict(saved)
+        config_check.validate(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from error
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be used: {error} (restore it, or use the version of "
+            "clipjax that wrote it)"
+        ) from error
+    return config
 
 
 def check(
@@ -78,8 +88,14 @@ def check(
                 "another --workdir"
             )
         return True
-    saved = config_check.to_dict(load_config(workdir))
+    # An older version kept relative places of data, which then mean this folder's.
+    saved = config_check.to_dict(datasets.resolved(load_config(workdir)))
     found = config_check.differences(saved, config)
+    if "data.train" in datasets.saved(workdir):
+        # The same data may lie elsewhere by now: `datasets.check_training` knows them.
+        for key in [key for key in found if DATA_PLACE.fullmatch(key)]:
+            old, new = found.pop(key)
+            say(f"{key} was {old} and is {new}")
     if not held:
         if found:
             say(f"{workdir} holds a run without a checkpoint: it starts anew")

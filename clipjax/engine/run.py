@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from clipjax.data import buckets, pipeline
 from clipjax.data.augment import Augment
 from clipjax.data.labels import Classes
 from clipjax.data.text_augment import TextAugment
-from clipjax.engine import assemble, classes, initial, resume, sharding
+from clipjax.engine import assemble, classes, datasets, initial, resume, sharding
 from clipjax.engine import state as states
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import check_start, make_train_step
@@ -52,6 +53,7 @@ class Run:
     template: states.TrainState
     eval_source: Source | None
     evaluators: dict[str, Evaluator]
+    data: dict[str, dict[str, Any]]
     text_buckets: buckets.Buckets | None
     epoch_size: int
     steps_per_epoch: int
@@ -80,7 +82,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             f"data.batch_size={batch} is not divisible by {parts} micro-batches on "
             f"each of {devices} devices: change train.micro_batches"
         )
-    source = assemble.source(config.data.train)
+    source = datasets.source(config.data.train, "--config.data.train.")
     epoch_size = pipeline.epoch_size(source, config.data.unit)
     steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
     # Up, so that whole epochs visit everything; but not for what rounding adds.
@@ -133,7 +135,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     template = states.shapes(
         model, loss, optim, config.train.ema > 0, config.seed, mesh
     )
-    eval_source = assemble.eval_source(config, config.train.val_batches > 0)
+    eval_source = datasets.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:
         classes.check_validation(config, learnt, eval_source)
         least, found = max(mesh.size, 2), pipeline.epoch_size(eval_source, "image")
@@ -142,6 +144,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
                 f"data.eval holds {found} images, too few for a validation loss on "
                 f"{mesh.size} devices: give {least} or more, or train.val_batches=0"
             )
+    own = datasets.own_sources(config)
     encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
     return Run(
         config=config,
@@ -158,7 +161,8 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         optim=optim,
         template=template,
         eval_source=eval_source,
-        evaluators=assemble.evaluators(config, encoder, eval_source),
+        evaluators=assemble.evaluators(config, encoder, eval_source, own),
+        data=datasets.fingerprints(config, source, eval_source, own),
         text_buckets=_buckets(config, model, source, tokenizer),
         epoch_size=epoch_size,
         steps_per_epoch=steps_per_epoch,

@@ -217,4 +217,6 @@ def _no_split(base: pathlib.Path, split: str) -> str:
             f"folder: give its parent as path and {base.resolve().name!r} as split, or "
             f"move them into {base / (split or 'train')}"
         )
-    return f"{base / split} does not exist. {files.SET_PATH}, to hold SPLIT/CLASS/*.jpg"
+    return (
+        f"{base / split} does not exist. {files.set_path()}, to hold SPLIT/CLASS/*.jpg"
+    )

@@ -308,6 +308,6 @@ def _has_folders(base: pathlib.Path) -> bool:
     if not tables:
         raise UserError(
             f"{base} holds neither folders (00000/) nor parquet files (00000.parquet) "
-            f"of img2dataset: {files.SET_PATH}"
+            f"of img2dataset: {files.set_path()}"
         )
     return False

@@ -42,8 +42,8 @@ def make(split: str, *, parts: str = "") -> Mixture:
     """
     if not parts.strip():
         raise UserError(
-            f"data=mixture needs the option parts: --config.data.train.parts="
-            f'"{source_words.FORM}"'
+            "data=mixture needs the option parts: "
+            + files.set_by("parts", f'"{source_words.FORM}"')
         )
     found = source_words.parts(parts)
     given = [part.label for part in found if part.weight is not None]

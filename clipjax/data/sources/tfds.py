@@ -222,7 +222,7 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
     if not dataset:
         raise UserError(
             f"no TFDS data set is given, and {base} holds no {INFO}: set the option "
-            f"dataset, --config.data.train.dataset=NAME"
+            f"dataset, {files.set_by('dataset', 'NAME')}"
         )
     name, _, version = dataset.partition(":")
     place = base / name
