@@ -153,13 +153,18 @@ def evaluate(
         interpolate,
         resume,
         sharding,
+        texts,
     )
     from clipjax.engine.compilation import enable_cache
 
     distributed.initialise()
     config = resume.load_config(workdir)
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
-    enable_cache(console.print)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    enable_cache(say)
     tokenizer = assemble.saved_tokenizer(config, workdir)
     variables, step = assemble.load_variables(workdir, checkpoint, ema)
     model = assemble.model(config, tokenizer)
@@ -196,6 +201,7 @@ def evaluate(
         if tokenizer is not None and given.tokenizer is not None:
             initial.check_same_ids(what_base, tokenizer, given.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
+    texts.tell_evaluators(evaluators, tokenizer, config, say)
     sweep = {}
     with console.status("") as status:
 

@@ -126,6 +126,10 @@ class Tokenizer(Protocol):
     def state(self) -> str | None:
         """What `make` needs to build the same tokenizer without captions.
 
+        One that does not know every text may also have `unknown(text)`: a sequence of
+        the words or characters that get no id of their own. They are counted before
+        training and evaluation; see data/lost_texts.py.
+
         One of our own may also have `released() -> str`, its tokenizer.json for other
         libraries, with which its models can be exported; see framing.as_library.
         """
@@ -220,7 +224,12 @@ class EvalResult:
 
 
 class Evaluator(Protocol):
-    """`make(encoder, source, *, options) -> Evaluator`."""
+    """`make(encoder, source, *, options) -> Evaluator`.
+
+    One that encodes texts may also have `texts()`: what they are ("captions") -> (an
+    iterable of them, each a tuple of what is taken together, such as a class's prompts;
+    how many there are), to count what the tokenizer loses.
+    """
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None

@@ -13,7 +13,7 @@ from clu import parameter_overview
 
 from clipjax.config_check import to_dict
 from clipjax.data import pipeline
-from clipjax.engine import datasets, resume, sharding
+from clipjax.engine import datasets, resume, sharding, texts
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
 from clipjax.types import BadExample, Config, UserError
@@ -33,6 +33,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     except UserError as error:
         print(f"training it would be refused: {error}")
     run = prepare(config, workdir, anew)
+    texts.tell(run, print)
     params = run.template.params
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

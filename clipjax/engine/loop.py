@@ -19,7 +19,7 @@ import jax
 from rich.console import Console
 
 from clipjax.agree import gather, on_primary
-from clipjax.engine import assemble, classes, datasets, initial, resume, sharding
+from clipjax.engine import assemble, classes, datasets, initial, resume, sharding, texts
 from clipjax.engine import state as states
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
@@ -79,6 +79,7 @@ def train(
     run = prepare(config, workdir, anew)
     if not anew:
         on_primary(lambda: datasets.check_training(workdir, run.data, say))
+    texts.tell(run, say)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

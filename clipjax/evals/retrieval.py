@@ -17,11 +17,12 @@ Ties are broken at random, in expectation; see clipjax/evals/ranking.py.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from clipjax import registry
+from clipjax.data.lost_texts import Item, captions
 from clipjax.encoder import Encoder, part_of
 from clipjax.evals.ranking import Ranks, chance, finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
@@ -159,6 +160,11 @@ class Retrieval:
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
         return EvalResult(metrics, chances, "mean_recall@1", size, len(found.broken))
+
+    def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
+        """See types.Evaluator."""
+        total = int(self.source.caption_counts[self.indices].sum())
+        return {"captions": (captions(self.source, self.indices), total)}
 
     def _standard(
         self,

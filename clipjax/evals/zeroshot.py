@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from clipjax import registry
 from clipjax.data import labels
+from clipjax.data.lost_texts import Item
 from clipjax.encoder import Encoder, Progress, part_of
 from clipjax.evals import accuracy
 from clipjax.evals.ranking import finite, rank, spread
@@ -201,6 +202,16 @@ class ZeroShot:
             metrics, chances, primary, "; ".join(words), len(found.broken)
         )
 
+    def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
+        """See types.Evaluator."""
+        return {
+            f"classes of {name}": (
+                (prompts_of(one, templates) for one in self.classes[name]),
+                len(self.classes[name]),
+            )
+            for name, templates in self.prompts.items()
+        }
+
     def _labels(self, example: Example) -> dict[str, int]:
         found = {}
         for name in self.prompts:
@@ -212,6 +223,11 @@ class ZeroShot:
         return found
 
 
+def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
+    """A class's name in each template."""
+    return [template.replace("{}", name) for template in templates]
+
+
 def class_embeddings(
     encoder: Encoder,
     variables: Variables,
@@ -220,7 +236,7 @@ def class_embeddings(
     progress: Progress | None = None,
 ) -> np.ndarray:
     """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
-    prompts = [template.replace("{}", name) for name in names for template in templates]
+    prompts = [prompt for name in names for prompt in prompts_of(name, templates)]
     texts = encoder.texts(variables, prompts, progress=progress)
     with np.errstate(invalid="ignore"):  # what is not finite stays so, and ranks last
         means = texts.reshape(len(names), len(templates), -1).mean(axis=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from clipjax.data import framing, text
 from clipjax.data.framing import Frame
-from clipjax.data.text import Captions
+from clipjax.data.text import Captions, clean
 from clipjax.types import UserError
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz.,!?'-"
@@ -36,7 +36,7 @@ class CharTokenizer:
         texts = text.check_list(texts)
         if self.special:
             rows = [
-                [self._ids.get(char, self._unknown) for char in text.clean(one)]
+                [self._ids.get(char, self._unknown) for char in clean(one)]
                 for one in texts
             ]
             rows = [[id for id in row if id is not None] for row in rows]
@@ -45,6 +45,11 @@ class CharTokenizer:
                 text.check(one)
             rows = [[self._ids.get(char, 0) for char in one.lower()] for one in texts]
         return self._frame.pack(rows, self.context_length)
+
+    def unknown(self, text: str) -> list[str]:
+        """The characters that have no id."""
+        cleaned = clean(text) if self.special else text.lower()
+        return [char for char in cleaned if char not in self._ids]
 
     def state(self) -> None:
         """None: nothing is learnt."""

@@ -52,6 +52,7 @@ class HfTokenizer:
             self._encode = library.Tokenizer.from_str(_unspelt(spec, inside)).encode
             prefix, suffix = _frame(library, whole)
             self.vocab_size = 1 + max(whole.get_vocab().values())
+            self._unknown_id = _unknown_id(spec["model"], whole)
         except BaseException as error:  # a Rust panic is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
@@ -67,9 +68,20 @@ class HfTokenizer:
         """
         rows = []
         for one in text.check_list(texts):
-            one = self._clean(framing.encodable(one)).replace(HIDDEN, "\ufffd")
-            rows.append(self._encode(one, add_special_tokens=False).ids)
+            found = self._encode(self._cleaned(one), add_special_tokens=False)
+            rows.append(found.ids)
         return self._frame.pack(rows, self.context_length)
+
+    def unknown(self, caption: str) -> list[str]:
+        """The pieces that get the file's token for unknown ones."""
+        cleaned = self._cleaned(caption)
+        found = self._encode(cleaned, add_special_tokens=False)
+        pairs = zip(found.ids, found.offsets, strict=True)
+        return [cleaned[i:j] for id, (i, j) in pairs if id == self._unknown_id]
+
+    def _cleaned(self, caption: str) -> str:
+        """What the library is given."""
+        return self._clean(framing.encodable(caption)).replace(HIDDEN, "\ufffd")
 
     def _clean(self, caption: str) -> str:
         """What the library does not do; its lower case alone has no final sigma."""
@@ -173,6 +185,14 @@ def _unspelt(spec: dict[str, Any], lowercase: bool) -> str:
 def _pair(merge: Any) -> Sequence[str]:
     """The two parts of a merge, which older files write as one string."""
     return merge.split(" ", 1) if isinstance(merge, str) else merge
+
+
+def _unknown_id(model: dict[str, Any], whole: Any) -> int | None:
+    """The id of the model's token for what it does not know."""
+    if isinstance(model.get("unk_id"), int):  # Unigram
+        return model["unk_id"]
+    token = model.get("unk_token")
+    return whole.token_to_id(token) if isinstance(token, str) else None
 
 
 def _frame(library: Any, whole: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -83,6 +83,15 @@ class SentencePieceTokenizer:
             caption = " ".join(caption.translate(CANONICAL).split())
         return caption
 
+    def unknown(self, caption: str) -> list[str]:
+        """The pieces that get the model's id for unknown ones."""
+        cleaned = self._clean(caption)
+        ids = self._model.encode(cleaned)
+        pieces = self._model.encode(cleaned, out_type=str)
+        unknown = self._model.unk_id()
+        pairs = zip(ids, pieces, strict=True)
+        return [piece for id, piece in pairs if id == unknown]
+
     def state(self) -> str:
         """The model file in base64."""
         return base64.b64encode(self._proto).decode("ascii")

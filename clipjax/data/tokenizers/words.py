@@ -41,6 +41,10 @@ class WordTokenizer:
         ]
         return FRAME.pack(rows, self.context_length)
 
+    def unknown(self, text: str) -> list[str]:
+        """The words that are not in the vocabulary."""
+        return [word for word in split(text) if word not in self._ids]
+
     def state(self) -> str:
         """The vocabulary in JSON."""
         return json.dumps({"words": list(self._ids)}, ensure_ascii=False)
