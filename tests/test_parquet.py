@@ -136,7 +136,8 @@ def test_validation_is_held_out_where_there_is_none(tmp_path):
 def test_files_that_do_not_fit_together(tmp_path):
     path = str(tmp_path)
     with pytest.raises(
-        UserError, match="holds no .parquet files: set it with --config"
+        UserError,
+        match=r"holds no .parquet files \(it is empty\): set it with --config",
     ):
         parquet.make("train", path=path)
     dataset_tools.hub(tmp_path, {"train": 4, "test": 4})
@@ -318,10 +319,20 @@ WRONG = {
         {},
         "column sentences holds list<.*>, not text; name another by caption_column",
     ),
-    "a label of words": (
-        {"image": picture(1), "label": (["cat"], STRING)},
+    "a label of lists": (
+        {"image": picture(1), "label": ([["cat"]], TEXTS)},
         {"labels": ("label",)},
-        "the column label holds string, not numbers of classes",
+        "the column label holds list<.*>, not classes as numbers or text",
+    ),
+    "a split of numbers": (
+        {"image": picture(1), "split": ([1], pyarrow.int64())},
+        {"split_column": "split"},
+        "the column split holds int64, not text",
+    ),
+    "numbers as captions": (
+        {"image": picture(1), "label": ([1], pyarrow.int64())},
+        {"caption_column": "label"},
+        "the column label holds int64, not text; name another by caption_column",
     ),
     "no label": (
         {"image": picture(1), "label": ([1], pyarrow.int64())},

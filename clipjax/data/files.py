@@ -97,16 +97,6 @@ def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
     return place
 
 
-def held(folder: pathlib.Path, most: int = 5) -> str:
-    """What a folder holds, in brackets for a message; "" if there is no such folder."""
-    try:
-        names = sorted(n for n in os.listdir(folder) if not n.startswith("."))
-    except OSError:
-        return ""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f" (it holds {', '.join(names[:most]) or 'nothing'}{more})"
-
-
 def content(path: pathlib.Path) -> bytes:
     """The content of a file that the data cannot do without; raises UserError."""
     try:

@@ -13,19 +13,20 @@ import errno
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from clipjax.data import caption_lists, files, parquet_columns, released
+from clipjax.data import columns as table_columns
 from clipjax.data.entries import BLANK, Counts
 from clipjax.types import BadExample, UserError
 
 FAILED = b"failed"  # how img2dataset's status of a row without its image begins
 MEMORY = 2**28  # bytes of row groups kept
 FILES = 32  # kept open
-LISTS = "captions spell a list, whose members are taken"
+CELLS, LISTS = "texts", "captions spell a list, whose members are taken"
 NO_LABEL, BIG = -1, 2**31 - 1
 
 
@@ -36,8 +37,9 @@ class Rows:
     name: the file's in messages. keys: by which examples are held out. splits: of each
     row, [] without such a column. group, row: int32 [n], row group and place in it.
     captions: int32 [n]; one that is not UTF-8 counts. labels: int32 [n] of each column
-    of labels, NO_LABEL where it says none. failed: rows whose image could not be had.
-    largest: bytes of the images of one row group.
+    of labels, NO_LABEL where it says none; words: of those with text, the texts that
+    their numbers stand for. failed: rows whose image could not be had. largest: bytes
+    of the images of one row group. counts: what is amiss with captions -> how often.
     """
 
     path: pathlib.Path
@@ -50,8 +52,10 @@ class Rows:
     row: np.ndarray
     captions: np.ndarray
     labels: dict[str, np.ndarray]
+    words: dict[str, list[str]]
     failed: int
     largest: int
+    counts: Counts
 
 
 def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
@@ -69,6 +73,8 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
     largest = _largest(path, file, columns)
     keys, splits, where, counts, failed = [], [], [], [], 0
     labels: dict[str, list[int]] = {label: [] for label in columns.labels}
+    words: dict[str, dict[str, int]] = {label: {} for label in columns.words}
+    amiss = Counts()
     for group, found in _groups(path, file, columns.few()):
         for row in range(file.metadata.row_group(group).num_rows):
             said = found[columns.status][row] if columns.status else None
@@ -78,11 +84,16 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
             key = found[columns.key][row] if columns.key else None
             keys.append(_text(key) if key else f"{path.name}:{group}/{row}")
             if columns.split:
-                splits.append(_text(found[columns.split][row] or b""))
+                said = _said(columns, columns.split, found[columns.split][row])
+                splits.append(_text(said or b""))
             where.append((group, row))
-            counts.append(len(texts(found[one][row] for one in columns.captions)))
+            values = [found[one][row] for one in columns.captions]
+            counts.append(len(texts(columns, values, amiss)))
             for label, numbers in labels.items():
                 value = found[label][row]
+                if label in words and value is not None:
+                    known, word = words[label], _text(value).strip()
+                    value = known.setdefault(word, len(known)) if word else None
                 value = NO_LABEL if value is None else value
                 numbers.append(min(max(value, NO_LABEL), BIG))
     places = np.array(where, np.int32).reshape(-1, 2)
@@ -97,20 +108,36 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
         row=places[:, 1].copy(),
         captions=np.array(counts, np.int32),
         labels={label: np.array(labels[label], np.int32) for label in labels},
+        words={label: list(words[label]) for label in words},
         failed=failed,
         largest=largest,
+        counts=amiss,
     )
 
 
-def texts(values: Iterable[Any], counts: Counts | None = None) -> list[str | bytes]:
-    """The captions in a row's values (text or lists of it), without empty ones; what is
+def words(path: pathlib.Path, label: str) -> set[str]:
+    """All texts in a column of labels; none if a file has no such column."""
+    file = _open(path)
+    if label not in file.schema_arrow.names:
+        return set()
+    found: set[str] = set()
+    for _, values in _groups(path, file, [label]):
+        found.update(_text(v).strip() for v in values[label] if isinstance(v, bytes))
+    return found - {""}
+
+
+def texts(
+    columns: parquet_columns.Columns, values: Iterable[Any], counts: Counts
+) -> list[str | bytes]:
+    """The captions in a row's values of columns.captions, without empty ones; what is
     not UTF-8 stays bytes.
 
-    counts: what is amiss -> how often, to be added to.
+    counts: what is amiss -> how often, to be added to; of CELLS and LISTS, how many
+    texts there are and how many of them spell a list.
     """
     found: list[str | bytes] = []
-    counts = Counts() if counts is None else counts
-    for value in values:
+    for name, cell in zip(columns.captions, values, strict=True):
+        value = _said(columns, name, cell)
         for raw in value if isinstance(value, list) else [value]:
             if not raw and not isinstance(value, list):
                 continue  # a cell without anything
@@ -120,12 +147,34 @@ def texts(values: Iterable[Any], counts: Counts | None = None) -> list[str | byt
                 found.append(raw)
                 continue
             spelt = caption_lists.spelt(text)
+            counts[CELLS] += 1
             counts[LISTS] += spelt is not None
             for caption in [text] if spelt is None else spelt or [None]:
                 said = (caption or "").strip()
                 counts[BLANK] += not said
                 found += [said] if said else []
     return found
+
+
+def problems(scanned: Sequence[Rows]) -> list[str]:
+    """What is amiss with the columns and captions of files, in words."""
+    counts = sum((found.counts for found in scanned), Counts())
+    said = []
+    if unused := list(dict.fromkeys(n for f in scanned for n in f.columns.unused)):
+        said.append(f"{len(unused)} {table_columns.not_used(unused)}")
+    if counts[BLANK]:
+        said.append(f"{counts[BLANK]} {BLANK}")
+    if 0 < counts[LISTS] < counts[CELLS]:
+        said.append(f"{counts[LISTS]} of {counts[CELLS]} {LISTS}")
+    return said
+
+
+def _said(columns: parquet_columns.Columns, name: str, value: Any) -> Any:
+    """A value as text, if its column has numbers of classes; else as it is."""
+    if not isinstance(value, int):
+        return value
+    names = columns.called.get(name, ())
+    return names[value].encode() if 0 <= value < len(names) else None
 
 
 class RowGroups:
@@ -167,7 +216,8 @@ class RowGroups:
             self._tables.move_to_end(place)
         if len(found) and len(found[0]) <= rows.row[i]:
             raise BadExample(f"{rows.path} is damaged: a row group is too short")
-        return [column[int(rows.row[i])].as_py() or b"" for column in found]
+        values = [column[int(rows.row[i])].as_py() for column in found]
+        return [b"" if value is None else value for value in values]
 
     def _read(self, rows: Rows, group: int, columns: tuple[str, ...]) -> list[Any]:
         import pyarrow.parquet
@@ -282,11 +332,13 @@ def _values(table: Any, name: str) -> Any:
             [table.column(outer)],
             pyarrow.compute.StructFieldOptions([inner]),
         )
+    if kinds.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if kinds.is_string(column.type):
         return column.cast(pyarrow.binary())
-    if kinds.is_large_string(column.type):
+    if kinds.is_large_string(column.type) or kinds.is_string_view(column.type):
         return column.cast(pyarrow.large_binary())
-    if kinds.is_list(column.type):
+    if kinds.is_list(column.type) or kinds.is_fixed_size_list(column.type):
         return column.cast(pyarrow.list_(pyarrow.binary()))
     if kinds.is_large_list(column.type):
         return column.cast(pyarrow.large_list(pyarrow.large_binary()))

@@ -12,7 +12,7 @@ import pathlib
 import re
 
 from clipjax import registry
-from clipjax.data import files
+from clipjax.data import contents, files
 from clipjax.types import UserError
 
 SUFFIX = ".parquet"
@@ -39,7 +39,8 @@ def find(base: pathlib.Path) -> dict[str, list[str]]:
         folder, split = _split(pathlib.PurePosixPath(name))
         found.setdefault(folder, {}).setdefault(split, []).append(name)
     if not found:
-        raise UserError(f"{base} holds no {SUFFIX} files: {files.set_path()}")
+        seen = contents.held(base)
+        raise UserError(f"{base} holds no {SUFFIX} files ({seen}): {files.set_path()}")
     if len(found) > 1:
         raise UserError(
             f"{base} holds {SUFFIX} files in several folders ({', '.join(found)}): "

@@ -13,7 +13,7 @@ import os
 import pathlib
 from collections.abc import Container
 
-from clipjax.data import files, json_tables, listed, subset, tables
+from clipjax.data import contents, files, json_tables, listed, subset, tables
 from clipjax.types import UserError
 
 TABLES = (
@@ -153,8 +153,8 @@ def _find_table(base: pathlib.Path) -> pathlib.Path:
     if len(others) == 1:
         return others[0]
     seen = ", ".join(entry.name for entry in others[:5])
-    seen = f" (it holds {seen})" if seen else files.held(base)
+    seen = f"it holds {seen}" if seen else contents.held(base)
     raise UserError(
-        f"{base} has no captions.txt, captions.csv or results.csv{seen}; name the "
+        f"{base} has no captions.txt, captions.csv or results.csv ({seen}); name the "
         f"caption table by the option table"
     )

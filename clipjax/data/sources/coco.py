@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pathlib
 
-from clipjax.data import coco_json, files, json_files, listed
+from clipjax.data import coco_json, contents, files, json_files, listed
 from clipjax.types import UserError
 
 SPLITS = ("train", "val")
@@ -77,8 +77,9 @@ def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
     if not found:
         raise UserError(
             f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json"
-            f"{files.held(folder)}: unpack MS-COCO's annotations_trainval2017.zip in "
-            f"{base}, or read one file by data=captions with the option table"
+            f" ({contents.held(folder)}): unpack MS-COCO's "
+            f"annotations_trainval2017.zip in {base}, or read one file by "
+            f"data=captions with the option table"
         )
     if len(found) > 1:
         seen = ", ".join(table.name for table in found)

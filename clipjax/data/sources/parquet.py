@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from clipjax.data import files, folders, parquet, split_files, subset
-from clipjax.data.parquet_columns import Wanted
+from clipjax.data.entries import Counts
+from clipjax.data.parquet_columns import Columns, Wanted
 from clipjax.types import BadExample, Example, UserError
 
 PARTS = ("train", "val", "all")
@@ -58,11 +59,13 @@ def make(
       image_column: "" finds image, jpg and their like.
       caption_column: also a struct's field, "sentences.raw", or several columns,
         "caption_*"; "" finds caption, text and their like, "none" takes none.
-      labels: columns with the numbers of classes, each a label set; () finds those of
-        which the files say so, or label, labels and their like.
+      labels: columns with the numbers of classes, or their names as text or categories,
+        each a label set; () finds those of which the files say so, or label, labels and
+        their like. Names are numbered in the order of the alphabet, over all splits.
       classes: text file of class names, one a line, in the order of their numbers,
         where the files do not say them; relative to `path`.
-      split_column: a column that says the split of each row, instead of all this.
+      split_column: a column that says the split of each row, instead of all this; text,
+        categories, or numbers whose names the files say.
       val_fraction: share of the examples in "val" where it is not there, in [0, 1].
       max_samples: use so many examples (0: all).
       max_classes, max_samples_per_class: of one label set, use so many classes,
@@ -111,13 +114,29 @@ def make(
             f"none of the {len(mine)} images of {base} falls into the split {split!r} "
             f"with val_fraction={val_fraction}; change it"
         )
-    sets = _class_names(base, scanned, classes, problems)
+    problems += parquet.problems(scanned)
+    inside = names if shards else _all_files(base)
+    sets = _class_names(base, scanned, inside, classes, problems)
+    if "{split}" in shards and not classes:
+        problems += [
+            f"the classes of {name} are numbered by their names in the files of "
+            f"{shards}, which may be others in another split: set the option classes"
+            for name in sorted(scanned[0].columns.words & sets.keys())
+        ]
     if (max_classes or max_samples_per_class) and len(sets) != 1:
         raise UserError(
             f"max_classes and max_samples_per_class need one label set, and {base} has "
             f"{', '.join(sets) or 'none'}: choose it by the option labels"
         )
-    numbers = {name: np.concatenate([f.labels[name] for f in scanned]) for name in sets}
+    numbers = {
+        name: np.concatenate([_numbers(f, name, called) for f in scanned])
+        for name, called in sets.items()
+    }
+    for name in sets:
+        lost = sum(int((f.labels[name] >= 0).sum()) for f in scanned)
+        lost -= int((numbers[name] >= 0).sum())
+        if lost:
+            problems.append(f"{lost} images whose {name} is none of {classes}")
     by_class = None
     if max_classes or max_samples_per_class:
         ((name, by_class),) = numbers.items()
@@ -165,6 +184,7 @@ class Parquet:
             dataclasses.replace(
                 found,
                 labels={},
+                words={},
                 columns=dataclasses.replace(found.columns, labels={}),
             )
             for found in scanned
@@ -203,7 +223,7 @@ class Parquet:
             raise BadExample(self._no_image(rows, i, key), key)
         return Example(
             image=image,
-            captions=self._parse(captions, key),
+            captions=self._parse(rows.columns, captions, key),
             labels=self._labels_of(index, key),
             key=key,
         )
@@ -211,7 +231,7 @@ class Parquet:
     def captions_of(self, index: int) -> list[str]:
         """The captions of an example, without its image; raises as that does."""
         rows, i = self._place(index)
-        return self._parse(*self._values(rows, i, rows.columns.captions))
+        return self._parse(rows.columns, *self._values(rows, i, rows.columns.captions))
 
     def key_of(self, index: int) -> str:
         """The key of an example, without its image."""
@@ -238,9 +258,9 @@ class Parquet:
             place = f"{rows.name}:{name.decode('utf-8', 'backslashreplace')}"
         return found, place
 
-    def _parse(self, values: list[Any], key: str) -> list[str]:
+    def _parse(self, columns: Columns, values: list[Any], key: str) -> list[str]:
         captions = []
-        for text in parquet.texts(values):
+        for text in parquet.texts(columns, values, Counts()):
             if isinstance(text, bytes):
                 raise BadExample("the caption is not UTF-8 text", key)
             captions.append(text)
@@ -306,16 +326,37 @@ def _of_split(
     return names, part
 
 
+def _all_files(base: pathlib.Path) -> list[str]:
+    """The files of all splits."""
+    return sorted(itertools.chain.from_iterable(split_files.find(base).values()))
+
+
+def _numbers(found: parquet.Rows, label: str, names: list[str]) -> np.ndarray:
+    """The classes of a file's rows, int32; of text, by the place of each name."""
+    if label not in found.words:
+        return found.labels[label]
+    places = {name: i for i, name in reversed(list(enumerate(names)))}
+    anew = [places.get(word, parquet.NO_LABEL) for word in found.words[label]]
+    return np.array([*anew, parquet.NO_LABEL], np.int32)[found.labels[label]]
+
+
 def _class_names(
     base: pathlib.Path,
     scanned: tuple[parquet.Rows, ...],
+    inside: list[str],
     classes: str,
     problems: list[str],
 ) -> dict[str, list[str]]:
-    """Label set -> names in order; raises UserError where files differ in them."""
+    """Label set -> names in order; raises UserError where files differ in them.
+
+    inside: the files of all splits, whose texts are the names of a label set of text.
+    """
     first = scanned[0]
     for found in scanned[1:]:
-        if found.columns.labels != first.columns.labels:
+        if (found.columns.labels, found.columns.words) != (
+            first.columns.labels,
+            first.columns.words,
+        ):
             raise UserError(
                 f"{found.path} has other labels or class names than {first.path}: read "
                 f"them apart, by the option shards"
@@ -330,6 +371,11 @@ def _class_names(
         return dict.fromkeys(
             sets, files.read_lines(files.inside(base, classes, "classes"))
         )
+    for name in first.columns.words:
+        read = {base / one for one in inside} - {found.path for found in scanned}
+        texts = {word for found in scanned for word in found.words[name]}
+        texts.update(*(parquet.words(path, name) for path in sorted(read)))
+        sets[name] = sorted(texts)
     for name, names in list(sets.items()):
         if not names:
             top = max(int(f.labels[name].max(initial=-1)) for f in scanned)
