@@ -11,6 +11,7 @@ from jax import lax
 
 from accelerator import timing
 from accelerator.child import Report, message
+from clipjax.models import layers
 
 # name -> (type, precision of the product)
 PRODUCTS: dict[str, tuple[Any, Any]] = {
@@ -84,9 +85,12 @@ def _gradients(kind: str, causal: bool):
     with the weights."""
 
     def run(query, key, value, weights):
-        attend = functools.partial(
-            jax.nn.dot_product_attention, is_causal=causal, implementation=kind
-        )
+        if kind == "cudnn":
+            attend = functools.partial(layers.fused_attention, causal=causal)
+        else:
+            attend = functools.partial(
+                jax.nn.dot_product_attention, is_causal=causal, implementation=kind
+            )
         result, back = jax.vjp(attend, query, key, value)
         return result, *back(weights)
 
