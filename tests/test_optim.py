@@ -8,7 +8,7 @@ import optax.contrib
 import pytest
 from ml_collections import ConfigDict
 
-from clipjax import config
+from clipjax import config, registry
 from clipjax.optim import factory, orthogonal, schedules
 from clipjax.types import UserError
 
@@ -199,6 +199,56 @@ def test_floors_and_ends():
     assert float(schedules.linear(2.0, 100, 10, floor=0.5)(100)) == pytest.approx(0.5)
     assert float(schedules.cosine(2.0, 100, 10, floor=0.5)(100)) == pytest.approx(0.5)
     assert float(schedules.constant(2.0, 100, 10)(99)) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("b1", 2.0),
+        ("b1", -1.0),
+        ("b2", 1.0),
+        ("b2", 0.99999999),  # 1 in float32
+        ("eps", 0.0),
+        ("eps", 1e-46),  # 0 in float32
+        ("eps", -1e-8),
+        ("lr", -0.1),
+        ("lr", 1e39),
+        ("weight_decay", -0.1),
+        ("momentum", 1.0),
+        ("momentum", -0.5),
+        ("clip_norm", -1.0),
+        ("lr", float("nan")),
+    ],
+)
+def test_values_that_cannot_work_are_refused(name, value):
+    found = 0
+    for optim in registry.names("optim"):
+        made = section(f"optim={optim}")
+        if name in made:
+            made[name] = value
+            with pytest.raises(UserError, match=f"^optim.{name}=.*: must be "):
+                factory.make(made, 10, 5, parameters())
+            found += 1
+    assert found
+
+
+@pytest.mark.parametrize("option", ["floor", "warmup_start"])
+def test_rates_below_zero_are_refused(option):
+    for name in registry.names("schedule"):
+        make = registry.load("schedule", name)
+        if option in registry.options(make):
+            with pytest.raises(UserError, match=f"^optim.schedule.{option}=-1.0: must"):
+                make(1.0, 10, 5, **{option: -1.0})
+
+
+def test_every_optimizer_checks_every_number():
+    """A new option of one is refused at -1, or stands here with its reason."""
+    for name in registry.names("optim"):
+        for option, known in registry.options(registry.load("optim", name)).items():
+            if known.annotation is float:
+                made = section(f"optim={name}", **{option: -1.0})
+                with pytest.raises(UserError, match=f"^optim.{option}=-1.0: must be"):
+                    factory.make(made, 10, 5, parameters())
 
 
 def test_warmup_longer_than_the_run_is_an_error():

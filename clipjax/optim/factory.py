@@ -14,6 +14,7 @@ import optax
 from clipjax import trees
 from clipjax.config import create
 from clipjax.optim import layer_decay
+from clipjax.optim.limits import check
 from clipjax.types import UserError
 
 
@@ -46,8 +47,10 @@ def make(
       groups: in place of the section's, where given.
 
     Raises:
-      UserError: where a group's pattern matches no parameter, or none is left to train.
+      UserError: where a group's pattern matches no parameter, none is left to train, or
+        a value is outside its range.
     """
+    check(clip_norm=config["clip_norm"])
     names = trees.paths(params)
     factors = _factors(config["groups"] if groups is None else groups, names)
     by_layer = layer_decay.factors(jax.tree.leaves(names), config["layer_decay"])

@@ -3,6 +3,8 @@
 rate: makes the schedule from the peak learning rate. decay: makes the transformation
 that adds weight decay, given its strength, under the run's exclusions and groups; where
 an optimizer puts it decides whether the decay is decoupled.
+
+All raise UserError for a value with which they cannot work, see `limits.check`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Hashable
 import jax
 import optax
 
+from clipjax.optim.limits import check
 from clipjax.optim.orthogonal import orthogonalize
 
 Rate = Callable[[float], optax.Schedule]
@@ -33,6 +36,7 @@ def adamw(
 
     The defaults are CLIP's for ViT towers (arXiv 2103.00020, appendix).
     """
+    check(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         decay(weight_decay),
@@ -54,6 +58,7 @@ def adam(
 
     The same update as torch.optim.Adam, coupled decay included.
     """
+    check(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return optax.chain(
         decay(weight_decay),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
@@ -74,6 +79,7 @@ def sgd(
 
     The same update as torch.optim.SGD with dampening 0.
     """
+    check(lr=lr, momentum=momentum, weight_decay=weight_decay)
     return optax.chain(
         decay(weight_decay),
         optax.trace(decay=momentum, nesterov=nesterov),
@@ -100,6 +106,7 @@ def muon(
     momentum, nesterov: of matrices. b1, b2, eps: of Adam. by_adam: a pattern; matrices
     whose path it matches, and everything of other than two dimensions, go to Adam.
     """
+    check(lr=lr, momentum=momentum, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     left_out = re.compile(by_adam)
 
     def label(path, leaf) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
+from clipjax.optim.limits import check
 from clipjax.types import UserError
+
+SECTION = "optim.schedule"
 
 
 def _with_warmup(
@@ -53,6 +56,7 @@ def cosine(
     floor is a rate, not a factor. per_epoch holds the rate for a whole epoch, as
     PyTorch's CosineAnnealingLR does when it is stepped once an epoch.
     """
+    check(SECTION, warmup_start=warmup_start, floor=floor)
     rising = _warmup_steps(total_steps, warmup)
     length = max(total_steps - rising, 1)
 
@@ -75,6 +79,7 @@ def linear(
     floor: float = 0.0,
 ) -> optax.Schedule:
     """A straight line from peak to floor (a rate)."""
+    check(SECTION, warmup_start=warmup_start, floor=floor)
     rising = _warmup_steps(total_steps, warmup)
     length = max(total_steps - rising, 1)
 
@@ -93,6 +98,7 @@ def constant(
     warmup_start: float = 0.0,
 ) -> optax.Schedule:
     """Always the peak, after warmup."""
+    check(SECTION, warmup_start=warmup_start)
     return _with_warmup(
         lambda count: jnp.full((), peak, jnp.float32),
         peak,
