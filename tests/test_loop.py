@@ -227,6 +227,23 @@ def test_the_library_encodes_as_the_evaluators_do(lively, parts):
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, rtol=1e-5)
 
 
+def test_a_save_with_numbers_that_are_not_finite_is_not_loaded(lively, monkeypatch):
+    restore = Checkpoints.restore
+
+    def poisoned(self, which, *more):
+        state, meta, step = restore(self, which, *more)
+        table = np.array(state["params"]["text"]["token_embedding"])
+        table[:2, 0] = np.nan, np.inf
+        state["params"]["text"]["token_embedding"] = table
+        return state, meta, step
+
+    monkeypatch.setattr(Checkpoints, "restore", poisoned)
+    with pytest.raises(
+        UserError, match=r"params/text/token_embedding holds 2 of [\d,]+"
+    ):
+        assemble.load_variables(lively[0], "best", ema=False)
+
+
 def test_averages_begin_at_the_parameters_of_another_run(lively, parts):
     made, state = parts
     config = made.config.copy_and_resolve_references()

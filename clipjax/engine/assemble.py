@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax import registry, whole
+from clipjax import registry, trees, whole
 from clipjax.config import create
 from clipjax.config_parts import labels, losses
 from clipjax.data import pipeline
@@ -37,6 +37,7 @@ from clipjax.types import (
     UserError,
     Variables,
 )
+from clipjax.weights import values
 
 
 def new_tokenizer(
@@ -234,12 +235,14 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
     """A saved state of a run as nested dicts of host arrays, and its step.
 
     which: "best" (the latest where none is best), "latest" or a step's number.
-    Raises UserError where there is none such.
+    Raises UserError where there is none such, or it holds numbers that are not finite.
     """
     with Checkpoints(workdir, read_only=True) as saves:
         if which == "best" and saves.best_step() is None:
             which = "latest"
         state, _, step = saves.restore(int(which) if which.isdigit() else which)
+    parts = {key: state.get(key) for key in ("params", "model_state", "ema")}
+    values.check_finite(trees.named(parts).items(), f"{workdir}, step {step}")
     return state, step
 
 

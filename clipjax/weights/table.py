@@ -24,6 +24,7 @@ import numpy as np
 from clipjax import trees
 from clipjax.registry import suggest
 from clipjax.types import Model, UserError, Variables
+from clipjax.weights import values
 
 LISTED = 4  # names in a message
 STATS = "batch_stats/"  # begins ours that are no parameters
@@ -178,8 +179,8 @@ def to_ours(
       place: where the tensors come from, for messages.
 
     Raises:
-      UserError: for a tensor that is missing, left over, of another shape or no
-        floating-point numbers, naming it.
+      UserError: for a tensor that is missing, left over, of another shape, no
+        floating-point numbers, or not finite, naming it.
       TypeError: for a table that is not for this model, which is a defect.
     """
     wanted = trees.named(shapes)
@@ -192,16 +193,21 @@ def to_ours(
         tensors = {**tensors, name: np.atleast_1d(tensors[name])[:1]}
     _check_names(table, tensors, expected, place)
     _check_arrays(table, tensors, expected, place)
+    # One at a time, or the memory would hold them twice.
+    values.check_finite(((name, _narrow(tensors[name])) for name in expected), place)
     found = {}
     for rule in table.rules:
-        parts = [
-            rule.change.to_ours(tensors[name]).astype(np.float32) for name in rule.names
-        ]
+        parts = [rule.change.to_ours(_narrow(tensors[name])) for name in rule.names]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         joined = rule.order.to_ours(joined)
         sizes = [wanted[path].shape[-1:] for path in rule.paths]
         found |= zip(rule.paths, _split(joined, sizes), strict=True)
     return trees.nested({path: np.asarray(found[path], order="C") for path in wanted})
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite then, which is refused
+        return array.astype(np.float32)
 
 
 def to_theirs(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from clipjax.types import UserError
 
 Three = tuple[float, float, float]
@@ -64,6 +66,23 @@ def three(value: Any, key: str, place: str, positive: bool = False) -> Three:
         raise UserError(f"{place}: {key}={value!r}: must be three numbers{above}")
     red, green, blue = map(float, value)
     return red, green, blue
+
+
+def check_finite(arrays: Iterable[tuple[str, Any]], place: str) -> None:
+    """Raises UserError where arrays hold NaN or infinite numbers, naming the first.
+
+    arrays: with their names. place: where they come from, for the message.
+    """
+    bad = []
+    for name, array in arrays:
+        if count := np.size(array) - int(np.isfinite(array).sum()):
+            bad.append(f"{name} holds {count:,} of {np.size(array):,} numbers")
+    if bad:
+        more = f" (and {len(bad) - 1:,} more tensors do)" if len(bad) > 1 else ""
+        raise UserError(
+            f"{place}: {bad[0]} that are NaN or infinite{more}: fetch it again, or "
+            "take an earlier save"
+        )
 
 
 def _finite(value: Any) -> bool:
