@@ -109,7 +109,10 @@ W = numbers(2, 3)
         ({"state_dict": {"w": whole("0", W)}, "x": whole("0", W)}, ["w"]),
         ({"model": {"module.w": whole("0", W)}, "epoch": 3}, ["w"]),
         ({"module.w": whole("0", W), "v": whole("0", W)}, ["module.w", "v"]),
-        (script_object("M", model=script_object("N", w=whole("0", W))), ["model.w"]),
+        (script_object("M", model=script_object("N", w=whole("0", W))), ["w"]),
+        ({"model_state_dict": {"w": whole("0", W)}, "step": 3}, ["w"]),
+        ({"model": {"state_dict": {"module.w": whole("0", W)}}}, ["w"]),
+        ({"state_dict": {"model.a.w": whole("0", W)}, "model": 3}, ["a.w"]),
         ({"": {"w": whole("0", W)}}, [".w"]),
         (whole("0", W), [""]),
     ],
@@ -464,6 +467,67 @@ def test_sharded(tmp_path):
     refusal(path, "damaged")  # without end
     path.write_text('{"weight_map": {}}', encoding="utf-8")
     refusal(path, "names no tensors")
+
+
+# What training programs put around a model
+
+NAMES = ("visual.proj", "logit_scale")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module."),
+        *("state_dict.model.", "model_state_dict.", "model.module._orig_mod."),
+    ],
+)
+def test_prefixes_of_all_names_are_dropped(tmp_path, suffix, prefix):
+    path = tmp_path / f"x{suffix}"
+    tensors = {prefix + name: W for name in NAMES}
+    if suffix == ".npz":
+        np.savez(path, **tensors)
+    elif suffix == ".pt":
+        archive_at(path, {name: whole("0", W) for name in tensors}, W)
+    else:
+        safetensors_numpy()
+        files.write_safetensors(path, tensors)
+    assert sorted(files.read(path)) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.a", "head.b"], ["model.a", "head.b"]),  # a part of the model
+        (["module.a", "module."], ["module.a", "module."]),
+        (["visual._orig_mod.a", "b"], ["visual.a", "b"]),  # a part was compiled
+        (["_orig_mod.a", "a"], ["_orig_mod.a", "a"]),  # or two would be one
+        (["model.model.a", "model.model.b"], ["a", "b"]),
+        (["models.a", "models.b"], ["models.a", "models.b"]),
+        (["a._orig_mod.weight"], ["a.weight"]),
+    ],
+)
+def test_other_names_stay(tmp_path, names, expected):
+    np.savez(tmp_path / "x.npz", **dict.fromkeys(names, W))
+    assert list(files.read(tmp_path / "x.npz")) == expected
+
+
+@pytest.mark.parametrize(
+    "index", ["pytorch_model.bin.index.json", "pytorch_model.bin.index.fp16.json"]
+)
+def test_shards_of_pytorch_files(tmp_path, index):
+    listed = {}
+    for number in (1, 2):
+        shard = f"pytorch_model-0000{number}-of-00002.bin"
+        names = [f"module.{number}.{part}" for part in "ab"]
+        archive_at(tmp_path / shard, {name: whole("0", W) for name in names}, W)
+        listed |= dict.fromkeys(names, shard)
+    path = tmp_path / index
+    path.write_text(json.dumps({"weight_map": listed}), encoding="utf-8")
+    assert sorted(files.read(path)) == ["1.a", "1.b", "2.a", "2.b"]
+    (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(UserError, match="pytorch_model-00002-of-00002.bin does not ex"):
+        files.read(path)
 
 
 # What is no weight file

@@ -360,6 +360,50 @@ def test_bad_open_clip_configs(tmp_path, changes, message):
         foreign.read_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.fp16.safetensors", "model.bf16.safetensors", "pytorch_model.bin"),
+        *("pytorch_model.fp16.bin", "model.safetensors.index.json"),
+        *("pytorch_model.bin.index.json", "model.safetensors.index.fp16.json"),
+    ],
+)
+def test_names_that_weights_have(tmp_path, name):
+    """Read by content, so that one form stands for all."""
+    write_hf(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    tensors = {f"_orig_mod.{key}": value for key, value in MADE["clip"][3].items()}
+    if not name.endswith(".json"):
+        files.write_safetensors(tmp_path / name, tensors)
+    else:
+        halves = sorted(tensors)[::2], sorted(tensors)[1::2]
+        shard_of = {}
+        for number, names in enumerate(halves):
+            part = {key: tensors[key] for key in names}
+            files.write_safetensors(tmp_path / f"part{number}", part)
+            shard_of |= dict.fromkeys(names, f"part{number}")
+        (tmp_path / name).write_text(json.dumps({"weight_map": shard_of}))
+    _, variables = foreign.read_model(str(tmp_path))
+    assert_equal(variables, MADE["clip"][2])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
+    write_hf(tmp_path)
+    path, tensors = tmp_path / "model.safetensors", {**MADE["clip"][3]}
+    name = "text_projection.weight"
+    tensors[name] = np.array(tensors[name])
+    tensors[name].flat[:3] = value
+    files.write_safetensors(path, tensors)
+    count = rf"holds 3 of {tensors[name].size} numbers that are NaN or infinite: fetch"
+    with pytest.raises(UserError, match=f"model.safetensors: {name} {count}"):
+        foreign.read_model(str(tmp_path))
+    tensors["logit_scale"] = np.float32(value)
+    files.write_safetensors(path, tensors)
+    with pytest.raises(UserError, match=r"infinite \(and 1 more tensors do\)"):
+        towers.read_tower(str(tmp_path), "image")
+
+
 def test_folders_without_a_model(tmp_path):
     with pytest.raises(UserError, match="reads; it reads a folder with config.json of"):
         foreign.read_model(str(tmp_path))

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,10 @@ import numpy as np
 from clipjax import whole
 from clipjax.data import released
 from clipjax.types import UserError
-from clipjax.weights import archives, torch_zip
+from clipjax.weights import archives, torch_zip, wrappers
 
-WHAT = "a weight file (.safetensors, .safetensors.index.json, .npz, .pt)"
-INDEX = ".index.json"
+WHAT = "a weight file (.safetensors, .npz, .pt, .bin, or the .index.json of several)"
+INDEX = re.compile(r".*\.index(\.\w+)?\.json")  # also "model...index.fp16.json"
 SAFE = ".safetensors"
 PICKLE_MARK = b"\x80"
 # safetensors' names of types, in the order in which files are laid out.
@@ -48,19 +49,23 @@ ALIGNMENT = 8
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of a weight file by name; they may be read-only and strided.
 
-    What it is is told by its content: safetensors (one file, or several through their
-    model.safetensors.index.json), NumPy's .npz, or PyTorch's zip format, see
-    `torch_zip.read`.
+    What it is is told by its content: safetensors, NumPy's .npz, or PyTorch's zip
+    format, see `torch_zip.read`; or several of them through the .index.json beside
+    them. What training programs put before every name is dropped, see `wrappers`.
 
     Raises UserError, naming the file and the cause, for one that is absent, damaged,
     cut short, of another kind, or asks to run code.
     """
-    place = pathlib.Path(path).expanduser()
+    return wrappers.unwrapped(_read(pathlib.Path(path).expanduser()))
+
+
+def _read(place: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays by the names that the file has."""
     head = released.opening(place, WHAT)
     try:
         if head.startswith(archives.SIGNATURE):
             return _read_archive(place)
-        if place.name.endswith(INDEX):
+        if INDEX.fullmatch(place.name):
             return _read_sharded(place)
         if place.suffix == SAFE or head[8:9] == b"{":
             return _read_safetensors(place)
@@ -120,7 +125,7 @@ def _read_sharded(place: pathlib.Path) -> dict[str, np.ndarray]:
     for shard in sorted(set(shard_of.values())):
         if pathlib.PurePath(shard).name != shard:
             raise UserError(f"{place} names {shard!r}, which is no file beside it")
-        tensors = read(place.with_name(shard))
+        tensors = _read(place.with_name(shard))
         named = {name for name in shard_of if shard_of[name] == shard}
         for name in sorted(named ^ set(tensors)):
             where = "not in it" if name in named else "not in the index"

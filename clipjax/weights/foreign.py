@@ -37,6 +37,8 @@ from clipjax.weights.table import model_shapes, to_ours
 from clipjax.weights.tower_format import TowerSettings
 
 FORMATS = (hf_clip, hf_siglip, open_clip, big_vision_siglip)
+# The same weights in another precision, as transformers' `variant` names them.
+VARIANTS = ("fp32", "fp16", "bf16")
 # Where a folder has its weights, by its file of settings; the first that is there.
 WEIGHTS = {
     open_clip.CONFIG: (
@@ -48,6 +50,17 @@ WEIGHTS = {
         "model.safetensors",
         "model.safetensors.index.json",
         "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        *(
+            name
+            for variant in VARIANTS
+            for name in (
+                f"model.{variant}.safetensors",
+                f"model.safetensors.index.{variant}.json",
+                f"pytorch_model.{variant}.bin",
+                f"pytorch_model.bin.index.{variant}.json",
+            )
+        ),
     ),
 }
 NPZ = ".npz"
@@ -136,7 +149,10 @@ def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
                 return tokenizing.read_json(place / settings), place / name
     if found:
         names = ", ".join(name for settings in found for name in WEIGHTS[settings])
-        raise UserError(f"{place} has {found[0]} but no weights: none of {names}")
+        raise UserError(
+            f"{place} has {found[0]} but no weights: none of {names}; name the file if "
+            "it is called otherwise"
+        )
     raise UserError(f"{place} holds no model that clipjax reads; it reads {KNOWN}")
 
 

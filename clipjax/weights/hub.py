@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from clipjax.data import released
 from clipjax.types import UserError
+from clipjax.weights import tokenizing
 
 PREFIX = "hf-hub:"
 SMALL = ("*.json", "*.txt", "*.model")
@@ -29,11 +30,12 @@ def fetch(name: str, weights: Mapping[str, tuple[str, ...]]) -> pathlib.Path:
         if not (folder / settings).is_file():
             continue
         for wanted in names:
-            patterns = (
-                ("*.safetensors",) if wanted.endswith(".index.json") else (wanted,)
-            )
-            if wanted.endswith(".index.json") and not (folder / wanted).is_file():
-                continue
+            patterns = (wanted,)
+            if wanted.endswith(".json"):
+                if not (folder / wanted).is_file():
+                    continue
+                shard_of = tokenizing.read_json(folder / wanted).get("weight_map", {})
+                patterns = tuple(sorted({*map(str, shard_of.values())}))
             _snapshot(repository, patterns)
             if (folder / wanted).is_file():
                 return folder

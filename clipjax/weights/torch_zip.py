@@ -25,6 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from clipjax.types import UserError
+from clipjax.weights import wrappers
 
 PICKLE = "data.pkl"
 STORAGES = {
@@ -47,9 +48,6 @@ DTYPES = (
 SCRIPT = (
     "restore_type_tag build_tensorlist build_intlist build_doublelist build_boollist"
 ).split()
-# Where training programs keep the model's tensors beside their own state.
-NESTED = ("state_dict", "model", "module")
-PARALLEL = "module."  # what DataParallel puts before every name
 DEEPEST = 100
 MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
@@ -83,8 +81,8 @@ def read(
     """Name -> tensor of a checkpoint, read-only views of the storages in the file.
 
     Nested dicts and modules are joined by ".". Of a training checkpoint only what is
-    under "state_dict" ("model", "module") is taken, a "module." before every name is
-    dropped, and what is no tensor is left out.
+    under "state_dict" or another of wrappers.NESTED is taken, and what is no tensor is
+    left out.
 
     Raises UserError where the file asks to run anything, holds no tensors, or a tensor
     reaches beyond its storage; and what damaged bytes make pickle and zipfile raise.
@@ -96,11 +94,14 @@ def read(
     data = _stored(archive, archive.getinfo(root + PICKLE), place)
     _check_memo(data, place)
     content = _Reader(data, place).load()
-    if type(content) in (dict, collections.OrderedDict):
-        content = next(
-            (content[key] for key in NESTED if isinstance(content.get(key), dict)),
-            content,
-        )
+    for _ in range(DEEPEST):  # each wrapper may be in another
+        if type(content) not in (dict, collections.OrderedDict):
+            break
+        inner = (content[key] for key in wrappers.NESTED if key in content)
+        inside = next((one for one in inner if isinstance(one, dict)), None)
+        if inside is None:
+            break
+        content = inside
     # No honest file has more entries than bytes, however its dicts share parts.
     budget = iter(range(len(data)))
     found: dict[str, _Tensor] = {}
@@ -110,8 +111,6 @@ def read(
         found[name] = tensor
     if not found:
         raise UserError(f"{place} holds no tensors")
-    if all(name.startswith(PARALLEL) for name in found):
-        found = {name[len(PARALLEL) :]: tensor for name, tensor in found.items()}
     storages: dict[_Storage, bytes] = {}
     return {
         name: _array(name, tensor, archive, root, storages, place)
