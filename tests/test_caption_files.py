@@ -39,6 +39,7 @@ CASES = {  # .txt, fields of .json -> captions, what is said
     "one line": ("a dog\n", None, ONE, ""),
     "one caption of lines": ("a\ndog", {"caption": "a\ndog"}, ["a\ndog"], ""),
     "a list in a text": ("['one'\n 'two']", None, TWO, ""),
+    "a list of nothing": ("[\n null\n]", None, [], "1 empty captions, left out"),
     "a JSON list in a text": ('[\n "a dog"\n]\n', None, ONE, ""),
 }
 
@@ -83,7 +84,7 @@ def test_which_captions_an_image_has(form, tmp_path):
         assert source.caption_counts[i] == len(captions)
         assert list(source[i].captions) == captions
     said = [problem.removeprefix("train-0.tar: ") for problem in source.problems]
-    assert said == ["3 empty captions, left out", f"3 {LINES}"]
+    assert said == ["4 empty captions, left out", f"3 {LINES}"]
 
 
 @pytest.mark.parametrize("case", CASES)

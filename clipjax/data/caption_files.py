@@ -61,12 +61,15 @@ def look(kind: int, data: bytes, place: tuple[int, int] = (0, 0)) -> Text:
     rank = 1 if kind == TXT else 0 if b'"captions"' in data else 2
     try:
         found = _captions(kind, data)
-        words = " ".join(found[0].split()) if len(found) == 1 and found[0] else ""
-        lines = _captions(LINES, data) if kind == TXT and len(found) == 1 else []
-        if len(lines) > 1 and LINE_END.search(found[0].strip()):  # no list, but lines
+        single = (found[0] or "").strip() if len(found) == 1 else ""
+        lines = (
+            _captions(LINES, data) if kind == TXT and LINE_END.search(single) else []
+        )
+        if len(lines) > 1:  # and so no list of one that spells a line's end
             kind, found = LINES, lines
     except BadExample:
         return Text(kind, place, -1, rank=rank)
+    words = " ".join(single.split())
     blank = sum(map(caption_lists.blank, found))
     if kind == JSON:
         rank = 0 if len(found) > 1 or b'"captions"' in data else 2

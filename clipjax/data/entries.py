@@ -7,7 +7,7 @@ import dataclasses
 import re
 from typing import Any
 
-from clipjax.data import caption_lists, json_files
+from clipjax.data import json_files
 
 # How surrogateescape marks bytes that are not UTF-8; JSON can spell the others too.
 NOT_UTF8 = re.compile("[\ud800-\udfff]")
@@ -32,7 +32,9 @@ class Entry:
         """Adds a caption; one that is no text marks the entry, and an empty one is
         counted and left out.
         """
-        if caption_lists.blank(caption):
+        if isinstance(caption, str):
+            caption = caption.strip()
+        if caption is None or caption == "":
             counts[BLANK] += 1
             return
         self.rows += 1
@@ -41,7 +43,7 @@ class Entry:
         elif NOT_UTF8.search(caption):
             self.fault = "a caption is not UTF-8 text"
         else:
-            self.captions.append(caption.strip())
+            self.captions.append(caption)
 
     def mark(self, fault: str) -> None:
         """Counts a caption that is missing."""

@@ -96,12 +96,14 @@ def read(
         if cell is None:
             entry.mark("a row of the caption table has no caption field, or too many")
             continue
+        cells += len(cell)
         for value in cell:
-            spelt = caption_lists.spelt(value) if isinstance(value, str) else None
-            cells += 1
+            if not isinstance(value, str) or not caption_lists.may_be(value):
+                entry.add(value, counts)
+                continue
+            spelt = caption_lists.spelt(value)
             lists += spelt is not None
-            if isinstance(value, str) and spelt is None:
-                counts[BROKEN_LIST] += caption_lists.looks_like(value)
+            counts[BROKEN_LIST] += spelt is None and caption_lists.looks_like(value)
             for caption in [value] if spelt is None else spelt or [None]:
                 entry.add(caption, counts)
     if not entries:
@@ -152,11 +154,15 @@ def _rows(
         yield image.strip(), _captions(row, raw, form, counts)
 
 
-def _captions(row: list[str], raw: str, form: Form, counts: Counts) -> list[Any] | None:
+def _captions(
+    row: list[str], raw: list[str], form: Form, counts: Counts
+) -> list[Any] | None:
     """The captions of a row; None where it has no such field, or too many fields.
 
-    raw: the row as it stands in the file, "" where it quotes nothing.
+    raw: the row's lines as they stand in the file, [] if it quotes nothing.
     """
+    if len(row) == form.width:
+        return [row[i] for i in form.captions]
     delimiter = form.delimiter
     places = form.captions or (2 if form.numbered else 1,)
     if delimiter == "|" and len(row) == 2 and places == (2,):
@@ -183,14 +189,14 @@ def _captions(row: list[str], raw: str, form: Form, counts: Counts) -> list[Any]
 
 
 def _rest(
-    fields: list[str], raw: str, first: int, delimiter: str, counts: Counts
+    fields: list[str], raw: list[str], first: int, delimiter: str, counts: Counts
 ) -> list[str]:
     """The captions in the last fields of a row that has more of them than columns.
 
     Quoted ones are a caption each. Otherwise it is one caption that holds delimiters
     without being quoted. first: the place of these fields in the row.
     """
-    again = _fields(raw, delimiter)[first:] if raw else []
+    again = _fields("".join(raw).rstrip("\r\n"), delimiter)[first:] if raw else []
     while again and not again[-1][0].strip():
         again.pop()
     prose = any(not quoted and text[:1] == " " for text, quoted in again[1:])
@@ -254,15 +260,15 @@ def _lines(text: str) -> Iterator[str]:
             yield line.rstrip("\r")
 
 
-def _split(text: str, form: Form) -> Iterator[tuple[list[str], str]]:
-    """The rows of a table that quotes nothing, with "" for `_csv`'s second value."""
+def _split(text: str, form: Form) -> Iterator[tuple[list[str], list[str]]]:
+    """The rows of a table that quotes nothing, with [] for `_csv`'s second value."""
     delimiter = form.delimiter
     for line in _lines(text):
         fields = line.split(delimiter)
         if delimiter == "|":  # which the last column may hold
             width = form.width or (3 if form.numbered else 0)
             fields = line.split(delimiter, width - 1)
-        yield [_doubled(f) if delimiter == "\t" else f for f in fields], ""
+        yield [_doubled(f) if delimiter == "\t" else f for f in fields], []
 
 
 def _doubled(field: str) -> str:
@@ -275,8 +281,10 @@ def _doubled(field: str) -> str:
 
 def _csv(
     path: pathlib.Path, text: str, delimiter: str
-) -> Iterator[tuple[list[str], str]]:
-    """The rows of a table with quotes, and each as it stands in the file."""
+) -> Iterator[tuple[list[str], list[str]]]:
+    """The rows of a table with quotes, and the lines of each as they stand in the file,
+    until the next is asked for.
+    """
     raw = io.BytesIO(text.encode("utf-8", "surrogatepass"))  # StringIO: four a letter
     lines = io.TextIOWrapper(raw, "utf-8", "surrogatepass", newline="")
     seen: list[str] = []  # of the row that is being read
@@ -293,7 +301,7 @@ def _csv(
             if any(NEXT_ROW.search(field) for field in row if "\n" in field):
                 raise UserError(f"{path}, line {number}: a quote is never closed")
             if row:
-                yield row, "".join(seen).rstrip("\r\n")
+                yield row, seen
             seen.clear()
             number = reader.line_num + 1
     except csv.Error as error:
