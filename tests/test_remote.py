@@ -102,7 +102,7 @@ def test_patterns_of_a_remote_folder(shop, tmp_path):
     ]
     for shards, complaint in {
         "train-{01..03}.tar": r"bucket/set/train-03.tar does not exist. shards=train",
-        "val-*.tar": r"no shard of shop://bucket/set matches val-\*.tar: it holds t",
+        "val-*.tar": r"no shard of shop:.* matches val-\*.tar: it holds 3 files t",
         "gs://x/y.tar": "patterns relative to path=shop://bucket/set",
         "train-*.tar::": "patterns relative",
     }.items():

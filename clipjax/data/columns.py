@@ -12,6 +12,8 @@ import fnmatch
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from clipjax.data import patterns
+
 CAPTIONS = (
     *("captions", "caption", "comment", "txt", "text", "sentences_raw", "sentences"),
     *("sentence", "raw", "title", "description"),
@@ -81,9 +83,10 @@ def not_used(names: Iterable[str]) -> str:
 
 
 def _fits(name: str, wanted: str) -> bool:
-    if "*" in wanted:
-        return fnmatch.fnmatchcase(name, wanted)
-    return name == wanted
+    return any(
+        fnmatch.fnmatchcase(name, one) if "*" in one else name == one
+        for one in patterns.expand(wanted, "caption_column")
+    )
 
 
 def _stem(name: str) -> str:

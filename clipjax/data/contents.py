@@ -25,6 +25,7 @@ KINDS = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it, and pack a plain .tar",
     b"Rar!\x1a\x07": "a rar archive: unpack it, and pack a plain .tar",
     b"PAR1": "a parquet file: read it by data=parquet",
+    b"\xff\xff\xff\xff": "an Arrow stream: write it as parquet, and read that",
     b"ARROW1": "an Arrow file: write it as parquet, and read that by data=parquet",
     b"version https://": "a pointer of Git LFS, not the file: run git lfs pull",
 }
@@ -32,7 +33,7 @@ PACKED = re.compile(
     r"\.(tar\.\w+|tgz|tbz2?|txz|tzst|taz|zip|7z|rar|gz|bz2|xz|zst|lz4)$", re.IGNORECASE
 )
 ARROW = (
-    "an Arrow data set of datasets' save_to_disk: write it as parquet, "
+    "an Arrow data set of datasets' save_to_disk: write each split as parquet, "
     "load_from_disk(PATH).to_parquet('train.parquet'), and read that by data=parquet"
 )
 MOST = 10_000  # files looked at, of a folder that may hold millions
@@ -45,6 +46,8 @@ def kind_of(head: bytes) -> str:
 
 def held(folder: pathlib.Path) -> str:
     """What a folder holds at any depth: "it holds 3 files train-*.tar.gz (...)"."""
+    if not folder.is_dir():
+        return "there is no such folder"
     names: list[str] = []
     for place, inner, found in os.walk(folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
@@ -69,7 +72,8 @@ def in_words(names: Iterable[str], more: bool = False) -> str:
         return f"it holds {ARROW}"
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for name in names:
-        alike[re.sub(r"\d+", "*", name)].append(name)
+        stem, suffix = os.path.splitext(name)  # which may be .lz4
+        alike[re.sub(r"\d+", "*", stem) + suffix].append(name)
     if len(alike) > 8:  # of no pattern: their suffixes
         alike = collections.defaultdict(list)
         for name in names:

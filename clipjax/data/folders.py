@@ -1,8 +1,8 @@
 """Which files of a folder, local or remote, a pattern of shards names.
 
 A pattern is relative to the folder. `{split}` in it stands for the split's name,
-`{00000..00331}` for numbered shards of which none may be missing, `*` and `?` are as
-in a shell, and `::` joins several patterns.
+`{00000..00331}` for numbered shards and `{a,b}` for alternatives, of which none may be
+missing, `*` and `?` are as in a shell, and `::` joins several patterns.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, Protocol
 
-from clipjax.data import files
+from clipjax.data import contents, files, patterns
 from clipjax.types import UserError
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 GLOB = re.compile(r"[*?\[]")
 
 
@@ -43,8 +42,8 @@ class Folder(Protocol):
         """The files, sorted, that each pattern names; `*` and `?` as in a shell."""
         ...
 
-    def some(self, suffix: str) -> list[str]:
-        """Some of the files with that suffix, for messages."""
+    def held(self) -> str:
+        """What it holds, in words for messages: "it holds 12 files train-*.tar"."""
         ...
 
     def shard(self, name: str) -> Shard:
@@ -61,11 +60,12 @@ class Folder(Protocol):
         ...
 
 
-def find(folder: Folder, shards: str, split: str, suffix: str = ".tar") -> list[str]:
+def find(folder: Folder, shards: str, split: str) -> list[str]:
     """The names of the shards, each once, sorted within each pattern.
 
-    shards: the option's value. suffix: of other files that a message may name.
-    Raises UserError where a numbered shard is missing or a pattern names nothing.
+    shards: the option's value.
+    Raises UserError where a numbered shard is missing or a pattern names nothing, with
+    what there is instead.
     """
     found: list[str] = []
     for pattern in shards.split("::"):
@@ -74,7 +74,7 @@ def find(folder: Folder, shards: str, split: str, suffix: str = ".tar") -> list[
             raise UserError(
                 f"shards={shards}: give patterns relative to path={folder.address}"
             )
-        names = expand(wanted)
+        names = patterns.expand(wanted)
         count = len(found)
         try:
             matches = folder.matching(names)
@@ -83,34 +83,16 @@ def find(folder: Folder, shards: str, split: str, suffix: str = ".tar") -> list[
         for name, here in zip(names, matches, strict=True):
             if not here and name != wanted:
                 raise files.missing(
-                    f"{folder.address}/{name}", f"shards={shards} names it"
+                    f"{folder.address}/{name}",
+                    f"shards={shards} names it, and {folder.held()}",
                 )
             found += here
         if len(found) == count:
-            others = folder.some(suffix)
-            seen = f"it holds {', '.join(others[:3])}" if others else ""
-            seen = seen + (" ..." if len(others) > 3 else "") or f"it holds no {suffix}"
             raise UserError(
-                f"no shard of {folder.address} matches {wanted}: {seen}; set the "
-                f"option shards"
+                f"no shard of {folder.address} matches {wanted}: {folder.held()}; set "
+                f"the option shards, or another split than {split!r}"
             )
     return list(dict.fromkeys(found))
-
-
-def expand(pattern: str) -> list[str]:
-    """`a{08..10}` -> a08, a09, a10; several ranges multiply.
-
-    Raises UserError for a range that runs backwards.
-    """
-    match = RANGE.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last = match.groups()
-    if int(last) < int(first):
-        raise UserError(f"shards={pattern}: the range {match[0]} runs backwards")
-    numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [head + n + rest for n in numbers for rest in expand(tail)]
 
 
 class LocalFolder:
@@ -137,9 +119,8 @@ class LocalFolder:
             if self._there(place)
         )
 
-    def some(self, suffix: str) -> list[str]:
-        found = self._base.rglob(f"*{suffix}")
-        return sorted(place.relative_to(self._base).as_posix() for place in found)
+    def held(self) -> str:
+        return contents.held(self._base)
 
     def shard(self, name: str) -> Shard:
         place = (self._base / name).resolve()

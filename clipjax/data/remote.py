@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from clipjax.data import files
+from clipjax.data import contents, files
 from clipjax.data.folders import GLOB, Shard
 from clipjax.types import UserError
 
@@ -97,14 +97,14 @@ class RemoteFolder:
             if info.get("type") != "directory"
         )
 
-    def some(self, suffix: str) -> list[str]:
+    def held(self) -> str:
         try:
             places = self._fs.ls(self._root, detail=False)
         except FileNotFoundError as error:
             raise UserError(f"{self.address} does not exist, or is empty") from error
         except Exception as error:
             self._unreachable(error)
-        return sorted(self._name(p) for p in places if str(p).endswith(suffix))
+        return contents.in_words(self._name(place) for place in places)
 
     def shard(self, name: str) -> Shard:
         place = self._place(name)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax import registry
-from clipjax.data import files, records, subset
+from clipjax.data import contents, files, records, subset
 from clipjax.types import BadExample, Example, UserError
 
 
@@ -102,8 +102,8 @@ def _no_split(base: pathlib.Path, split: str) -> str:
             f"same `python -m clipjax.prepare convert` again to finish it"
         )
     return (
-        f"{base} holds no {split}.json: it is no folder that `python -m "
-        f"clipjax.prepare convert` wrote; for data in another form choose "
+        f"{base} holds no {split}.json ({contents.held(base)}): it is no folder that "
+        f"`python -m clipjax.prepare convert` wrote; for data in another form choose "
         f"data=webdataset, captions, imagefolder or tfds"
     )
 

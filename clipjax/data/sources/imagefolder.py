@@ -218,5 +218,6 @@ def _no_split(base: pathlib.Path, split: str) -> str:
             f"move them into {base / (split or 'train')}"
         )
     return (
-        f"{base / split} does not exist. {files.set_path()}, to hold SPLIT/CLASS/*.jpg"
+        f"{base / split} does not exist, and {base} has no SPLIT/CLASS/*.jpg: "
+        f"{contents.held(base)}. {files.set_path()}"
     )

@@ -94,7 +94,7 @@ def make(
     folder = folders.LocalFolder(base, subfolders=True)
     names = [
         name
-        for name in folders.find(folder, shards, split, split_files.SUFFIX)
+        for name in folders.find(folder, shards, split)
         if not name.startswith((".", "_"))
     ]
 
@@ -308,6 +308,6 @@ def _has_folders(base: pathlib.Path) -> bool:
     if not tables:
         raise UserError(
             f"{base} holds neither folders (00000/) nor parquet files (00000.parquet) "
-            f"of img2dataset: {files.set_path()}"
+            f"of img2dataset: {contents.held(base)}; {files.set_path()}"
         )
     return False

@@ -284,7 +284,7 @@ class Parquet:
 
 def _named(base: pathlib.Path, shards: str, split: str) -> tuple[list[str], str]:
     """The files that the option names, and which part of them the split is."""
-    found = folders.find(folders.LocalFolder(base), shards, split, split_files.SUFFIX)
+    found = folders.find(folders.LocalFolder(base), shards, split)
     names = [n for n in found if not pathlib.PurePath(n).name.startswith((".", "_"))]
     if not names:
         raise UserError(f"no shard of {base} matches {shards}: only hidden files do")

@@ -1,0 +1,162 @@
+"""A complaint that something is not there says what is, and how to use it."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+
+import pytest
+from source_tools import jpeg, write_tar
+
+from clipjax import registry
+from clipjax.data import contents, patterns
+from clipjax.data.sources import webdataset
+from clipjax.types import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def said(source, path, split="train", **options):
+    with pytest.raises(UserError) as error:
+        registry.load("data", source)(split, path=str(path), **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def shards(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        write_tar(folder / name, [("a.jpg", jpeg())])
+
+
+@pytest.mark.parametrize(
+    "suffix", [".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".tar.lz4"]
+)
+def test_packed_shards_are_named(suffix, tmp_path):
+    for i in range(2):
+        (tmp_path / f"train-{i}{suffix}").write_bytes(b"packed")
+    words = said("webdataset", tmp_path)
+    assert f"it holds 2 files train-*{suffix} (compressed: unpack them" in words
+    for source in ("parquet", "imagefolder", "captions", "img2dataset", "arrayrecord"):
+        assert f"train-*{suffix} (compressed" in said(source, tmp_path), source
+
+
+def zipped(data):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr("a.jpg", data)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("pack", "words"),
+    [
+        (gzip.compress, "is compressed: unpack it to a plain .tar .gunzip."),
+        (bz2.compress, "is compressed: .*bunzip2"),
+        (lzma.compress, "is compressed: .*unxz"),
+        (lambda data: lzma.compress(data, lzma.FORMAT_ALONE), "compressed: .*unlzma"),
+        (lambda data: b"\x28\xb5\x2f\xfd" + data, "is compressed: .*unzstd"),
+        (zipped, "is a zip archive"),
+        (lambda data: b"PAR1" + data, "is a parquet file: read it by data=parquet"),
+        (lambda data: b"ARROW1\0\0" + data, "is an Arrow file"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ],
+)
+def test_a_shard_of_another_kind_is_named(pack, words, tmp_path):
+    shards(tmp_path, "train-0.tar")
+    place = tmp_path / "train-0.tar"
+    place.write_bytes(pack(place.read_bytes()))
+    with pytest.raises(UserError, match=words):
+        webdataset.make("train", path=str(tmp_path))
+
+
+def test_a_tar_is_a_tar_whatever_its_first_name(tmp_path):
+    for i, name in enumerate(("BZh.jpg", "PAR1.jpg", "ARROW1.jpg")):
+        write_tar(tmp_path / f"train-{i}.tar", [(name, jpeg())])
+    assert len(webdataset.make("train", path=str(tmp_path))) == 3
+
+
+def test_what_save_to_disk_leaves_is_named(tmp_path):
+    for name in ("state.json", "dataset_info.json", "data-00000-of-00001.arrow"):
+        (tmp_path / "one").mkdir(exist_ok=True)
+        (tmp_path / "one" / name).write_bytes(b"{}")
+        (tmp_path / "several" / "train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "several" / "train" / name).write_bytes(b"{}")
+    (tmp_path / "several" / "dataset_dict.json").write_text("{}")
+    for folder in ("one", "several"):
+        for source in ("webdataset", "parquet", "imagefolder", "arrayrecord"):
+            words = said(source, tmp_path / folder)
+            assert "an Arrow data set of datasets' save_to_disk" in words, source
+            assert "to_parquet" in words
+
+
+def test_a_wrong_split_lists_those_that_are_there(tmp_path):
+    names = [f"train-{i:03}.tar" for i in range(5)] + ["val-000.tar", "val-001.tar"]
+    shards(tmp_path / "tars", *names)
+    words = said("webdataset", tmp_path / "tars", "validation")
+    assert "it holds 5 files train-*.tar, 2 files val-*.tar; set the option" in words
+    assert "another split than 'validation'" in words
+    for split in ("train", "val"):
+        (tmp_path / "folders" / split / "cat").mkdir(parents=True)
+        (tmp_path / "folders" / split / "cat" / "a.jpg").write_bytes(jpeg())
+    assert "its splits: train, val" in said("imagefolder", tmp_path / "folders", "test")
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "a.jpg").write_bytes(jpeg())
+    assert "it holds a.jpg" in said("imagefolder", tmp_path / "loose")
+
+
+def test_folders_in_words(tmp_path):
+    assert contents.held(tmp_path) == "it is empty"
+    assert contents.held(tmp_path / "none") == "there is no such folder"
+    for i in range(12):
+        (tmp_path / f"{'abcdefghijkl'[i]}.jpg").write_bytes(b"")
+    (tmp_path / ".hidden").write_bytes(b"")
+    (tmp_path / "note.txt").write_bytes(b"")
+    assert contents.held(tmp_path) == "it holds 12 files *.jpg, note.txt"
+
+
+# Hand-made by `echo PATTERN` in bash.
+BRACES = {
+    "{a,b}-{0..1}.tar": ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"],
+    "{train,val}": ["train", "val"],
+    "x{00..10..5}y": ["x00y", "x05y", "x10y"],
+    "{a,b{1..2}}": ["a", "b1", "b2"],
+    "{a,}z": ["az", "z"],
+    "{a}{b}": ["{a}{b}"],
+    "{a{1..2}}": ["{a1}", "{a2}"],
+    "a{b,c": ["a{b,c"],
+    "a}b{c,d}": ["a}bc", "a}bd"],
+    "plain*.tar": ["plain*.tar"],
+}
+
+
+@pytest.mark.parametrize("pattern", BRACES)
+def test_braces_are_expanded_as_in_a_shell(pattern):
+    assert patterns.expand(pattern) == BRACES[pattern]
+
+
+def test_more_names_than_can_be_looked_up():
+    for pattern in ("{0..999999999}", "{0..9999}{0..9999}"):
+        with pytest.raises(UserError, match="more than 1,000,000"):
+            patterns.expand(pattern)
+
+
+def test_every_source_takes_alternatives(tmp_path):
+    shards(tmp_path, *(f"{name}-{i}.tar" for name in "abc" for i in range(2)))
+    source = webdataset.make("train", path=str(tmp_path), shards="{a,c}-{0..1}.tar")
+    assert [source.key_of(i).partition(":")[0] for i in range(4)] == [
+        *("a-0.tar", "a-1.tar", "c-0.tar", "c-1.tar")
+    ]
+    assert len(webdataset.make("train", path=str(tmp_path), shards="{a,b}-*.tar")) == 4
+    words = said("webdataset", tmp_path, shards="{a,d}-0.tar")
+    assert "d-0.tar does not exist. shards={a,d}-0.tar names it" in words
+    for name in ("00000", "00001", "00003"):
+        (tmp_path / "files" / name).mkdir(parents=True)
+        (tmp_path / "files" / name / "a.jpg").write_bytes(jpeg())
+    make = registry.load("data", "img2dataset")
+    path = str(tmp_path / "files")
+    assert len(make("all", path=path, shards="{00000,00003}")) == 2
