@@ -12,7 +12,7 @@ from clipjax.data import caption_files
 from clipjax.data.sources import img2dataset, webdataset
 
 ONE, TWO = ["a dog"], ["one", "two"]
-LINES = "text files of several lines, each taken as a caption"
+LINES = caption_files.SEVERAL
 CASES = {  # .txt, fields of .json -> captions, what is said
     "null": ("a dog", {"captions": None}, ONE, ""),
     "empty": ("a dog", {"captions": []}, ONE, ""),
@@ -57,15 +57,15 @@ def members(key, text, fields):
     )
 
 
-def make(form, folder, files):
+def make(form, folder, files, **options):
     """The source of these files in a shard or a folder."""
     if form == "tar":
         write_tar(folder / "train-0.tar", files)
-        return webdataset.make("train", path=str(folder))
-    (folder / "00000").mkdir()
+        return webdataset.make("train", path=str(folder), **options)
+    (folder / "00000").mkdir(exist_ok=True)
     for name, data in files:
         (folder / "00000" / name).write_bytes(data)
-    return img2dataset.make("all", path=str(folder))
+    return img2dataset.make("all", path=str(folder), **options)
 
 
 @pytest.mark.parametrize("form", ["tar", "files"])
@@ -96,6 +96,19 @@ def test_what_is_said_of_it(case, tmp_path):
         assert problem.startswith(f"train-0.tar: {said}")
     else:
         assert source.problems == []
+
+
+@pytest.mark.parametrize("form", ["tar", "files"])
+def test_texts_of_several_lines_can_be_kept_whole(form, tmp_path):
+    files = [*members("a", "one\n\ntwo\n", None), *members("b", "three", None)]
+    for lines, expected in {
+        True: [TWO, ["three"]],
+        False: [["one\n\ntwo"], ["three"]],
+    }.items():
+        source = make(form, tmp_path, files, text_lines=lines)
+        check_contract(source)
+        assert [list(source[i].captions) for i in range(2)] == expected
+        assert len(source.problems) == lines
 
 
 def test_a_broken_file_hides_no_fault(tmp_path):

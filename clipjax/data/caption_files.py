@@ -13,11 +13,17 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from clipjax.data import caption_lists
 from clipjax.data.entries import BLANK, Counts
 from clipjax.types import BadExample
 
 NO_TEXT, TXT, JSON, LINES = 0, 1, 2, 3  # LINES: a .txt of which each line is a caption
+SEVERAL = (
+    "text files of several lines, each taken as a caption (text_lines=False keeps them "
+    "whole)"
+)
 FIELDS = ("captions", "caption")
 LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -98,11 +104,25 @@ def choose_each(groups: Iterable[Sequence[Text]], counts: Counts) -> list[Text]:
             1 for one in texts if one.captions < 0
         )
         counts[BLANK] += text.blank
-        counts["text files of several lines, each taken as a caption"] += (
-            text.kind == LINES
-        )
+        counts[SEVERAL] += text.kind == LINES
         chosen.append(text)
     return chosen
+
+
+def whole(
+    kinds: np.ndarray, captions: np.ndarray, problems: Iterable[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """As if no text of several lines held more than one caption.
+
+    kinds: uint8 [n]; captions: int32 [n], how many; problems: in words, without what
+    was said of such texts.
+    """
+    lines = kinds == LINES
+    return (
+        np.where(lines, np.uint8(TXT), kinds),
+        np.where(lines, np.int32(1), captions),
+        [problem for problem in problems if not problem.endswith(SEVERAL)],
+    )
 
 
 def _captions(kind: int, data: bytes) -> list[Any]:

@@ -45,6 +45,7 @@ def make(
     shards: str = "*",
     image_column: str = "",
     caption_column: str = "",
+    text_lines: bool = True,
     val_fraction: float = 0.01,
     max_samples: int = 0,
     subset_seed: int = -1,
@@ -59,6 +60,7 @@ def make(
       shards: which, without a suffix: a pattern, or numbered ones of which none may be
         missing, "{00000..00331}"; several are joined by "::".
       image_column, caption_column: of parquet files; "" finds the usual ones.
+      text_lines: whether each line of a `.txt` of several is a caption.
       val_fraction: share of the examples in "val", in [0, 1].
       max_samples: use so many examples (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
@@ -105,6 +107,12 @@ def make(
         if split != "all":
             held = [subset.held_out(key, val_fraction) for key in found.keys]
             mine = np.array(held, bool) == (split == "val")
+        if not text_lines:
+            kinds, captions, _ = caption_files.whole(found.kinds, found.captions, ())
+            counts = Counts({**found.counts, caption_files.SEVERAL: 0})
+            found = dataclasses.replace(
+                found, kinds=kinds, captions=captions, counts=counts
+            )
         return dataclasses.replace(found, keys=[]), mine
 
     scanned, mine = zip(*_each(one, base, names), strict=True)

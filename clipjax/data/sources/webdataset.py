@@ -13,6 +13,7 @@ s3://, hf:// or https://, and is then read in place.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 
@@ -30,6 +31,7 @@ def make(
     path: str = "",
     shards: str = "*{split}*.tar",
     classes: str = "",
+    text_lines: bool = True,
     max_samples: int = 0,
     max_classes: int = 0,
     max_samples_per_class: int = 0,
@@ -44,6 +46,7 @@ def make(
         several are joined by "::".
       classes: text file of class names, one a line, in the order of the numbers in
         `.cls` files; relative to `path`. Without it labels are left aside.
+      text_lines: whether each line of a `.txt` of several is a caption.
       max_samples: use so many images (0: all).
       max_classes, max_samples_per_class: with `classes`, use so many classes, numbered
         anew, and of each so many images (0: all).
@@ -59,6 +62,7 @@ def make(
         folder,
         folders.find(folder, shards, split),
         classes,
+        text_lines=text_lines,
         max_samples=max_samples,
         max_classes=max_classes,
         max_samples_per_class=max_samples_per_class,
@@ -75,6 +79,7 @@ class WebDataset:
         names: list[str],
         classes: str,
         *,
+        text_lines: bool,
         max_samples: int,
         max_classes: int,
         max_samples_per_class: int,
@@ -83,6 +88,8 @@ class WebDataset:
         self._folder = folder
         self._names = names
         self._stamps, self._indexes = _index(folder, names)
+        if not text_lines:
+            self._indexes = [_whole(found) for found in self._indexes]
         self._ends = list(itertools.accumulate(len(found) for found in self._indexes))
         self.problems = [
             f"{name}: {problem}"
@@ -218,6 +225,16 @@ class WebDataset:
         if len(data) < size:
             raise BadExample("the shard is cut off inside this example")
         return data
+
+
+def _whole(found: tar_index.ShardIndex) -> tar_index.ShardIndex:
+    """An index by which a text is one caption, of however many lines."""
+    kinds, captions, problems = caption_files.whole(
+        found.text_kind, found.captions, found.problems
+    )
+    return dataclasses.replace(
+        found, text_kind=kinds, captions=captions, problems=tuple(problems)
+    )
 
 
 def _index(
