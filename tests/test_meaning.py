@@ -11,7 +11,7 @@ import pytest
 import run_tools
 import tiny
 from clipjax import config_check, registry
-from clipjax.engine import assemble, initial
+from clipjax.engine import assemble, datasets, initial
 from clipjax.models import lora, meaning
 from clipjax.models.frozen import freeze
 from clipjax.models.image import vit
@@ -292,7 +292,9 @@ def base(tmp_path_factory):
     """A run's folder that lacks nothing but a checkpoint."""
     folder = tmp_path_factory.mktemp("base")
     config = run_tools.tiny()
-    words = assemble.new_tokenizer(config, assemble.source(config.data.train))
+    words = assemble.new_tokenizer(
+        config, datasets.source(config.data.train, "--config.data.train.")
+    )
     (folder / "config.json").write_text(json.dumps(config_check.to_dict(config)))
     assemble.save_tokenizer(config, words, folder)
     return folder, words
