@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import io
 import os
 import pathlib
 import re
@@ -13,12 +14,13 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from clipjax import config_check, config_parts, registry
+from clipjax import config_check, config_parts, paths, registry
 from clipjax.types import Config, UserError
 
 
 def run(main: Callable[[list[str]], int]) -> None:
     """Calls a command's main(argv) and exits; a UserError is one line and status 2."""
+    _escape_output()
     try:
         status = main(sys.argv)
     except (UserError, flags.Error) as error:
@@ -35,6 +37,13 @@ def run(main: Callable[[list[str]], int]) -> None:
         status = 1
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _escape_output() -> None:
+    """What the output's encoding lacks is escaped: a name may end no run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse(
@@ -109,20 +118,33 @@ def _without_config(argv: list[str]) -> list[str]:
     return left
 
 
+def split_value(value: str) -> tuple[str, str]:
+    """What --config says as its file and the argument after the colon, or "".
+
+    A file may lie below a folder with a colon in its name: of the places to cut, the
+    first that leaves a file is taken, else the one after .py.
+    """
+    cuts = [found.start() for found in re.finditer(":|$", value)]
+    there = [cut for cut in cuts if paths.given(value[:cut]).is_file()]
+    likely = [cut for cut in cuts if value[:cut].endswith(".py")]
+    cut = (there or likely or cuts)[0]
+    return value[:cut], value[cut + 1 :]
+
+
 def load_file(value: str) -> Config:
     """The config of FILE.py or FILE.py:ARGUMENT, before overrides.
 
     Raises UserError for a file that is missing, does not run or has no get_config, with
     its line, and for a config that lacks a key or has one that nothing reads.
     """
-    file, _, argument = value.partition(":")
-    path = pathlib.Path(file)
+    file, argument = split_value(value)
+    path = paths.given(file)
     if not path.is_file():
         near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = registry.suggest(path.name, [p.name for p in near])
-        raise UserError(f"--config={value}: there is no file {file}.{hint}")
+        raise UserError(f"--config={value}: there is no file {path}.{hint}")
     if path.suffix != ".py":
-        raise UserError(f"--config={value}: a config is a Python file, not {file}")
+        raise UserError(f"--config={value}: a config is a Python file, not {path}")
     get_config = _get_config(value, path)
     try:
         config = get_config(argument or None)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from clipjax import commandline, config_check, config_parts, whole
+from clipjax import commandline, config_check, config_parts, paths, whole
 from clipjax.config import source_section
 from clipjax.types import Config, UserError
 
@@ -69,15 +69,15 @@ def main(argv: list[str]) -> int:
         raise UserError(
             "no --workdir given: the directory of a run, e.g. runs/quickstart"
         )
-    workdir = pathlib.Path(values.workdir).resolve()
+    workdir = paths.local(values.workdir, "a run")
     name = ""
     if value:
-        name = f"-{pathlib.Path(value.partition(':')[0]).stem}"
+        name = f"-{pathlib.Path(commandline.split_value(value)[0]).stem}"
         config_check.validate(other, chosen)
         _only_evaluation(argv)
-    json_file = pathlib.Path(values.json) if values.json else None
+    json_file = paths.local(values.json, "a file") if values.json else None
     if json_file and (not json_file.parent.is_dir() or json_file.is_dir()):
-        raise UserError(f"--json={json_file}: name a file in a folder that exists")
+        raise UserError(f"--json={values.json}: name a file in a folder that exists")
     if not values.ema:
         name += "-noema"
     shares = (1.0,)

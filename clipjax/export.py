@@ -9,7 +9,7 @@ import pathlib
 
 from rich.console import Console
 
-from clipjax import commandline
+from clipjax import commandline, paths
 from clipjax.types import UserError
 
 HELP = """\
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     ):
         if not values[flag].value:
             raise UserError(f"no --{flag} given: {what}")
-    out = pathlib.Path(values.out).expanduser().resolve()
+    out = paths.local(values.out, "an export")
     export(
         values.workdir, out, values.format, values.checkpoint, values.ema, values.dtype
     )

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from clipjax import paths
 from clipjax.config import create
 from clipjax.encoder import Encoder
 from clipjax.engine import assemble, classes, resume
@@ -117,7 +118,7 @@ def load(
     """
     if foreign.is_foreign(str(name)):
         return _load_released(str(name))
-    folder = pathlib.Path(name).resolve()
+    folder = paths.local(name, "a model")
     config = resume.load_config(folder)
     tokenizer = assemble.saved_tokenizer(config, folder)
     model = assemble.model(config, tokenizer)

@@ -16,7 +16,7 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from clipjax import commandline, registry
+from clipjax import commandline, paths, registry
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -106,6 +106,8 @@ def main(argv: list[str]) -> int:
     if "split" in given and values["split"].present:
         raise UserError("--split and --data.split are the same: give one of them")
     values.split = given.pop("split", values.split)
+    if action != "verify":
+        paths.local(values.out, "what is written")  # a wrong one is told at once
     splits = [split for split in values.split.split(",") if split]
     if action in ("inspect", "verify") and len(splits) > 1 or not splits:
         raise UserError(f"--split={values.split}: give one split")
@@ -157,8 +159,9 @@ def _use(values: Any) -> str:
     from clipjax.data.prepare import convert
 
     name = {"tar": "webdataset"}.get(values.to, values.to)
-    use = f"data={name} --config.data.train.path={values.out}"
-    if values.to == "tar" and (pathlib.Path(values.out) / convert.CLASSES).exists():
+    out = paths.given(values.out)
+    use = f"data={name} --config.data.train.path={paths.shell(out)}"
+    if values.to == "tar" and (out / convert.CLASSES).exists():
         use += f" --config.data.train.classes={convert.CLASSES}"
     return use
 
@@ -167,7 +170,7 @@ def _use(values: Any) -> str:
 def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar while the work lasts; nothing where nobody looks."""
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
@@ -185,7 +188,7 @@ def _convert(
 ) -> int:
     from clipjax.data.prepare import convert
 
-    out = pathlib.Path(values.out).expanduser()
+    out = paths.given(values.out)
     options = convert.Options(
         to=values.to,
         resize=values.resize,
@@ -249,7 +252,7 @@ def _inspect(
     for flag in ("samples", "seed"):
         if values[flag].value < (flag == "samples"):
             raise UserError(f"--{flag}={values[flag].value}: too small")
-    out = pathlib.Path(values.out).expanduser()
+    out = paths.given(values.out)
     title = " ".join(str(v) for k, v in described.items() if k in ("data", "path"))
     title += f", split {described['split']}"
     threads = values.threads
@@ -280,7 +283,7 @@ def _verify(
     start = time.monotonic()
     problems = []
     if described["data"] == "arrayrecord":
-        base = pathlib.Path(described["path"]).expanduser()
+        base = paths.given(described["path"])
         shards = records.read_split(base / f"{described['split']}.json").shards
         problems = [
             f"{name}: its SHA-256 is not that of the file that was written"
@@ -308,7 +311,7 @@ def _tiny(
 ) -> int:
     from clipjax.data.prepare import convert, subset, writing
 
-    out = pathlib.Path(values.out).expanduser()
+    out = paths.given(values.out)
     split = described["split"]
     if values.to not in ("imagefolder", *convert.FORMS):
         raise UserError(f"--to={values.to}: use imagefolder, arrayrecord or tar")

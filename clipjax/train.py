@@ -6,10 +6,11 @@ Started again with the same command, it goes on where it was stopped.
 from __future__ import annotations
 
 import pathlib
+import shlex
 
 from rich.console import Console
 
-from clipjax import commandline, config_check
+from clipjax import commandline, config_check, paths
 from clipjax.types import UserError
 
 HELP = """\
@@ -55,8 +56,9 @@ def main(argv: list[str]) -> int:
     chosen = made.copy_and_resolve_references()
     values = commandline.parse(argv, made, workdir="", extend=False, dry_run=False)
     config_check.validate(made, chosen)
-    name = pathlib.Path(value.partition(":")[0]).stem
+    name = pathlib.Path(commandline.split_value(value)[0]).stem
     workdir = values.workdir or f"runs/{name}"
+    folder = paths.local(workdir, "a run")
 
     import jax
 
@@ -66,13 +68,13 @@ def main(argv: list[str]) -> int:
     if values.dry_run:
         from clipjax.engine import describe
 
-        describe.describe(made, pathlib.Path(workdir))
+        describe.describe(made, folder)
         return 0
     from clipjax import results
     from clipjax.engine import loop
 
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
-    outcome = loop.train(made, workdir, extend=values.extend, console=console)
+    outcome = loop.train(made, folder, extend=values.extend, console=console)
     if outcome.stopped_by:
         console.print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by
@@ -82,11 +84,12 @@ def main(argv: list[str]) -> int:
         load, use = "model", "model.classify([image])"
     else:
         load, use = "clip", 'clip.encode_text(["..."])'
-    load += f" = clipjax.load('{workdir}')"
+    load = shlex.quote(f"import clipjax; {load} = clipjax.load({ascii(workdir)})")
+    word = paths.shell(workdir)
     console.print(
         f"done: {workdir}. Next:\n"
-        f"  python -m clipjax.evaluate --workdir {workdir}\n"
-        f'  python -ic "import clipjax; {load}"  # then {use}\n'
+        f"  python -m clipjax.evaluate --workdir {word}\n"
+        f"  python -ic {load}  # then {use}\n"
         f"  python -m clipjax.train --help  # other towers, losses, data, optimizers",
         soft_wrap=True,
     )

@@ -23,6 +23,7 @@ def opened(
     """
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
+        options.setdefault("errors", "backslashreplace")  # of names that are no text
     # Of several that write the same file the last one wins.
     own = f"{os.getpid()}-{threading.get_ident()}"
     scratch = path.with_name(f"{path.name}.{own}.tmp")

@@ -17,7 +17,7 @@ LEVELS = [
     + ["image_batches", "given_images"],
     ["config", "config_check", "config_limits", "config_parts"],
     ["registry"],
-    ["agree"],
+    ["agree", "paths"],
     ["types"],
 ]
 HOMES = {

@@ -13,10 +13,10 @@ import hashlib
 import heapq
 import importlib
 import itertools
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from clipjax import paths
 from clipjax.types import UserError
 
 FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -114,7 +114,7 @@ def read_lines(place: str) -> list[str]:
     if place == WHEEL:
         return _of_wheel()
     try:
-        data = pathlib.Path(place).expanduser().read_bytes()
+        data = paths.given(place).read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (OSError, EOFError) as error:

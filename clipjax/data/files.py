@@ -19,6 +19,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 
+from clipjax import paths
 from clipjax.types import BadExample, UserError
 
 ADDRESSES = (
@@ -81,7 +82,7 @@ def folder(path: str, kind: str) -> pathlib.Path:
             f"{path}: {kind} are read from a local folder; of the sources only "
             f"webdataset reads from elsewhere"
         )
-    place = pathlib.Path(path).expanduser()
+    place = paths.given(path)
     if not place.exists():
         raise missing(place, f"Put the {kind} there, or {set_path()}")
     if not place.is_dir():
@@ -91,7 +92,7 @@ def folder(path: str, kind: str) -> pathlib.Path:
 
 def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
     """The file that an option names, relative to the data folder or absolute."""
-    place = base / pathlib.Path(name).expanduser()
+    place = base / paths.given(name)
     if not place.is_file():
         raise missing(place, f"It is named by the option {option}={name}")
     return place
@@ -158,8 +159,9 @@ def stamp_of(stat: os.stat_result) -> tuple[int, str]:
 
 def cache_folder(name: str) -> pathlib.Path:
     """Where derived data are kept: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
-    base = os.environ.get("CLIPJAX_CACHE") or "~/.cache/clipjax"
-    return pathlib.Path(base).expanduser() / name
+    if set_by_user := os.environ.get("CLIPJAX_CACHE"):
+        return paths.given(set_by_user) / name
+    return paths.home(".cache/clipjax") / name
 
 
 def report(source: str, problems: list[str]) -> None:

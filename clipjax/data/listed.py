@@ -14,6 +14,7 @@ import unicodedata
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data import files, strings, subset
 from clipjax.data.entries import Entry
 from clipjax.types import BadExample, Example, UserError
@@ -163,7 +164,7 @@ def _folders(
     """Folders in which the images may lie; raises UserError for a missing option."""
     if not images:
         return [base / name for name in usual if (base / name).is_dir()]
-    place = base / pathlib.Path(images).expanduser()
+    place = base / paths.given(images)
     if not place.is_dir():
         raise files.missing(place, f"It is named by the option images={images}")
     return [place]

@@ -7,8 +7,8 @@ a web page, or a Git LFS pointer. It is told here, so that all readers say it al
 from __future__ import annotations
 
 import os
-import pathlib
 
+from clipjax import paths
 from clipjax.types import UserError
 
 HEAD = 512
@@ -25,7 +25,7 @@ def opening(path: str | os.PathLike[str], what: str) -> bytes:
     Raises UserError where the file is absent, a folder, unreadable, empty, a web page
     or a Git LFS pointer.
     """
-    place = pathlib.Path(path).expanduser()
+    place = paths.given(path)
     if place.is_dir():
         raise UserError(f"{place} is a folder: name {what} in it")
     try:
@@ -53,7 +53,7 @@ def opening(path: str | os.PathLike[str], what: str) -> bytes:
 def read_text(path: str | os.PathLike[str], what: str) -> str:
     """Returns the content of a UTF-8 file; raises UserError as `opening`."""
     opening(path, what)
-    place = pathlib.Path(path).expanduser()
+    place = paths.given(path)
     try:
         return place.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ import concurrent.futures
 import datetime
 import errno
 import functools
+import glob
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ class RemoteFolder:
         self.address = url.rstrip("/")
         self._connect()
         self._checked: set[str] = set()
+        self._in_parts = False  # not known yet
 
     def _connect(self) -> None:
         import fsspec  # a second to import, with what it looks for
@@ -86,7 +88,8 @@ class RemoteFolder:
             if not GLOB.search(pattern):
                 info = self._fs.info(self._place(pattern))
                 return [pattern] if info.get("type") != "directory" else []
-            found = self._fs.glob(self._place(pattern), detail=True)
+            place = f"{glob.escape(self._root.rstrip('/'))}/{pattern}"
+            found = self._fs.glob(place, detail=True)
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -110,11 +113,30 @@ class RemoteFolder:
         place = self._place(name)
         try:
             stamp = _stamp(_patiently(functools.partial(self._fs.info, place)))
+            if not self._in_parts:
+                self._in_parts = _patiently(lambda: self._sends_parts(place, stamp[0]))
         except Exception as error:
             raise UserError(
                 f"cannot read the shard {self.address}/{name}: {_words(error)}"
             ) from error
+        if not self._in_parts:
+            raise UserError(
+                f"{self.address}: its server sends whole files only (it has no Range "
+                "requests), and every example would be a download of a shard: use "
+                "another server, or download the shards"
+            )
         return Shard(f"{self.address}/{name}", stamp, lambda: self._stream(place))
+
+    def _sends_parts(self, place: str, size: int) -> bool:
+        """Whether a part of a file can be asked for; every object store has parts."""
+        if not self.address.startswith(("http://", "https://")) or size < 2:
+            return True
+        try:
+            with self._fs.open(place, "rb", block_size=1, cache_type="none") as file:
+                file.seek(1)
+                return len(file.read(1)) == 1
+        except ValueError:  # fsspec's word for a server without them
+            return False
 
     def _stream(self, place: str) -> BinaryIO:
         try:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data import files, tables, text
 from clipjax.data.labels import find_label_set
 from clipjax.types import Example, Source, UserError
@@ -95,7 +96,7 @@ def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
         raise UserError(
             "text_augment=table: set its file by --config.data.text_augment.path=FILE"
         )
-    place = pathlib.Path(path).expanduser()
+    place = paths.given(path)
     if not place.is_file():
         raise files.missing(place, f"It is named by the option path={path}")
     if not hasattr(source, "key_of"):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import trees
+from clipjax import paths, trees
 from clipjax.config import create
 from clipjax.engine import assemble, resume
 from clipjax.engine.state import TrainState
@@ -51,7 +51,7 @@ def run_of_texts(config: Config) -> pathlib.Path | None:
     """The run whose text tower, and so whose tokenizer, a run starts with."""
     given = starts(config)
     name = given.get("init_from") or given.get("init_text_from")
-    return pathlib.Path(name) if name and not foreign.is_foreign(name) else None
+    return paths.given(name) if name and not foreign.is_foreign(name) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read(
 
 def _saved(what, name, side, config, model, tokenizer, say) -> Given:
     """Of a run."""
-    workdir = pathlib.Path(name).resolve()
+    workdir = paths.local(name, "a model")
     saved = resume.load_config(workdir)
     words = assemble.saved_tokenizer(saved, workdir)
     theirs = assemble.model(saved, words)

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from clipjax import paths
 from clipjax.agree import gather, on_primary
 from clipjax.engine import assemble, classes, datasets, initial, resume, sharding, texts
 from clipjax.engine import state as states
@@ -67,7 +68,7 @@ def train(
       UserError: for anything the user can mend: bad config, missing data, a run of
         another config in workdir, a loss that stays non-finite.
     """
-    workdir = pathlib.Path(workdir).resolve()
+    workdir = paths.local(workdir, "a run")
     out = console or Console(quiet=jax.process_index() > 0)
 
     def say(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clipjax import whole
+from clipjax import paths, whole
 from clipjax.data import released
 from clipjax.types import UserError
 from clipjax.weights import archives, torch_zip, wrappers
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises UserError, naming the file and the cause, for one that is absent, damaged,
     cut short, of another kind, or asks to run code.
     """
-    return wrappers.unwrapped(_read(pathlib.Path(path).expanduser()))
+    return wrappers.unwrapped(_read(paths.given(path)))
 
 
 def _read(place: pathlib.Path) -> dict[str, np.ndarray]:
@@ -151,7 +151,7 @@ def write_safetensors(
     Raises UserError for an array of a type that the format lacks, a name that it keeps
     for itself, or metadata that are not text; and OSError.
     """
-    place = pathlib.Path(path).expanduser()
+    place = paths.given(path)
     types = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     order = list(types)
     arrays = {}

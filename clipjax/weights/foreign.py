@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.models.two_tower import TwoTowerModel
 from clipjax.types import UserError, Variables
 from clipjax.weights import (
@@ -73,8 +74,10 @@ KNOWN = (
 
 def is_foreign(name: str) -> bool:
     """Whether a name is that of a foreign model and not of a run directory."""
-    place = pathlib.Path(name).expanduser()
-    if name.startswith(hub.PREFIX) or place.is_file():
+    if name.startswith(hub.PREFIX):
+        return True
+    place = paths.local(name, "a model")
+    if place.is_file():
         return True
     if (place / open_clip.CONFIG).is_file():
         return True
@@ -97,7 +100,7 @@ def read_model(name: str) -> tuple[Settings, Variables]:
     if name.startswith(hub.PREFIX):
         place = hub.fetch(name, WEIGHTS)
     else:
-        place = pathlib.Path(name).expanduser()
+        place = paths.given(name)
     config, weights = parts(place)
     tensors = files.read(weights)
     kind = _recognise(config, tensors, weights)

@@ -17,6 +17,7 @@ import math
 import pathlib
 import pickle
 import pickletools
+import shlex
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -300,9 +301,12 @@ def refuse_legacy(place: pathlib.Path) -> UserError:
 
 
 def _convert(place: pathlib.Path) -> str:
+    code = (
+        f"import torch; x = torch.load({ascii(str(place))}, map_location='cpu', "
+        "weights_only=False); torch.save(x.state_dict() if hasattr(x, 'state_dict') "
+        "else x.get('state_dict', x), 'weights.pt')"
+    )
     return (
         "if you trust where it comes from, convert it with PyTorch: "
-        f"python -c \"import torch; x = torch.load({str(place)!r}, map_location='cpu', "
-        "weights_only=False); torch.save(x.state_dict() if hasattr(x, 'state_dict') "
-        "else x.get('state_dict', x), 'weights.pt')\""
+        f"python -c {shlex.quote(code)}"
     )

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import registry
+from clipjax import paths, registry
 from clipjax.models import classifier, meaning
 from clipjax.models.layers import one_of
 from clipjax.types import UserError, Variables
@@ -180,7 +180,7 @@ def _open(name: str, side: str) -> _Opened | None:
     if name.startswith(hub.PREFIX):
         folder = hub.fetch(name, foreign.WEIGHTS)
     else:
-        folder = pathlib.Path(name).expanduser()
+        folder = paths.given(name)
     config, weights = foreign.parts(folder)
     if config is not None and any(x.recognise(config, ()) for x in foreign.FORMATS):
         return None

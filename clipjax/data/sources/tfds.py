@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from clipjax import registry
+from clipjax import paths, registry
 from clipjax.data import files, subset
 from clipjax.types import BadExample, Example, UserError
 
@@ -216,7 +216,7 @@ def _texts(fields: Any, path: tuple[str, ...]) -> Iterator[str]:
 def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
     """The folder of a prepared data set; raises UserError where there is none."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    base = pathlib.Path(data_dir or default).expanduser()
+    base = paths.given(data_dir or default)
     if not dataset and (base / INFO).is_file():
         return base
     if not dataset:

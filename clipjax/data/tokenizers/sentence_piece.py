@@ -7,12 +7,12 @@ canonical form of texts is that of google-research/big_vision. Needs the `text` 
 from __future__ import annotations
 
 import base64
-import pathlib
 import string
 from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data import framing, released, text
 from clipjax.data.text import Captions
 from clipjax.types import UserError
@@ -133,7 +133,7 @@ def make(
         place = framing.given(path, NAME, WHAT)
         released.opening(place, WHAT)
         try:
-            proto = pathlib.Path(place).expanduser().read_bytes()
+            proto = paths.given(place).read_bytes()
         except OSError as error:
             raise UserError(
                 f"cannot read {place}: {released.one_line(error)}"

@@ -7,8 +7,7 @@ and Chinese characters split, then the longest pieces are taken from the left. N
 
 from __future__ import annotations
 
-import pathlib
-
+from clipjax import paths
 from clipjax.data import files, framing, released
 from clipjax.data.text import Captions
 from clipjax.data.tokenizers.hf_json import HfTokenizer
@@ -50,7 +49,7 @@ def _build(path: str, lowercase: bool) -> str:
     """The tokenizer of a vocab.txt as the library's JSON."""
     library = framing.library("tokenizers", "wordpiece")
     released.opening(path, WHAT)
-    lines = files.read_lines(pathlib.Path(path).expanduser())
+    lines = files.read_lines(paths.given(path))
     vocab = {token: i for i, token in enumerate(lines)}
     missing = [token for token in SPECIALS if token not in vocab]
     if missing:

@@ -1,0 +1,72 @@
+"""Paths as users write them: `~`, addresses, words of a shell."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import re
+import shlex
+import sys
+
+from clipjax.types import UserError
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LONGEST = 255  # bytes in a name, on every usual disk
+
+
+def given(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path that a user wrote: `~` and `~user` are folders of users, as in a shell.
+
+    Raises UserError for `~` where no home folder is known, and for a path that no file
+    can have.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    if text == "~" or text.startswith("~/"):
+        raise UserError(f"{path}: no home folder is known: write the path in full")
+    found, long = pathlib.Path(text), False
+    try:
+        os.lstat(text)
+    except ValueError as error:  # a NUL
+        raise UserError(f"{text!r} cannot be a path: {error}") from error
+    except OSError as error:
+        long = error.errno == errno.ENAMETOOLONG
+    if long or any(len(os.fsencode(part)) > _LONGEST for part in found.parts):
+        raise UserError(f"{text}: the name is too long for a disk")
+    return found
+
+
+def home(name: str) -> pathlib.Path:
+    """A default below the home folder; without one, a path that cannot be made."""
+    found = os.path.expanduser("~")
+    return pathlib.Path(os.devnull if found == "~" else found) / name
+
+
+def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+    """As `given`, absolute; what: what lives there, for the message ("a run").
+
+    Raises UserError for an address of a bucket too.
+    """
+    if ADDRESS.match(os.fspath(path)):
+        raise UserError(
+            f"{path}: {what} lives in a local folder, not at an address; copy it from "
+            "or to there"
+        )
+    return given(path).resolve()
+
+
+def shell(path: str | os.PathLike[str]) -> str:
+    """A path as one word of a shell command to paste."""
+    text = os.fspath(path)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+        if text.isprintable():
+            return shlex.quote(text)
+    except UnicodeEncodeError:
+        pass
+    # What cannot be shown as it is, in the form that bash, zsh and ksh read.
+    kept = (
+        chr(code) if 32 <= code < 127 and code not in b"\\'" else f"\\x{code:02x}"
+        for code in os.fsencode(text)
+    )
+    return f"$'{''.join(kept)}'"
