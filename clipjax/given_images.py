@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from clipjax import paths
 from clipjax.data import images
 from clipjax.types import BadExample, Example, UserError
 
@@ -69,12 +69,12 @@ def _example(image: Any, key: str) -> Example:
 
 
 def _file(path: str | os.PathLike) -> bytes:
-    place = pathlib.Path(os.fspath(path))  # a TypeError for bytes
+    name = os.fspath(path)
     try:
-        return place.expanduser().read_bytes()
+        return paths.given(name).read_bytes()
     except FileNotFoundError as error:
         raise BadExample("there is no such file") from error
-    except (OSError, ValueError, RuntimeError) as error:  # a folder; NUL; no home
+    except (OSError, UserError) as error:  # a folder; NUL; no home
         reason = getattr(error, "strerror", None) or error
         raise BadExample(f"the file cannot be read: {reason}") from error
 

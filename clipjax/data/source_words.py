@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax import registry
+from clipjax import paths, registry
 from clipjax.registry import typed
 from clipjax.types import Source, UserError
 
@@ -100,7 +100,7 @@ def absolute(path: str) -> str:
     """A place of data as it can be named from any folder; addresses as they are."""
     if not path or "://" in path:
         return path
-    return os.path.abspath(os.path.expanduser(path))
+    return os.path.abspath(paths.given(path))
 
 
 def absolute_parts(text: str) -> str:
