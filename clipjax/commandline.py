@@ -17,6 +17,8 @@ from ml_collections import config_flags
 from clipjax import config_check, config_parts, paths, registry
 from clipjax.types import Config, UserError
 
+LONGEST = 1500  # characters of an error's line
+
 
 def run(main: Callable[[list[str]], int]) -> None:
     """Calls a command's main(argv) and exits; a UserError is one line and status 2."""
@@ -27,6 +29,9 @@ def run(main: Callable[[list[str]], int]) -> None:
         message = " ".join(str(error).split())
         if message.startswith("FATAL Flags parsing error:"):
             message = message.removeprefix("FATAL Flags parsing error:").strip()
+        if len(message) > LONGEST:  # it quotes something long
+            half = LONGEST // 2
+            message = f"{message[:half]} ... {message[-half:]}"
         print(f"error: {message}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

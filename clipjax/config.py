@@ -336,7 +336,9 @@ def _labelled(family: str, chosen: str, options) -> Config:
 def _by_label(family: str, chosen: str) -> dict[str, str]:
     """Label -> what is chosen, "retrieval" or "zeroshot@scenes", in order."""
     found: dict[str, str] = {}
-    for item in filter(None, chosen.split("+")):
+    for item in chosen.split("+") if chosen else ():
+        if not item:
+            raise UserError(f"{family}={chosen}: write it as one+another")
         label = item.partition("@")[0].rpartition(".")[2]
         if label in found:
             raise UserError(f"{family}={chosen}: {label!r} is there twice")

@@ -119,12 +119,13 @@ def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, An
     for name in ("lora", "train", "checkpoint", "log", "mesh"):
         yield name, config[name], set(shared[name]), shared[name]
     inner = {"train", "eval", "preprocess", "augment"}
-    more = {name for name in ("tokenizer", "text_augment") if name in config.data}
+    more = {"tokenizer"} if "text" in _towers(config.model) else set()
+    more |= {"text_augment"} & set(config.data)
     yield "data", config.data, {*shared["data"], *inner, *more}, shared["data"]
-    for name in inner | more:
+    for name in sorted(inner | more):
         _section(config.data[name], f"data.{name}")
     for name in DATA_PARTS:
-        if name in config.data:
+        if name in inner | more:
             yield from _several(name, config.data[name], f"data.{name}", {})
     yield from _component("data", config.data.train, "data.train", {"split": str})
     yield from _component("data", config.data.eval, "data.eval", {"split": str})
@@ -156,11 +157,15 @@ def _several(
 def _model(
     section: Any,
 ) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
-    factory = registry.load("model", _name(section, "model"))
-    towers = registry.module_of(factory, "TOWERS") or ("image", "text")
+    towers = _towers(section)
     yield from _component("model", section, "model", {}, towers)
     for tower in towers:
         yield from _component(tower, section[tower], f"model.{tower}")
+
+
+def _towers(section: Any) -> tuple[str, ...]:
+    factory = registry.load("model", _name(section, "model"))
+    return registry.module_of(factory, "TOWERS") or ("image", "text")
 
 
 def _component(

@@ -259,7 +259,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file of a run; raises UserError where it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): restore it")

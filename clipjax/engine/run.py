@@ -11,11 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.config_check import validate
+from clipjax.config_limits import INT
 from clipjax.data import buckets, pipeline
 from clipjax.data.augment import Augment
 from clipjax.data.labels import Classes
 from clipjax.data.text_augment import TextAugment
-from clipjax.engine import assemble, classes, datasets, initial, resume, sharding
+from clipjax.engine import (
+    assemble,
+    classes,
+    datasets,
+    initial,
+    memory,
+    resume,
+    sharding,
+)
 from clipjax.engine import state as states
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import check_start, make_train_step
@@ -32,6 +41,7 @@ from clipjax.types import (
     Tokenizer,
     UserError,
 )
+from clipjax.weights import foreign
 
 
 @dataclasses.dataclass
@@ -88,11 +98,18 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     # Up, so that whole epochs visit everything; but not for what rounding adds.
     steps = math.ceil(config.train.epochs * epoch_size / batch - 1e-9)
     total_steps = config.train.steps or steps
+    if total_steps > INT:
+        raise UserError(
+            f"train.epochs={config.train.epochs:g}: {total_steps:,} steps, and {INT:,} "
+            "are the most"
+        )
+    for name in initial.starts(config).values() if anew else ():
+        if not foreign.is_foreign(name):
+            resume.load_config(pathlib.Path(name))
     text_augment = assemble.text_augment(config, source)
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
     elif other := initial.run_of_texts(config):
-        resume.load_config(other)
         tokenizer = assemble.saved_tokenizer(config, other)
     else:
         tokenizer = assemble.new_tokenizer(config, source, text_augment)
@@ -135,6 +152,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     template = states.shapes(
         model, loss, optim, config.train.ema > 0, config.seed, mesh
     )
+    memory.check(config, template, mesh)
     eval_source = datasets.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:
         classes.check_validation(config, learnt, eval_source)

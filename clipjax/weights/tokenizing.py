@@ -89,7 +89,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(released.read_text(path, "a JSON file"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): fetch it again")

@@ -106,8 +106,11 @@ def make(
 
 def _words(state: str) -> list[str]:
     try:
-        return json.loads(state)["words"]
-    except (ValueError, KeyError, TypeError) as error:
+        words = json.loads(state)["words"]
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError("words must be strings")
+        return list(words)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"the saved state of tokenizer words is damaged ({error!r}); restore the "
             f"run's tokenizer.json"

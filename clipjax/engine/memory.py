@@ -1,0 +1,57 @@
+"""Whether a run can fit into memory at all, before any is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import jax
+
+from clipjax.types import Config, UserError
+
+
+def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
+    """Compares what a run takes at the very least with what there is.
+
+    template: the shapes and shardings of the training state.
+
+    Raises UserError where the state on a device, or the pixels of a batch, take more
+    bytes than the device, or the host, has.
+    """
+    device, host = _of_device(mesh.devices.flat[0]), _of_host()
+    state = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(template)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+    )
+    if device and state > device:
+        raise UserError(
+            f"the model and its optimizer take {_size(state)} on each device, which "
+            f"has {_size(device)}: choose smaller towers, or a larger mesh.fsdp"
+        )
+    side, images = config.data.image_size, config.data.batch_size
+    batch = images * side * side * 3 // jax.process_count()
+    if host and batch > host:
+        raise UserError(
+            f"data.batch_size={images}, data.image_size={side}: the pixels of a batch "
+            f"take {_size(batch)} and the machine has {_size(host)}: make one smaller"
+        )
+
+
+def _of_device(device: Any) -> int:
+    """Bytes of a device, 0 where it does not say."""
+    if device.platform == "cpu":
+        return _of_host()
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def _of_host() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB"
