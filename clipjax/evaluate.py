@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from clipjax import commandline, config_check, config_parts, paths, whole
+from clipjax.agree import on_primary
 from clipjax.config import source_section
 from clipjax.types import Config, UserError
 
@@ -122,6 +123,21 @@ def _only_evaluation(argv: list[str]) -> None:
             )
 
 
+def _check_folder(folder: pathlib.Path) -> None:
+    """Raises UserError before the work where its results could not be kept."""
+    try:
+        whole.check_room(folder)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(place: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"{place} cannot be written ({error.strerror}): name another place for the "
+        "results by --json FILE"
+    )
+
+
 def evaluate(
     workdir: pathlib.Path,
     checkpoint: str,
@@ -159,6 +175,7 @@ def evaluate(
 
     distributed.initialise()
     config = resume.load_config(workdir)
+    on_primary(lambda: _check_folder(json_file.parent if json_file else workdir))
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
 
     def say(line: str) -> None:
@@ -228,7 +245,10 @@ def evaluate(
         written = results.sweep_to_json(sweep, meta)
         console.print(results.sweep_table(sweep))
     if jax.process_index() == 0:
-        whole.write_json(path, written)
+        try:
+            whole.write_json(path, written)
+        except OSError as error:  # the disk may be full by now
+            raise _unwritten(path, error) from error
         console.print(f"written to {path}", soft_wrap=True)
 
 

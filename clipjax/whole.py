@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,12 @@ def opened(
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def check_room(folder: pathlib.Path) -> None:
+    """Raises OSError unless a file can be written in a folder."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\1" * 4096)  # more than a full disk takes
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

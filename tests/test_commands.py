@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, and one line for each mistake."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,7 +13,8 @@ from PIL import Image
 
 import clipjax
 import run_tools
-from clipjax import commandline, evaluate, train
+from clipjax import commandline, evaluate, train, whole
+from clipjax.engine import resume
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -221,6 +223,29 @@ def test_train_evaluate_and_load(capsys, one_device):
         clip.encode_text("a red circle")
     with pytest.raises(clipjax.UserError):
         clip.encode_image([b"no image"])
+
+
+def test_results_that_cannot_be_kept_are_told_at_the_start(
+    capsys, tmp_path, monkeypatch
+):
+    """A run of someone else, or on a disk that is full or mounted read-only."""
+    (tmp_path / "run").mkdir()
+    config = commandline.load_file(QUICKSTART)
+    resume.save(tmp_path / "run", config)
+
+    def read_only(folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+
+    monkeypatch.setattr(whole.tempfile, "TemporaryFile", lambda dir: read_only(dir))
+    line = failure(capsys, evaluate.main, "--workdir=run")
+    assert f"{tmp_path / 'run'} cannot be written (Read-only" in line
+    assert "--json FILE" in line
+    line = failure(capsys, evaluate.main, "--workdir=run", "--json=x.json")
+    assert f"error: {tmp_path} cannot be written" in line
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    # Where that is right, the next thing that is missing is told.
+    assert "is missing" in failure(capsys, evaluate.main, "--workdir=run")
 
 
 def test_as_a_process():
