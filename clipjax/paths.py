@@ -18,8 +18,8 @@ _LONGEST = 255  # bytes in a name, on every usual disk
 def given(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path that a user wrote: `~` and `~user` are folders of users, as in a shell.
 
-    Raises UserError for `~` where no home folder is known, and for a path that no file
-    can have.
+    Raises UserError for `~` where no home folder is known, for a path that no file can
+    have, and for one that is not UTF-8, which libraries of C++ cannot be given.
     """
     text = os.path.expanduser(os.fspath(path))
     if text == "~" or text.startswith("~/"):
@@ -31,9 +31,19 @@ def given(path: str | os.PathLike[str]) -> pathlib.Path:
         raise UserError(f"{text!r} cannot be a path: {error}") from error
     except OSError as error:
         long = error.errno == errno.ENAMETOOLONG
+    if not _is_text(text):
+        raise UserError(f"{text}: the name is no UTF-8 text: rename it")
     if long or any(len(os.fsencode(part)) > _LONGEST for part in found.parts):
         raise UserError(f"{text}: the name is too long for a disk")
     return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that were kept as halves of surrogates
+        return False
+    return True
 
 
 def home(name: str) -> pathlib.Path:

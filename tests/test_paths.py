@@ -59,7 +59,7 @@ def test_no_home_folder(monkeypatch):
         files.cache_folder("index").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a/" + "é" * 200])
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a/" + "é" * 200, "\udcff"])
 def test_names_that_no_file_can_have(name):
     with pytest.raises(UserError):
         paths.given(name)
