@@ -9,14 +9,21 @@ keyword-only parameters of its factory; every other word is an error.
 from __future__ import annotations
 
 import inspect
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from clipjax import registry
+from clipjax.config_sections import (
+    chain,
+    component,
+    evals_section,
+    losses_section,
+    only_known,
+    set_keys,
+    source_section,
+)
 from clipjax.types import Config, UserError
 
 # The component words and what they choose when neither file nor argument says.
@@ -148,8 +155,8 @@ def base(
     Raises:
       UserError: for unknown words, components, options, or values of a wrong type.
     """
-    default = {**WORDS, **_known(defaults, WORDS, "component")}
-    given = _known(_parse(arg), [*WORDS, *words], "config argument")
+    default = {**WORDS, **only_known(defaults, WORDS, "component")}
+    given = only_known(_parse(arg), [*WORDS, *words], "config argument")
     given = {name: value for name, value in given.items() if name in WORDS}
     name = given.get("model", default["model"])
     factory = registry.load("model", name)
@@ -169,25 +176,25 @@ def base(
         config[key] = value
     _suit_model(chosen, options)
     _suit_training(chosen, options)
-    model = _component("model", chosen["model"], options)
+    model = component("model", chosen["model"], options)
     for tower in towers:
-        model[tower] = _component(tower, chosen[tower], options)
+        model[tower] = component(tower, chosen[tower], options)
     config.model = model
     config.data = _data(chosen, default, options)
     if "text" in towers:
-        tokenizer = _component("tokenizer", chosen["tokenizer"], options)
+        tokenizer = component("tokenizer", chosen["tokenizer"], options)
         config.data.tokenizer = tokenizer
         if chosen["text_augment"] != "none":
-            section = _chain("text_augment", chosen["text_augment"], options)
+            section = chain("text_augment", chosen["text_augment"], options)
             config.data.text_augment = section
-    config.loss = _loss(chosen["loss"], options)
-    optim = _component("optim", chosen["optim"], options)
+    config.loss = losses_section(chosen["loss"], options)
+    optim = component("optim", chosen["optim"], options)
     optim.update(_shared(options, "optim", beside=optim))
-    optim["schedule"] = _component("schedule", chosen["schedule"], options)
+    optim["schedule"] = component("schedule", chosen["schedule"], options)
     config.optim = optim
     for name in ("lora", "train", "checkpoint", "log", "mesh"):
         config[name] = ConfigDict(_shared(options, name))
-    config.evals = _evals(chosen["evals"], default["evals"], options)
+    config.evals = evals_section(chosen["evals"], default["evals"], options)
     for key in options:
         if key not in _eval_data_keys(default["evals"]):
             _component_options(key, options[key])
@@ -209,59 +216,18 @@ def _parse(arg: str | None) -> dict[str, str]:
     return pairs
 
 
-def _known(given: Mapping[str, Any], known: Iterable[str], what: str) -> dict[str, Any]:
-    known = list(known)
-    for name in given:
-        if name not in known:
-            hint = registry.suggest(name, known)
-            raise UserError(
-                f"unknown {what} {name!r}.{hint} Known: {', '.join(sorted(known))}"
-            )
-    return dict(given)
-
-
 def _shared(options, section: str, beside: Iterable[str] = ()) -> dict[str, Any]:
     """The shared keys of a section with the file's values in place of defaults."""
     defaults = SHARED[section]
     for key in defaults:
         if key in beside:
             raise TypeError(f"option {section}.{key} collides with a shared key")
-    given = _known(options.pop(section, {}), defaults, f"key of {section or 'config'}")
+    given = only_known(
+        options.pop(section, {}), defaults, f"key of {section or 'config'}"
+    )
     for key, value in given.items():
         given[key] = registry.typed(value, type(defaults[key]), f"{section}.{key}")
     return {**defaults, **given}
-
-
-def _component(family: str, name: str, options) -> Config:
-    """The section of one component: its name and every option of its factory."""
-    factory = registry.load(family, name)
-    known = registry.options(factory)
-    given = options.get(f"{family}.{name}", {})
-    _known(given, known, f"option of {family}.{name}")
-    section = ConfigDict({"name": name})
-    for key, option in known.items():
-        value = given.get(key, option.default)
-        section[key] = field(value, option.annotation, f"{family}.{name}.{key}")
-    return section
-
-
-def field(value: Any, annotation: Any, path: str) -> Any:
-    """A value as one of a config, which can be overridden while it is None."""
-    members = typing.get_args(annotation)
-    if isinstance(annotation, types.UnionType) and type(None) in members:
-        (kind,) = (member for member in members if member is not type(None))
-        field = config_dict.placeholder(kind)
-        if value is not None:
-            field.set(registry.typed(value, kind, path))
-        return field
-    return registry.typed(value, annotation, path)
-
-
-def source_section(name: str, options, split: str) -> Config:
-    """The section of a source."""
-    section = _component("data", name, options)
-    section["split"] = split
-    return section
 
 
 def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Config:
@@ -278,9 +244,9 @@ def _data(chosen: Mapping[str, str], default: Mapping[str, str], options) -> Con
             data.eval[key] = data.train.get_oneway_ref(key)
         data.eval.split = "val"
     if eval_name == (default["eval_data"] or default["data"]):
-        _set(data.eval, given, "data.eval")
-    data.preprocess = _component("preprocess", chosen["preprocess"], options)
-    data.augment = _chain("augment", chosen["augment"], options)
+        set_keys(data.eval, given, "data.eval")
+    data.preprocess = component("preprocess", chosen["preprocess"], options)
+    data.augment = chain("augment", chosen["augment"], options)
     return data
 
 
@@ -304,77 +270,10 @@ def _suit_training(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
     options["train"] = {**agreed, **options.get("train", {})}
 
 
-def _loss(chosen: str, options) -> Config:
-    """One loss's section, or for "clip+cyclip" labelled ones, each with a weight."""
-    if "+" not in chosen:
-        return _component("loss", chosen, options)
-    losses = _labelled("loss", chosen, options)
-    for label in losses:
-        if "weight" in losses[label]:
-            raise TypeError(f"option loss.{label}.weight collides with that of a sum")
-        losses[label]["weight"] = 1.0
-    return losses
-
-
-def _chain(family: str, chosen: str, options) -> Config:
-    """One component's section, or for "crop+blur" labelled ones and their order, which
-    the keys of a config do not keep."""
-    if "+" not in chosen:
-        return _component(family, chosen, options)
-    sections = _labelled(family, chosen, options)
-    sections["order"] = tuple(_by_label(family, chosen))
-    return sections
-
-
-def _labelled(family: str, chosen: str, options) -> Config:
-    sections = ConfigDict()
-    for label, name in _by_label(family, chosen).items():
-        sections[label] = _component(family, name, options)
-    return sections
-
-
-def _by_label(family: str, chosen: str) -> dict[str, str]:
-    """Label -> what is chosen, "retrieval" or "zeroshot@scenes", in order."""
-    found: dict[str, str] = {}
-    for item in chosen.split("+") if chosen else ():
-        if not item:
-            raise UserError(f"{family}={chosen}: write it as one+another")
-        label = item.partition("@")[0].rpartition(".")[2]
-        if label in found:
-            raise UserError(f"{family}={chosen}: {label!r} is there twice")
-        if label == "order":
-            raise UserError(f"{family}={chosen}: 'order' is a key beside the labels")
-        found[label] = item
-    return found
-
-
-def _evals(chosen: str, default: str, options) -> Config:
-    """Labelled sections: "retrieval+zeroshot@imagefolder" makes two and their order."""
-    evals = ConfigDict()
-    items = _by_label("evals", "" if chosen == "none" else chosen)
-    for label, item in items.items():
-        name, _, source = item.partition("@")
-        section = evals[label] = _component("evals", name, options)
-        if source:
-            section["data"] = source_section(source, options, "val")
-            given = options.pop(f"evals.{label}.data", {})
-            if item in default.split("+"):
-                _set(section["data"], given, f"evals.{label}.data")
-    if len(items) > 1:
-        evals["order"] = tuple(items)
-    return evals
-
-
 def _eval_data_keys(default: str) -> set[str]:
     """The keys "evals.LABEL.data" a file may use, for evaluators chosen or not."""
     names = [item.partition("@")[0].rpartition(".")[2] for item in default.split("+")]
     return {f"evals.{label}.data" for label in [*names, *registry.names("evals")]}
-
-
-def _set(section: Any, given: Mapping[str, Any], path: str) -> None:
-    """Sets keys of a file's own choice of source; another source has its own."""
-    for key, value in _known(given, section, f"key of {path}").items():
-        section[key] = value
 
 
 def _component_options(key: str, given: Mapping[str, Any]) -> None:
@@ -384,7 +283,7 @@ def _component_options(key: str, given: Mapping[str, Any]) -> None:
         known = [*filter(None, SHARED), *(f"{f}.NAME" for f in registry.FAMILIES)]
         raise UserError(f"options[{key!r}]: no such section. Known: {', '.join(known)}")
     known = registry.options(registry.load(family, name))
-    _known(given, known, f"option of {key}")
+    only_known(given, known, f"option of {key}")
 
 
 def create(family: str, section: Mapping[str, Any], *args: Any) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipjax import config_limits, config_parts, registry
-from clipjax.config import SHARED, field
+from clipjax.config import SHARED
 from clipjax.config_parts import DATA_PARTS, labels, losses
+from clipjax.config_sections import field
 from clipjax.types import Config, UserError
 
 # Keys that may change between a run and its resumption without changing its result,

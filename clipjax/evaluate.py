@@ -14,7 +14,7 @@ from rich.console import Console
 
 from clipjax import commandline, config_check, config_parts, paths, whole
 from clipjax.agree import on_primary
-from clipjax.config import source_section
+from clipjax.config_sections import source_section
 from clipjax.types import Config, UserError
 
 HELP = """\

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipjax import config, config_check, config_parts, registry
+from clipjax import config, config_check, config_parts, config_sections, registry
 from clipjax.types import UserError
 
 
@@ -175,7 +175,9 @@ def test_every_component_declares_typed_options_with_defaults(family):
     assert names
     for name in names:
         for key, option in registry.options(registry.load(family, name)).items():
-            config.field(option.default, option.annotation, f"{family}.{name}.{key}")
+            config_sections.field(
+                option.default, option.annotation, f"{family}.{name}.{key}"
+            )
 
 
 def test_dotted_paths_load_foreign_modules():

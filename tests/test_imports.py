@@ -15,7 +15,7 @@ LEVELS = [
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
     + ["image_batches", "given_images"],
-    ["config", "config_check", "config_limits", "config_parts"],
+    ["config", "config_check", "config_limits", "config_parts", "config_sections"],
     ["registry"],
     ["agree", "paths"],
     ["types"],
