@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clipjax import paths
 from clipjax.config_check import validate
 from clipjax.config_limits import INT
 from clipjax.data import buckets, pipeline
@@ -105,7 +106,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         )
     for name in initial.starts(config).values() if anew else ():
         if not foreign.is_foreign(name):
-            resume.load_config(pathlib.Path(name))
+            resume.load_config(paths.local(name, "a model"))
     text_augment = assemble.text_augment(config, source)
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
