@@ -222,6 +222,96 @@ def test_sogclr_as_its_authors_count_it(block):
     )
 
 
+def square(similarities, temperature):
+    """Outputs of two pairs with this matrix S, and their batch."""
+    given = {
+        "image_embed": jnp.asarray(similarities),
+        "text_embed": jnp.eye(2),
+        "logit_scale": jnp.asarray(1 / temperature),
+    }
+    return given, {key: value[:2] for key, value in BATCH.items()}
+
+
+def test_sogclr_squared_hinge(block):
+    """By hand, S = [[.8, .2], [.5, .6]]: the square of max(0, S_ij - S_ii + 1) over the
+    temperature stands in the exponentials; at first visits each weight is 1."""
+    given, batch = square([[0.8, 0.2], [0.5, 0.6]], 0.5)
+    hinge = {"surrogate": "squared_hinge", "margin": 1.0, "temperature": 0.5}
+    loss = make("sogclr", block=block, eps=1e-14, **hinge)
+
+    def value(image):
+        out = {**given, "image_embed": image}
+        found, state, metrics = loss(out, batch, loss.init(), 0)
+        return found, (state, metrics)
+
+    (found, (state, metrics)), slope = jax.jit(jax.value_and_grad(value, has_aux=True))(
+        given["image_embed"]
+    )
+    # Costs: images (.2 - .8 + 1)^2, (.5 - .6 + 1)^2; texts (.5 - .8 + 1)^2,
+    # (.2 - .6 + 1)^2.
+    np.testing.assert_allclose(state["image_log_u"][:2], [0.32, 1.62], rtol=1e-6)
+    np.testing.assert_allclose(state["text_log_u"][:2], [0.98, 0.72], rtol=1e-6)
+    assert float(found) == pytest.approx((0.16 + 0.81 + 0.49 + 0.36) / 2)
+    assert float(metrics["objective"]) == pytest.approx((0.16 + 0.81 + 0.49 + 0.36) / 2)
+    # d S_ij is 2 max(0, ..) / 2 of each anchor that has j as its negative.
+    ds = [[-0.4 - 0.7, 0.4 + 0.6], [0.9 + 0.7, -0.9 - 0.6]]
+    np.testing.assert_allclose(slope, ds, atol=1e-12)
+
+
+def test_sogclr_squared_hinge_with_the_own_pair(block):
+    """Its term is e^(1 / .5), over the number of negatives, one."""
+    given, batch = square([[0.8, 0.2], [0.5, 0.6]], 0.5)
+    hinge = {"surrogate": "squared_hinge", "margin": 1.0, "temperature": 0.5}
+    loss = make("sogclr", block=block, include_own=True, **hinge)
+    state = jax.jit(loss)(given, batch, loss.init(), 0)[1]
+    expected = np.log(np.exp([0.32, 1.62]) + np.exp(2))
+    np.testing.assert_allclose(state["image_log_u"][:2], expected, rtol=1e-6)
+
+
+def test_isogclr_as_its_authors_count_it(block):
+    """zhqiu/contrastive-learning-iSogCLR: s = u e^-b with b a running maximum, from
+    s = b = 0, the own pair's term in the sum; two steps, in NumPy."""
+    t0, gamma, rho, eta, beta = 0.5, 0.8, 0.1, 0.03, 0.9
+    loss = make(
+        "isogclr",
+        temperature_init=t0,
+        rho=rho,
+        gamma=gamma,
+        temperature_lr=eta,
+        beta=beta,
+        eps=1e-14,
+        cold_start="gamma",
+        include_own=True,
+        block=block,
+    )
+    new = lambda value: np.full((2, 3), value)  # noqa: E731
+    s, b, v, t = new(0.0), new(0.0), new(0.0), new(t0)
+    given = outputs(), outputs(factor=-0.5)
+    for (value, state, _), factor in zip(run(loss, *given), (1, -0.5), strict=True):
+        expected = 0.0
+        for side, m in enumerate((IMAGE @ TEXT.T * factor, TEXT @ IMAGE.T * factor)):
+            d = m - np.diag(m)[:, None]
+            h = d / t[side][:, None]
+            old = b[side].copy()
+            b[side] = np.maximum(old, h.max(1))
+            e = np.exp(h - b[side][:, None])
+            s[side] = (1 - gamma) * s[side] * np.exp(old - b[side])
+            s[side] += gamma * e.sum(1) / 2
+            w = e / s[side][:, None]
+            expected += (w * d).sum(1).mean() / 2
+            slope = np.log(s[side]) + b[side] + rho - (w * h).sum(1) / 2
+            v[side] = (1 - beta) * v[side] + beta * slope.clip(-5, 5)
+            t[side] = (t[side] - eta * v[side]).clip(0.005, 1)
+        assert value == pytest.approx(expected, rel=1e-6)
+        for side, name in enumerate(("image", "text")):
+            np.testing.assert_allclose(
+                u(state, name), s[side] * np.exp(b[side]), rtol=1e-6
+            )
+            np.testing.assert_allclose(
+                state[f"{name}_temperature"][:3], t[side], rtol=1e-6
+            )
+
+
 def test_isogclr_temperatures(block):
     loss = make(
         "isogclr",
@@ -280,6 +370,21 @@ def test_fastclip_v3(block):
     assert float(slope) == pytest.approx(6.3463217026, abs=1e-7)
     loss = make("fastclip", scaling="official", block=block)
     assert float(by_temperature(loss, 0.5)[1]) == pytest.approx(6.3226, abs=5e-5)
+
+
+@pytest.mark.parametrize("scaling", ["consistent", "official"])
+def test_fastclip_v0_moves_the_temperature_alike_in_both_scalings(scaling, block):
+    """By hand, S = [[.8, .2], [.5, .6]] at scale 2: d / d log scale is the mean over
+    images of 2 (-.6), 2 (-.1), and over texts of 2 (-.3), 2 (-.4)."""
+    given, batch = square([[0.8, 0.2], [0.5, 0.6]], 0.5)
+    loss = make("fastclip", variant="v0", scaling=scaling, block=block)
+
+    def value(log_scale):
+        out = {**given, "logit_scale": jnp.exp(log_scale)}
+        return loss(out, batch, loss.init(), 0)[0]
+
+    slope = jax.jit(jax.grad(value))(jnp.log(2.0))
+    assert float(slope) == pytest.approx(-1.4, abs=1e-9)
 
 
 def test_fastclip_v0_begins_at_two(block):

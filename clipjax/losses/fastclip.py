@@ -58,8 +58,8 @@ def make(
       gamma: weight of the batch's g in the moving average, at the start.
       eps: added to u.
       scaling: "consistent": gradients of the formulas above; "official": those of the
-        authors' code, half of v0's, 1 / t times v1's, and in v3 the part of the
-        temperature's that comes through g twice.
+        authors' code: at the features half of v0's and 1 / t times v1's, at the
+        temperature v0's own and in v3 the part that comes through g twice.
       same_image: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of gamma (and rho, temperature); see losses/scheduled.py.
@@ -183,7 +183,6 @@ class FastclipLoss:
         factor = 1 / fixed if self.variant == "v0" else 0.5
         if self.official:
             factor *= {"v0": 0.5, "v1": 1 / fixed, "v3": 1.0}[self.variant]
-            slope *= 0.5 if self.variant == "v0" else 1
         if self.variant == "v3":
             value += now["rho"] * fixed
             slope += now["rho"]

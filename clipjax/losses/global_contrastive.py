@@ -10,7 +10,7 @@ temperature_i * g_i / u_i, so that only sums over rows and columns are needed.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,12 @@ def anchors(
         for side, sums in zip((rows, columns), found, strict=True)
     )
     return image, text
+
+
+def log_g_with_own(log_g: jax.Array, negatives: jax.Array, own: Any = 0.0) -> jax.Array:
+    """log g with the own pair's exponential e^own in its sum, which some codes leave
+    there; the divisor is the number of negatives still."""
+    return jnp.logaddexp(log_g, own - jnp.log(negatives))
 
 
 def ratio(anchor: Anchors, log_u: jax.Array) -> jax.Array:

@@ -37,6 +37,8 @@ def make(
     gamma: float = 0.8,
     rho: float = 6.0,
     eps: float = 1e-10,
+    cold_start: str = "first",
+    include_own: bool = False,
     same_image: str = "negative",
     block: int = 0,
     schedules: scheduled.Schedules = (),
@@ -53,6 +55,8 @@ def make(
       gamma: weight in (0, 1] of the batch's g in the moving average.
       rho: larger values give larger temperatures.
       eps: added to u.
+      cold_start, include_own: as of the SogCLR loss. The authors' code,
+        zhqiu/contrastive-learning-iSogCLR, has "gamma" and True.
       same_image: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of gamma, rho, temperature_lr; see losses/scheduled.py.
@@ -61,6 +65,7 @@ def make(
     """
     matches.check(same_image, matches.WITHOUT_POSITIVE)
     one_of("loss.temperature_optim", temperature_optim, ("average", "adam"))
+    one_of("loss.cold_start", cold_start, ("first", "gamma"))
     if not 0 < temperature_min <= temperature_init <= temperature_max:
         raise UserError(
             f"loss.temperature_init={temperature_init}: must be from temperature_min="
@@ -84,6 +89,8 @@ def make(
         adam=temperature_optim == "adam",
         epoch=spec.steps_per_epoch,
         log_eps=gcl.log_eps(eps),
+        warm=cold_start == "first",
+        include_own=include_own,
         same_image=same_image,
         plan=pairs.Plan(block, spec.mesh),
         sizes=(spec.num_images, spec.num_texts),
@@ -99,6 +106,8 @@ class IsogclrLoss:
     adam: bool
     epoch: int
     log_eps: float
+    warm: bool
+    include_own: bool
     same_image: str
     plan: pairs.Plan
     sizes: tuple[int, int]
@@ -131,9 +140,11 @@ class IsogclrLoss:
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, key) in zip(found, gcl.ID_KEYS.items(), strict=True):
             ids, t = batch[key], temperatures[name]
-            table = f"{name}_log_u"
+            table, log_g = f"{name}_log_u", anchor.log_g
+            if self.include_own:
+                log_g = gcl.log_g_with_own(log_g, anchor.negatives)
             log_u, new_state[table] = moving.visit(
-                state[table], ids, anchor.log_g, now["gamma"]
+                state[table], ids, log_g, now["gamma"], self.warm
             )
             padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
             value += gcl.carrier(anchor, padded)

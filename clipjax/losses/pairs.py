@@ -304,6 +304,36 @@ def total(
     return _on_devices(local, plan)(rows, columns).sum()
 
 
+def row_log_total(
+    term: Callable[..., jax.Array], rows: Any, columns: Any, plan: Plan
+) -> jax.Array:
+    """log of each row's sum over columns of exp(term(rows, columns)); no gradient.
+
+    rows, columns: as of `total`; `term` gives [n m], -inf for pairs that do not count.
+    """
+    rows, columns = lax.stop_gradient((rows, columns))
+
+    def sums(rows: Any, columns: Any) -> jax.Array:
+        return jax.nn.logsumexp(term(rows, columns), axis=1)
+
+    if not plan.block:
+        return sums(rows, columns)
+
+    def local(rows: Any, columns: Any) -> jax.Array:
+        def visit(mine: jax.Array, seen: Any):
+            def block(carry: Any, some: Any):
+                return carry, sums(some, seen)
+
+            found = over_blocks(block, (), rows, plan.block)[1]
+            return jnp.logaddexp(mine, found), seen
+
+        vectors = jax.tree.leaves(rows)[0]
+        nothing = 0 * vectors.reshape(len(vectors), -1)[:, 0] - jnp.inf
+        return _round(visit, nothing, columns, plan)[0]
+
+    return _on_devices(local, plan)(rows, columns)
+
+
 def over_blocks(block: Callable, carry: Any, rows: Any, size: int) -> tuple[Any, Any]:
     """carry, found = block(carry, some rows), over all rows; the last may be fewer."""
     n = jax.tree.leaves(rows)[0].shape[0]

@@ -5,7 +5,8 @@ where u_i, kept for every image and text, is a moving average of g_i (see
 losses/global_contrastive.py). A step's gradient is that of the surrogate
 mean_i 1 / (b - 1) * sum_j w_ij (S_ij - S_ii), w_ij = exp((S_ij - S_ii) / temperature) /
 (u_i + eps) held fixed; the loss is the surrogate's value, which says little. The metric
-`objective` is what goes down.
+`objective` is what goes down. With the squared hinge max(0, S_ij - S_ii + margin)^2 is
+in place of S_ij - S_ii everywhere, within the exponentials of g and w too.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ def make(
       gamma: weight in (0, 1] of the batch's g in the moving average.
       eps: added to u, so that an easy example's weights stay bounded.
       surrogate: "linear", or "squared_hinge": max(0, S_ij - S_ii + margin)^2 in place
-        of S_ij - S_ii.
+        of S_ij - S_ii, within the exponentials too.
       margin: of the squared hinge, above 0.
       cold_start: u at the first visit: "first" takes g, "gamma" gamma * g.
-      include_own: count the own pair (a term of 1) in g, as some codes do.
+      include_own: count the own pair (a term of 1, of e^(margin^2 / temperature) with
+        the hinge) in g, as some codes do.
       same_image: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of temperature and gamma; see losses/scheduled.py.
@@ -109,9 +111,12 @@ class SogclrLoss:
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, ours, theirs) in zip(found, both, strict=True):
             key, ids = f"{name}_log_u", batch[gcl.ID_KEYS[name]]
-            log_g = anchor.log_g
+            log_g, own = anchor.log_g, 0.0
+            if self.hinge is not None:
+                log_g = self._hinged_log_g(anchor, ours, theirs)
+                own = self.hinge**2 / temperature
             if self.include_own:
-                log_g = jnp.logaddexp(log_g, -jnp.log(anchor.negatives))
+                log_g = gcl.log_g_with_own(log_g, anchor.negatives, own)
             log_u, new_state[key] = moving.visit(
                 state[key], ids, log_g, now["gamma"], self.warm
             )
@@ -129,18 +134,32 @@ class SogclrLoss:
         }
         return value, new_state, metrics
 
+    def _cost(self, rows, columns) -> tuple[jax.Array, jax.Array]:
+        """max(0, S_ij - S_ii + margin)^2 [n m] and, without gradient, what the
+        exponentials are of; -inf, so that none overflows, of a pair left out."""
+        rows, own, _ = rows
+        s = pairs.products(rows.vectors, columns.vectors)
+        cost = jnp.square(jnp.maximum(s - own[:, None] + self.hinge, 0))
+        keep = pairs.kept(rows, columns, "negatives")
+        exponents = jnp.where(keep, rows.scale[:, None] * cost, -jnp.inf)
+        return cost, jax.lax.stop_gradient(exponents)
+
+    def _hinged_log_g(
+        self, anchor: gcl.Anchors, rows: pairs.Side, columns: pairs.Side
+    ) -> jax.Array:
+        def term(rows, columns):
+            return self._cost(rows, columns)[1]
+
+        given = rows, anchor.own, anchor.own
+        log_sum = pairs.row_log_total(term, given, columns, self.plan)
+        return log_sum - jnp.log(anchor.negatives)
+
     def _hinged(
         self, anchor: gcl.Anchors, log_u, rows: pairs.Side, columns: pairs.Side
     ) -> jax.Array:
         def term(rows, columns):
-            rows, own, shift = rows
-            s = pairs.products(rows.vectors, columns.vectors)
-            behind = s - own[:, None]
-            log_weights = rows.scale[:, None] * behind - shift[:, None]
-            # Left out before the exponential, which of such a pair may overflow.
-            keep = pairs.kept(rows, columns, "negatives")
-            weights = jnp.exp(jnp.where(keep, log_weights, -jnp.inf))
-            cost = jnp.square(jnp.maximum(behind + self.hinge, 0))
+            cost, exponents = self._cost(rows, columns)
+            weights = jnp.exp(exponents - rows[2][:, None])
             return (cost * jax.lax.stop_gradient(weights)).sum()
 
         shift = log_u + jnp.log(anchor.negatives)

@@ -29,6 +29,11 @@ CASES = {
         {"temperature": 0.1, "surrogate": "squared_hinge"},
     ),
     "isogclr": (torch_losses.Isogclr, {"tau": float(np.float32(0.07))}, {}),
+    "isogclr as published": (
+        torch_losses.IsogclrAsPublished,
+        {"tau": float(np.float32(0.07))},
+        {"cold_start": "gamma", "include_own": True, "eps": 1e-14},
+    ),
     "fastclip v0": (
         torch_losses.Fastclip,
         {"variant": "v0", "gamma": 0.7},

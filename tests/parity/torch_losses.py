@@ -49,13 +49,14 @@ class Sogclr:
     def __call__(self, x, t, ids, scale):
         total = 0.0
         for side, s in enumerate((x @ t.T, t @ x.T)):
-            d = off_diagonal(s - s.diagonal()[:, None])
-            e = torch.exp(d.detach() / self.tau)
+            cost = off_diagonal(s - s.diagonal()[:, None])
+            if self.hinge is not None:
+                cost = F.relu(cost + self.hinge).square()
+            e = torch.exp(cost.detach() / self.tau)
             g, old = e.mean(1), self.u[side][ids]
             u = torch.where(old < 0, g, (1 - self.gamma) * old + self.gamma * g)
             self.u[side][ids] = u
             w = e / (u + self.eps)[:, None]
-            cost = d if self.hinge is None else F.relu(d + self.hinge).square()
             total = total + (w * cost).mean()
         return total
 
@@ -79,6 +80,37 @@ class Isogclr:
             w = torch.exp(h) / (u + 1e-10)[:, None]
             total = total + (w * d).mean()
             slope = torch.log(u + 1e-10) + self.rho - (w * h).mean(1)
+            v = (1 - self.beta) * self.v[side][ids] + self.beta * slope.clamp(-5, 5)
+            self.v[side][ids] = v
+            self.tau[side][ids] = (tau - self.eta * v).clamp(0.005, 1)
+        return total
+
+
+class IsogclrAsPublished(Isogclr):
+    """As zhqiu/contrastive-learning-iSogCLR counts: the own pair's term is in the sums,
+    which are divided by the number of negatives; s = u e^-b with b a running maximum,
+    both from 0, so that a first visit counts gamma times."""
+
+    def __init__(self, count, **options):
+        super().__init__(count, **options)
+        new = lambda: torch.zeros(count, dtype=torch.float64)  # noqa: E731
+        self.s, self.b = [new(), new()], [new(), new()]
+
+    def __call__(self, x, t, ids, scale):
+        total = 0.0
+        for side, sim in enumerate((x @ t.T, t @ x.T)):
+            tau = self.tau[side][ids]
+            d = sim - sim.diagonal()[:, None]
+            h = d.detach() / tau[:, None]
+            old = self.b[side][ids]
+            b = torch.maximum(old, h.max(1).values)
+            e = torch.exp(h - b[:, None])
+            s = (1 - self.gamma) * self.s[side][ids] * torch.exp(old - b)
+            s = s + self.gamma * e.sum(1) / (len(ids) - 1)
+            self.s[side][ids], self.b[side][ids] = s, b
+            w = e / s.clamp(min=1e-14)[:, None]
+            total = total + ((w * d).sum(1) / (len(ids) - 1)).mean()
+            slope = torch.log(s) + b + self.rho - (w * h).sum(1) / (len(ids) - 1)
             v = (1 - self.beta) * self.v[side][ids] + self.beta * slope.clamp(-5, 5)
             self.v[side][ids] = v
             self.tau[side][ids] = (tau - self.eta * v).clamp(0.005, 1)
