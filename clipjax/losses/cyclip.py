@@ -24,6 +24,7 @@ def make(
     cross_modal: float = 0.25,
     contrastive: float = 1.0,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
 ) -> CyclipLoss:
     """The CyCLIP loss.
@@ -32,12 +33,15 @@ def make(
       in_modal, cross_modal: weights of the two terms.
       contrastive: weight of the CLIP loss; 0 for the two terms alone, to add to
         another loss.
-      same_image, block: as of the CLIP loss; the two terms are over all pairs.
+      same_image, same_caption, block: as of the CLIP loss; the two terms are over all
+        pairs.
 
     Raises UserError for a value out of range.
     """
     check_weights(in_modal=in_modal, cross_modal=cross_modal, contrastive=contrastive)
-    softmax = clip.make(spec, same_image=same_image, block=block)
+    softmax = clip.make(
+        spec, same_image=same_image, same_caption=same_caption, block=block
+    )
     return CyclipLoss(in_modal, cross_modal, contrastive, softmax)
 
 
@@ -54,7 +58,8 @@ class CyclipLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[jax.Array, dict, Metrics]:
-        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
+        text and text_mask by same_caption."""
         image, text = outputs["image_embed"], outputs["text_embed"]
         value, _, metrics = self.softmax(outputs, batch, {}, step)
         # Both differences are inner products of longer vectors.

@@ -22,28 +22,29 @@ def make(
     *,
     sigma: float = 0.0,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
 ) -> DclLoss:
     """The decoupled loss.
 
     Args:
       sigma: of the weights of DCLW, 0.5 in the paper; 0: all weights are 1.
-      same_image: "negative", "mask" or "positive" (the mean of l over all matches in
-        place of l_ii, none of them in the sum); see losses/matches.py.
+      same_image, same_caption: "negative", "mask" or "positive" (the mean of l over all
+        matches in place of l_ii, none of them in the sum); see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image)
+    rule = matches.rule(same_image, same_caption)
     if not 0 <= sigma < math.inf:
         raise UserError(f"loss.sigma={sigma}: must be 0 or more")
-    return DclLoss(sigma, same_image, pairs.Plan(block, spec.mesh))
+    return DclLoss(sigma, rule, pairs.Plan(block, spec.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
 class DclLoss:
     sigma: float
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict:
@@ -52,7 +53,8 @@ class DclLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[Any, dict, Metrics]:
-        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
+        text and text_mask by same_caption."""
         scale = outputs["logit_scale"]
 
         def cost(own, count, push):
@@ -63,6 +65,6 @@ class DclLoss:
             return push - pull
 
         value = matches.mean_over_anchors(
-            outputs, batch, cost, (1.0,), self.same_image, self.plan
+            outputs, batch, cost, (1.0,), self.rule, self.plan
         )
         return value, state, diagnostics.measure(outputs, self.plan, None)

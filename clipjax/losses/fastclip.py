@@ -44,6 +44,7 @@ def make(
     eps: float = 1e-14,
     scaling: str = "consistent",
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
     schedules: scheduled.Schedules = (("gamma", "cosine", 0.2, 0.5),),
 ) -> Loss:
@@ -60,7 +61,7 @@ def make(
       scaling: "consistent": gradients of the formulas above; "official": those of the
         authors' code: at the features half of v0's and 1 / t times v1's, at the
         temperature v0's own and in v3 the part that comes through g twice.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of gamma (and rho, temperature); see losses/scheduled.py.
 
@@ -100,10 +101,11 @@ def make(
             gamma=gamma,
             eps=eps,
             same_image=same_image,
+            same_caption=same_caption,
             block=block,
             schedules=schedules,
         )
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    rule = matches.rule(same_image, same_caption, matches.WITHOUT_POSITIVE)
     limits = {
         "temperature": scheduled.TEMPERATURE,
         "gamma": scheduled.SHARE,
@@ -122,7 +124,7 @@ def make(
         values=values,
         log_eps=gcl.log_eps(eps),
         official=scaling == "official",
-        same_image=same_image,
+        rule=rule,
         plan=pairs.Plan(block, spec.mesh),
         sizes=(spec.num_images, spec.num_texts),
     )
@@ -134,7 +136,7 @@ class FastclipLoss:
     values: scheduled.Values
     log_eps: float
     official: bool
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
     sizes: tuple[int, int]
 
@@ -155,9 +157,7 @@ class FastclipLoss:
         if self.variant != "v1":
             t = 1 / outputs["logit_scale"].astype(like.dtype)
         fixed = jax.lax.stop_gradient(t)
-        rows, columns = matches.sides(
-            outputs, batch, (1 / fixed, 1 / fixed), self.same_image
-        )
+        rows, columns = self.rule.sides(outputs, batch, (1 / fixed, 1 / fixed))
         value, slope, features, objective, new_state = 0.0, 0.0, 0.0, 0.0, {}
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, id_key) in zip(found, gcl.ID_KEYS.items(), strict=True):

@@ -47,10 +47,9 @@ def anchors(
 
     Raises UserError for a batch of one.
     """
-    n = matches.at_least_two(rows.vectors)
+    matches.at_least_two(rows.vectors)
     own = (rows.vectors * columns.vectors).sum(axis=1)
-    # `group` is `index` where nothing is masked: then every count is one.
-    negatives = jnp.maximum(n - matches.counts(rows.group), 1).astype(own.dtype)
+    negatives = jnp.maximum(matches.negatives(rows), 1)
     found = pairs.log_sums(rows, columns, "negatives", plan)
     image, text = (
         Anchors(

@@ -25,6 +25,7 @@ def make(
     beta: float = 1.0,
     tau_plus: float = 0.1,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
 ) -> HclLoss:
     """The HCL loss.
@@ -32,24 +33,24 @@ def make(
     Args:
       beta: how much harder negatives weigh more, 0: evenly.
       tau_plus: share of negatives in [0, 1) that are thought to be matches.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    rule = matches.rule(same_image, same_caption, matches.WITHOUT_POSITIVE)
     if not 0 <= beta < math.inf:
         raise UserError(f"loss.beta={beta}: must be 0 or more")
     if not 0 <= tau_plus < 1:
         raise UserError(f"loss.tau_plus={tau_plus}: must be in [0, 1)")
-    return HclLoss(beta, tau_plus, same_image, pairs.Plan(block, spec.mesh))
+    return HclLoss(beta, tau_plus, rule, pairs.Plan(block, spec.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
 class HclLoss:
     beta: float
     tau_plus: float
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict:
@@ -58,7 +59,8 @@ class HclLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[Any, dict, Metrics]:
-        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
+        text and text_mask by same_caption."""
         scale = outputs["logit_scale"]
 
         def cost(own, count, hard, among):
@@ -75,7 +77,7 @@ class HclLoss:
             return jnp.logaddexp(own, log_g) - own
 
         value = matches.mean_over_anchors(
-            outputs, batch, cost, (1 + self.beta, self.beta), self.same_image, self.plan
+            outputs, batch, cost, (1 + self.beta, self.beta), self.rule, self.plan
         )
         return value, state, diagnostics.measure(outputs, self.plan, None)
 

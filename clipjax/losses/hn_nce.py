@@ -25,6 +25,7 @@ def make(
     beta: float = 0.25,
     fixed_weights: bool = False,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
 ) -> HnNceLoss:
     """The HN-NCE loss.
@@ -34,18 +35,18 @@ def make(
       beta: how much harder negatives weigh more, 0: evenly.
       fixed_weights: hold the weights w fixed; else they carry gradient, as in the
         published code.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    rule = matches.rule(same_image, same_caption, matches.WITHOUT_POSITIVE)
     if not 0 <= alpha <= 1:
         raise UserError(f"loss.alpha={alpha}: must be from 0 to 1")
     if not 0 <= beta < math.inf:
         raise UserError(f"loss.beta={beta}: must be 0 or more")
     plan = pairs.Plan(block, spec.mesh)
-    return HnNceLoss(alpha, beta, fixed_weights, same_image, plan)
+    return HnNceLoss(alpha, beta, fixed_weights, rule, plan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class HnNceLoss:
     alpha: float
     beta: float
     fixed_weights: bool
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict:
@@ -62,7 +63,8 @@ class HnNceLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[Any, dict, Metrics]:
-        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image."""
+        """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
+        text and text_mask by same_caption."""
         scale = outputs["logit_scale"]
 
         def cost(own, count, hard, among):
@@ -77,6 +79,6 @@ class HnNceLoss:
             return below - own * scale
 
         value = matches.mean_over_anchors(
-            outputs, batch, cost, (1 + self.beta, self.beta), self.same_image, self.plan
+            outputs, batch, cost, (1 + self.beta, self.beta), self.rule, self.plan
         )
         return value, state, diagnostics.measure(outputs, self.plan, None)

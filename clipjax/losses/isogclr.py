@@ -40,6 +40,7 @@ def make(
     cold_start: str = "first",
     include_own: bool = False,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
     schedules: scheduled.Schedules = (),
 ) -> IsogclrLoss:
@@ -57,13 +58,13 @@ def make(
       eps: added to u.
       cold_start, include_own: as of the SogCLR loss. The authors' code,
         zhqiu/contrastive-learning-iSogCLR, has "gamma" and True.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of gamma, rho, temperature_lr; see losses/scheduled.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    rule = matches.rule(same_image, same_caption, matches.WITHOUT_POSITIVE)
     one_of("loss.temperature_optim", temperature_optim, ("average", "adam"))
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
     if not 0 < temperature_min <= temperature_init <= temperature_max:
@@ -91,7 +92,7 @@ def make(
         log_eps=gcl.log_eps(eps),
         warm=cold_start == "first",
         include_own=include_own,
-        same_image=same_image,
+        rule=rule,
         plan=pairs.Plan(block, spec.mesh),
         sizes=(spec.num_images, spec.num_texts),
     )
@@ -108,7 +109,7 @@ class IsogclrLoss:
     log_eps: float
     warm: bool
     include_own: bool
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
     sizes: tuple[int, int]
 
@@ -134,7 +135,7 @@ class IsogclrLoss:
             for name, key in gcl.ID_KEYS.items()
         }
         scales = 1 / temperatures["image"], 1 / temperatures["text"]
-        rows, columns = matches.sides(outputs, batch, scales, self.same_image)
+        rows, columns = self.rule.sides(outputs, batch, scales)
         value, objective, new_state = 0.0, 0.0, {}
         metrics = diagnostics.measure(outputs, self.plan, None)
         found = gcl.anchors(rows, columns, self.plan)

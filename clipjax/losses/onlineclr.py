@@ -29,6 +29,7 @@ def make(
     gamma: float = 0.8,
     cold_start: str = "first",
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
     schedules: scheduled.Schedules = (),
 ) -> OnlineclrLoss:
@@ -39,15 +40,15 @@ def make(
       gamma: weight in (0, 1] of a batch's sums in their moving averages.
       cold_start: the averages after the first batch: "first" its sums, "gamma" gamma
         times them, as in the course's code, whose first weights so sum to 1 / gamma.
-      same_image: "negative", "mask" or "positive" (all texts of an image are positive
-        pairs); see losses/matches.py.
+      same_image, same_caption: "negative", "mask" or "positive" (all matches are
+        positive pairs); see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of the temperatures and gamma; see losses/scheduled.py.
 
     Raises UserError for a value out of range.
     """
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
-    matches.check(same_image)
+    rule = matches.rule(same_image, same_caption)
     limits = {
         "negative_temperature": scheduled.TEMPERATURE,
         "positive_temperature": scheduled.TEMPERATURE,
@@ -62,14 +63,14 @@ def make(
         gamma=gamma,
     )
     plan = pairs.Plan(block, spec.mesh)
-    return OnlineclrLoss(values, cold_start == "first", same_image, plan)
+    return OnlineclrLoss(values, cold_start == "first", rule, plan)
 
 
 @dataclasses.dataclass(frozen=True)
 class OnlineclrLoss:
     values: scheduled.Values
     warm: bool
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict[str, jax.Array]:
@@ -82,18 +83,19 @@ class OnlineclrLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[jax.Array, dict, Metrics]:
-        """Needs image_embed, text_embed [b e]; image_id by same_image.
+        """Needs image_embed, text_embed [b e]; image_id by same_image, text and
+        text_mask by same_caption.
 
         Raises UserError for a batch of one, which has no negatives.
         """
         now = self.values.at(step)
         t_n, t_p = now["negative_temperature"], now["positive_temperature"]
         scales = 1 / t_n, 1 / t_n
-        rows, columns = matches.sides_apart(outputs, batch, scales, self.same_image)
+        rows, columns = self.rule.sides(outputs, batch, scales)
         matches.at_least_two(rows.vectors)
         sums = pairs.row_sums(rows, columns, "negatives", self.plan)
         pushed, log_n = _moved(t_n, sums.lse, sums.mean)
-        if self.same_image == "positive":
+        if self.rule.has("positive"):
             away = rows._replace(vectors=-rows.vectors, scale=rows.scale * t_n / t_p)
             there = columns._replace(scale=away.scale)
             sums = pairs.row_sums(away, there, "matches", self.plan)

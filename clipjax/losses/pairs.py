@@ -52,14 +52,18 @@ class Side(NamedTuple):
     """What is known of each row, or each column.
 
     vectors [n e]. scale [n]: the inverse temperature. index int32 [n]: equal in a row
-    and a column that are each other's own pair. group int32 [n]: pairs of equal group
-    are left out, unless they are their own; below 0 the row or column is empty.
+    and a column that are each other's own pair. apart, match: ids int32 [n]; other
+    pairs that are equal in any id of `apart` are left out, and what then is equal in
+    any of `match` counts as a match, as own pairs do. there bool [n]: false on rows or
+    columns that are empty, None if none is.
     """
 
     vectors: jax.Array
     scale: jax.Array
     index: jax.Array
-    group: jax.Array
+    apart: tuple[jax.Array, ...] = ()
+    match: tuple[jax.Array, ...] = ()
+    there: jax.Array | None = None
 
 
 class Sums(NamedTuple):
@@ -76,13 +80,19 @@ class Sums(NamedTuple):
     ties: jax.Array
 
 
-def side(vectors: jax.Array, scale: Any, group: jax.Array | None = None) -> Side:
-    """A whole batch's rows or columns, in order; `group` is index without one."""
+def side(
+    vectors: jax.Array,
+    scale: Any,
+    apart: tuple[jax.Array, ...] = (),
+    match: tuple[jax.Array, ...] = (),
+    there: jax.Array | None = None,
+) -> Side:
+    """A whole batch's rows or columns, in order."""
     n = vectors.shape[0]
     vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
     index = jnp.arange(n, dtype=jnp.int32)
     scale = jnp.broadcast_to(jnp.asarray(scale, vectors.dtype), (n,))
-    return Side(vectors, scale, index, index if group is None else group)
+    return Side(vectors, scale, index, apart, match, there)
 
 
 def products(rows: jax.Array, columns: jax.Array) -> jax.Array:
@@ -93,14 +103,27 @@ def products(rows: jax.Array, columns: jax.Array) -> jax.Array:
 def kept(rows: Side, columns: Side, among: str) -> jax.Array:
     """bool [n m]: the pairs that count.
 
-    among: "negatives" (of different groups), "all" (the own pairs too), or "matches"
-    (of the same group, and the own pairs).
+    among: "negatives" (neither matches nor left out), "matches" (own pairs among
+    them), or "all" (both).
     """
-    there = (rows.group[:, None] >= 0) & (columns.group[None] >= 0)
     ours = rows.index[:, None] == columns.index[None]
-    alike = rows.group[:, None] == columns.group[None]
-    found = {"negatives": ~alike & ~ours, "all": ~alike | ours, "matches": alike | ours}
-    return there & found[among]
+    apart = _alike(rows.apart, columns.apart)
+    matches = ours | (_alike(rows.match, columns.match) & ~apart)
+    found = {"negatives": ~matches & ~apart, "all": ours | ~apart, "matches": matches}
+    keep = found[among]
+    if rows.there is not None:
+        keep &= rows.there[:, None]
+    if columns.there is not None:
+        keep &= columns.there[None]
+    return keep
+
+
+def _alike(rows: tuple[jax.Array, ...], columns: tuple[jax.Array, ...]) -> jax.Array:
+    """bool [n m], or one False without ids: equal in any of them."""
+    found = jnp.zeros((), bool)
+    for ours, theirs in zip(rows, columns, strict=True):
+        found = found | (ours[:, None] == theirs[None])
+    return found
 
 
 def log_sums(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, Sums]:
@@ -255,8 +278,8 @@ def _backward(among: str, both: bool, plan: Plan, saved, gradients: tuple[Sums, 
     # d lse / d scale is the weighted mean of S.
     none: Any = None  # of integers
     return (
-        Side(mine, toward[0] * row_sums.mean, none, none),
-        Side(theirs, toward[1] * column_sums.mean, none, none),
+        Side(mine, toward[0] * row_sums.mean, none, none, none, none),
+        Side(theirs, toward[1] * column_sums.mean, none, none, none, none),
     )
 
 

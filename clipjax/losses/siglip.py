@@ -21,23 +21,28 @@ TRAIN_OPTIONS = {"max_logit_scale": 0.0}
 
 
 def make(
-    spec: LossSpec, *, same_image: str = "negative", block: int = 0
+    spec: LossSpec,
+    *,
+    same_image: str = "negative",
+    same_caption: str = "negative",
+    block: int = 0,
 ) -> SigmoidLoss:
     """The sigmoid loss.
 
     Args:
-      same_image: "negative", "mask" or "positive" (all texts of an image are matches).
+      same_image, same_caption: "negative", "mask" or "positive"; see
+        losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image)
-    return SigmoidLoss(same_image, pairs.Plan(block, spec.mesh))
+    rule = matches.rule(same_image, same_caption)
+    return SigmoidLoss(rule, pairs.Plan(block, spec.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
 class SigmoidLoss:
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict:
@@ -55,24 +60,19 @@ class SigmoidLoss:
                 "the siglip loss needs a model with a bias: set "
                 "model.logit_bias_init, -10 in the paper"
             )
-        image, text = outputs["image_embed"], outputs["text_embed"]
         scale, bias = outputs["logit_scale"], outputs["logit_bias"]
-        rows = pairs.side(image, scale, matches.groups(batch, self.same_image))
-        columns = pairs.side(text, scale, rows.group)
-        ids = batch["image_id"] if self.same_image == "positive" else rows.index
+        rows, columns = self.rule.sides(outputs, batch, (scale, scale))
 
         def term(rows, columns):
-            (rows, scale, bias, ids), (columns, other_ids) = rows, columns
+            rows, bias = rows
             logits = pairs.products(rows.vectors, columns.vectors)
-            logits = scale[:, None] * logits + bias[:, None]
-            match = ids[:, None] == other_ids[None]
+            logits = rows.scale[:, None] * logits + bias[:, None]
+            match = pairs.kept(rows, columns, "matches")
             # -log sigmoid(-l) = softplus(l), -log sigmoid(l) = softplus(l) - l.
             loss = jax.nn.softplus(logits) - jnp.where(match, logits, 0)
             return jnp.where(pairs.kept(rows, columns, "all"), loss, 0).sum()
 
-        n = image.shape[0]
+        n = rows.vectors.shape[0]
         biases = jnp.broadcast_to(bias, (n,))
-        value = pairs.total(
-            term, (rows, rows.scale, biases, ids), (columns, ids), self.plan
-        )
+        value = pairs.total(term, (rows, biases), columns, self.plan)
         return value / n, state, diagnostics.measure(outputs, self.plan, None)

@@ -34,6 +34,7 @@ def make(
     cold_start: str = "first",
     include_own: bool = False,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
     schedules: scheduled.Schedules = (),
 ) -> SogclrLoss:
@@ -49,7 +50,7 @@ def make(
       cold_start: u at the first visit: "first" takes g, "gamma" gamma * g.
       include_own: count the own pair (a term of 1, of e^(margin^2 / temperature) with
         the hinge) in g, as some codes do.
-      same_image: "negative" or "mask"; see losses/matches.py.
+      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
       schedules: of temperature and gamma; see losses/scheduled.py.
 
@@ -58,7 +59,7 @@ def make(
     one_of("loss.surrogate", surrogate, ("linear", "squared_hinge"))
     above_zero("loss.margin", margin)
     one_of("loss.cold_start", cold_start, ("first", "gamma"))
-    matches.check(same_image, matches.WITHOUT_POSITIVE)
+    rule = matches.rule(same_image, same_caption, matches.WITHOUT_POSITIVE)
     values = scheduled.values(
         spec.total_steps,
         schedules,
@@ -72,7 +73,7 @@ def make(
         hinge=margin if surrogate == "squared_hinge" else None,
         warm=cold_start == "first",
         include_own=include_own,
-        same_image=same_image,
+        rule=rule,
         plan=pairs.Plan(block, spec.mesh),
         sizes=(spec.num_images, spec.num_texts),
     )
@@ -85,7 +86,7 @@ class SogclrLoss:
     hinge: float | None
     warm: bool
     include_own: bool
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
     sizes: tuple[int, int]
 
@@ -103,8 +104,8 @@ class SogclrLoss:
         """Needs image_embed, text_embed [b e], image_id and text_id."""
         now = self.values.at(step)
         temperature = now["temperature"]
-        rows, columns = matches.sides(
-            outputs, batch, (1 / temperature, 1 / temperature), self.same_image
+        rows, columns = self.rule.sides(
+            outputs, batch, (1 / temperature, 1 / temperature)
         )
         value, objective, new_state = 0.0, 0.0, {}
         both = ("image", rows, columns), ("text", columns, rows)

@@ -31,6 +31,7 @@ def make(
     reconstruction: float = 0.5,
     joint: float = 0.0,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
 ) -> TriModalLoss:
     """The loss of models with two or three modalities, such as memory_network.
@@ -39,8 +40,8 @@ def make(
       reconstruction: weight of the squared error of the decoded audio encoding; no
         effect without audio.
       joint: weight of the terms with the embedding of image and text together.
-      same_image: "negative", "mask" or "positive" (an even target over all rows of the
-        image); see losses/matches.py.
+      same_image, same_caption: "negative", "mask" or "positive" (an even target over
+        all matches), of rows whatever their modalities; see losses/matches.py.
       block: rows of a matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
@@ -48,16 +49,16 @@ def make(
     for name, value in (("reconstruction", reconstruction), ("joint", joint)):
         if value < 0:
             raise UserError(f"loss.{name}={value}: must be 0 or more")
-    matches.check(same_image)
+    rule = matches.rule(same_image, same_caption)
     plan = pairs.Plan(block, spec.mesh)
-    return TriModalLoss(reconstruction, joint, same_image, plan)
+    return TriModalLoss(reconstruction, joint, rule, plan)
 
 
 @dataclasses.dataclass(frozen=True)
 class TriModalLoss:
     reconstruction: float
     joint: float
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict:
@@ -66,7 +67,8 @@ class TriModalLoss:
     def __call__(
         self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
     ) -> tuple[jax.Array, dict, Metrics]:
-        """Needs image_embed, text_embed [b d], logit_scale; image_id by same_image.
+        """Needs image_embed, text_embed [b d], logit_scale; image_id by same_image,
+        text and text_mask by same_caption.
 
         Takes audio_embed where there is one, then by `reconstruction` decoded_audio and
         audio_encoded [b d]; joint_embed by `joint`. Raises UserError where what an
@@ -80,7 +82,7 @@ class TriModalLoss:
             value = value + found
             metrics[f"{one}_{other}_loss"] = found
             if (one, other) == ("image", "text"):
-                known = sums if self.same_image != "mask" else None
+                known = None if self.rule.has("mask") else sums
                 metrics |= diagnostics.measure(outputs, self.plan, known)
         if self.reconstruction and "audio" in given:
             found = self._reconstruction(outputs, batch)
@@ -100,15 +102,12 @@ class TriModalLoss:
         x, y = outputs[f"{one}_embed"], outputs[f"{other}_embed"]
         scale = outputs["logit_scale"]
         here = rows_with(batch, one, len(x)) & rows_with(batch, other, len(y))
-        ids = matches.groups(batch, self.same_image)
-        if ids is None:
-            ids = jnp.arange(x.shape[0], dtype=jnp.int32)
-        group = jnp.where(here, ids, -1)  # below 0: left out
-        rows, columns = pairs.side(x, scale, group), pairs.side(y, scale, group)
+        rows = self.rule.side(x, scale, batch, here)
+        columns = pairs.side(y, scale, rows.apart, rows.match, here)
         sums = pairs.log_sums(rows, columns, "all", self.plan)
         own = [
-            (rows * matches.wanted(columns, batch, self.same_image, here)).sum(axis=1)
-            for rows, columns in ((x, y), (y, x))
+            (rows.vectors * matches.wanted(columns)).sum(axis=1)
+            for rows, columns in ((rows, columns), (columns, rows))
         ]
         cost = (sums[0].lse + sums[1].lse) / 2 - scale * (own[0] + own[1]) / 2
         return _mean(cost, here), sums

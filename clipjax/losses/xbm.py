@@ -26,6 +26,7 @@ def make(
     size: int = 4096,
     start_step: int | None = None,
     same_image: str = "negative",
+    same_caption: str = "negative",
     block: int = 0,
 ) -> XbmLoss:
     """The CLIP loss with a memory.
@@ -35,13 +36,13 @@ def make(
       start_step: the first step whose embeddings are remembered: 1,000 as in the paper,
         or in a shorter run half of it. Early ones drift, and a memory of them can keep
         a model from learning.
-      same_image: "negative", "mask" or "positive" (an even target over all texts of
-        the image), of pairs within the batch; see losses/matches.py.
+      same_image, same_caption: "negative", "mask" or "positive" (an even target over
+        all matches), of pairs within the batch; see losses/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
 
     Raises UserError for a value out of range.
     """
-    matches.check(same_image)
+    rule = matches.rule(same_image, same_caption)
     if size < 1 or size % spec.global_batch:
         raise UserError(
             f"loss.size={size}: must be a multiple of data.batch_size, "
@@ -55,14 +56,14 @@ def make(
             f"{spec.total_steps} steps"
         )
     shape = spec.global_batch, size // spec.global_batch, spec.embed_dim
-    return XbmLoss(shape, start_step, same_image, pairs.Plan(block, spec.mesh))
+    return XbmLoss(shape, start_step, rule, pairs.Plan(block, spec.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
 class XbmLoss:
     shape: tuple[int, int, int]
     start_step: int
-    same_image: str
+    rule: matches.Rule
     plan: pairs.Plan
 
     def init(self) -> dict[str, jax.Array]:
@@ -80,7 +81,7 @@ class XbmLoss:
     ) -> tuple[Any, dict, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale, image_id [b]."""
         scale, ids = outputs["logit_scale"], batch["image_id"]
-        image, text = matches.sides(outputs, batch, (scale, scale), self.same_image)
+        image, text = self.rule.sides(outputs, batch, (scale, scale))
         value = 0.0
         found = pairs.log_sums(image, text, "all", self.plan)
         past_ids = state["queue_id"].reshape(-1)
@@ -89,15 +90,16 @@ class XbmLoss:
             (text, image, found[1], state["image_queue"]),
         ):
             queue = queue.reshape(-1, queue.shape[-1]).astype(anchor.vectors.dtype)
-            past = pairs.side(jax.lax.stop_gradient(queue), 1.0, past_ids)
+            past = pairs.side(
+                jax.lax.stop_gradient(queue), 1.0, (past_ids,), there=past_ids >= 0
+            )
             # Nobody's own pair is in the past.
             past = past._replace(index=-1 - past.index)
-            here = anchor._replace(group=ids)
+            here = anchor._replace(apart=(ids,), match=())
             before = pairs.row_sums(here, past, "negatives", self.plan)
-            target = matches.wanted(other.vectors, batch, self.same_image)
-            own = (anchor.vectors * target).sum(axis=1) * scale
+            own = (anchor.vectors * matches.wanted(other)).sum(axis=1) * scale
             value += (jnp.logaddexp(sums.lse, before.lse) - own).mean() / 2
-        known = found if self.same_image != "mask" else None
+        known = None if self.rule.has("mask") else found
         filled = jnp.sum(past_ids >= 0)
         metrics = diagnostics.measure(outputs, self.plan, known)
         metrics["uninformed_loss"] = jnp.log(ids.shape[0] + filled.astype(scale.dtype))
