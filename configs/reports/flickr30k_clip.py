@@ -10,7 +10,8 @@ with `--config.model.text.depth=12`, of which the report's checkpoints of 598 MB
 pairs of the same image on average; `--config.loss.same_image=mask` leaves those out.
 Adam's weight decay is coupled (L2), as it was there. Otherwise than there: CLIP's
 tokenizer, where words were numbered by Python's hash, which changes from run to run;
-and validation on images that training does not see.
+padding is masked, where attention saw it as it did words; and validation on images that
+training does not see.
 """
 
 from clipjax.config import base, word

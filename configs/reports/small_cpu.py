@@ -2,11 +2,12 @@
 
     python -m clipjax.train --config configs/reports/small_cpu.py
 
-Repository QihongRuan/m1-clip-training-project. 76,736,001 parameters ("small"; `size=`
-tiny, small or base): both towers of 12 layers and width 512, characters as tokens. 216
-pictures for training and 24 for validation, which show little beside the colour of
-their category; `:data=scenes` has pictures whose content is known. In-batch accuracy is
-logged as `image_to_text_accuracy`; by chance it is 1 / 12 = 8.3 % in batches of 12.
+Repository QihongRuan/m1-clip-training-project. 76,736,001 parameters ("small"): both
+towers and the embedding of width 512, 12 layers, characters as tokens. `size=tiny` has
+9,885,441 (width 256, 6 layers), `size=base` 172,120,321 (width 768). 216 pictures for
+training and 24 for validation, which show little beside the colour of their category;
+`:data=scenes` has pictures whose content is known. In-batch accuracy is logged as
+`image_to_text_accuracy`; by chance it is 1 / 12 = 8.3 % in batches of 12.
 """
 
 from clipjax.config import base, word
@@ -39,7 +40,7 @@ def get_config(arg: str | None = None):
             },
             "text.transformer": {"causal": False, **tower},
             "model.two_tower": {
-                "embed_dim": 512,
+                "embed_dim": width,
                 "image_head": "affine",
                 "text_head": "affine",
             },
