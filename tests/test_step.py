@@ -8,10 +8,11 @@ import pytest
 
 import run_tools
 import tiny
-from clipjax import config
+from clipjax import config, trees
 from clipjax.engine import run, sharding
 from clipjax.engine import state as states
 from clipjax.engine.step import check_start, make_loss_step, make_train_step
+from clipjax.engine.watch import Watch
 from clipjax.types import UserError
 
 
@@ -109,6 +110,50 @@ def test_a_non_finite_step_changes_only_step_and_counts():
     good, _ = step(after.replace(params=state.params), batch)
     assert (int(good.bad_total), int(good.bad_in_row)) == (1, 0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.params))
+
+
+def overflowed(state):
+    """The moments of one parameter are infinite."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(state.opt_state)
+    found = [
+        jnp.full_like(leaf, np.inf)
+        if "mu" in str(path) and "fc1" in str(path)
+        else leaf
+        for path, leaf in leaves
+    ]
+    return state.replace(opt_state=jax.tree.unflatten(tree, found))
+
+
+def test_what_was_not_finite_is_said():
+    """In the order of computing: outputs, loss, gradient, update."""
+    model, said = tiny.model(), []
+    state, step = fresh(model)
+    names = jax.tree.leaves(trees.paths(state.params))
+    step, batch = jax.jit(step), tiny.batch()
+    text = state.params["text"]
+    embedding = {**state.params["text_projection"]}
+    embedding = jax.tree.map(lambda x: x * np.inf, embedding)
+    broken = {
+        "the model's text_embed, text_features overflowed (loss nan": state.replace(
+            params={**state.params, "text_projection": embedding}
+        ),
+        "the model's logit_scale overflowed": state.replace(
+            params={**state.params, "logit_scale": jnp.float32(200.0)}
+        ),
+        "the update of ": overflowed(state),
+    }
+    assert text
+    for expected, given in broken.items():
+        watch = Watch(names, 40, said.append)
+        for number in (7, 8):
+            given, metrics = step(given, batch)
+            watch.look(number, jax.device_get(metrics))
+        fault = watch.fault(8, 2)
+        assert "in 2 steps in a row, from step 7 up to step 8: at step 7 " in fault
+        assert expected in fault
+    # There all numbers but the update's were finite.
+    assert "mlp/fc1/kernel" in fault and "loss nan" not in fault and "inf" not in fault
+    assert not said
 
 
 def test_the_logit_scale_is_clamped():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.engine.state import TrainState, variables
+from clipjax.engine.watch import NOT_FINITE, outputs_not_finite
 from clipjax.types import GLOBAL_OUTPUTS, Batch, Loss, Metrics, Model, Outputs
 
 # (value, gradient, new model state, new loss state, outputs, metrics)
@@ -44,7 +45,13 @@ def _at_once(model: Model, loss: Loss, state, batch, key) -> Found:
         value, loss_state, metrics = loss(
             at_least_float32(outputs), batch, state.loss_state, state.step
         )
-        return value, (model_state, loss_state, _split(outputs)[1], metrics)
+        rows, shared = _split(outputs)
+        return value, (
+            model_state,
+            loss_state,
+            shared,
+            _looked_at(rows | shared, metrics),
+        )
 
     found = jax.value_and_grad(objective, has_aux=True)(state.params)
     (value, (model_state, loss_state, outputs, metrics)), gradient = found
@@ -76,7 +83,7 @@ def _in_parts(model: Model, loss: Loss, state, batch, key, count: int) -> Found:
     def objective(rows, shared):
         outputs = at_least_float32({**rows, **shared})
         value, loss_state, metrics = loss(outputs, batch, state.loss_state, state.step)
-        return value, (loss_state, metrics)
+        return value, (loss_state, _looked_at(outputs, metrics))
 
     found = jax.value_and_grad(objective, (0, 1), has_aux=True)(rows, shared)
     (value, (loss_state, metrics)), (toward, toward_shared) = found
@@ -112,6 +119,10 @@ def at_least_float32(outputs: Outputs) -> Outputs:
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     return jax.tree.map(promote, outputs)
+
+
+def _looked_at(outputs: Outputs, metrics: Metrics) -> Metrics:
+    return {**metrics, NOT_FINITE: {"outputs": outputs_not_finite(outputs)}}
 
 
 def _split(outputs: Outputs) -> tuple[Outputs, Outputs]:

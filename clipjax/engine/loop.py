@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from clipjax import paths
+from clipjax import paths, trees
 from clipjax.agree import gather, on_primary
 from clipjax.engine import assemble, classes, datasets, initial, resume, sharding, texts
 from clipjax.engine import state as states
@@ -30,12 +30,8 @@ from clipjax.engine.preempt import StopRequest
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.engine.step import check_start
+from clipjax.engine.watch import Watch
 from clipjax.types import Config, EvalResult, UserError
-
-# Embeddings of a lower effective rank than this, from this step on, have collapsed;
-# those of a fresh model are nearly alike too.
-COLLAPSE_RANK, COLLAPSE_STEP = 1.05, 200
-SIDES = ("image", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,12 +192,13 @@ def _loop(
     # Emulated devices share a thread pool: two steps in flight can wait for each other.
     one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     late: tuple[int, Any] | None = None
-    collapsed = False
+    names = jax.tree.leaves(trees.paths(run.template.params))
+    watch = Watch(names, total, progress.say)
     results: dict[str, EvalResult] = {}
 
     def finish_log() -> None:
         """Fetches and logs the step before; by now the device has its values."""
-        nonlocal late, replaced, collapsed
+        nonlocal late, replaced
         if late is None:
             return
         step, values = late[0], jax.device_get(late[1])
@@ -214,15 +211,7 @@ def _loop(
             for notes in gather(json.dumps(source.take_broken())):
                 for key, reason in json.loads(notes):
                     progress.say(f"replaced a broken example, {key}: {reason}")
-        if not collapsed and step >= max(COLLAPSE_STEP, total // 10):
-            ranks = [float(values.get(f"{side}_effective_rank", 9)) for side in SIDES]
-            collapsed = min(ranks) < COLLAPSE_RANK
-            if collapsed:
-                progress.say(
-                    f"warning: at step {step} the embeddings are nearly alike "
-                    f"(effective rank of images {ranks[0]:.2f}, of texts "
-                    f"{ranks[1]:.2f}): try a lower --config.optim.lr or another loss"
-                )
+        watch.look(step, values)
         diverged = int(values["bad_in_row"]) >= config.train.max_bad_steps
         if due(step, config.log.every, total) or diverged:
             row = {f"train/{name}": float(value) for name, value in values.items()}
@@ -233,7 +222,7 @@ def _loop(
                 writer.write_scalars(step, row)
             progress.show(step, row, final=step == total)
         if diverged:
-            raise UserError(_diverged(run, saves, step, values))
+            raise UserError(_diverged(saves, step, int(values["bad_in_row"]), watch))
 
     for step in range(start + 1, total + 1):
         # 1. Step: dispatched, not awaited.
@@ -281,15 +270,12 @@ def due(step: int, every: int, total: int) -> bool:
     return step == total or (every > 0 and step % every == 0)
 
 
-def _diverged(run: Run, saves: Checkpoints, step: int, values: Any) -> str:
-    bad = int(values["bad_in_row"])
+def _diverged(saves: Checkpoints, step: int, bad: int, watch: Watch) -> str:
     saves.wait()
     saved = saves.steps()
     last = f"the last checkpoint is step {saved[-1]}" if saved else "none was saved"
     return (
-        f"the loss or its gradient was not finite in {bad} steps in a row, up to step "
-        f"{step} (loss {float(values['loss'])}, gradient norm "
-        f"{float(values['grad_norm'])}); parameters have not changed since step "
+        f"{watch.fault(step, bad)}; parameters have not changed since step "
         f"{step - bad} and {last}. Start again in another --workdir with a lower "
         "--config.optim.lr or more warmup"
     )

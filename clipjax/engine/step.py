@@ -13,6 +13,7 @@ import optax
 from clipjax.engine import gradients
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import TrainState, variables
+from clipjax.engine.watch import NOT_FINITE, leaves_not_finite
 from clipjax.optim.factory import Optim
 from clipjax.types import Batch, Loss, Metrics, Model, UserError
 
@@ -94,8 +95,14 @@ def make_train_step(
             metrics = {**metrics, "replaced": jnp.sum(batch["replaced"])}
         if "logit_scale" in outputs:
             metrics = {**metrics, "logit_scale": outputs["logit_scale"]}
+        faults = {
+            **metrics.pop(NOT_FINITE),
+            "gradient": leaves_not_finite(grads),
+            "update": leaves_not_finite(updates),
+        }
         metrics = {
             **metrics,
+            NOT_FINITE: faults,
             "loss": value,
             "grad_norm": grad_norm,
             # The optimizer counts the steps that it took.

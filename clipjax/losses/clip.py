@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from clipjax.losses import diagnostics, matches, pairs
 from clipjax.losses.combined import check_weights
@@ -75,7 +76,10 @@ class ClipLoss:
             + self.text_weight * over_texts.mean()
         )
         known = None if self.rule.has("mask") else sums
-        return value, state, diagnostics.measure(outputs, self.plan, known)
+        metrics = diagnostics.measure(outputs, self.plan, known)
+        even = jnp.log(matches.kept_count(columns)).mean()
+        metrics[diagnostics.UNINFORMED] = (self.image_weight + self.text_weight) * even
+        return value, state, metrics
 
     def _target(self, rows: pairs.Side, columns: pairs.Side) -> jax.Array:
         """The similarity [b] of each row to what it should find."""

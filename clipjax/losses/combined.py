@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from clipjax.losses import diagnostics
 from clipjax.types import Batch, Loss, Metrics, Outputs, UserError
 
 
@@ -35,11 +36,17 @@ class CombinedLoss:
     ) -> tuple[Any, dict, Metrics]:
         """The sum; the value of each part is the metric LABEL_loss.
 
-        A metric that two parts have is the first one's.
+        A metric that two parts have is the first one's; the value that the sum starts
+        from is the sum of theirs, and there if each part has one.
         """
         total, states, metrics = 0.0, {}, {}
+        even: list[Any] = []
         for label, weight, loss in self.parts:
             value, states[label], found = loss(outputs, batch, state[label], step)
             total += weight * value
+            if diagnostics.UNINFORMED in found:
+                even.append(weight * found.pop(diagnostics.UNINFORMED))
             metrics = {**found, **metrics, f"{label}_loss": value}
+        if len(even) == len(self.parts):
+            metrics[diagnostics.UNINFORMED] = sum(even)
         return total, states, metrics

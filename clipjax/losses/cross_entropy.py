@@ -7,10 +7,12 @@ batch["label_weights"] [b c] of mixed examples.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
+from clipjax.losses import diagnostics
 from clipjax.models.layers import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
@@ -64,4 +66,12 @@ class CrossEntropyLoss:
         count = jnp.maximum(valid.sum(), 1)
         right = (logits.argmax(axis=1) == label) * valid
         value = (losses * valid).sum() / count
-        return value, state, {"accuracy": right.sum() / count}
+        even = jnp.asarray(math.log(classes), logits.dtype)
+        if self.kind == "sigmoid":  # all logits as their mean is
+            rows = valid[:, None]
+            mean = jax.lax.stop_gradient((logits * rows).sum() / (count * classes))
+            even = (
+                classes * jax.nn.softplus(mean) - (target * rows).sum() / count * mean
+            )
+        metrics = {"accuracy": right.sum() / count}
+        return value, state, {**metrics, diagnostics.UNINFORMED: even}

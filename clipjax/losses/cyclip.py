@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import clip, pairs
+from clipjax.losses import clip, diagnostics, pairs
 from clipjax.losses.combined import check_weights
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
@@ -69,18 +69,19 @@ class CyclipLoss:
         n, plan = image.shape[0], self.softmax.plan
         in_modal = pairs.total(_squares, both, against, plan) / n
         cross_modal = pairs.total(_squares, both, crossed, plan) / n
+        # Of pairs that are told apart by nothing; the other terms are as they are.
+        even = metrics.pop(diagnostics.UNINFORMED)
+        consistency = self.in_modal * in_modal + self.cross_modal * cross_modal
+        if self.contrastive:
+            even = self.contrastive * even + jax.lax.stop_gradient(consistency)
+            metrics[diagnostics.UNINFORMED] = even
         metrics = {
             **metrics,
             "contrastive": value,
             "in_modal": in_modal,
             "cross_modal": cross_modal,
         }
-        value = (
-            self.contrastive * value
-            + self.in_modal * in_modal
-            + self.cross_modal * cross_modal
-        )
-        return value, state, metrics
+        return self.contrastive * value + consistency, state, metrics
 
 
 def _squares(rows: jax.Array, columns: jax.Array) -> jax.Array:

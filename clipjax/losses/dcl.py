@@ -64,7 +64,8 @@ class DclLoss:
                 pull = pull * (2 - own.shape[0] * share)
             return push - pull
 
-        value = matches.mean_over_anchors(
+        value, uninformed = matches.mean_over_anchors(
             outputs, batch, cost, (1.0,), self.rule, self.plan
         )
-        return value, state, diagnostics.measure(outputs, self.plan, None)
+        metrics = diagnostics.measure(outputs, self.plan, None)
+        return value, state, {**metrics, diagnostics.UNINFORMED: uninformed}

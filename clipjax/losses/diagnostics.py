@@ -3,8 +3,10 @@
 Names: image_to_text_accuracy, text_to_image_accuracy (own pair the most similar of the
 batch; a tie counts as by chance), positive_similarity, negative_similarity (means of
 the cosine), alignment and uniformity (arXiv 2005.10242, equations 1 and 2, of squared
-distances), image_effective_rank, text_effective_rank (1: all embeddings alike), and
-uninformed_loss, ln b.
+distances), image_effective_rank and text_effective_rank (1: all embeddings alike).
+
+A loss whose value is what it minimises adds UNINFORMED: its value on this batch if
+every pair were as similar as the mean of them, which is what it starts from.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from clipjax.losses import pairs
 from clipjax.types import Metrics, Outputs
 
+UNINFORMED = "uninformed_loss"
 SAMPLE = 256  # rows that uniformity is measured on
 
 
@@ -44,7 +47,6 @@ def measure(
         "text_uniformity": _uniformity(text),
         "image_effective_rank": _effective_rank(image),
         "text_effective_rank": _effective_rank(text),
-        "uninformed_loss": jnp.log(jnp.asarray(n, image.dtype)),
     }
 
 

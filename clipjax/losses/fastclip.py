@@ -183,19 +183,17 @@ class FastclipLoss:
         factor = 1 / fixed if self.variant == "v0" else 0.5
         if self.official:
             factor *= {"v0": 0.5, "v1": 1 / fixed, "v3": 1.0}[self.variant]
+        metrics = diagnostics.measure(outputs, self.plan, None)
+        metrics |= {"gamma": now["gamma"], "temperature": fixed}
         if self.variant == "v3":
             value += now["rho"] * fixed
             slope += now["rho"]
             objective += now["rho"] * fixed
+            metrics[diagnostics.UNINFORMED] = now["rho"] * fixed
         # The value above, with the gradients at the features and the temperature.
         moves = features * factor
         if self.variant != "v1":
             moves += t * jax.lax.stop_gradient(slope)
-        metrics = {
-            **diagnostics.measure(outputs, self.plan, None),
-            "gamma": now["gamma"],
-            "temperature": fixed,
-            "objective": objective,
-        }
+        metrics["objective"] = objective
         value = jax.lax.stop_gradient(value - moves) + moves
         return value, new_state, metrics

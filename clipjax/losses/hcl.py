@@ -76,10 +76,11 @@ class HclLoss:
                 log_g = jnp.maximum(log_r, floor)
             return jnp.logaddexp(own, log_g) - own
 
-        value = matches.mean_over_anchors(
+        value, uninformed = matches.mean_over_anchors(
             outputs, batch, cost, (1 + self.beta, self.beta), self.rule, self.plan
         )
-        return value, state, diagnostics.measure(outputs, self.plan, None)
+        metrics = diagnostics.measure(outputs, self.plan, None)
+        return value, state, {**metrics, diagnostics.UNINFORMED: uninformed}
 
 
 def _log_less(a: jax.Array, b: jax.Array, floor: jax.Array) -> jax.Array:

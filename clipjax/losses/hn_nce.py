@@ -78,7 +78,8 @@ class HnNceLoss:
                 below = jnp.logaddexp(math.log(self.alpha) + own * scale, negatives)
             return below - own * scale
 
-        value = matches.mean_over_anchors(
+        value, uninformed = matches.mean_over_anchors(
             outputs, batch, cost, (1 + self.beta, self.beta), self.rule, self.plan
         )
-        return value, state, diagnostics.measure(outputs, self.plan, None)
+        metrics = diagnostics.measure(outputs, self.plan, None)
+        return value, state, {**metrics, diagnostics.UNINFORMED: uninformed}

@@ -107,11 +107,19 @@ def wanted(other: pairs.Side) -> jax.Array:
 def kept_mean(other: pairs.Side) -> jax.Array:
     """The mean of the other side over all pairs of a row that count, [b e]."""
 
-    def over_kept(x: jax.Array) -> jax.Array:
-        whole = x.sum(axis=0, keepdims=True)
-        return whole - _over(x, other.apart) + x if other.apart else whole
+    return _over_kept(other.vectors, other) / _over_kept(_ones(other), other)
 
-    return over_kept(other.vectors) / over_kept(_ones(other))
+
+def kept_count(other: pairs.Side) -> jax.Array:
+    """How many pairs of each row count, [b]; the own is one of them."""
+    count = _over_kept(_ones(other), other)[:, 0]
+    return jnp.broadcast_to(count, other.index.shape)
+
+
+def _over_kept(x: jax.Array, other: pairs.Side) -> jax.Array:
+    there = x if other.there is None else jnp.where(other.there[:, None], x, 0)
+    whole = there.sum(axis=0, keepdims=True)
+    return whole - _over(x, other.apart) + x if other.apart else whole
 
 
 def negatives(side: pairs.Side) -> jax.Array:
@@ -141,8 +149,9 @@ def mean_over_anchors(
     factors: tuple[float, ...],
     rule: Rule,
     plan: pairs.Plan,
-) -> jax.Array:
-    """The mean of a cost over images and texts, each told from its negatives.
+) -> tuple[jax.Array, jax.Array]:
+    """The mean of a cost over images and texts, each told from its negatives; and what
+    it would be if all pairs were equally similar.
 
     cost(own, count, *log_sums) -> [b]: own: S_ii, or the mean over all matches; count:
     of negatives; log_sums: for each of `factors` log sum over negatives of exp(factor *
@@ -158,13 +167,15 @@ def mean_over_anchors(
     ]
     count = jnp.maximum(negatives(rows), 1)
     found = [pairs.negative_sums(rows, columns, factor, plan) for factor in factors]
-    value = jnp.zeros((), rows.vectors.dtype)
+    value = uninformed = jnp.zeros((), rows.vectors.dtype)
+    alike = cost(jnp.zeros_like(own[0]), count, *[jnp.log(count)] * len(factors))
     # Over images, over texts.
     for ours, *log_sums in zip(own, *found, strict=True):
         some = jnp.isfinite(log_sums[0])
         safe = [jnp.where(some, log_sum, 0) for log_sum in log_sums]
         value += jnp.where(some, cost(ours, count, *safe), 0).mean() / 2
-    return value
+        uninformed += jnp.where(some, alike, 0).mean() / 2
+    return value, jax.lax.stop_gradient(uninformed)
 
 
 def counts(ids: jax.Array) -> jax.Array:

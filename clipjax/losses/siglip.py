@@ -75,4 +75,10 @@ class SigmoidLoss:
         n = rows.vectors.shape[0]
         biases = jnp.broadcast_to(bias, (n,))
         value = pairs.total(term, (rows, biases), columns, self.plan)
-        return value / n, state, diagnostics.measure(outputs, self.plan, None)
+        metrics = diagnostics.measure(outputs, self.plan, None)
+        image, text = rows.vectors.mean(axis=0), columns.vectors.mean(axis=0)
+        even = jax.lax.stop_gradient(scale * (image * text).sum() + bias)
+        count = matches.kept_count(columns).mean()
+        match = count - matches.negatives(columns).mean()
+        metrics[diagnostics.UNINFORMED] = count * jax.nn.softplus(even) - match * even
+        return value / n, state, metrics

@@ -76,10 +76,11 @@ class TriModalLoss:
         """
         matches.at_least_two(outputs["image_embed"])
         given = [name for name in MODALITIES if f"{name}_embed" in outputs]
-        value, metrics = jnp.zeros((), outputs["image_embed"].dtype), {}
+        value = even = jnp.zeros((), outputs["image_embed"].dtype)
+        metrics: Metrics = {}
         for one, other in itertools.combinations(given, 2):
-            found, sums = self._between(one, other, outputs, batch)
-            value = value + found
+            found, chance, sums = self._between(one, other, outputs, batch)
+            value, even = value + found, even + chance
             metrics[f"{one}_{other}_loss"] = found
             if (one, other) == ("image", "text"):
                 known = None if self.rule.has("mask") else sums
@@ -90,15 +91,20 @@ class TriModalLoss:
             metrics["reconstruction_loss"] = found
         if self.joint:
             _need("joint_embed", outputs, "loss.joint")
-            found = [self._between("joint", name, outputs, batch)[0] for name in given]
-            metrics["joint_loss"] = sum(found) / len(found)
+            found = [self._between("joint", name, outputs, batch) for name in given]
+            metrics["joint_loss"] = sum(one[0] for one in found) / len(found)
             value = value + self.joint * metrics["joint_loss"]
+            even = even + self.joint * sum(one[1] for one in found) / len(found)
+        # What a reconstruction starts from is not known.
+        if "reconstruction_loss" not in metrics:
+            metrics[diagnostics.UNINFORMED] = even
         return value, state, metrics
 
     def _between(
         self, one: str, other: str, outputs: Outputs, batch: Batch
-    ) -> tuple[jax.Array, tuple[pairs.Sums, pairs.Sums]]:
-        """InfoNCE over the rows that have both, and the sums it took."""
+    ) -> tuple[jax.Array, jax.Array, tuple[pairs.Sums, pairs.Sums]]:
+        """InfoNCE over the rows that have both, what it is of pairs that are all alike,
+        and the sums it took."""
         x, y = outputs[f"{one}_embed"], outputs[f"{other}_embed"]
         scale = outputs["logit_scale"]
         here = rows_with(batch, one, len(x)) & rows_with(batch, other, len(y))
@@ -110,7 +116,8 @@ class TriModalLoss:
             for rows, columns in ((rows, columns), (columns, rows))
         ]
         cost = (sums[0].lse + sums[1].lse) / 2 - scale * (own[0] + own[1]) / 2
-        return _mean(cost, here), sums
+        even = jnp.log(jnp.maximum(matches.kept_count(columns), 1))
+        return _mean(cost, here), _mean(even, here), sums
 
     def _reconstruction(self, outputs: Outputs, batch: Batch) -> jax.Array:
         """The mean squared error over the rows that have audio."""

@@ -102,7 +102,11 @@ class XbmLoss:
         known = None if self.rule.has("mask") else found
         filled = jnp.sum(past_ids >= 0)
         metrics = diagnostics.measure(outputs, self.plan, known)
-        metrics["uninformed_loss"] = jnp.log(ids.shape[0] + filled.astype(scale.dtype))
+        ordered = jnp.sort(past_ids)
+        same = jnp.searchsorted(ordered, ids, side="right")
+        same -= jnp.searchsorted(ordered, ids, side="left")
+        choices = matches.kept_count(text) + filled - same
+        metrics[diagnostics.UNINFORMED] = jnp.log(choices).mean()
         metrics["queue_filled"] = filled / past_ids.shape[0]
         return value, self._remember(outputs, ids, state, step), metrics
 
