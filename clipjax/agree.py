@@ -1,28 +1,56 @@
-"""How several processes come to one answer; plain calls where there is only one."""
+"""How several processes come to one answer; plain calls if there is only one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
+from clipjax import peers
 from clipjax.types import UserError
 
 
 def gather(text: str) -> list[str]:
-    """The texts of all processes, in their order; every process must call it."""
+    """The texts of all processes, in their order; every process must call it.
+
+    Raises UserError if the processes were joined by another program than clipjax's.
+    """
+    group = peers.group()
+    if group is not None:
+        return group.gather(text)
     if jax.process_count() == 1:
         return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray(data.size, np.int32))
-    padded = np.zeros(max(1, *sizes), np.uint8)
-    padded[: data.size] = data
-    rows = multihost_utils.process_allgather(padded)
-    return [row[:n].tobytes().decode() for row, n in zip(rows, sizes, strict=True)]
+    raise UserError(
+        "these processes were joined by jax.distributed.initialize: call "
+        "clipjax.engine.distributed.initialise in its place"
+    )
+
+
+def same(what: str, facts: Mapping[str, Any]) -> None:
+    """Raises UserError on every process if facts (JSON values) differ between them.
+
+    what: the facts are of, in words. Each difference is named with its process.
+    """
+    told = [json.loads(text) for text in gather(json.dumps(dict(facts)))]
+    lines = []
+    for key in sorted({key for each in told for key in each}):
+        values: dict[str, list[int]] = {}
+        for process, each in enumerate(told):
+            value = json.dumps(each[key]) if key in each else "(absent)"
+            values.setdefault(value, []).append(process)
+        if len(values) > 1:
+            parts = (
+                f"{value} in process {', '.join(map(str, processes))}"
+                for value, processes in values.items()
+            )
+            lines.append(f"{key} is {' and '.join(parts)}")
+    if lines:
+        raise UserError(
+            f"the processes differ in {what}: {'; '.join(lines)}. Start all of them "
+            "with the same command, code and data"
+        )
 
 
 def on_primary(act: Callable[[], Any]) -> Any:
@@ -30,7 +58,7 @@ def on_primary(act: Callable[[], Any]) -> Any:
 
     Returns its result (a JSON value) or raises its UserError on all of them.
     """
-    if jax.process_count() == 1:
+    if peers.group() is None:
         return _told(act)
     outcome: list[Any] = ["", None]
     if jax.process_index() == 0:

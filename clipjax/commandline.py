@@ -9,20 +9,27 @@ import os
 import pathlib
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
 
-from clipjax import config_check, config_parts, paths, registry
+from clipjax import config_check, config_parts, paths, peers, registry
 from clipjax.types import Config, UserError
 
 LONGEST = 1500  # characters of an error's line
+_BLAME_SECONDS = 5.0
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Calls a command's main(argv) and exits; a UserError is one line and status 2."""
+    """Calls a command's main(argv) and exits; a UserError is one line and status 2.
+
+    One of several processes that fails ends the others too, with a line of theirs.
+    """
     _escape_output()
+    message = ""
     try:
         status = main(sys.argv)
     except (UserError, flags.Error) as error:
@@ -35,12 +42,22 @@ def run(main: Callable[[list[str]], int]) -> None:
         print(f"error: {message}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        message = "interrupted"
+        print(message, file=sys.stderr)
         status = 130
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except Exception as error:
+        if peers.group() is None:
+            raise
+        # If it comes of a process that is gone, the watch says so meanwhile.
+        time.sleep(_BLAME_SECONDS)
+        traceback.print_exc()
+        message, status = f"{type(error).__name__}: {error}".split("\n")[0], 1
     sys.stdout.flush()
+    if message and (group := peers.group()):
+        group.fail(message, status)
     sys.exit(status)
 
 

@@ -117,6 +117,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "mesh": {
         "data": -1,  # devices along the batch; -1: all that are left
         "fsdp": 1,  # devices that share each parameter
+        # Seconds that a process of several may be absent, silent or without progress;
+        # 0: for ever.
+        "timeout": 300.0,
     },
 }
 

@@ -36,6 +36,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"log\.every", 1, INT),
     (r"mesh\.data", -1, INT),
     (r"mesh\.fsdp", 1, INT),
+    (r"mesh\.timeout", 0, threading.TIMEOUT_MAX),
     (r"lora\.rank", 0, MOST),
     (r"optim\.(clip_norm|lr|weight_decay)", 0, math.inf),
     (r"optim\.schedule\.(warmup|warmup_start|floor)", 0, math.inf),

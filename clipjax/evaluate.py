@@ -173,8 +173,9 @@ def evaluate(
     )
     from clipjax.engine.compilation import enable_cache
 
-    distributed.initialise()
     config = resume.load_config(workdir)
+    distributed.initialise(config.mesh.timeout)
+    distributed.compare(other or config)
     on_primary(lambda: _check_folder(json_file.parent if json_file else workdir))
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
 

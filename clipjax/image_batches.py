@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax import peers
 from clipjax.data.ahead import PATIENCE, Ahead, Late, name_of
 from clipjax.types import BadExample, UserError
 
@@ -119,7 +120,8 @@ class ImageBatches:
 
     def _take(self, read: Ahead) -> tuple[np.ndarray | None, Note] | None:
         try:
-            return read.take(self._timeout)
+            with peers.pulse.bounded():
+                return read.take(self._timeout)
         except StopIteration:
             return None
 

@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
 
     from clipjax.engine import distributed
 
-    distributed.initialise()
+    distributed.initialise(made.mesh.timeout)
+    distributed.compare(made)
     if values.dry_run:
         from clipjax.engine import describe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 import signal
@@ -16,7 +17,7 @@ from jax._src import compilation_cache as cache
 from jax.sharding import AxisType
 from rich.console import Console
 
-from clipjax.engine import assemble, loop, metrics, sharding
+from clipjax.engine import assemble, distributed, loop, metrics, sharding
 from clipjax.engine.preempt import StopRequest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -63,6 +64,14 @@ def _one_device_mesh(config):
     return jax.make_mesh(
         (1, 1), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=jax.devices()[:1]
     )
+
+
+def join(port, index, count=2, timeout=60.0):
+    """Makes this process one of several, as the commands do."""
+    os.environ["JAX_COORDINATOR_ADDRESS"] = f"localhost:{port}"
+    os.environ["JAX_NUM_PROCESSES"] = str(count)
+    os.environ["JAX_PROCESS_ID"] = str(index)
+    distributed.initialise(timeout)
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import resource
 import shutil
 import socket
@@ -182,8 +183,9 @@ import sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
+from run_tools import join
 port, index, where = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+join(port, index)
 from clipjax.engine import manifest, store
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.types import UserError
@@ -246,7 +248,9 @@ def test_two_processes(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    tests = str(pathlib.Path(__file__).parent)
     env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    env["PYTHONPATH"] = os.pathsep.join([tests, str(pathlib.Path(tests).parent)])
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", HOST, port, str(index), str(tmp_path / "run")],

@@ -249,8 +249,8 @@ def test_options_out_of_range(option):
 PROCESS = """
 import sys
 import jax, numpy as np
-port, process = sys.argv[1:]
-jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from run_tools import join
+join(*sys.argv[1:])
 import test_encoder as own
 from clipjax.engine.sharding import make_mesh, replicated
 read = []

@@ -18,6 +18,8 @@ LEVELS = [
     ["config", "config_check", "config_limits", "config_parts", "config_sections"],
     ["registry"],
     ["agree", "paths"],
+    ["peers"],
+    ["links"],
     ["types"],
 ]
 HOMES = {

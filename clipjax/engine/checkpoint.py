@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from clipjax import peers
 from clipjax.agree import gather, on_primary
 from clipjax.engine import leaves, quiet
 from clipjax.engine.reachable import Reachable
@@ -144,8 +145,7 @@ class Checkpoints:
     ) -> None:
         """Starts saving; returns when the state is copied, so it may be donated.
 
-        Waits for the save before, and raises its error. Saved steps that are not older
-        are set aside, never overwritten.
+        Waits for the save before, and raises its error. Steps not older are set aside.
 
         Args:
           state: a pytree of arrays, numbers and typed keys.
@@ -177,7 +177,8 @@ class Checkpoints:
             **{name: ocp.args.JsonSave(item) for name, item in items.items()},
         )
         try:
-            self._saver.save(self._path(step), args=args)
+            with peers.pulse.working():
+                self._saver.save(self._path(step), args=args)
         except Exception as error:
             raise UserError(self._not_saved(step, error)) from error
         self._thread = threading.Thread(target=self._finish, args=(step,))
@@ -185,12 +186,12 @@ class Checkpoints:
 
     def wait(self, agree: bool = True) -> None:
         """Returns when all is on the disk; raises UserError where that failed.
-
         agree: whether all processes call it and hear of a failure in any of them.
         """
         if self._thread is None:
             return
-        self._thread.join()
+        with peers.pulse.working():
+            self._thread.join()
         self._thread = None
         failure, self._failure = self._failure, None
         note, self._note = self._note, ""

@@ -16,10 +16,11 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
-from clipjax import paths, trees
-from clipjax.agree import gather, on_primary
+from clipjax import paths, peers, trees
+from clipjax.agree import gather, on_primary, same
 from clipjax.engine import assemble, classes, datasets, initial, resume, sharding, texts
 from clipjax.engine import state as states
 from clipjax.engine.checkpoint import Checkpoints
@@ -73,10 +74,19 @@ def train(
     enable_cache(say)
     config = datasets.resolved(config)
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
-    run = prepare(config, workdir, anew)
+    with peers.pulse.working():
+        run = prepare(config, workdir, anew)
+    facts = {
+        f"{path}: {key}": value
+        for path, found in run.data.items()
+        for key, value in found.items()
+        if key != "of"  # its section in words, whose paths may differ
+    }
+    same("their data", facts)
     if not anew:
         on_primary(lambda: datasets.check_training(workdir, run.data, say))
-    texts.tell(run, say)
+    with peers.pulse.working():
+        texts.tell(run, say)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,6 +104,8 @@ def train(
         warn=say,
     )
     with StopRequest() as stop, saves:
+        if group := peers.group():
+            group.last_saved = lambda: _last_saved(saves)
         say(_summary(run))
         state, start, replaced = _start(run, saves, say)
         if jax.process_index() == 0:
@@ -194,15 +206,17 @@ def _loop(
     late: tuple[int, Any] | None = None
     names = jax.tree.leaves(trees.paths(run.template.params))
     watch = Watch(names, total, progress.say)
+    several, agreed = peers.group() is not None, 0  # signal that any of them received
     results: dict[str, EvalResult] = {}
 
     def finish_log() -> None:
         """Fetches and logs the step before; by now the device has its values."""
-        nonlocal late, replaced
+        nonlocal late, replaced, agreed
         if late is None:
             return
         step, values = late[0], jax.device_get(late[1])
         late = None
+        agreed = max(agreed, int(values.pop("stop", 0)))
         count = int(values.pop("replaced"))
         replaced += count
         if step == start + 1:
@@ -227,7 +241,12 @@ def _loop(
     for step in range(start + 1, total + 1):
         # 1. Step: dispatched, not awaited.
         asked = time.monotonic()
-        local = next(source)
+        with peers.pulse.bounded():  # by data.timeout
+            local = dict(next(source))
+        peers.pulse.beat(step)
+        if several:  # the step itself agrees, so that all stop at the same one
+            count = len(next(iter(local.values())))
+            local["stop"] = np.full(count, stop.received(step), np.int32)
         if late is None or late[1]["loss"].is_ready():
             progress.wait(time.monotonic() - asked)
         state, metrics = train_step(state, sharding.put_batch(run.mesh, local))
@@ -236,7 +255,7 @@ def _loop(
         # 2. Log the step before.
         finish_log()
         late = (step, metrics)
-        asked_to_stop = stop.received(step)
+        asked_to_stop = agreed if several else stop.received(step)
         # 3. Evaluate, unless asked to stop: who asks may not wait that long.
         found: dict[str, float] = {}
         stopping = asked_to_stop and step < total
@@ -263,6 +282,11 @@ def _loop(
             progress.say(f"stopped by {name}; saving step {step}")
             return Outcome(step, total, results, asked_to_stop)
     return Outcome(total, total, results)
+
+
+def _last_saved(saves: Checkpoints) -> str:
+    steps = saves.steps()
+    return f"the last step saved is {steps[-1]}" if steps else "no step was saved"
 
 
 def due(step: int, every: int, total: int) -> bool:

@@ -1,16 +1,16 @@
-"""SIGTERM and Ctrl-C as a request: the loop saves, says so and exits."""
+"""Signals as a request: the loop saves, says so and exits."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-import jax
-from jax.experimental import multihost_utils
+# A terminal that closes and Ctrl-\ ask for the end too, unless nohup has them ignored.
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 class StopRequest:
-    """Set by the first SIGTERM or SIGINT; a second SIGINT interrupts at once.
+    """Set by the first signal of SIGNALS; a second SIGINT interrupts at once.
 
     Leave it last: while what is around it ends, a signal must not cut a save short.
     """
@@ -20,10 +20,10 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        if jax.process_count() > 1:
-            return self
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._receive)
+        for name in SIGNALS:
+            number = getattr(signal, name)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -36,10 +36,5 @@ class StopRequest:
         self._signal = number
 
     def received(self, step: int) -> int:
-        """The signal's number, 0 without one; on several hosts, agreed by all."""
-        if jax.process_count() > 1:
-            # The coordination service takes SIGTERM itself and picks a common step.
-            if multihost_utils.reached_preemption_sync_point(step):
-                return signal.SIGTERM
-            return 0
+        """The number of the signal that this process received, 0 without one."""
         return self._signal

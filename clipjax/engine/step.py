@@ -93,6 +93,8 @@ def make_train_step(
         )
         if "replaced" in batch:
             metrics = {**metrics, "replaced": jnp.sum(batch["replaced"])}
+        if "stop" in batch:
+            metrics = {**metrics, "stop": jnp.max(batch["stop"])}
         if "logit_scale" in outputs:
             metrics = {**metrics, "logit_scale": outputs["logit_scale"]}
         faults = {

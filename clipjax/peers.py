@@ -1,0 +1,396 @@
+"""The processes of one run: they meet, exchange texts and watch each other.
+
+jax's coordination service ends a process by a C++ abort when another one is gone, and
+names nobody. So the processes hold connections of their own, from each to process 0,
+which name a dead, stopped or absent process in one line. A process counts as moving
+while it reports steps, encoded batches or saved bytes, compiles, or waits for a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from clipjax.links import Link, Message, encoded
+from clipjax.types import UserError
+
+STATUS = 1  # exit status of a process that ends because of another
+GREETING = "clipjax peers 1"
+_FLUSH_SECONDS = 2.0
+
+
+class Peers:
+    """This process's place among the others.
+
+    Args:
+      address: (host, port) at which process 0 listens.
+      timeout: seconds that a process may be absent, silent or without progress; 0: for
+        ever.
+
+    Raises UserError if they do not all meet in time.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], index: int, count: int, timeout: float
+    ):
+        self.index, self.count = index, count
+        self.timeout = timeout or math.inf
+        self.last_saved: Callable[[], str] = lambda: ""
+        self._address = address
+        self._change = threading.Condition()
+        self._links: dict[int, Link] = {}
+        self._names = {index: _own_name()}
+        self._beats: dict[int, tuple[float, Message]] = {}
+        self._texts: dict[int, dict[int, str]] = {}  # exchange -> process -> text
+        self._exchanges = 0
+        self._gone: set[int] = set()  # processes that said goodbye
+        self._over = False
+        self._ending = threading.Lock()
+        deadline = time.monotonic() + self.timeout
+        if index == 0:
+            self._listen(deadline)
+        else:
+            self._connect(deadline)
+        now = time.monotonic()
+        self._beats = {i: (now, {"idle": 0.0, "step": 0}) for i in range(count)}
+        for link in self._links.values():
+            link.start()
+        threading.Thread(target=self._watch, name="clipjax-watch", daemon=True).start()
+
+    def gather(self, text: str) -> list[str]:
+        """The texts of all processes, in their order; every process must call it."""
+        self._exchanges += 1
+        number = self._exchanges
+        if self.index:
+            self._links[0].send({"kind": "text", "number": number, "text": text})
+        else:
+            self._keep(number, 0, text)
+        with self._change:
+            self._change.wait_for(
+                lambda: len(self._texts.get(number, ())) == self.count
+            )
+            found = self._texts.pop(number)
+        texts = [found[i] for i in range(self.count)]
+        if self.index == 0:
+            self._tell({"kind": "texts", "number": number, "texts": texts})
+        pulse.beat()
+        return texts
+
+    def finish(self) -> None:
+        """Waits until every process has come here; after it any may end."""
+        if self._over:
+            return
+        if self.index:
+            self._links[0].send({"kind": "bye"})
+        with self._change:
+            self._gone.add(self.index)
+            if self.index == 0:
+                self._change.wait_for(lambda: len(self._gone) == self.count)
+            else:
+                self._change.wait_for(lambda: 0 in self._gone)
+            self._over = True
+        if self.index == 0:
+            self._tell({"kind": "bye"})
+            for link in self._links.values():
+                link.flush(_FLUSH_SECONDS)
+
+    def fail(self, message: str, status: int) -> NoReturn:
+        """Ends this process, which has said why, and lets the others name it."""
+        self._ending.acquire()
+        self._tell({"kind": "failed", "process": self.index, "why": message})
+        self._exit(status)
+
+    def _listen(self, deadline: float) -> None:
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        try:
+            server = socket.create_server(
+                ("", self._address[1]), family=family, dualstack_ipv6=dual
+            )
+        except OSError as error:
+            raise UserError(
+                f"process 0 cannot listen on port {self._address[1]}, one above the "
+                f"coordinator's ({error.strerror}): give another coordinator port"
+            ) from error
+        waiting: list[socket.socket] = []
+        with server:
+            while len(self._links) < self.count - 1:
+                server.settimeout(_left(deadline))
+                try:
+                    connection, _ = server.accept()
+                    connection.settimeout(5)
+                    hello, reader = _answer(connection)
+                except (TimeoutError, BlockingIOError):
+                    absent = set(range(self.count)) - {0, *self._links}
+                    listed = ", ".join(map(str, sorted(absent)))
+                    why = (
+                        f"process {listed} of {self.count} has not come within "
+                        f"{self.timeout:g} s (mesh.timeout): start it too"
+                    )
+                    self._refuse(waiting, why)
+                except (OSError, ValueError):
+                    continue  # something else that knocked at this port
+                if hello.get("greeting") != GREETING:
+                    connection.close()
+                    continue
+                waiting.append(connection)
+                other = hello["process"]
+                if hello["count"] != self.count or other in {0, *self._links}:
+                    self._refuse(
+                        waiting,
+                        f"{hello['name']} came as process {other} of {hello['count']}: "
+                        f"processes 0 to {self.count - 1} of {self.count} are to come, "
+                        "each once",
+                    )
+                self._names[other] = hello["name"]
+                self._links[other] = self._link(connection, other, reader)
+        for connection in waiting:
+            connection.sendall(encoded({"names": sorted(self._names.items())}))
+
+    def _refuse(self, waiting: list[socket.socket], why: str) -> NoReturn:
+        for connection in waiting:
+            with contextlib.suppress(OSError):
+                connection.sendall(encoded({"refused": why}))
+        raise UserError(why)
+
+    def _connect(self, deadline: float) -> None:
+        host, port = self._address
+        absent = f"process 0 at {host}:{port} has not answered for {self.timeout:g} s"
+        while True:
+            try:
+                connection = socket.create_connection(self._address, timeout=5)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{absent} (mesh.timeout): {error}") from error
+                time.sleep(0.2)
+        me = {
+            "process": self.index,
+            "count": self.count,
+            "name": self._names[self.index],
+        }
+        try:
+            connection.sendall(encoded({"greeting": GREETING, **me}))
+            connection.settimeout(_left(deadline + 5))  # it says in time who is missing
+            answer, reader = _answer(connection)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{absent} (mesh.timeout), or ended: {error}") from error
+        if "refused" in answer:
+            raise UserError(answer["refused"])
+        self._names = dict(answer["names"])
+        self._links[0] = self._link(connection, 0, reader)
+
+    def _link(self, connection: socket.socket, other: int, reader) -> Link:
+        def received(message: Message) -> None:
+            self._receive(other, message)
+
+        def closed() -> None:
+            with self._change:
+                expected = self._over or other in self._gone
+            if not expected:
+                self._end(f"{self._name(other)} ended without a word")
+
+        return Link(connection, received, closed, reader)
+
+    def _receive(self, other: int, message: Message) -> None:
+        kind = message["kind"]
+        if kind == "beat":
+            self._beats[other] = (time.monotonic(), message)
+        elif kind == "text":
+            self._keep(message["number"], other, message["text"])
+        elif kind == "texts":
+            for i, text in enumerate(message["texts"]):
+                self._keep(message["number"], i, text)
+        elif kind == "bye":
+            with self._change:
+                self._gone.add(other)
+                self._change.notify_all()
+        elif kind == "failed":
+            name = self._name(message["process"])
+            self._end(f"{name} ended: {message['why']}")
+        elif kind == "end":
+            self._end(message["why"])
+
+    def _keep(self, number: int, process: int, text: str) -> None:
+        with self._change:
+            self._texts.setdefault(number, {})[process] = text
+            self._change.notify_all()
+
+    def _tell(self, message: Message) -> None:
+        for link in self._links.values():
+            link.send(message)
+
+    def _name(self, process: int) -> str:
+        return f"process {process} of {self.count} ({self._names[process]})"
+
+    def _watch(self) -> None:
+        period = min(1.0, self.timeout / 4)
+        while not self._over:
+            time.sleep(period)
+            now = time.monotonic()
+            own = {"kind": "beat", "idle": pulse.idle(now), "step": pulse.step}
+            self._beats[self.index] = (now, own)
+            self._tell(own)
+            if why := self._verdict(now, 5 * period):
+                self._end(why)
+
+    def _verdict(self, now: float, quiet: float) -> str:
+        """Whom to name if nobody moves, or if somebody is silent; "" if all is well."""
+        others = self._links
+        silence = {i: now - self._beats[i][0] for i in others if i not in self._gone}
+        worst = max(silence, key=silence.__getitem__, default=None)
+        if worst is not None and silence[worst] > self.timeout:
+            return (
+                f"{self._name(worst)} has not answered for {self.timeout:g} s "
+                "(mesh.timeout)"
+            )
+        # A stopped process is silent: it is named when its silence is long enough.
+        if self.index or any(gap > quiet for gap in silence.values()):
+            return ""
+        beats = {i: beat for i, (_, beat) in self._beats.items()}
+        if min(beat["idle"] for beat in beats.values()) <= self.timeout:
+            return ""
+        steps = {i: beat["step"] for i, beat in beats.items()}
+        first = min(steps.values())
+        behind = [i for i, step in steps.items() if step == first]
+        if len(behind) == self.count:
+            return (
+                f"none of the {self.count} processes has made progress for "
+                f"{self.timeout:g} s (mesh.timeout), at step {first}"
+            )
+        return (
+            f"{self._name(behind[0])} has made no progress for {self.timeout:g} s "
+            f"(mesh.timeout), at step {first}"
+        )
+
+    def _end(self, why: str) -> NoReturn:
+        """Ends this process because of another; the first reason is the one told."""
+        self._ending.acquire()
+        if self.index == 0:
+            self._tell({"kind": "end", "why": why})
+        saved = ""
+        with contextlib.suppress(Exception):  # told in any case
+            saved = self.last_saved()
+        line = f"error: {why}{saved and '; '}{saved}. Start all processes again\n"
+        sys.stdout.flush()
+        os.write(2, line.encode("utf-8", "backslashreplace"))
+        self._exit(STATUS)
+
+    def _exit(self, status: int) -> NoReturn:
+        for link in self._links.values():
+            link.flush(_FLUSH_SECONDS)
+        # Not sys.exit: jax's barrier at exit would wait for the process that is gone.
+        os._exit(status)
+
+
+class Pulse:
+    """When this process last moved."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self._last = time.monotonic()
+        self._used = (0.0, 0)
+        self._working = self._bounded = 0
+
+    def beat(self, step: int | None = None) -> None:
+        """Says that something was done; step: that was begun."""
+        self._last = time.monotonic()
+        if step is not None:
+            self.step = step
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Inside, a process moves while it uses processor time or moves bytes."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self.beat()
+
+    @contextlib.contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Inside, a process waits for what has a timeout of its own."""
+        self._bounded += 1
+        try:
+            yield
+        finally:
+            self._bounded -= 1
+            self.beat()
+
+    def idle(self, now: float) -> float:
+        """Seconds since this process moved."""
+        used = (time.process_time(), _bytes_moved())
+        before, self._used = self._used, used
+        active = used[0] - before[0] > 0.02 or used[1] - before[1] > 4096
+        if self._bounded or (self._working and active) or _compiling():
+            self._last = now
+        return now - self._last
+
+
+pulse = Pulse()  # this process's, watched if there are others
+_group: Peers | None = None
+
+
+def join(address: tuple[str, int], index: int, count: int, timeout: float) -> Peers:
+    """Meets the other processes; once for a process."""
+    global _group
+    _group = Peers(address, index, count, timeout)
+    return _group
+
+
+def group() -> Peers | None:
+    """The processes of this run; None if there is only this one."""
+    return _group
+
+
+def _compiling() -> bool:
+    """Whether a thread of this process is in jax's compiler."""
+    for frame in sys._current_frames().values():
+        here = frame
+        while here is not None:
+            if here.f_code.co_filename.endswith(
+                os.path.join("jax", "_src", "compiler.py")
+            ):
+                return True
+            here = here.f_back
+    return False
+
+
+def _bytes_moved() -> int:
+    """Bytes that this process has read and written, where the system counts them."""
+    try:
+        with open("/proc/self/io", encoding="ascii") as file:
+            counts = dict(line.split(": ") for line in file)
+    except OSError:
+        return 0
+    return int(counts["rchar"]) + int(counts["wchar"])
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}, pid {os.getpid()}"
+
+
+def _left(deadline: float) -> float | None:
+    """Seconds to a deadline, for a socket; None for ever."""
+    if deadline == math.inf:
+        return None
+    return max(deadline - time.monotonic(), 1e-3)
+
+
+def _answer(connection: socket.socket) -> tuple[Message, object]:
+    """The first message of a connection, and what reads those after it."""
+    reader = connection.makefile("rb")
+    line = reader.readline(1 << 16)
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("no message")
+    return message, reader

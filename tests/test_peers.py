@@ -1,0 +1,203 @@
+"""Processes that meet, exchange texts, and name the one that is gone. Without jax."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# What each process does: it meets the others, then what its argument says.
+PROCESS = """
+import sys, time
+from clipjax import peers
+from clipjax.types import UserError
+port, index, count, timeout, act = sys.argv[1:]
+try:
+    group = peers.join(("127.0.0.1", int(port)), int(index), int(count), float(timeout))
+except UserError as error:
+    print("refused:", error, flush=True)
+    sys.exit(2)
+group.last_saved = lambda: "the last step saved is 12"
+print("met", group.gather(f"text {index}" * 1000)[-1][:6], flush=True)
+if act == "fail":
+    group.fail("the disk is full", 2)
+if act == "busy":  # in a wait that has a timeout of its own
+    with peers.pulse.bounded():
+        time.sleep(6)
+if act == "work":  # a long computation of the host's
+    with peers.pulse.working():
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            sum(range(1000))
+if act == "behind":
+    peers.pulse.beat(3)
+    time.sleep(100)
+if act == "ahead":
+    peers.pulse.beat(4)
+if act == "end":
+    sys.exit(3)
+group.gather("")
+group.finish()
+print("finished", flush=True)
+"""
+
+
+@pytest.fixture
+def start():
+    made = []
+
+    def run(*acts, timeout=3.0, count=None):
+        port = free_port()
+        count = count or len(acts)
+        for index, act in enumerate(acts):
+            if act is not None:
+                command = [PROCESS, port, index, count, timeout, act]
+                made.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", *map(str, command)],
+                        cwd=ROOT,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+        return list(made)
+
+    yield run
+    for process in made:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.communicate()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def ends(process, status, seconds=60):
+    said, errors = process.communicate(timeout=seconds)
+    assert process.returncode == status, (process.returncode, said, errors)
+    return said, errors
+
+
+def test_all_meet_exchange_and_end_together(start):
+    for process in start("", "", "", "", timeout=0):
+        said, errors = ends(process, 0)
+        assert said.split("\n")[:2] == ["met text 3", "finished"] and errors == ""
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_process_is_named_by_all_others(start, victim):
+    processes = start("behind", "behind", "behind", timeout=300)
+    for process in processes:
+        assert process.stdout.readline() == "met text 2\n"
+    begin = time.monotonic()
+    processes[victim].kill()
+    for index, process in enumerate(processes):
+        if index != victim:
+            _, errors = ends(process, 1)
+            (line,) = errors.splitlines()
+            assert line.startswith(f"error: process {victim} of 3 (")
+            assert f"pid {processes[victim].pid}) ended without a word" in line
+            assert "the last step saved is 12. Start all processes again" in line
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_is_named_in_time(start, victim):
+    processes = start("behind", "behind", "behind", timeout=3)
+    for process in processes:
+        process.stdout.readline()
+    processes[victim].send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    for index, process in enumerate(processes):
+        if index != victim:
+            _, errors = ends(process, 1)
+            (line,) = errors.splitlines()
+            name = f"process {victim} of 3 ({socket.gethostname()}"
+            assert name in line and "not answered for 3 s (mesh.timeout)" in line
+    assert time.monotonic() - begin < 3 + 10
+
+
+def test_the_process_that_lags_is_named(start):
+    for process in start("ahead", "behind", "ahead", timeout=2):
+        _, errors = ends(process, 1)
+        (line,) = errors.splitlines()
+        assert "process 1 of 3 (" in line and "no progress for 2 s" in line
+        assert "at step 3" in line
+
+
+def test_if_none_moves_none_is_blamed(start):
+    for process in start("behind", "behind", timeout=2):
+        _, errors = ends(process, 1)
+        assert "none of the 2 processes has made progress for 2 s" in errors
+
+
+@pytest.mark.parametrize("act", ["busy", "work"])
+def test_who_works_or_waits_with_a_timeout_is_waited_for(start, act):
+    for process in start("", act, timeout=2):
+        assert "finished" in ends(process, 0)[0]
+
+
+def test_a_failure_is_told_to_all(start):
+    for index, process in enumerate(start("behind", "fail", "behind")):
+        _, errors = ends(process, 2 if index == 1 else 1)
+        if index != 1:
+            (line,) = errors.splitlines()
+            assert "process 1 of 3 (" in line and "ended: the disk is full;" in line
+
+
+def test_a_process_that_leaves_early_is_named(start):
+    first, second = start("", "end")
+    ends(second, 3)
+    assert "process 1 of 2" in ends(first, 1)[1]
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_process_that_never_comes_is_named_in_time(start, missing):
+    acts = ["", "", ""]
+    acts[missing] = None
+    begin = time.monotonic()
+    for process in start(*acts, timeout=2, count=3):
+        said, _ = ends(process, 2)
+        assert said.startswith("refused: process ") and "2 s (mesh.timeout)" in said
+        assert f"process {missing} " in said
+    assert time.monotonic() - begin < 2 + 10
+
+
+def test_counts_that_differ_are_refused():
+    port = free_port()
+    run = [sys.executable, "-c", PROCESS, str(port)]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([*run, "0", "2", "20", ""], **options)
+    second = subprocess.Popen([*run, "1", "3", "20", ""], **options)
+    for process in (first, second):
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "came as process 1 of 3: processes 0 to 1 of 2 are to come" in said
+
+
+def test_who_is_no_process_of_the_run_is_not_let_in(start):
+    port = free_port()
+    run = [sys.executable, "-c", PROCESS, str(port)]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([*run, "0", "2", "30", ""], **options)
+    for _ in range(100):
+        try:
+            with socket.create_connection(("localhost", port)) as stray:
+                stray.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            break
+        except OSError:
+            time.sleep(0.1)
+    second = subprocess.Popen([*run, "1", "2", "30", ""], **options)
+    for process in (first, second):
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and "finished" in said
