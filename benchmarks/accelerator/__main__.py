@@ -74,7 +74,9 @@ def main() -> int:
     found = runner.run(
         {name: PARTS[name] for name in PARTS if name in chosen},
         args.out,
-        facts=lambda: facts.of_machine(sys.argv[1:]),
+        facts=lambda: facts.of_machine(
+            [word.rsplit("/", 1)[-1] for word in sys.argv[1:]]  # no folders
+        ),
         budget=args.budget,
         tiny=args.tiny,
         wheels=args.wheels,
