@@ -85,7 +85,10 @@ def main(argv: list[str]) -> int:
         load, use = "model", "model.classify([image])"
     else:
         load, use = "clip", 'clip.encode_text(["..."])'
-    load = shlex.quote(f"import clipjax; {load} = clipjax.load({ascii(workdir)})")
+    name = ascii(workdir)
+    if name.startswith("'") and '"' not in name:  # the shell's are around it
+        name = f'"{name[1:-1]}"'
+    load = shlex.quote(f"import clipjax; {load} = clipjax.load({name})")
     word = paths.shell(workdir)
     console.print(
         f"done: {workdir}. Next:\n"
