@@ -40,6 +40,7 @@ SPELLINGS = {
     "python": str,
     "a tuple": lambda texts: str(tuple(texts)),
     "numpy": lambda texts: str(np.array(texts, object)),
+    "numpy's texts": lambda texts: f"[{', '.join(f'np.str_({t!r})' for t in texts)}]",
     "numpy's repr": lambda texts: repr(np.array(texts, object)),
 }
 
@@ -63,18 +64,30 @@ def test_brackets_that_are_a_captions_own(text):
 @pytest.mark.parametrize("form", SPELLINGS)
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_a_cell_that_holds_a_list(form, suffix, tmp_path):
-    """As Flickr30k's annotations on the hub have it: raw, split, filename."""
+    """As Flickr30k's annotations on the hub have it."""
     cells = {name: SPELLINGS[form](texts) for name, texts in BOTH.items()}
     if suffix == "jsonl":
         rows = [{"filename": n, "raw": cell} for n, cell in cells.items()]
         text = "".join(json.dumps(row) + "\n" for row in rows)
     else:
-        rows = [("raw", "split", "filename")]
+        rows = [("raw", "sentids", "filename")]
         rows += [(cell, "train", name) for name, cell in cells.items()]
         text = written(rows, delimiter="," if suffix == "csv" else "\t", quotechar='"')
     assert read(tmp_path / f"t.{suffix}", text) == (BOTH, [])
     named = read(tmp_path / f"t.{suffix}", text, "filename", "raw")
     assert named == (BOTH, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[{'raw': 'a dog'}]", "[b'a dog']", "[['a dog']]", '["a dog", "the']
+    + ["array(['a dog', 1])", "[np.str_('a dog']"],
+)
+def test_lists_that_cannot_be_read_are_counted(text, tmp_path):
+    rows = written([("image", "caption"), ("a.jpg", text), ("b.jpg", "[a] dog")])
+    found, problems = read(tmp_path / "t.csv", rows)
+    assert found == {"a.jpg": [text], "b.jpg": ["[a] dog"]}
+    assert problems == [f"1 {caption_lists.BROKEN}"]
 
 
 def test_lists_among_other_captions_are_counted(tmp_path):
@@ -165,6 +178,27 @@ def test_columns_of_text_that_are_not_used_are_named(tmp_path):
     said = ["2 columns with text that are not used (blip_caption, Alt_Text)"]
     assert read(tmp_path / "t.jsonl", text) == (expected, said)
     assert read(tmp_path / "t.csv", written(rows), caption="caption")[1] == []
+
+
+def test_columns_of_other_languages_and_of_splits_are_named(tmp_path):
+    rows = [["image", "caption", "caption_en", "Split", "text_long", "caption_id"]]
+    rows += [[name, texts[0], "x", "test", "y", 1] for name, texts in BOTH.items()]
+    expected = {name: texts[:1] for name, texts in BOTH.items()}
+    split = "columns of splits that are not used (Split): the option split_file"
+    text = "columns with text that are not used (caption_en, text_long)"
+    lines = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    lined = "".join(json.dumps(line) + "\n" for line in lines)
+    for name, content in {"t.csv": written(rows), "t.jsonl": lined}.items():
+        found, problems = read(tmp_path / name, content)
+        assert found == expected
+        assert problems == [f"1 {split} names a split", f"2 {text}"]
+
+
+def test_a_column_without_a_name_is_none_of_the_wanted(tmp_path):
+    rows = [["", "image", "caption"]]  # as pandas writes its index
+    rows += [[i, name, texts[1]] for i, (name, texts) in enumerate(BOTH.items())]
+    expected = {name: texts[1:] for name, texts in BOTH.items()}
+    assert read(tmp_path / "t.csv", written(rows)) == (expected, [])
 
 
 def test_which_columns_hold_captions():

@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 from source_tools import check_contract, jpeg
 
+from clipjax.data import caption_lists
 from clipjax.data.sources import parquet
 from clipjax.types import BadExample, UserError
 
@@ -127,6 +128,22 @@ def test_splits(kind, tmp_path):
         source = parquet.make(split, path=str(tmp_path), split_column="split")
         found = [source.captions_of(i)[0] for i in range(len(source))]
         assert found == list(expected)
+
+
+def test_a_column_of_splits_that_is_not_used_is_named(tmp_path):
+    columns = {"Split": (["train", "test"], STRING), "text": (["a", "b"], STRING)}
+    write(tmp_path / "0.parquet", columns)
+    (said,) = parquet.make("all", path=str(tmp_path)).problems
+    assert said.endswith("not used: the option split_column=Split takes them")
+    options = {"path": str(tmp_path), "split_column": "split"}
+    assert parquet.make("test", **options).problems == []
+
+
+def test_lists_that_cannot_be_read_are_counted(tmp_path):
+    texts = (["['a dog'", "a cat", "[{'raw': 'a cat'}]"], STRING)
+    write(tmp_path / "0.parquet", {"text": texts})
+    said = parquet.make("all", path=str(tmp_path)).problems
+    assert said == [f"2 {caption_lists.BROKEN}"]
 
 
 def test_names_of_columns_in_another_case(tmp_path):

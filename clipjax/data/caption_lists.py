@@ -1,7 +1,8 @@
 """Several captions in one value: a list, or text that spells one.
 
 A list in a cell of a table comes as JSON (`["a", "b"]`), as Python prints it
-(`['a', 'b']`) or as NumPy does (`['a' 'b']`), which is what pandas writes.
+(`['a', 'b']`, also of NumPy's texts, `[np.str_('a')]`) or as NumPy does (`['a' 'b']`),
+which is what pandas writes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ import re
 from typing import Any
 
 OPENING = re.compile(r"(?:(?:np\.|numpy\.)?array\(\s*)?([\[(])\s*")
-ITEM = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|None|nan")
+ITEM = re.compile(
+    r"(?P<call>(?:np|numpy)\.str_\()?"
+    r"(?P<text>'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")(?(call)\))|None|nan"
+)
 BETWEEN = re.compile(r"\s*(,?)\s*")
 CLOSING = re.compile(r"([\])])(?:\s*,\s*dtype=[^()]*)?(\)?)")
+# How a list begins that holds text, perhaps within lists, objects, bytes or calls.
+LISTED = re.compile(r"\[[\s\[{(]*(?:b|u|r|(?:np|numpy)\.\w+\()?['\"]")
+BROKEN = "captions look like lists but cannot be read as such, taken as they are"
 
 
 def may_be(text: str) -> bool:
@@ -48,7 +55,7 @@ def _printed(text: str, opening: re.Match[str]) -> list[str | None] | None:
     found, at, commas = [], opening.end(), 0
     while item := ITEM.match(text, at):
         try:
-            found.append(ast.literal_eval(item[0]) if item[0] != "nan" else None)
+            found.append(ast.literal_eval(item["text"]) if item["text"] else None)
         except (ValueError, SyntaxError):
             return None
         between = BETWEEN.match(text, item.end())
@@ -64,16 +71,12 @@ def _printed(text: str, opening: re.Match[str]) -> list[str | None] | None:
     return None if opening[1] == "(" and found and not commas else found
 
 
-def looks_like(text: str) -> bool:
-    """Whether a text begins and ends as a list of texts: a broken one, if not read."""
-    text = text.strip()
-    opening = OPENING.match(text)
-    return bool(
-        opening
-        and opening[1] == "["
-        and text[opening.end() : opening.end() + 1] in ("'", '"')
-        and re.search(r"['\"]\s*\]+\)?\Z", text[-20:])
-    )
+def is_broken(text: str, spelt: list[str | None] | None) -> bool:
+    """Whether a text begins as a list of texts, but is none that can be read."""
+    if spelt is not None or not may_be(text):
+        return False
+    opening = OPENING.match(text.lstrip())
+    return bool(opening and LISTED.match(text.lstrip(), opening.start(1)))
 
 
 def of(value: Any) -> list[Any]:

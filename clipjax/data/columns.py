@@ -18,17 +18,22 @@ CAPTIONS = (
     *("captions", "caption", "comment", "txt", "text", "sentences_raw", "sentences"),
     *("sentence", "raw", "title", "description"),
 )
-# Whatever else is called so holds text that someone may miss: blip_caption, alt_text.
+# Whatever else is called so holds text that someone may miss: blip_caption, alt_text,
+# caption_en.
 LIKE_CAPTIONS = re.compile(
     r"(?:.*[_ .-])?(?:captions?|comments?|txt|texts?|sentences?(?:_raw)?|raw|titles?"
     r"|descriptions?|prompts?|alt)(?:[_ .-]?\d+)?"
+    r"|(?:captions?|texts?|descriptions?)[_ .-](?:[a-z]{2}|[a-z]{2}[_-][a-z]{2}"
+    r"|long|short|full|raw|clean|original|english|translated|generated)"
 )
+NOT_TEXT = re.compile(r".*[_ .-](?:id|no|nr)")
+SPLITS = ("split", "splits", "subset", "partition")
 NUMBERED = re.compile(r"(.+?)[_ .-]?\d+")  # caption_2, caption2, and pandas' caption.1
 
 
 def find(names: Sequence[str], wanted: str, usual: Iterable[str]) -> int | None:
     """Where the wanted column is, or without a wish the first of the usual names."""
-    if wanted in names:
+    if wanted and wanted in names:  # pandas writes its index below no name
         return names.index(wanted)
     lowered = [name.lower() for name in names]
     for name in (wanted.lower(),) if wanted else usual:
@@ -73,8 +78,18 @@ def unused(names: Sequence[str], used: Collection[int]) -> list[str]:
         for i, name in enumerate(names)
         if i not in used
         and LIKE_CAPTIONS.fullmatch(name.lower())
+        and not NOT_TEXT.fullmatch(name.lower())
         and _stem(name) not in stems
     ]
+
+
+def splits(names: Sequence[str], used: Collection[int] = ()) -> list[str]:
+    """Columns that are called as those that say the split are, but for the used ones.
+
+    A division by anything else trains on what others test on.
+    """
+    found = [i for i, name in enumerate(names) if name.lower() in SPLITS]
+    return [names[i] for i in found if i not in used]
 
 
 def not_used(names: Iterable[str]) -> str:

@@ -22,6 +22,8 @@ SUFFIXES = (".json", *LINES)
 LIST = re.compile(r"\[\s*(\{|\Z)")
 LOOKED_AT = 100  # objects, for one that has both an image and a caption
 
+SPLIT = "columns of splits that are not used ({}): the option split_file names a split"
+
 Row = tuple[str, list[Any] | None]
 
 
@@ -67,7 +69,10 @@ def rows(
     known = False
     looked: list[Any] = []
     unused: dict[str, None] = {}
+    splits: dict[str, None] = {}
     for item in found:
+        if isinstance(item, dict):
+            splits.update((n, None) for n in columns.splits([*item]))
         has_both, row = _row(item, image_column, caption_column, unused)
         known = known or has_both
         waiting.append(row)
@@ -82,6 +87,8 @@ def rows(
         raise _no_columns(path, looked, image_column, caption_column)
     if unused:
         counts[columns.not_used(unused)] += len(unused)
+    if splits:
+        counts[SPLIT.format(", ".join(splits))] += len(splits)
 
 
 def _row(

@@ -149,6 +149,7 @@ def texts(
             spelt = caption_lists.spelt(text)
             counts[CELLS] += 1
             counts[LISTS] += spelt is not None
+            counts[caption_lists.BROKEN] += caption_lists.is_broken(text, spelt)
             for caption in [text] if spelt is None else spelt or [None]:
                 said = (caption or "").strip()
                 counts[BLANK] += not said
@@ -162,10 +163,17 @@ def problems(scanned: Sequence[Rows]) -> list[str]:
     said = []
     if unused := list(dict.fromkeys(n for f in scanned for n in f.columns.unused)):
         said.append(f"{len(unused)} {table_columns.not_used(unused)}")
+    if splits := list(dict.fromkeys(n for f in scanned for n in f.columns.splits)):
+        said.append(
+            f"the splits that the column {splits[0]} says are not used: the option "
+            f"split_column={splits[0]} takes them"
+        )
     if counts[BLANK]:
         said.append(f"{counts[BLANK]} {BLANK}")
     if 0 < counts[LISTS] < counts[CELLS]:
         said.append(f"{counts[LISTS]} of {counts[CELLS]} {LISTS}")
+    if counts[caption_lists.BROKEN]:
+        said.append(f"{counts[caption_lists.BROKEN]} {caption_lists.BROKEN}")
     return said
 
 

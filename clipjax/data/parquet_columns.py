@@ -40,7 +40,8 @@ class Columns:
     path: where an image's bytes may be instead. labels: column -> the names of its
     classes, () where the file does not say them. words: those of them that hold text,
     the classes themselves. called: of other columns with numbers, what these say.
-    unused: columns of text that nothing is taken from.
+    unused: columns of text that nothing is taken from. splits: columns that seem to
+    say the split, if none was chosen.
     """
 
     image: str
@@ -53,6 +54,7 @@ class Columns:
     words: frozenset[str] = frozenset()
     called: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
 
     def few(self) -> list[str]:
         """All that are small: what is read of every row at once."""
@@ -98,6 +100,7 @@ def find(path: pathlib.Path, schema: Any, wanted: Wanted) -> Columns:
             if name and not _is_text(fields[name]) and not _is_texts(fields[name])
         },
         unused=tuple(columns.unused(texts, used)) if not wanted.caption_column else (),
+        splits=() if split else tuple(columns.splits(schema.names)),
     )
 
 

@@ -103,7 +103,7 @@ def read(
                 continue
             spelt = caption_lists.spelt(value)
             lists += spelt is not None
-            counts[BROKEN_LIST] += spelt is None and caption_lists.looks_like(value)
+            counts[caption_lists.BROKEN] += caption_lists.is_broken(value, spelt)
             for caption in [value] if spelt is None else spelt or [None]:
                 entry.add(caption, counts)
     if not entries:
@@ -116,7 +116,6 @@ def read(
     return entries, problems(counts, entries)
 
 
-BROKEN_LIST = "captions look like lists but cannot be read as such, taken as they are"
 JOINED = (
     "rows have more fields than columns, which are joined to one caption: quote each "
     "field if they are several"
@@ -145,6 +144,8 @@ def _rows(
     if form.width and not caption_column:
         if left := columns.unused(names, (*form.captions, form.image)):
             counts[columns.not_used(left)] += len(left)
+    if form.width and (said := columns.splits(names, (*form.captions, form.image))):
+        counts[json_tables.SPLIT.format(", ".join(said))] += len(said)
     quoted = form.delimiter in ",;" or first.startswith('"')  # in the others, all/none
     rows = _csv(path, text, form.delimiter) if quoted else _split(text, form)
     if form.width:
