@@ -213,9 +213,7 @@ def evaluate(
             what_base, (their_model, start), (model, variables)
         )
         seen = given.config.data.preprocess.to_dict()
-        initial.compare_images(
-            config, model, their_model, seen, what_base, console.print
-        )
+        initial.compare_images(config, model, their_model, seen, what_base, say)
         if tokenizer is not None and given.tokenizer is not None:
             initial.check_same_ids(what_base, tokenizer, given.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)

@@ -336,3 +336,15 @@ def test_a_run_from_a_released_model_and_its_export(released, tmp_path):
             np.testing.assert_array_equal(
                 ours.encode_text(texts), theirs.encode_text(texts)
             )
+
+
+def test_words_of_one_vocabulary_only():
+    """The probes are unknown to both; ids of other words differ."""
+
+    def known(*names):
+        return words.make(None, json.dumps({"words": names}))
+
+    initial.check_same_ids("x", known("rot", "blau"), known("rot", "blau"))
+    for other in (known("blau", "rot"), known("rot", "grün")):
+        with pytest.raises(UserError, match="x: its tokenizer gives other ids .*"):
+            initial.check_same_ids("x", known("rot", "blau"), other)
