@@ -43,6 +43,10 @@ class UserError(Exception):
     """A mistake the user can mend: one line naming the value and the fix (exit 2)."""
 
 
+class MissingData(UserError):
+    """Data that are not at the place that the config names."""
+
+
 class BadExample(Exception):
     """One example cannot be used.
 

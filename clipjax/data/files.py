@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from clipjax import paths
-from clipjax.types import BadExample, UserError
+from clipjax.types import BadExample, MissingData, UserError
 
 ADDRESSES = (
     "lists addresses of images, not images: download them with img2dataset "
@@ -65,9 +65,9 @@ def set_path() -> str:
     return f"set it with {set_by('path', 'FOLDER')}; docs/data.md says how to get some"
 
 
-def missing(path: str | os.PathLike[str], how: str) -> UserError:
+def missing(path: str | os.PathLike[str], how: str) -> MissingData:
     """The complaint about data that are not there; `how` is how to get or name them."""
-    return UserError(f"{path} does not exist. {how}")
+    return MissingData(f"{path} does not exist. {how}")
 
 
 def folder(path: str, kind: str) -> pathlib.Path:
@@ -76,7 +76,7 @@ def folder(path: str, kind: str) -> pathlib.Path:
     kind: what the folder should hold, for the message ("webdataset shards").
     """
     if not path:
-        raise UserError(f"no folder of {kind} is given: {set_path()}")
+        raise MissingData(f"no folder of {kind} is given: {set_path()}")
     if "://" in path:
         raise UserError(
             f"{path}: {kind} are read from a local folder; of the sources only "

@@ -65,7 +65,7 @@ def library(module: str, tokenizer: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"tokenizer {tokenizer} needs the {module} library: "
-            f"pip install 'clipjax[text]'"
+            f"pip install -e '.[text]'"
         ) from error
 
 

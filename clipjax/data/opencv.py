@@ -52,7 +52,7 @@ def library() -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"augment decoder='opencv' needs OpenCV ({error}): "
-            f"pip install 'clipjax[images]', or use decoder='pillow'"
+            f"pip install -e '.[images]', or use decoder='pillow'"
         ) from error
     cv2.setNumThreads(0)
     return cv2

@@ -6,23 +6,26 @@ import itertools
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
+from clipjax.config import create
 from clipjax.config_check import to_dict
 from clipjax.data import pipeline
-from clipjax.engine import datasets, resume, sharding, texts
+from clipjax.engine import assemble, datasets, resume, sharding, texts
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
-from clipjax.types import BadExample, Config, UserError
+from clipjax.types import BadExample, Config, MissingData, UserError
 
 
 def describe(config: Config, workdir: pathlib.Path) -> None:
     """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing.
 
-    A run of another config in workdir is only mentioned.
+    A run of another config in workdir is only mentioned. Without the data what does
+    not depend on them is printed, and what is missing.
     """
     config = datasets.resolved(config)
     print(json.dumps(to_dict(config), indent=1))
@@ -32,12 +35,14 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
         anew = resume.check(workdir, config, True, print)
     except UserError as error:
         print(f"training it would be refused: {error}")
-    run = prepare(config, workdir, anew)
+    try:
+        run = prepare(config, workdir, anew)
+    except MissingData as error:
+        _without_data(config, error)
+        return
     texts.tell(run, print)
     params = run.template.params
-    print(parameter_overview.get_parameter_overview(params, include_stats=False))
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    print(f"{count:,} parameters")
+    _print_parameters(params)
     print(
         f"{len(run.source)} examples, {run.steps_per_epoch} steps an epoch, "
         f"{run.total_steps} steps in all"
@@ -86,3 +91,27 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
         )
     print(f"device: {run.mesh.size} x {jax.devices()[0].device_kind}")
     print(f"dtype of parameters: {jnp.result_type(*jax.tree.leaves(params))}")
+
+
+def _print_parameters(params: Any) -> None:
+    print(parameter_overview.get_parameter_overview(params, include_stats=False))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    print(f"{count:,} parameters")
+
+
+def _without_data(config: Config, error: MissingData) -> None:
+    """The model, unless its tokenizer is trained on the data."""
+    rest = "steps, batches and memory"
+    tokenizer, known = None, True
+    if "tokenizer" in config.data:
+        try:
+            tokenizer = create("tokenizer", config.data.tokenizer, None, None)
+        except UserError as why:
+            known, rest = False, f"parameters, {rest}"
+            print(f"the model is not described: {why}")
+    if known:
+        model = assemble.model(config, tokenizer)
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+        _print_parameters(shapes["params"])
+    print(f"device: {jax.device_count()} x {jax.devices()[0].device_kind}")
+    print(f"the data are absent, so {rest} are not known. {error}")

@@ -104,7 +104,7 @@ def _read_safetensors(place: pathlib.Path) -> dict[str, np.ndarray]:
         library = importlib.import_module("safetensors")
     except ImportError as error:
         raise UserError(
-            f"{place}: reading safetensors needs its library: pip install clipjax[hf]"
+            f"{place}: reading safetensors needs its library: pip install -e '.[hf]'"
         ) from error
     with library.safe_open(place, framework="numpy") as file:
         names = list(file.keys())

@@ -48,7 +48,7 @@ def _snapshot(repository: str, patterns: tuple[str, ...]) -> pathlib.Path:
     except ImportError as error:
         raise UserError(
             f"{PREFIX}{repository} needs the huggingface_hub library: "
-            "pip install clipjax[hf]"
+            "pip install -e '.[hf]'"
         ) from error
     try:
         folder = library.snapshot_download(repository, allow_patterns=list(patterns))
