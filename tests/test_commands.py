@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -182,6 +184,53 @@ def test_dry_run_shows_and_trains_nothing(capsys, one_device):
         assert word in printed
     assert "training it would be refused: " in printed and "is damaged" in printed
     assert list(kept.parent.iterdir()) == [kept] and kept.read_text() == "{}"
+
+
+ABSENT = {
+    "a folder": ("vit_b16.py", [], True),
+    "no folder given": ("flickr8k_vit.py", [], False),  # its tokenizer is trained
+    "shards": ("memory_network.py", ["--config.data.train.path=gone"], False),
+    "labelled": (
+        "reports/resnet_classifier.py",
+        ["--config.data.train.path=gone", "--config.model.image.variant=18"],
+        True,
+    ),
+    "evaluation's alone": (
+        "quickstart.py:evals=zeroshot@imagefolder,tokenizer=char",
+        ["--config.evals.zeroshot.data.path=gone"],
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ABSENT)
+def test_dry_run_without_data(capsys, one_device, what):
+    config, flags, known = ABSENT[what]
+    argv = ["train", f"--config={ROOT / 'configs' / config}", *flags, "--dry_run"]
+    assert train.main(argv) == 0
+    printed = capsys.readouterr().out
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("the data are absent, so ")
+    assert "path=FOLDER" in last
+    assert ("parameters, steps" in last) == (not known)
+    assert bool(re.search(r"^[\d,]+ parameters$", printed, re.MULTILINE)) == known
+    assert ("the model is not described: tokenizer" in printed) == (not known)
+
+
+def test_messages_name_extras_that_there_are():
+    """As `pip install -e '.[x]'`: the package is on no index."""
+    spec = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = spec["project"]["optional-dependencies"].keys()
+    places = [
+        ROOT / "README.md",
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("clipjax/**/*.py"),
+    ]
+    texts = [place.read_text(encoding="utf-8") for place in places]
+    named = [name for text in texts for name in re.findall(r"\[([a-z,0-9]+)\]'", text)]
+    assert len(named) >= 8
+    assert {one for name in named for one in name.split(",")} <= extras
+    assert not any("clipjax[" in text for text in texts)
 
 
 def test_train_evaluate_and_load(capsys, one_device):
