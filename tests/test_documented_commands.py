@@ -48,8 +48,8 @@ SMALLER = {
 BENCHMARKS = {
     "compare_losses.py": "--losses clip --seeds 1 --steps 2",
     "index_scale.py": "--examples 2000 --shards 10",
-    "input_pipeline.py": "--images 8 --size 32 --batch 4 --rounds 1 --turn 8 --steps 1 "
-    "--depth 1",
+    "input_pipeline.py": "--images 40 --size 32 --batch 4 --rounds 1 --turn 400 "
+    "--steps 1 --depth 1",
     "loss_memory.py": "--width 16 --block 16 --timed 64 --seconds 0.1 --bound 256 "
     "--losses clip",
     "train_step.py": "--rounds 1 --steps 1 --case tiny --batch 2 --length 8",
@@ -95,22 +95,20 @@ def paths_of(text):
 
 
 def make_places(piece, shared):
-    if "vit_b16.py" in piece.text and "path=" not in piece.text:
-        text = piece.text + " data/flickr30k"
-    else:
-        text = piece.text
+    text = GIVEN.get(piece.page, "") + piece.command
+    if "vit_b16.py" in text and "path=" not in text:
+        text += " data/flickr30k"  # the config's own
     for path in dict.fromkeys(paths_of(text)):
         place = pathlib.Path(path if "://" not in path else "remote")
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             documented_data.TO_RUN[path](place)
-    for path in dict.fromkeys(re.findall(r"runs/\w+", piece.text)):
-        made_here = re.search(rf"--workdir {path}\b", piece.text)
-        trains = "clipjax.train" in piece.command
-        if not pathlib.Path(path).exists() and not (made_here and trains):
+    trained = re.findall(r"--workdir (\S+)", text) if "clipjax.train" in text else []
+    for path in dict.fromkeys(re.findall(r"runs/\w+", text)):
+        if not pathlib.Path(path).exists() and path not in trained:
             shutil.copytree(shared.run(path), path)
     folder = pathlib.Path("clip-vit-base-patch32")
-    if folder.name in piece.text and not folder.exists():
+    if folder.name in text and not folder.exists():
         shutil.copytree(shared.released(), folder)
 
 
