@@ -203,7 +203,8 @@ def test_the_pages_are_read_whole():
         assert any(start in documented.text_of(page) for page in documented.PAGES)
 
 
-def test_the_readme_in_its_order(tmp_path, monkeypatch, shared, capsys):
+@pytest.mark.timeout(900)
+def test_the_readme_in_its_order(tmp_path, monkeypatch, shared):
     with reader_at(tmp_path, monkeypatch):
         for piece in documented.pieces("README.md"):
             execute(piece, shared)
@@ -215,6 +216,7 @@ INLINE = [
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", documented.PAGES[1:])
 def test_a_page_in_its_order(page, tmp_path, monkeypatch, shared):
     with reader_at(tmp_path, monkeypatch):
