@@ -88,11 +88,11 @@ def through_everything(call, tmp_path, name, trained=None):
     here = clipjax.load(str(run)).encode_text(texts)
     np.testing.assert_allclose(clipjax.load(str(out)).encode_text(texts), here)
     # Nothing lies anywhere else, and all of it can be taken along.
-    first = name.split("/")[0]
+    first, *rest = name.split("/")
     assert os.listdir(top) == [first] and not os.listdir(tmp_path / "cwd")
     assert sorted(os.listdir(folder)) == ["c.py", "data", "out", "r.json", "run"]
     shutil.move(top / first, tmp_path / "moved")
-    moved = clipjax.load(tmp_path / "moved" / "run")
+    moved = clipjax.load(pathlib.Path(tmp_path, "moved", *rest, "run"))
     np.testing.assert_array_equal(moved.encode_text(texts), here)
 
 
