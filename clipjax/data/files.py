@@ -150,6 +150,7 @@ def place_in(ends: Sequence[int], position: int) -> tuple[int, int]:
 
 
 CHANGED = "it has changed since it was indexed; start again to index it anew"
+SAID = 4  # problems in a line of warning
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, str]:
@@ -165,10 +166,14 @@ def cache_folder(name: str) -> pathlib.Path:
 
 
 def report(source: str, problems: list[str]) -> None:
-    """Logs a source's problems as one warning line; nothing where there are none."""
+    """Logs a source's problems as one warning line; nothing where there are none.
+
+    Of many, as a thousand shards may have, it names the first SAID.
+    """
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        logger.warning("%s: %s%s", source, problems[0], more)
+        hidden = len(problems) - SAID
+        more = f" (and {hidden} more)" if hidden > 0 else ""
+        logger.warning("%s: %s%s", source, "; ".join(problems[:SAID]), more)
 
 
 class FilePool:
