@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from clipjax import peers
+from clipjax import peers, whole
 from clipjax.types import UserError
 
 
@@ -77,4 +77,4 @@ def _told(act: Callable[[], Any]) -> Any:
     try:
         return act()
     except OSError as error:
-        raise UserError(f"the run's files: {error}") from error
+        raise UserError(whole.told(error)) from error

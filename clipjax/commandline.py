@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import re
+import signal
 import sys
 import time
 import traceback
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from clipjax import config_check, config_parts, paths, peers, registry
+from clipjax import config_check, config_parts, paths, peers, registry, whole
 from clipjax.types import Config, UserError
 
 LONGEST = 1500  # characters of an error's line
@@ -46,19 +47,41 @@ def run(main: Callable[[list[str]], int]) -> None:
         print(message, file=sys.stderr)
         status = 130
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         status = 1
     except Exception as error:
-        if peers.group() is None:
+        if isinstance(error, OSError) and error.errno and not _of_peers(error):
+            message, status = whole.told(error), 2
+            print(f"error: {message}", file=sys.stderr)
+        elif peers.group() is None:
             raise
-        # If it comes of a process that is gone, the watch says so meanwhile.
-        time.sleep(_BLAME_SECONDS)
-        traceback.print_exc()
-        message, status = f"{type(error).__name__}: {error}".split("\n")[0], 1
-    sys.stdout.flush()
+        else:
+            # If it comes of a process that is gone, the watch says so meanwhile.
+            time.sleep(_BLAME_SECONDS)
+            traceback.print_exc()
+            message, status = f"{type(error).__name__}: {error}".split("\n")[0], 1
+    if status > 128:  # who interrupts once does so again; the rest is done in order
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not status:
+            told = f"error: the output cannot be written ({error.strerror})"
+            print(told, file=sys.stderr)
+        _discard_output()
+        status = status or 1
     if message and (group := peers.group()):
         group.fail(message, status)
     sys.exit(status)
+
+
+def _of_peers(error: OSError) -> bool:
+    return isinstance(error, ConnectionError) and peers.group() is not None
+
+
+def _discard_output() -> None:
+    """What is still to be printed goes nowhere, as it cannot go where it should."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _escape_output() -> None:

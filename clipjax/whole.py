@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+# Nothing that is kept is nested as deep, and what walks over a value recurses.
+DEEPEST = 100
 
 
 @contextlib.contextmanager
@@ -21,6 +25,8 @@ def opened(
 
     mode, options: as of `open`; text is UTF-8. sync: False does not wait for the disk,
     so that a power cut may leave anything. An error leaves what was there before.
+
+    Raises OSError that names `path`: the disk is full or fails.
     """
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
@@ -29,14 +35,49 @@ def opened(
     own = f"{os.getpid()}-{threading.get_ident()}"
     scratch = path.with_name(f"{path.name}.{own}.tmp")
     try:
-        with scratch.open(mode, **options) as file:
+        with named(path, scratch), scratch.open(mode, **options) as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        scratch.replace(path)
+        with named(path, scratch):
+            scratch.replace(path)
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what failed before is told
+            scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named(path: pathlib.Path, scratch: pathlib.Path | None = None) -> Iterator[None]:
+    """An OSError of the block names `path`, as that of a write does not by itself.
+
+    scratch: what the block writes for it, which nobody knows by its name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, str(scratch)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def told(error: OSError) -> str:
+    """What the system refused, in a line: the file, why, and what to do."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    name = error.filename
+    where = os.fsdecode(name) if isinstance(name, (str, bytes)) else "a file"
+    return f"{where} cannot be used ({reason}): {_fix(error)}"
+
+
+def _fix(error: OSError) -> str:
+    """What to do about an error of the system."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room and start again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "see to its permissions, or give another place"
+    if error.errno == errno.EIO:
+        return "the disk fails; mend or replace it and start again"
+    return "mend the cause and start again"
 
 
 def check_room(folder: pathlib.Path) -> None:
@@ -52,11 +93,34 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         file.write("\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises ValueError for what is no JSON, and for values nested deeper than DEEPEST.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deep") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for each in level
+            if isinstance(each, (dict, list))
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return value
+    raise ValueError("its JSON is nested too deep")
+
+
 def sync(path: pathlib.Path) -> None:
     """Forces a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

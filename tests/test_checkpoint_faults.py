@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import resource
 import shutil
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_helpers import assert_same, fill, small
+from fault_tools import small_files
 
 from clipjax.engine import manifest, store
 from clipjax.engine.checkpoint import Checkpoints
@@ -31,20 +31,6 @@ def test_full_disk_at_start(tmp_path):
     with small_files(2**16):
         with pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
             Checkpoints(tmp_path)
-
-
-class small_files:
-    """A limit on file sizes, which fails writes as a full disk does, also for root."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __enter__(self):
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
-
-    def __exit__(self, *error):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
 
 
 def big(step: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
@@ -141,6 +142,51 @@ def test_killed_twenty_times(life, tmp_path):
     assert rows(killed) == rows(alone)
     for name in ("eval/val_loss", "eval/primary"):
         assert rows(killed, name) == rows(alone, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_three_interrupts_with_workers(life, tmp_path):
+    """One line, a whole checkpoint, no worker and nothing of theirs, at any moment."""
+    alone, often = tmp_path / "alone", tmp_path / "often"
+    life(alone).end()
+    for pause in (0.0, 0.01, 0.05, 0.2, 1.0):
+        now = life(often, workers=2)
+        limit = time.monotonic() + LIFE
+        while not now.stepped():
+            assert now.process.poll() is None, now.log.read_text()
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        for _ in range(3):
+            os.killpg(now.process.pid, signal.SIGINT)
+            time.sleep(pause)
+        text = f"after {now.process.wait(LIFE)}: {now.log.read_text()}"
+        assert "Traceback" not in text and "Error" not in text, text
+        assert text.startswith("after 130"), text
+        assert not list((often / "checkpoints").glob("*tmp*")), text
+        record = json.loads((often / "shared_memory.json").read_text())
+        begin = record["names_begin_with"][-1]
+        assert not list(pathlib.Path("/dev/shm").glob(f"{begin}*")), text
+    life(often).end()
+    assert saved(often) == saved(alone)
+    assert rows(often) == rows(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_shared_memory_of_a_killed_group_is_freed(life, tmp_path):
+    now = life(tmp_path / "run", workers=2)
+    limit = time.monotonic() + LIFE
+    while not now.stepped():
+        assert time.monotonic() < limit, now.log.read_text()
+        time.sleep(0.01)
+    os.killpg(now.process.pid, signal.SIGKILL)  # workers and their helpers too
+    now.process.wait()
+    record = json.loads((tmp_path / "run/shared_memory.json").read_text())
+    begin = record["names_begin_with"][-1]
+    assert list(pathlib.Path("/dev/shm").glob(f"{begin}*"))
+    life(tmp_path / "run").end()
+    assert not list(pathlib.Path("/dev/shm").glob(f"{begin}*"))
 
 
 def _first_then(condition, pause):

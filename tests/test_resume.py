@@ -1,16 +1,21 @@
 """A run goes on where it stopped, to the same bits, or says why it cannot."""
 
 import json
+import os
 import shutil
 import signal
+import time
 
 import jax
+import orbax.checkpoint as ocp
 import pytest
 from checkpoint_helpers import bits
 
 from clipjax.engine import checkpoint, initial, loop, resume
 from clipjax.types import UserError
 from run_tools import one_device, rows, saved, stop_at, tiny, train
+
+DEEP = "[" * 100_000 + "]" * 100_000
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -190,6 +195,64 @@ def test_what_the_bits_depend_on_is_compared(copy):
     assert len(lines) == 2
     assert "cpus was [98, 99] and is" in lines[0] and "xla_flags was '--x'" in lines[1]
     assert not any("identical" in line for line in train(tiny(), copy).splitlines())
+
+
+def test_three_interrupts_cut_no_save_short(alone, tmp_path, monkeypatch):
+    close, opened = ocp.AsyncCheckpointer.close, checkpoint.Checkpoints._open
+
+    def third(self):
+        signal.raise_signal(signal.SIGINT)
+        close(self)
+
+    def slowly(self, step):
+        if step == 5:
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)  # the second, while it is awaited
+            time.sleep(0.3)
+        opened(self, step)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, signal.SIGINT)
+        patch.setattr(checkpoint.Checkpoints, "_open", slowly)
+        patch.setattr(ocp.AsyncCheckpointer, "close", third)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(log__every=1), tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert (folder / "manifests/5.json").exists() and not list(folder.glob("*tmp*"))
+    assert train(tiny(log__every=1), tmp_path).resumed == 5
+    assert_as(tmp_path, alone)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", DEEP, '{"jax": ' + DEEP[:2000] + "}"])
+def test_a_damaged_environment_is_said_and_no_hindrance(copy, content):
+    path = copy / "environment.json"
+    path.write_text(content)
+    said = []
+    assert resume.check(copy, tiny(log__every=1), False, said.append) is False
+    assert len(said) == 1 and f"{path} is damaged" in said[0]
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json", "tokenizer.json"])
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_json_nested_too_deep_is_damage(copy, name, depth):
+    found = json.loads((copy / name).read_text())
+    text = json.dumps({**found, "x": 0})[:-2] + "[" * depth + "]" * depth + "}"
+    (copy / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} is damaged .*too deep"):
+        train(tiny(log__every=1), copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifests/8.json", "8/meta/metadata", "8/layout/metadata"]
+)
+def test_a_step_whose_json_is_nested_too_deep_is_passed_over(copy, name):
+    (copy / "checkpoints" / name).write_text(DEEP)
+    if "manifests" not in name:  # else the sum tells it first
+        (copy / "checkpoints/manifests/8.json").unlink()
+    said = []
+    with checkpoint.Checkpoints(copy, read_only=True, warn=said.append) as saves:
+        assert saves.restore()[2] == 6
+    assert "step 8" in said[0] and ("broken" in said[0] or "too deep" in said[0])
 
 
 def test_the_count_of_replaced_examples_survives(tmp_path, monkeypatch):

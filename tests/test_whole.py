@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 
 import pytest
+from fault_tools import small_files
 
 from clipjax import whole
 
@@ -17,6 +18,37 @@ def test_an_error_leaves_what_was_there(tmp_path):
             raise ZeroDivisionError
     assert json.loads(place.read_text("utf-8")) == {"old": "é"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    place = tmp_path / "a.json"
+    whole.write_json(place, "old")
+    with small_files(10), pytest.raises(OSError) as found:
+        whole.write_json(place, "x" * 100)
+    assert found.value.filename == str(place)
+    told = whole.told(found.value)
+    assert told == f"{place} cannot be used (File too large): make room and start again"
+    assert json.loads(place.read_text()) == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_another_file_that_cannot_be_read_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as found, whole.opened(tmp_path / "a"):
+        (tmp_path / "b").read_text()
+    assert found.value.filename == str(tmp_path / "b")
+
+
+@pytest.mark.parametrize("depth", [101, 900, 100_000])
+@pytest.mark.parametrize("kind", ["[]", "{}"])
+def test_deep_json_is_damage(depth, kind):
+    opening = {"[]": "[", "{}": '{"a":'}[kind]
+    for level in (99, depth):
+        text = opening * level + "0" + kind[1] * level
+        if level == 99:
+            assert whole.parse_json(text)
+            continue
+        with pytest.raises(ValueError, match="too deep"):
+            whole.parse_json(text)
 
 
 def test_threads_may_write_the_same_file(tmp_path):

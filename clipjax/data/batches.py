@@ -102,9 +102,13 @@ class TrainBatches(Iterator[Batch]):
 
 def _end(made: Ahead, others: list[int] | None) -> None:
     """Ends threads and workers; a worker that does not listen is killed."""
-    if not made.close() and others is not None:
-        worker_processes.kill(worker_processes.pids(others))
-        made.close()
+    ended = False
+    try:
+        ended = made.close()
+    finally:  # an interrupt leaves no worker either
+        if not ended and others is not None:
+            worker_processes.kill(worker_processes.pids(others))
+            made.close()
 
 
 def owned(block: dict[str, Any]) -> dict[str, Any]:

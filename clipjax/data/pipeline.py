@@ -88,6 +88,7 @@ def train_batches(
     process_count: int = 1,
     on_broken: str = "replace",
     text_augment: TextAugment | None = None,
+    shared_names: str = "",
 ) -> TrainBatches:
     """This process's blocks of the global batches of start_step, start_step + 1, ...
 
@@ -106,6 +107,7 @@ def train_batches(
         workers and threads are 0.
       on_broken: "replace" or "raise".
       text_augment: what varies captions, with draws of their own.
+      shared_names: what the names of workers' shared memory begin with; "": grain's.
 
     Raises:
       UserError: at once, for options that cannot work; later, for a broken example
@@ -153,11 +155,14 @@ def train_batches(
         return TrainBatches(made, start_step, timeout, units.left_out, maker.reading)
     if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
         flags.FLAGS.mark_as_parsed()
+    ahead: Any = grain.MapDataset.range(start_step, last).map(maker)
+    ahead = ahead.to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    )
+    if shared_names:
+        ahead = ahead.map(worker_processes.Shared(shared_names))
     blocks = iter(
-        grain.MapDataset.range(start_step, last)
-        .map(maker)
-        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-        .mp_prefetch(
+        ahead.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers),
             worker_init_fn=worker_processes.begin,
         )

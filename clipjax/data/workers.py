@@ -5,9 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.process
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Collection, Iterable
+from multiprocessing import shared_memory
+from typing import Any
+
+import numpy as np
+from grain.multiprocessing import SharedMemoryArray
 
 from clipjax import malloc
 
@@ -22,12 +28,36 @@ def begin(index: int, count: int) -> None:
     A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) must leave the workers
     to a parent that goes on to its next save; and one that is killed cannot tell them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     malloc.tune(MALLOC)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+class Shared:
+    """Puts the arrays of a block into shared memory whose names begin as they are to.
+
+    grain would make the names, and nobody know whose they are. In a worker, right
+    before grain hands the block over, so that none waits there when it ends.
+    """
+
+    def __init__(self, names_begin_with: str):
+        self._begin = names_begin_with
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._put(value) for name, value in block.items()}
+
+    def _put(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject or not value.size:
+            return value
+        memory = shared_memory.SharedMemory(
+            f"{self._begin}{secrets.token_hex(6)}", create=True, size=value.nbytes
+        )
+        made = SharedMemoryArray.from_shared_memory(memory, value.shape, value.dtype)
+        np.copyto(made, value)
+        return made
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:

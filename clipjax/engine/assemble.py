@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -258,8 +257,8 @@ def load_variables(
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file of a run; raises UserError where it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        value = whole.parse_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): restore it")

@@ -11,6 +11,7 @@ a list of its own that ignores what is moved, and refuses older steps without a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -34,6 +35,13 @@ logger = logging.getLogger(__name__)
 
 # orbax gives a save up after 10 minutes, which is short for a slow disk.
 _SAVE_SECONDS = 6 * 3600
+# Folders are made before `save` returns: if one cannot be made in the background,
+# threads wait for it as long as for a save, and keep the process from ending.
+_ASYNC = ocp.AsyncOptions(
+    timeout_secs=_SAVE_SECONDS, create_directories_asynchronously=False
+)
+# More than orbax writes apart from each other in a save.
+_FILES = 100
 # Where the arrays of a step are listed; it is written last.
 _ARRAYS = "manifest.ocdbt"
 
@@ -82,6 +90,7 @@ class Checkpoints:
         self._read_only = read_only
         self._warn = warn
         self._thread: threading.Thread | None = None
+        self._finished = threading.Event()
         self._failure: tuple[int, BaseException] | None = None
         self._note = ""
         self._read_back = False
@@ -93,7 +102,7 @@ class Checkpoints:
         except UserError:
             self._store.close()
             raise
-        self._saver = ocp.AsyncCheckpointer(_handler(), timeout_secs=_SAVE_SECONDS)
+        self._saver = ocp.AsyncCheckpointer(_handler(), async_options=_ASYNC)
         self._reader = ocp.Checkpointer(_handler())
         self._opener = _handler()  # of one process: a checkpointer waits for all
 
@@ -118,7 +127,7 @@ class Checkpoints:
         try:
             return self._store.item(step, "meta")["metrics"]
         except BROKEN as error:
-            raise UserError(self._damaged(step, [_line(error)])) from error
+            raise UserError(self._damaged(step, [quiet.line(error)])) from error
 
     def best_step(self) -> int | None:
         """The step with the best finite value of the best metric; ties: the latest."""
@@ -180,7 +189,9 @@ class Checkpoints:
             with peers.pulse.working():
                 self._saver.save(self._path(step), args=args)
         except Exception as error:
+            self._forget_failures()
             raise UserError(self._not_saved(step, error)) from error
+        self._finished.clear()
         self._thread = threading.Thread(target=self._finish, args=(step,))
         self._thread.start()
 
@@ -191,6 +202,7 @@ class Checkpoints:
         if self._thread is None:
             return
         with peers.pulse.working():
+            self._finished.wait()  # a `join` that is interrupted takes it for ended
             self._thread.join()
         self._thread = None
         failure, self._failure = self._failure, None
@@ -207,7 +219,10 @@ class Checkpoints:
         try:
             self.wait(agree)
         finally:
-            self._saver.close()
+            if self._thread is not None:  # an interrupt cuts no save short
+                self._finished.wait()
+            with contextlib.suppress(OSError):  # of a save that was interrupted
+                self._saver.close()
             self._reader.close()
             self._opener.close()
             self._reachable.close()
@@ -289,11 +304,11 @@ class Checkpoints:
             rows = [(tuple(p), text) for p, text in self._store.item(step, "layout")]
             meta = self._store.item(step, "meta")["meta"]
         except BROKEN as error:
-            return None, [f"its JSON cannot be read: {_line(error)}"]
+            return None, [f"its JSON cannot be read: {quiet.line(error)}"]
         if template is None:
             targets = leaves.raw_targets(rows)
         else:
-            self._check_fit(step, leaves.differences(rows, template))
+            leaves.check_fit(f"step {step} of {self.workdir}", rows, template)
             targets = leaves.targets(template)
         state, failure = None, ""
         try:
@@ -304,7 +319,7 @@ class Checkpoints:
             else:
                 state = leaves.rebuild(template, stored)
         except Exception as error:  # orbax raises anything, over many lines
-            failure = f"orbax cannot read it: {_line(error)}"
+            failure = f"orbax cannot read it: {quiet.line(error)}"
         if any(failures := gather(failure)):
             return None, [max(failures)]
         if not sealed:
@@ -314,19 +329,15 @@ class Checkpoints:
             )
         return (state, meta, step), []
 
-    def _check_fit(self, step: int, differences: list[str]) -> None:
-        if differences:
-            more = len(differences) - 3
-            raise UserError(
-                f"step {step} of {self.workdir} is of another model, loss or "
-                "optimizer: "
-                + "; ".join(differences[:3])
-                + (f"; and {more} more" if more > 0 else "")
-                + ". Use the config that the run was started with, or another --workdir"
-            )
-
     def _finish(self, step: int) -> None:
         """In a thread: what follows orbax's commit."""
+        try:
+            self._seal(step)
+        finally:
+            self._finished.set()
+
+    def _seal(self, step: int) -> None:
+        """Awaits the commit, opens the step, writes its manifest, then prunes."""
         try:
             self._saver.wait_until_finished()
             if jax.process_index() > 0:
@@ -334,6 +345,7 @@ class Checkpoints:
             self._open(step)
             self._store.seal(step)
         except BaseException as error:
+            self._forget_failures()
             self._failure = (step, error)
             return
         try:
@@ -341,6 +353,15 @@ class Checkpoints:
             self._store.prune(self._keep, self._every_keep, best)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"
+
+    def _forget_failures(self) -> None:
+        """Of one save several files may fail; the next save would be told of them."""
+        for _ in range(_FILES):
+            try:
+                self._saver.wait_until_finished()
+                return
+            except Exception:  # the first one was told
+                continue
 
     def _path(self, step: int) -> pathlib.Path:
         """By which orbax reaches a step."""
@@ -370,7 +391,7 @@ class Checkpoints:
                 lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), wanted, found
             )
         except Exception as error:  # orbax raises anything
-            raise OSError(f"it cannot be read back ({_line(error)})") from error
+            raise OSError(f"it cannot be read back ({quiet.line(error)})") from error
         if not all(jax.tree.leaves(same)):
             raise OSError("it cannot be read back: arrays of another shape are there")
         self._read_back = True
@@ -381,20 +402,15 @@ class Checkpoints:
 
     def _not_saved(self, step: int, error: BaseException) -> str:
         return (
-            f"saving step {step} in {self._store.folder} failed: {_line(error)}. Mend "
-            "the cause and start again: the run goes on from the last good step"
+            f"saving step {step} in {self._store.folder} failed: {quiet.line(error)}. "
+            "Mend the cause and start again: the run goes on from the last good step"
         )
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:
     return ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(async_options=_ASYNC),
         state=ocp.StandardCheckpointHandler(),
         meta=ocp.JsonCheckpointHandler(filename=JSON_NAME),
         layout=ocp.JsonCheckpointHandler(filename=JSON_NAME),
     )
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error, cut to what fits into a message."""
-    text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text[:200]}"

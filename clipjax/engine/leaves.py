@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.types import UserError
+
 Path = tuple[str, ...]
 Layout = list[tuple[Path, str]]
 
@@ -93,6 +95,20 @@ def differences(saved: Layout, template: Any) -> list[str]:
         for path in names
         if there.get(path) != here.get(path)
     ]
+
+
+def check_fit(what: str, rows: Any, template: Any) -> None:
+    """Raises UserError if `what`, a saved state of these rows, is of another tree,
+    shapes or dtypes than the template.
+    """
+    found = differences(rows, template)
+    if found:
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"{what} is of another model, loss or optimizer: {'; '.join(found[:3])}"
+            f"{more}. Use the config that the run was started with, or another "
+            "--workdir"
+        )
 
 
 def _empty(node: Any) -> bool:

@@ -21,7 +21,16 @@ from rich.console import Console
 
 from clipjax import paths, peers, trees
 from clipjax.agree import gather, on_primary, same
-from clipjax.engine import assemble, classes, datasets, initial, resume, sharding, texts
+from clipjax.engine import (
+    assemble,
+    classes,
+    datasets,
+    initial,
+    resume,
+    sharding,
+    shared_memory,
+    texts,
+)
 from clipjax.engine import state as states
 from clipjax.engine.checkpoint import Checkpoints
 from clipjax.engine.compilation import enable_cache
@@ -108,16 +117,21 @@ def train(
             group.last_saved = lambda: _last_saved(saves)
         say(_summary(run))
         state, start, replaced = _start(run, saves, say)
-        if jax.process_index() == 0:
-            resume.save(workdir, config)
-            datasets.save(run.data, workdir)
-            assemble.save_tokenizer(config, run.tokenizer, workdir)
-            classes.save(run.classes, workdir)
+        on_primary(lambda: _keep(run))
+        run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             return Outcome(start, run.total_steps, {})
         with contextlib.ExitStack() as stack:
             return _loop(run, saves, stop, state, start, replaced, out, stack)
+
+
+def _keep(run: Run) -> None:
+    """Writes what says of the run how to go on with it and how to use it."""
+    resume.save(run.workdir, run.config)
+    datasets.save(run.data, run.workdir)
+    assemble.save_tokenizer(run.config, run.tokenizer, run.workdir)
+    classes.save(run.classes, run.workdir)
 
 
 def _summary(run: Run) -> str:

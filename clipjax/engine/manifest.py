@@ -6,7 +6,6 @@ them, names them, and says that the files have reached the disk.
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 from clipjax import whole
@@ -38,7 +37,7 @@ def check(directory: pathlib.Path, manifest_path: pathlib.Path) -> list[str]:
     A missing or broken manifest is a difference too.
     """
     try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        manifest = whole.parse_json(manifest_path.read_text(encoding="utf-8"))
         wanted = {
             name: (int(entry["size"]), str(entry["sha256"]))
             for name, entry in manifest["files"].items()

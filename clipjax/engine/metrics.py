@@ -5,15 +5,18 @@ The vocabulary is that of clu's MetricWriter, which itself needs TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipjax import whole
+from clipjax.types import UserError
 
 
 class MetricWriter:
@@ -22,6 +25,8 @@ class MetricWriter:
     Rows after `resume_step` of an earlier part of the run are dropped, since those
     steps are run again, and so is a last line that a killed process left unfinished.
     A row is with the operating system when it is written: a kill loses none.
+
+    Each method raises UserError if a file cannot be written.
     """
 
     def __init__(
@@ -30,34 +35,44 @@ class MetricWriter:
         self._folder = pathlib.Path(workdir)
         self._jsonl_path = self._folder / "metrics.jsonl"
         self._csv_path = self._folder / "metrics.csv"
-        self._rows = [row for row in read(self._folder) if row["step"] <= resume_step]
-        with whole.opened(self._jsonl_path) as file:
-            file.writelines(json.dumps(row) + "\n" for row in self._rows)
-        self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
         self._columns: list[str] = []
-        self._write_csv(extra=())
         self._events = None
-        if tensorboard:
-            self._events = _Events(self._folder / "tensorboard", resume_step)
+        with _told():
+            rows = [row for row in read(self._folder) if row["step"] <= resume_step]
+            self._rows = rows
+            with whole.opened(self._jsonl_path) as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            self._write_csv(extra=())
+            # Unbuffered, or closing it would write again what could not be written.
+            self._jsonl = self._jsonl_path.open("ab", buffering=0)
+            if tensorboard:
+                self._events = _Events(self._folder / "tensorboard", resume_step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         row = {"step": step, "time": round(time.time(), 3)}
         row.update((name, float(value)) for name, value in scalars.items())
         self._rows.append(row)
-        self._jsonl.write(json.dumps(row) + "\n")
-        self._jsonl.flush()
-        if set(row) <= set(self._columns):
-            with self._csv_path.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self._columns, restval="").writerow(row)
-        else:
-            self._write_csv(extra=row)
-        if self._events is not None:
-            self._events.write(step, scalars)
+        line = (json.dumps(row) + "\n").encode()
+        with _told():
+            with whole.named(self._jsonl_path):
+                if self._jsonl.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if set(row) <= set(self._columns):
+                with (
+                    whole.named(self._csv_path),
+                    self._csv_path.open("a", encoding="utf-8", newline="") as file,
+                ):
+                    csv.DictWriter(file, self._columns, restval="").writerow(row)
+            else:
+                self._write_csv(extra=row)
+            if self._events is not None:
+                self._events.write(step, scalars)
 
     def close(self) -> None:
-        self._jsonl.close()
-        if self._events is not None:
-            self._events.close()
+        with _told():
+            self._jsonl.close()
+            if self._events is not None:
+                self._events.close()
 
     def _write_csv(self, extra: Any) -> None:
         """The whole table again: a new column changes the header."""
@@ -71,6 +86,17 @@ class MetricWriter:
             csv.writer(file).writerows(lines)
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the system refuses becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{whole.told(error)}; the run goes on from its last checkpoint"
+        ) from error
+
+
 class _Events:
     """One TensorBoard event file; tensorboardX's own writer flushes every 2 minutes."""
 
@@ -78,13 +104,15 @@ class _Events:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
 
+        self._folder = folder
         folder.mkdir(exist_ok=True)
         # Generated at import, so unknown to a type checker.
         events: Any = event_pb2
         summaries: Any = summary_pb2
         self._event, self._summary = events.Event, summaries.Summary
         # The name holds seconds only: two starts within one would share a file.
-        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        with whole.named(folder):
+            self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         # A reader drops what earlier files have from this step on.
         log = events.SessionLog(status=events.SessionLog.START)
         self._add(step=resume_step + 1, session_log=log)
@@ -97,11 +125,13 @@ class _Events:
         self._add(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
-        self._writer.close()
+        with whole.named(self._folder):
+            self._writer.close()
 
     def _add(self, **fields: Any) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), **fields))
-        self._writer.flush()
+        with whole.named(self._folder):
+            self._writer.write_event(self._event(wall_time=time.time(), **fields))
+            self._writer.flush()
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
@@ -111,7 +141,7 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                row = json.loads(line)
+                row = whole.parse_json(line)
                 rows.append({**row, "step": int(row["step"])})
             except (ValueError, TypeError, KeyError):
                 continue

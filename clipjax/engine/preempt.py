@@ -12,11 +12,13 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 class StopRequest:
     """Set by the first signal of SIGNALS; a second SIGINT interrupts at once.
 
-    Leave it last: while what is around it ends, a signal must not cut a save short.
+    Later ones do nothing. Leave it last: while what is around it ends, a signal must
+    not cut a save short.
     """
 
     def __init__(self) -> None:
         self._signal = 0
+        self._interrupted = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -31,7 +33,8 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._signal and number == signal.SIGINT:
+        if self._signal and number == signal.SIGINT and not self._interrupted:
+            self._interrupted = True
             raise KeyboardInterrupt
         self._signal = number
 

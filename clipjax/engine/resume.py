@@ -128,7 +128,12 @@ def check(
             )
     path = workdir / "environment.json"
     if path.exists():
-        before, now = read_json(path), environment()
+        now = environment()
+        try:
+            before = read_json(path)
+        except UserError as error:
+            say(f"{error}; it only informs, so the run goes on without it")
+            before = now
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
                 say(

@@ -69,6 +69,7 @@ class Run:
     epoch_size: int
     steps_per_epoch: int
     total_steps: int
+    shared_names: str = ""  # what those of its workers' shared memory begin with
 
 
 def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
@@ -254,4 +255,5 @@ def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
         process_count=jax.process_count(),
         on_broken=data.on_broken,
         text_augment=run.text_augment,
+        shared_names=run.shared_names,
     )

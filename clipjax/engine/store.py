@@ -7,15 +7,17 @@ steps that stood in the way of new ones. On several hosts only process 0 writes 
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
 import math
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
+from clipjax import whole
 from clipjax.engine import manifest
 from clipjax.types import UserError
 
@@ -48,7 +50,7 @@ class Store:
     def item(self, step: int, name: str) -> Any:
         """The value of a JSON item of a step; raises one of BROKEN."""
         text = (self.path(step) / name / JSON_NAME).read_text(encoding="utf-8")
-        return json.loads(text)
+        return whole.parse_json(text)
 
     def candidates(self) -> list[int]:
         """Steps to restore, newest first: committed ones, and any whose folder is gone
@@ -183,11 +185,25 @@ class Store:
         """Deletes half-written and half-deleted folders; returns the former's names."""
         unfinished = sorted(self.folder.glob(_UNFINISHED))
         for path in [*unfinished, *self.folder.glob(f"*{_PRUNED}")]:
-            shutil.rmtree(path)
+            _remove(path)
         return [path.name for path in unfinished]
 
     def _manifest(self, step: int) -> pathlib.Path:
         return self._manifests / f"{step}.json"
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Deletes a folder in which threads of a failed save may still be making files."""
+    for _ in range(100):
+        try:
+            return shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+        if not folder.exists():
+            return
+        time.sleep(0.05)
+    shutil.rmtree(folder)
 
 
 def _numbered(folder: pathlib.Path, suffix: str) -> list[int]:

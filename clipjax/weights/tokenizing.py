@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax import whole
 from clipjax.data import released
 from clipjax.data.tokenizers import clip_bpe
 from clipjax.types import UserError
@@ -88,8 +88,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(released.read_text(path, "a JSON file"))
-    except (ValueError, RecursionError) as error:
+        value = whole.parse_json(released.read_text(path, "a JSON file"))
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): fetch it again")

@@ -172,7 +172,10 @@ def _same_plan(part: pathlib.Path, plan: dict) -> None:
     if not place.exists():
         whole.write_json(place, plan)
         return
-    before = json.loads(place.read_text(encoding="utf-8"))
+    try:
+        before = dict(whole.parse_json(place.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{place} is damaged ({error}): delete {part}") from error
     other = [name for name in plan if before.get(name) != plan[name]]
     if other:
         name = other[0]
@@ -274,7 +277,7 @@ class _Conversion:
     def _note_of(self, number: int) -> dict[str, Any] | None:
         """The note of a shard that is finished, whether or not it has moved."""
         try:
-            note = json.loads((self.part / f"{number:05d}.json").read_bytes())
+            note = whole.parse_json((self.part / f"{number:05d}.json").read_bytes())
         except (OSError, ValueError):
             return None
         if note["shard"] is None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax import whole
 from clipjax.data import framing, text
 from clipjax.data.framing import Frame
 from clipjax.data.text import Captions
@@ -106,11 +107,11 @@ def make(
 
 def _words(state: str) -> list[str]:
     try:
-        words = json.loads(state)["words"]
+        words = whole.parse_json(state)["words"]
         if not all(isinstance(word, str) for word in words):
             raise TypeError("words must be strings")
         return list(words)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the saved state of tokenizer words is damaged ({error!r}); restore the "
             f"run's tokenizer.json"
