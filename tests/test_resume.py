@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import jax
@@ -199,14 +200,20 @@ def test_what_the_bits_depend_on_is_compared(copy):
 
 def test_three_interrupts_cut_no_save_short(alone, tmp_path, monkeypatch):
     close, opened = ocp.AsyncCheckpointer.close, checkpoint.Checkpoints._open
+    leave, leaving = checkpoint.Checkpoints.close, threading.Event()
 
     def third(self):
         signal.raise_signal(signal.SIGINT)
         close(self)
 
+    def told(self, **options):
+        leaving.set()
+        leave(self, **options)
+
     def slowly(self, step):
         if step == 5:
-            time.sleep(0.1)
+            leaving.wait(60)
+            time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGINT)  # the second, while it is awaited
             time.sleep(0.3)
         opened(self, step)
@@ -214,6 +221,7 @@ def test_three_interrupts_cut_no_save_short(alone, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 5, signal.SIGINT)
         patch.setattr(checkpoint.Checkpoints, "_open", slowly)
+        patch.setattr(checkpoint.Checkpoints, "close", told)
         patch.setattr(ocp.AsyncCheckpointer, "close", third)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(log__every=1), tmp_path)

@@ -40,8 +40,7 @@ _SAVE_SECONDS = 6 * 3600
 _ASYNC = ocp.AsyncOptions(
     timeout_secs=_SAVE_SECONDS, create_directories_asynchronously=False
 )
-# More than orbax writes apart from each other in a save.
-_FILES = 100
+_FILES = 100  # more than orbax writes apart from each other in a save
 # Where the arrays of a step are listed; it is written last.
 _ARRAYS = "manifest.ocdbt"
 
@@ -127,18 +126,13 @@ class Checkpoints:
         try:
             return self._store.item(step, "meta")["metrics"]
         except BROKEN as error:
-            raise UserError(self._damaged(step, [quiet.line(error)])) from error
+            raise UserError(self._store.damaged(step, [quiet.line(error)])) from error
 
     def best_step(self) -> int | None:
         """The step with the best finite value of the best metric; ties: the latest."""
         metric, mode = self._best
-        steps = self.steps()
-        while self._read_only and not metric and steps:
-            try:
-                metric, mode = self._store.item(steps.pop(), "meta")["best"]
-                break
-            except BROKEN:
-                continue  # damaged: the step before knows too
+        if self._read_only and not metric:
+            metric, mode = self._store.followed()
         return self._store.best(metric, mode) if metric else None
 
     def follow(self, metric: str, mode: str) -> None:
@@ -190,7 +184,7 @@ class Checkpoints:
                 self._saver.save(self._path(step), args=args)
         except Exception as error:
             self._forget_failures()
-            raise UserError(self._not_saved(step, error)) from error
+            raise UserError(self._store.not_saved(step, error)) from error
         self._finished.clear()
         self._thread = threading.Thread(target=self._finish, args=(step,))
         self._thread.start()
@@ -209,7 +203,7 @@ class Checkpoints:
         note, self._note = self._note, ""
         if note:
             self._warn(note)
-        text = self._not_saved(*failure) if failure else ""
+        text = self._store.not_saved(*failure) if failure else ""
         texts = gather(text) if agree else [text]
         if any(texts):
             raise UserError(max(texts)) from (failure and failure[1])
@@ -273,7 +267,7 @@ class Checkpoints:
             )
         loaded, problems = self._load(step, template)
         if problems:
-            raise UserError(self._damaged(step, problems))
+            raise UserError(self._store.damaged(step, problems))
         return loaded
 
     def _newest(self, template: Any, set_aside: bool) -> Any:
@@ -284,7 +278,7 @@ class Checkpoints:
                 if set_aside:
                     on_primary(lambda: self._store.set_aside(damaged))
                 return loaded
-            self._warn(self._damaged(step, problems))
+            self._warn(self._store.damaged(step, problems))
             damaged.append(step)
         if damaged:
             raise UserError(
@@ -395,16 +389,6 @@ class Checkpoints:
         if not all(jax.tree.leaves(same)):
             raise OSError("it cannot be read back: arrays of another shape are there")
         self._read_back = True
-
-    def _damaged(self, step: int, problems: list[str]) -> str:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return f"step {step} of {self.workdir} is damaged: {problems[0]}{more}"
-
-    def _not_saved(self, step: int, error: BaseException) -> str:
-        return (
-            f"saving step {step} in {self._store.folder} failed: {quiet.line(error)}. "
-            "Mend the cause and start again: the run goes on from the last good step"
-        )
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:

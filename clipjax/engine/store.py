@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clipjax import whole
-from clipjax.engine import manifest
+from clipjax.engine import manifest, quiet
 from clipjax.types import UserError
 
 JSON_NAME = "metadata"  # the file in the folder of a JSON item
@@ -77,6 +77,28 @@ class Store:
     def seal(self, step: int) -> None:
         """Forces a committed step to the disk and writes its manifest."""
         manifest.write(self.path(step), self._manifest(step))
+
+    def damaged(self, step: int, problems: list[str]) -> str:
+        """A line on a step that differs from its manifest, or cannot be read."""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"step {step} of {self.workdir} is damaged: {problems[0]}{more}"
+
+    def not_saved(self, step: int, error: BaseException) -> str:
+        """A line on a save that failed."""
+        return (
+            f"saving step {step} in {self.folder} failed: {quiet.line(error)}. "
+            "Mend the cause and start again: the run goes on from the last good step"
+        )
+
+    def followed(self) -> tuple[str, str]:
+        """The metric that tells the best step, and its mode; ("", "max") of no step."""
+        for step in reversed(self.steps()):
+            try:
+                metric, mode = self.item(step, "meta")["best"]
+                return metric, mode
+            except BROKEN:
+                continue  # damaged: the step before knows too
+        return "", "max"
 
     def best(self, metric: str, mode: str) -> int | None:
         """The step with the best finite value of a metric; ties: the latest."""
