@@ -48,7 +48,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         status = 130
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
         _discard_output()
-        status = 1
+        message, status = "its output was closed", 1
     except Exception as error:
         if isinstance(error, OSError) and error.errno and not _of_peers(error):
             message, status = whole.told(error), 2

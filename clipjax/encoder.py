@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from clipjax import peers
 from clipjax.agree import gather
 from clipjax.data.labels import NONE, Classes
 from clipjax.data.text import check
 from clipjax.image_batches import ImageBatches
+from clipjax.pulse import pulse
 from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
 
 Progress = Callable[[int, int], None]
@@ -198,7 +198,7 @@ class Encoder:
 
         def fetch(output: jax.Array) -> None:
             parts.append(np.asarray(output, np.float32))
-            peers.pulse.beat()
+            pulse.beat()
             if progress is not None:
                 done = len(parts) * self.batch_size
                 progress(min(done, total) if total else done, total)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax import peers
 from clipjax.data.ahead import PATIENCE, Ahead, Late, name_of
+from clipjax.pulse import pulse
 from clipjax.types import BadExample, UserError
 
 AHEAD = 2  # batches that the threads may be in front of the device
@@ -120,7 +120,7 @@ class ImageBatches:
 
     def _take(self, read: Ahead) -> tuple[np.ndarray | None, Note] | None:
         try:
-            with peers.pulse.bounded():
+            with pulse.bounded():
                 return read.take(self._timeout)
         except StopIteration:
             return None

@@ -19,7 +19,7 @@ LEVELS = [
     ["registry"],
     ["agree", "paths"],
     ["peers"],
-    ["links"],
+    ["links", "pulse"],
     ["types"],
 ]
 HOMES = {

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROCESS = """
 import sys, time
 from clipjax import peers
+from clipjax.pulse import pulse
 from clipjax.types import UserError
 port, index, count, timeout, act = sys.argv[1:]
 try:
@@ -28,18 +29,18 @@ print("met", group.gather(f"text {index}" * 1000)[-1][:6], flush=True)
 if act == "fail":
     group.fail("the disk is full", 2)
 if act == "busy":  # in a wait that has a timeout of its own
-    with peers.pulse.bounded():
+    with pulse.bounded():
         time.sleep(6)
 if act == "work":  # a long computation of the host's
-    with peers.pulse.working():
+    with pulse.working():
         end = time.monotonic() + 6
         while time.monotonic() < end:
             sum(range(1000))
 if act == "behind":
-    peers.pulse.beat(3)
+    pulse.beat(3)
     time.sleep(100)
 if act == "ahead":
-    peers.pulse.beat(4)
+    pulse.beat(4)
 if act == "end":
     sys.exit(3)
 group.gather("")

@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from clipjax import peers
 from clipjax.agree import gather, on_primary
 from clipjax.engine import leaves, quiet
 from clipjax.engine.reachable import Reachable
 from clipjax.engine.store import BROKEN, JSON_NAME, Store
+from clipjax.pulse import pulse
 from clipjax.types import UserError
 
 State = TypeVar("State")
@@ -180,7 +180,7 @@ class Checkpoints:
             **{name: ocp.args.JsonSave(item) for name, item in items.items()},
         )
         try:
-            with peers.pulse.working():
+            with pulse.working():
                 self._saver.save(self._path(step), args=args)
         except Exception as error:
             self._forget_failures()
@@ -195,7 +195,7 @@ class Checkpoints:
         """
         if self._thread is None:
             return
-        with peers.pulse.working():
+        with pulse.working():
             self._finished.wait()  # a `join` that is interrupted takes it for ended
             self._thread.join()
         self._thread = None

@@ -41,6 +41,7 @@ from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.engine.step import check_start
 from clipjax.engine.watch import Watch
+from clipjax.pulse import pulse
 from clipjax.types import Config, EvalResult, UserError
 
 
@@ -83,7 +84,7 @@ def train(
     enable_cache(say)
     config = datasets.resolved(config)
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
-    with peers.pulse.working():
+    with pulse.working():
         run = prepare(config, workdir, anew)
     facts = {
         f"{path}: {key}": value
@@ -94,7 +95,7 @@ def train(
     same("their data", facts)
     if not anew:
         on_primary(lambda: datasets.check_training(workdir, run.data, say))
-    with peers.pulse.working():
+    with pulse.working():
         texts.tell(run, say)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -255,9 +256,9 @@ def _loop(
     for step in range(start + 1, total + 1):
         # 1. Step: dispatched, not awaited.
         asked = time.monotonic()
-        with peers.pulse.bounded():  # by data.timeout
+        with pulse.bounded():  # by data.timeout
             local = dict(next(source))
-        peers.pulse.beat(step)
+        pulse.beat(step)
         if several:  # the step itself agrees, so that all stop at the same one
             count = len(next(iter(local.values())))
             local["stop"] = np.full(count, stop.received(step), np.int32)

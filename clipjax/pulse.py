@@ -1,0 +1,80 @@
+"""When this process last moved, for the others of its run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+_COMPILER = os.path.join("jax", "_src", "compiler.py")
+
+
+class Pulse:
+    """When this process last moved."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self._last = time.monotonic()
+        self._used = (0.0, 0)
+        self._working = self._bounded = 0
+
+    def beat(self, step: int | None = None) -> None:
+        """Says that something was done; step: that was begun."""
+        self._last = time.monotonic()
+        if step is not None:
+            self.step = step
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Inside, a process moves while it uses processor time or moves bytes."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self.beat()
+
+    @contextlib.contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Inside, a process waits for what has a timeout of its own."""
+        self._bounded += 1
+        try:
+            yield
+        finally:
+            self._bounded -= 1
+            self.beat()
+
+    def idle(self, now: float) -> float:
+        """Seconds since this process moved."""
+        used = (time.process_time(), _bytes_moved())
+        before, self._used = self._used, used
+        active = used[0] - before[0] > 0.02 or used[1] - before[1] > 4096
+        if self._bounded or (self._working and active) or _compiling():
+            self._last = now
+        return now - self._last
+
+
+def _compiling() -> bool:
+    """Whether a thread of this process is in jax's compiler."""
+    for frame in sys._current_frames().values():
+        here = frame
+        while here is not None:
+            if here.f_code.co_filename.endswith(_COMPILER):
+                return True
+            here = here.f_back
+    return False
+
+
+def _bytes_moved() -> int:
+    """Bytes that this process has read and written, where the system counts them."""
+    try:
+        with open("/proc/self/io", encoding="ascii") as file:
+            counts = dict(line.split(": ") for line in file)
+    except OSError:
+        return 0
+    return int(counts["rchar"]) + int(counts["wchar"])
+
+
+pulse = Pulse()  # this process's, watched if there are others
