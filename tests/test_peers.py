@@ -30,10 +30,10 @@ if act == "fail":
     group.fail("the disk is full", 2)
 if act == "busy":  # in a wait that has a timeout of its own
     with pulse.bounded():
-        time.sleep(6)
+        time.sleep(9)
 if act == "work":  # a long computation of the host's
     with pulse.working():
-        end = time.monotonic() + 6
+        end = time.monotonic() + 9
         while time.monotonic() < end:
             sum(range(1000))
 if act == "behind":
@@ -114,7 +114,7 @@ def test_a_killed_process_is_named_by_all_others(start, victim):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_process_is_named_in_time(start, victim):
-    processes = start("behind", "behind", "behind", timeout=3)
+    processes = start("behind", "behind", "behind", timeout=8)
     for process in processes:
         process.stdout.readline()
     processes[victim].send_signal(signal.SIGSTOP)
@@ -124,27 +124,27 @@ def test_a_stopped_process_is_named_in_time(start, victim):
             _, errors = ends(process, 1)
             (line,) = errors.splitlines()
             name = f"process {victim} of 3 ({socket.gethostname()}"
-            assert name in line and "not answered for 3 s (mesh.timeout)" in line
-    assert time.monotonic() - begin < 3 + 10
+            assert name in line and "not answered for 8 s (mesh.timeout)" in line
+    assert time.monotonic() - begin < 8 + 10
 
 
 def test_the_process_that_lags_is_named(start):
-    for process in start("ahead", "behind", "ahead", timeout=2):
+    for process in start("ahead", "behind", "ahead", timeout=5):
         _, errors = ends(process, 1)
         (line,) = errors.splitlines()
-        assert "process 1 of 3 (" in line and "no progress for 2 s" in line
+        assert "process 1 of 3 (" in line and "no progress for 5 s" in line
         assert "at step 3" in line
 
 
 def test_if_none_moves_none_is_blamed(start):
-    for process in start("behind", "behind", timeout=2):
+    for process in start("behind", "behind", timeout=5):
         _, errors = ends(process, 1)
-        assert "none of the 2 processes has made progress for 2 s" in errors
+        assert "none of the 2 processes has made progress for 5 s" in errors
 
 
 @pytest.mark.parametrize("act", ["busy", "work"])
 def test_who_works_or_waits_with_a_timeout_is_waited_for(start, act):
-    for process in start("", act, timeout=2):
+    for process in start("", act, timeout=4):
         assert "finished" in ends(process, 0)[0]
 
 
