@@ -25,10 +25,11 @@ BATCH_KEYS = {
     "text_id": "int32 [b], image_id * max_captions + caption index",
     "valid": "bool [b], false where a row is no example; training has none of these",
     "replaced": "bool [b], true where a broken example was replaced by another",
-    "stop": "int32 [b], the signal that a row's process received, 0 without one; of "
-    "several processes alone, which so agree on the step to stop at",
     "label": "int32 [b], the class where the source has one, else -1",
 }
+# In a run of several processes the loop adds "stop", int32 [b]: the number of the
+# signal that a row's process received, 0 without one. So all agree where to stop.
+
 # And what a source has of other modalities (Example.others):
 OTHER_KEYS = {
     "audio": "float32 [b f t], a spectrogram",

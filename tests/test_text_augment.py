@@ -390,7 +390,7 @@ def test_a_config_chooses_several_in_order(tmp_path):
     ids, _ = prepared.tokenizer(["eine Katze picture 2 seven"])
     assert 3 not in ids
     made.data.text_augment.paraphrase.p = 7.0
-    with pytest.raises(UserError, match="paraphrase p=7.0"):
+    with pytest.raises(UserError, match=r"paraphrase\.p=7.0"):
         run.prepare(made, tmp_path, True)
     with pytest.raises(UserError, match="unknown text_augment 'paraphase'.*Did you"):
         config.base("text_augment=paraphase")

@@ -361,7 +361,7 @@ class Checkpoints:
         """By which orbax reaches a step."""
         return self._reachable.folder / str(step)
 
-    def _whole(self, step: int) -> pathlib.Path:
+    def _whole(self, step: int) -> Any:
         """As `_path`; FileNotFoundError comes before orbax leaves failing threads."""
         (self._path(step) / "state" / _ARRAYS).stat()
         return self._path(step)
@@ -376,7 +376,7 @@ class Checkpoints:
         wanted = leaves.raw_targets(rows)
         try:
             if self._read_back:
-                items = self._opener.metadata(self._whole(step)).item_metadata
+                items: Any = self._opener.metadata(self._whole(step)).item_metadata
                 found = items["state"].tree
             else:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))

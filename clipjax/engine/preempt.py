@@ -7,6 +7,8 @@ from types import FrameType
 
 # A terminal that closes and Ctrl-\ ask for the end too, unless nohup has them ignored.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+# A shell ignores SIGINT for what it runs in the background, which may still be sent it.
+ALWAYS = ("SIGTERM", "SIGINT")
 
 
 class StopRequest:
@@ -24,7 +26,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         for name in SIGNALS:
             number = getattr(signal, name)
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if name in ALWAYS or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 

@@ -55,7 +55,7 @@ def differences(
     if type(ours) is not type(theirs):
         yield Difference(path, type(ours).__name__, type(theirs).__name__)
         return
-    left_out = set(PIXELS) if path == "model" else set()
+    left_out: set[str] = set(PIXELS) if path == "model" else set()
     yield from _fields(ours, theirs, path, left_out, alone)
 
 
