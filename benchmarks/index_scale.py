@@ -33,7 +33,7 @@ BATCH = 4096
 
 def synthetic_index(examples: int, first: int):
     """The index of a shard as img2dataset writes it: nine digits, JPEG, text."""
-    from clipjax.data import tar_index
+    from clipjax.data import caption_files, tar_index
 
     keys = np.char.zfill(np.arange(first, first + examples).astype("S9"), 9)
     starts = np.arange(examples, dtype=np.int64) * 40_960 + 512
@@ -44,7 +44,7 @@ def synthetic_index(examples: int, first: int):
         image_size=np.full(examples, 30_000, np.int64),
         text_start=starts + 31_232,
         text_size=np.full(examples, 60, np.int64),
-        text_kind=np.full(examples, tar_index.TXT, np.uint8),
+        text_kind=np.full(examples, caption_files.TXT, np.uint8),
         captions=np.ones(examples, np.int32),
         label=np.full(examples, tar_index.NO_LABEL, np.int32),
     )
@@ -73,6 +73,7 @@ def make_captions(folder: pathlib.Path, examples: int) -> None:
 
 
 def make_arrayrecord(folder: pathlib.Path, examples: int) -> None:
+    from clipjax import whole
     from clipjax.data import records
 
     shards = []
@@ -81,7 +82,7 @@ def make_arrayrecord(folder: pathlib.Path, examples: int) -> None:
         (folder / name).touch()
         shards.append(records.Shard(name, EACH, [(1, EACH)], 0, "0" * 64))
     made = records.Split(shards, {}, {}, {})
-    records.write_json(folder / "train.json", made.to_json(records.FORMAT))
+    whole.write_json(folder / "train.json", made.to_json(records.FORMAT))
 
 
 def make_shards(folder: pathlib.Path, shards: int) -> None:
