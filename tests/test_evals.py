@@ -378,6 +378,7 @@ def test_progress_covers_images_and_texts():
         ({"ks": (0,)}, "ks="),
         ({"block": 0}, "block=0"),
         ({"max_samples": -1}, "max_samples=-1"),
+        ({"max_samples": 1}, "max_samples=1 leaves one image"),
         ({"protocols": ()}, "no protocol ''"),
         ({"protocols": ("standart",)}, "Did you mean 'standard'"),
     ],

@@ -64,6 +64,11 @@ def make(
                 f"evals=retrieval has no protocol {protocol!r}."
                 f"{registry.suggest(protocol, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}"
             )
+    if max_samples == 1:
+        raise UserError(
+            "evals=retrieval: max_samples=1 leaves one image, which finds itself; give "
+            "2 or more, or 0 for all"
+        )
     captioned = np.flatnonzero(source.caption_counts)
     if len(captioned) < 2:
         raise UserError(
