@@ -221,7 +221,7 @@ def test_mistakes_are_told_before_training(monkeypatch):
         augment.crop(32, decoder="opencv", draft=True)
     opencv.library.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"needs OpenCV .*pip install 'clipjax\[images"):
+    with pytest.raises(UserError, match=r"needs OpenCV .*pip install -e '\.\[images"):
         augment.crop(32, decoder="opencv")
     augment.crop(32)
 

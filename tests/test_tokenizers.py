@@ -307,7 +307,7 @@ def test_bpe_faults(monkeypatch):
     with pytest.raises(UserError, match="damaged"):
         bpe.make(None, "{}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"clipjax\[text\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[text\]'"):
         bpe.make(captions, None)
 
 

@@ -424,7 +424,7 @@ def test_safetensors_unknown_type(tmp_path):
 def test_safetensors_needs_its_library(tmp_path, monkeypatch):
     files.write_safetensors(tmp_path / "x.safetensors", {"w": W})
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    refusal(tmp_path / "x.safetensors", r"pip install clipjax\[hf\]")
+    refusal(tmp_path / "x.safetensors", r"pip install -e '\.\[hf\]'")
 
 
 def sharded(folder, shards, weight_map=None):

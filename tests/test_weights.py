@@ -777,5 +777,5 @@ def test_errors_of_the_hub(monkeypatch):
     ):
         foreign.read_model("hf-hub:org/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"pip install clipjax\[hf\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[hf\]'"):
         foreign.read_model("hf-hub:org/name")

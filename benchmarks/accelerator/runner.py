@@ -206,12 +206,16 @@ def _say(name: str, record: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _stopped_by_signals():
-    """SIGTERM and SIGHUP end as Ctrl-C does, so that the part is ended as well."""
+    """SIGTERM and SIGHUP end as Ctrl-C does, so that the part is ended as well.
+
+    SIGINT too: a shell ignores it for what it runs in the background.
+    """
 
     def stop(number, frame):
         raise KeyboardInterrupt
 
-    kept = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGHUP)}
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.signal(number, stop) for number in ending}
     try:
         yield
     finally:
