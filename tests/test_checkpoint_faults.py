@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from checkpoint_helpers import assert_same, fill, small
 from fault_tools import small_files
@@ -101,6 +103,26 @@ def test_leaving_by_an_error_finishes_the_save(tmp_path):
             saves.save(1, big(1), {})
             raise RuntimeError("of the trainer")
     assert Checkpoints(tmp_path, read_only=True).restore()[2] == 1
+
+
+def test_an_interrupt_of_a_save_comes_once_it_is_under_way(opened, monkeypatch):
+    save, saves = ocp.AsyncCheckpointer.save, opened()
+
+    def interrupted(self, *args, **options):
+        signal.raise_signal(signal.SIGINT)
+        save(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.AsyncCheckpointer, "save", interrupted)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                saves.save(1, small(1), {})
+        finally:
+            signal.signal(signal.SIGINT, before)
+    saves.wait()
+    assert (saves.workdir / "checkpoints/manifests/1.json").exists()
+    assert_same(saves.restore_latest(small(0))[0], small(1))
 
 
 def test_the_trainers_error_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch):

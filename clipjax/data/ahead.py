@@ -50,6 +50,7 @@ class Ahead(Generic[Made]):
         self._todo: queue.SimpleQueue = queue.SimpleQueue()
         self._made: collections.deque[Future] = collections.deque()
         self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
 
     def take(self, timeout: float) -> Made:
         """The next result, or what its call raised.
@@ -80,7 +81,7 @@ class Ahead(Generic[Made]):
         for number in range(self._count):
             thread = threading.Thread(
                 target=_work,
-                args=(self._todo, self._call, left, lock, self._finish),
+                args=(self._todo, self._call, left, lock, self._finish, self._ended),
                 name=f"clipjax-data-{number}",
                 daemon=True,
             )
@@ -112,7 +113,12 @@ class Ahead(Generic[Made]):
             if not self._threads and self._finish is not None:
                 self._finish()
             self._call = self._finish = None
+        if not self._threads:
+            return True
         end = time.monotonic() + patience
+        # A `join` that is interrupted takes its thread for ended.
+        if not self._ended.wait(patience):
+            return False
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
@@ -132,6 +138,7 @@ def _work(
     left: list[int],
     lock: Any,
     finish: Callable[[], Any] | None,
+    ended: threading.Event,
 ) -> None:
     while (job := todo.get()) is not None:
         number, future = job
@@ -144,5 +151,10 @@ def _work(
     with lock:
         left[0] -= 1
         last = left[0] == 0
-    if last and finish is not None:
-        finish()
+    if not last:
+        return
+    try:
+        if finish is not None:
+            finish()
+    finally:
+        ended.set()

@@ -105,7 +105,10 @@ def _end(made: Ahead, others: list[int] | None) -> None:
     ended = False
     try:
         ended = made.close()
-    finally:  # an interrupt leaves no worker either
+    except BaseException:  # an interrupt leaves no worker, and nothing of theirs
+        ended = made.close()
+        raise
+    finally:
         if not ended and others is not None:
             worker_processes.kill(worker_processes.pids(others))
             made.close()

@@ -167,10 +167,13 @@ def train_batches(
             worker_init_fn=worker_processes.begin,
         )
     )
+
+    def take(step: int) -> dict[str, Any]:
+        worker_processes.hold_signals()  # the first batch starts them
+        return owned(next(blocks))
+
     # One thread, whose alone the iterator is, since grain's waits without end.
-    made = Ahead(
-        lambda _: owned(next(blocks)), steps, threads=1, depth=1, finish=blocks.close
-    )
+    made = Ahead(take, steps, threads=1, depth=1, finish=blocks.close)
     return TrainBatches(made, start_step, timeout, units.left_out, workers=workers)
 
 

@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Collection, Iterable
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,27 @@ from clipjax import malloc
 MALLOC = {malloc.TRIM_THRESHOLD: 1 << 30, malloc.MMAP_THRESHOLD: 1 << 30}
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def hold_signals() -> None:
+    """In the thread that starts workers, so that they hold signals until `begin`.
+
+    Before that they take seconds for imports, which Ctrl-C would end in a traceback.
+    """
+    resource_tracker.ensure_running()  # as it starts it lets signals through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 def begin(index: int, count: int) -> None:
     """At the start of each worker: its end is its parent's to decide, or its death.
 
     A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) must leave the workers
     to a parent that goes on to its next save; and one that is killed cannot tell them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     malloc.tune(MALLOC)
     parent = multiprocessing.parent_process()
     if parent is not None:

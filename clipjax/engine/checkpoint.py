@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from clipjax.agree import gather, on_primary
-from clipjax.engine import leaves, quiet
+from clipjax.engine import leaves, preempt, quiet
 from clipjax.engine.reachable import Reachable
 from clipjax.engine.store import BROKEN, JSON_NAME, Store
 from clipjax.pulse import pulse
@@ -40,7 +40,6 @@ _SAVE_SECONDS = 6 * 3600
 _ASYNC = ocp.AsyncOptions(
     timeout_secs=_SAVE_SECONDS, create_directories_asynchronously=False
 )
-_FILES = 100  # more than orbax writes apart from each other in a save
 # Where the arrays of a step are listed; it is written last.
 _ARRAYS = "manifest.ocdbt"
 
@@ -179,15 +178,16 @@ class Checkpoints:
             state=ocp.args.StandardSave(arrays),
             **{name: ocp.args.JsonSave(item) for name, item in items.items()},
         )
-        try:
-            with pulse.working():
-                self._saver.save(self._path(step), args=args)
-        except Exception as error:
-            self._forget_failures()
-            raise UserError(self._store.not_saved(step, error)) from error
-        self._finished.clear()
-        self._thread = threading.Thread(target=self._finish, args=(step,))
-        self._thread.start()
+        with preempt.held():
+            try:
+                with pulse.working():
+                    self._saver.save(self._path(step), args=args)
+            except Exception as error:
+                self._forget_failures()
+                raise UserError(self._store.not_saved(step, error)) from error
+            self._finished.clear()
+            self._thread = threading.Thread(target=self._finish, args=(step,))
+            self._thread.start()
 
     def wait(self, agree: bool = True) -> None:
         """Returns when all is on the disk; raises UserError where that failed.
@@ -350,7 +350,7 @@ class Checkpoints:
 
     def _forget_failures(self) -> None:
         """Of one save several files may fail; the next save would be told of them."""
-        for _ in range(_FILES):
+        for _ in range(100):  # more than it writes apart from each other
             try:
                 self._saver.wait_until_finished()
                 return

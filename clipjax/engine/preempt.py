@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from types import FrameType
 
 # A terminal that closes and Ctrl-\ ask for the end too, unless nohup has them ignored.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 # A shell ignores SIGINT for what it runs in the background, which may still be sent it.
 ALWAYS = ("SIGTERM", "SIGINT")
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A SIGINT of the block is received at its end, for what must not be cut in two."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[FrameType | None] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came and callable(before):
+            before(signal.SIGINT, came[0])
 
 
 class StopRequest:
