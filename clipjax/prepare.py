@@ -95,14 +95,14 @@ def main(argv: list[str]) -> int:
     argv = [f"{argv[0]} {action}", *rest]
     own = {"data": "", "split": "train", "threads": threads}
     values = commandline.parse(argv, None, **own, **FLAGS[action])
+    if given and not name:
+        raise UserError(f"--data.{next(iter(given))} needs --data=NAME")
     if not name:
         raise UserError(
             f"no --data given: a source, one of {', '.join(registry.names('data'))}"
         )
     if action in ("convert", "tiny") and not values.out:
         raise UserError("no --out given: the folder to write to")
-    if given and not name:
-        raise UserError(f"--data.{next(iter(given))} needs --data=NAME")
     if "split" in given and values["split"].present:
         raise UserError("--split and --data.split are the same: give one of them")
     values.split = given.pop("split", values.split)

@@ -566,7 +566,7 @@ def test_tiny_takes_what_there_is():
         (["verify"], ["no --data given", "webdataset"]),
         (["verify", "--data=captoins"], ["'captoins'", "Did you mean 'captions'"]),
         (["verify", "--data=captions", "--data.pth=x"], ["--data.pth", "'path'"]),
-        (["verify", "--data.path=x"], ["no --data given"]),
+        (["verify", "--data.path=x"], ["--data.path needs --data=NAME"]),
         (
             ["verify", "--data=captions", "--data.path"],
             ["write it as --data.path=VALUE"],
