@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import sys
@@ -18,7 +19,7 @@ class Pulse:
         self.step = 0
         self._last = time.monotonic()
         self._used = (0.0, 0)
-        self._working = self._bounded = 0
+        self._inside: collections.Counter[str] = collections.Counter()
 
     def beat(self, step: int | None = None) -> None:
         """Says that something was done; step: that was begun."""
@@ -26,24 +27,21 @@ class Pulse:
         if step is not None:
             self.step = step
 
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> contextlib.AbstractContextManager[None]:
         """Inside, a process moves while it uses processor time or moves bytes."""
-        self._working += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            self.beat()
+        return self._during("working")
+
+    def bounded(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, a process waits for what has a timeout of its own."""
+        return self._during("bounded")
 
     @contextlib.contextmanager
-    def bounded(self) -> Iterator[None]:
-        """Inside, a process waits for what has a timeout of its own."""
-        self._bounded += 1
+    def _during(self, phase: str) -> Iterator[None]:
+        self._inside[phase] += 1
         try:
             yield
         finally:
-            self._bounded -= 1
+            self._inside[phase] -= 1
             self.beat()
 
     def idle(self, now: float) -> float:
@@ -51,7 +49,8 @@ class Pulse:
         used = (time.process_time(), _bytes_moved())
         before, self._used = self._used, used
         active = used[0] - before[0] > 0.02 or used[1] - before[1] > 4096
-        if self._bounded or (self._working and active) or _compiling():
+        waits, works = self._inside["bounded"], self._inside["working"]
+        if waits or (works and active) or _compiling():
             self._last = now
         return now - self._last
 
