@@ -301,7 +301,7 @@ def _loop(
 
 def _last_saved(saves: Checkpoints) -> str:
     steps = saves.steps()
-    return f"the last step saved is {steps[-1]}" if steps else "no step was saved"
+    return f"the last checkpoint is step {steps[-1]}" if steps else "none was saved"
 
 
 def due(step: int, every: int, total: int) -> bool:
@@ -311,10 +311,8 @@ def due(step: int, every: int, total: int) -> bool:
 
 def _diverged(saves: Checkpoints, step: int, bad: int, watch: Watch) -> str:
     saves.wait()
-    saved = saves.steps()
-    last = f"the last checkpoint is step {saved[-1]}" if saved else "none was saved"
     return (
         f"{watch.fault(step, bad)}; parameters have not changed since step "
-        f"{step - bad} and {last}. Start again in another --workdir with a lower "
+        f"{step - bad} and {_last_saved(saves)}. Start again in another --workdir with a lower "
         "--config.optim.lr or more warmup"
     )
