@@ -44,7 +44,7 @@ def check(directory: pathlib.Path, manifest_path: pathlib.Path) -> list[str]:
         }
     except OSError as error:
         return [f"{manifest_path.name} cannot be read ({error.strerror})"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return [f"{manifest_path.name} is broken"]
     if not directory.is_dir():
         return [f"the folder {directory} is missing"]

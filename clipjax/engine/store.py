@@ -23,7 +23,7 @@ from clipjax.types import UserError
 
 JSON_NAME = "metadata"  # the file in the folder of a JSON item
 # What reading a damaged JSON item may raise.
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 _PRUNED = ".pruned"
 _PROBE_BYTES = 2**20
