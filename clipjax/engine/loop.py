@@ -313,6 +313,6 @@ def _diverged(saves: Checkpoints, step: int, bad: int, watch: Watch) -> str:
     saves.wait()
     return (
         f"{watch.fault(step, bad)}; parameters have not changed since step "
-        f"{step - bad} and {_last_saved(saves)}. Start again in another --workdir with a lower "
-        "--config.optim.lr or more warmup"
+        f"{step - bad} and {_last_saved(saves)}. Start again in another --workdir with "
+        "a lower --config.optim.lr or more warmup"
     )
