@@ -11,23 +11,40 @@ import pathlib
 import re
 from collections.abc import Iterable
 
+# How a file begins -> its form.
+SIGNATURES = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x5d\0\0\x80\0": "lzma",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\x1f\x9d": "compress",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"PAR1": "parquet",
+    b"\xff\xff\xff\xff": "arrow stream",
+    b"ARROW1": "arrow",
+    b"version https://": "git lfs",
+}
 UNPACK = "compressed: unpack it to a plain .tar"
-# Signature -> what such a file is.
-KINDS = {
-    b"\x1f\x8b": f"{UNPACK} (gunzip)",
-    b"BZh": f"{UNPACK} (bunzip2)",
-    b"\xfd7zXZ\0": f"{UNPACK} (unxz)",
-    b"\x5d\0\0\x80\0": f"{UNPACK} (unlzma)",
-    b"\x28\xb5\x2f\xfd": f"{UNPACK} (unzstd)",
-    b"\x04\x22\x4d\x18": f"{UNPACK} (unlz4)",
-    b"\x1f\x9d": f"{UNPACK} (uncompress)",
-    b"PK\x03\x04": "a zip archive: unpack it, and pack a plain .tar",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it, and pack a plain .tar",
-    b"Rar!\x1a\x07": "a rar archive: unpack it, and pack a plain .tar",
-    b"PAR1": "a parquet file: read it by data=parquet",
-    b"\xff\xff\xff\xff": "an Arrow stream: write it as parquet, and read that",
-    b"ARROW1": "an Arrow file: write it as parquet, and read that by data=parquet",
-    b"version https://": "a pointer of Git LFS, not the file: run git lfs pull",
+# Form -> what a file is that should be a tar shard, and what to do about it.
+AS_SHARD = {
+    "gzip": f"{UNPACK} (gunzip)",
+    "bzip2": f"{UNPACK} (bunzip2)",
+    "xz": f"{UNPACK} (unxz)",
+    "lzma": f"{UNPACK} (unlzma)",
+    "zstd": f"{UNPACK} (unzstd)",
+    "lz4": f"{UNPACK} (unlz4)",
+    "compress": f"{UNPACK} (uncompress)",
+    "zip": "a zip archive: unpack it, and pack a plain .tar",
+    "7z": "a 7z archive: unpack it, and pack a plain .tar",
+    "rar": "a rar archive: unpack it, and pack a plain .tar",
+    "parquet": "a parquet file: read it by data=parquet",
+    "arrow stream": "an Arrow stream: write it as parquet, and read that",
+    "arrow": "an Arrow file: write it as parquet, and read that by data=parquet",
+    "git lfs": "a pointer of Git LFS, not the file: run git lfs pull",
 }
 PACKED = re.compile(
     r"\.(tar\.\w+|tgz|tbz2?|txz|tzst|taz|zip|7z|rar|gz|bz2|xz|zst|lz4)$", re.IGNORECASE
@@ -39,9 +56,10 @@ ARROW = (
 MOST = 10_000  # files looked at, of a folder that may hold millions
 
 
-def kind_of(head: bytes) -> str:
-    """What a file is that starts so, if that is known; else ""."""
-    return next((kind for sign, kind in KINDS.items() if head.startswith(sign)), "")
+def form_of(head: bytes) -> str:
+    """The form of a file that starts so, if it is one of SIGNATURES; else ""."""
+    fitting = (form for sign, form in SIGNATURES.items() if head.startswith(sign))
+    return next(fitting, "")
 
 
 def held(folder: pathlib.Path) -> str:

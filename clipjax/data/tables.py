@@ -21,7 +21,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from clipjax.data import caption_lists, coco_json, columns, files, json_tables
+from clipjax.data import (
+    caption_lists,
+    coco_json,
+    columns,
+    contents,
+    files,
+    json_tables,
+)
 from clipjax.data.entries import Counts, Entry, problems
 from clipjax.types import UserError
 
@@ -32,13 +39,14 @@ LOST_BAR = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
 NEXT_ROW = re.compile(r"\n[^,;\n\"]+\.(jpe?g|png|webp)[,;]", re.IGNORECASE)
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 DELIMITERS = "\t|,;"
-PACKED = {  # how a file begins -> what it is
-    b"\x1f\x8b": "compressed by gzip",
-    b"BZh": "compressed by bzip2",
-    b"\xfd7zXZ": "compressed by xz",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
-    b"PK\x03\x04": "a zip archive, or a spreadsheet",
-    b"PAR1": "a parquet file: read those with data=parquet",
+# Forms of files in contents.py -> what such a table is.
+NO_TABLES = {
+    "gzip": "compressed by gzip",
+    "bzip2": "compressed by bzip2",
+    "xz": "compressed by xz",
+    "zstd": "compressed by zstd",
+    "zip": "a zip archive, or a spreadsheet",
+    "parquet": "a parquet file: read those with data=parquet",
 }
 
 
@@ -70,9 +78,8 @@ def read(
     raw = files.content(path)
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path} is UTF-16 text: save it as UTF-8")
-    for beginning, what in PACKED.items():
-        if raw.startswith(beginning):
-            raise UserError(f"{path} is no table of text, but {what}")
+    if what := NO_TABLES.get(contents.form_of(raw[:16])):
+        raise UserError(f"{path} is no table of text, but {what}")
     # Bytes that are not UTF-8 become surrogates, so that they mark their row alone.
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     if not text.strip():

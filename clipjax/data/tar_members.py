@@ -27,8 +27,8 @@ def each(
     if not head:
         problems.append("the file is empty (0 bytes)")
         return
-    if not _is_header(head) and (kind := contents.kind_of(head)):
-        raise UserError(f"the shard {shard.address} is {kind}")
+    if not _is_header(head) and (form := contents.form_of(head)):
+        raise UserError(f"the shard {shard.address} is {contents.AS_SHARD[form]}")
     part, start = 0, 0
     while True:
         end = yield from _archive(file, part, start, shard, problems)
