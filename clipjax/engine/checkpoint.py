@@ -114,7 +114,7 @@ class Checkpoints:
         except UserError as late:
             if error is None:
                 raise
-            self._warn(str(late))
+            self._warn(str(late))  # the first error is the one to show
 
     def steps(self) -> list[int]:
         """The committed steps, ascending; damaged ones among them."""
@@ -191,6 +191,7 @@ class Checkpoints:
 
     def wait(self, agree: bool = True) -> None:
         """Returns when all is on the disk; raises UserError where that failed.
+
         agree: whether all processes call it and hear of a failure in any of them.
         """
         if self._thread is None:
@@ -381,12 +382,10 @@ class Checkpoints:
             else:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
                 found = self._opener.restore(self._whole(step), args=args)["state"]
-            same = jax.tree.map(
-                lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), wanted, found
-            )
+            same = leaves.alike(wanted, found)
         except Exception as error:  # orbax raises anything
             raise OSError(f"it cannot be read back ({quiet.line(error)})") from error
-        if not all(jax.tree.leaves(same)):
+        if not same:
             raise OSError("it cannot be read back: arrays of another shape are there")
         self._read_back = True
 

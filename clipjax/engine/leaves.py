@@ -97,6 +97,17 @@ def differences(saved: Layout, template: Any) -> list[str]:
     ]
 
 
+def alike(wanted: Any, found: Any) -> bool:
+    """Whether two trees of arrays, or of their shapes, have the same shapes and dtypes.
+
+    Raises ValueError for trees of another structure.
+    """
+    same = jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), wanted, found
+    )
+    return all(jax.tree.leaves(same))
+
+
 def check_fit(what: str, rows: Any, template: Any) -> None:
     """Raises UserError if `what`, a saved state of these rows, is of another tree,
     shapes or dtypes than the template.
