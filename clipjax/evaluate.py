@@ -6,6 +6,7 @@ evaluation data, on the run's best, latest or a numbered checkpoint.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -76,9 +77,7 @@ def main(argv: list[str]) -> int:
         name = f"-{pathlib.Path(commandline.split_value(value)[0]).stem}"
         config_check.validate(other, chosen)
         _only_evaluation(argv)
-    json_file = paths.local(values.json, "a file") if values.json else None
-    if json_file and (not json_file.parent.is_dir() or json_file.is_dir()):
-        raise UserError(f"--json={values.json}: name a file in a folder that exists")
+    json_file = _json_file(values.json) if values.json else None
     if not values.ema:
         name += "-noema"
     shares = (1.0,)
@@ -102,6 +101,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _json_file(name: str) -> pathlib.Path:
+    """The file that --json names; a device or pipe by the name given, /dev/stdout."""
+    place, given = paths.local(name, "a file"), paths.given(name).absolute()
+    if whole.is_special(given):
+        return given
+    if not place.parent.is_dir() or place.is_dir():
+        raise UserError(f"--json={name}: name a file in a folder that exists")
+    if place.exists() and any(
+        os.path.samestat(place.stat(), os.fstat(output)) for output in (1, 2)
+    ):
+        raise UserError(f"--json={name}: the table goes to this file; name another")
+    return place
+
+
 def _shares(text: str) -> tuple[float, ...]:
     try:
         shares = tuple(float(word) for word in text.split(","))
@@ -123,8 +136,11 @@ def _only_evaluation(argv: list[str]) -> None:
             )
 
 
-def _check_folder(folder: pathlib.Path) -> None:
+def _check_place(place: pathlib.Path) -> None:
     """Raises UserError before the work where its results could not be kept."""
+    if whole.is_special(place):
+        return
+    folder = place if place.is_dir() else place.parent
     try:
         whole.check_room(folder)
     except OSError as error:
@@ -176,7 +192,7 @@ def evaluate(
     config = resume.load_config(workdir)
     distributed.initialise(config.mesh.timeout)
     distributed.compare(other or config)
-    on_primary(lambda: _check_folder(json_file.parent if json_file else workdir))
+    on_primary(lambda: _check_place(json_file or workdir))
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
 
     def say(line: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from clipjax import commandline, paths, registry
+from clipjax import commandline, paths, registry, whole
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--split and --data.split are the same: give one of them")
     values.split = given.pop("split", values.split)
     if action != "verify":
-        paths.local(values.out, "what is written")  # a wrong one is told at once
+        _check_out(values.out)
     splits = [split for split in values.split.split(",") if split]
     if action in ("inspect", "verify") and len(splits) > 1 or not splits:
         raise UserError(f"--split={values.split}: give one split")
@@ -138,6 +138,18 @@ def main(argv: list[str]) -> int:
     if action in ("convert", "tiny"):
         console.print(f"use: --config FILE.py:{_use(values)}")
     return status
+
+
+def _check_out(name: str) -> None:
+    """Raises UserError, before anything is read, if nothing can be written there."""
+    place = paths.local(name, "what is written")
+    try:
+        whole.check_place(place)
+    except OSError as error:
+        raise UserError(
+            f"--out={name}: {place} cannot be written ({error.strerror}): choose "
+            "another --out"
+        ) from error
 
 
 def _failed(error: OSError, action: str, values: Any) -> str:

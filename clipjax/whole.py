@@ -26,11 +26,17 @@ def opened(
     mode, options: as of `open`; text is UTF-8. sync: False does not wait for the disk,
     so that a power cut may leave anything. An error leaves what was there before.
 
+    A device or a pipe, /dev/null for one, has no place to be taken: it is written to.
+
     Raises OSError that names `path`: the disk is full or fails.
     """
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
         options.setdefault("errors", "backslashreplace")  # of names that are no text
+    if is_special(path):
+        with named(path), path.open(mode, **options) as file:
+            yield file
+        return
     # Of several that write the same file the last one wins.
     own = f"{os.getpid()}-{threading.get_ident()}"
     scratch = path.with_name(f"{path.name}.{own}.tmp")
@@ -45,6 +51,11 @@ def opened(
     finally:
         with contextlib.suppress(OSError):  # what failed before is told
             scratch.unlink(missing_ok=True)
+
+
+def is_special(path: pathlib.Path) -> bool:
+    """Whether there is something at a path that is neither a file nor a folder."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextlib.contextmanager
@@ -84,6 +95,14 @@ def check_room(folder: pathlib.Path) -> None:
     """Raises OSError unless a file can be written in a folder."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\1" * 4096)  # more than a full disk takes
+
+
+def check_place(path: pathlib.Path) -> None:
+    """Raises OSError unless a folder that may not be there yet can be written."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    check_room(there)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

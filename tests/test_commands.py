@@ -297,6 +297,23 @@ def test_results_that_cannot_be_kept_are_told_at_the_start(
     assert "is missing" in failure(capsys, evaluate.main, "--workdir=run")
 
 
+def test_where_results_cannot_go(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    resume.save(tmp_path / "run", commandline.load_file(QUICKSTART))
+    kept = os.dup(1)
+    with (tmp_path / "out.txt").open("w") as out:
+        os.dup2(out.fileno(), 1)
+        try:
+            line = failure(capsys, evaluate.main, "--workdir=run", "--json=out.txt")
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+    assert "the table goes to this file" in line
+    os.mkfifo("pipe")
+    line = failure(capsys, evaluate.main, "--workdir=run", "--json=pipe")
+    assert "is missing" in line  # the tokenizer's file, which comes after
+
+
 def test_as_a_process():
     """python -m clipjax.train: a mistake is told in one line and exits with 2."""
     env = {**os.environ, "XLA_FLAGS": ""}

@@ -258,7 +258,7 @@ def test_what_stands_in_the_way_is_told_in_one_line(pairs, capsys):
     line = failure(capsys, prepare.main, *argv)
     assert "all-00000.arrayrecord is missing" in line and "delete o/all.json" in line
     pathlib.Path("file").write_text("")
-    for action in ("convert", "inspect"):
+    for action in ("convert", "inspect", "tiny"):
         line = failure(capsys, prepare.main, action, *PAIRS, "--out=file/x")
         assert "file/x" in line and "choose another --out" in line
     line = failure(capsys, prepare.main, *argv[:3], "--split=all,al", "--out=p")

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import json
+import os
+import stat
 
 import pytest
 from fault_tools import small_files
@@ -64,3 +66,23 @@ def test_threads_may_write_the_same_file(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(write, texts))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_no_file_is_written_to(tmp_path):
+    """A pipe here; /dev/null, which root could replace, is of the same kind."""
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        read = pool.submit(place.read_text)
+        whole.write_json(place, {"a": 1})
+        assert json.loads(read.result(30)) == {"a": 1}
+    assert stat.S_ISFIFO(place.stat().st_mode) and len([*tmp_path.iterdir()]) == 1
+
+
+def test_whether_a_folder_could_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    whole.check_place(tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(NotADirectoryError) as found:
+        whole.check_place(tmp_path / "file" / "b")
+    assert found.value.filename == str(tmp_path / "file")
