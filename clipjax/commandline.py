@@ -29,7 +29,7 @@ def run(main: Callable[[list[str]], int]) -> None:
 
     One of several processes that fails ends the others too, with a line of theirs.
     """
-    _escape_output()
+    _open_output()
     message = ""
     try:
         status = main(sys.argv)
@@ -84,10 +84,20 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _escape_output() -> None:
-    """What the output's encoding lacks is escaped: a name may end no run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def _open_output() -> None:
+    """Output can be written whatever it is: a closed one or a name may end no run.
+
+    What its encoding lacks is escaped. Streams that the command was started without go
+    nowhere, or the next files to be opened would take their numbers and their output.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

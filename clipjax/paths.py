@@ -11,16 +11,21 @@ import sys
 
 from clipjax.types import UserError
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# With one slash too, as pathlib leaves an address.
+ADDRESS = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*)://|(gs|gcs|s3|az|abfs|hdfs|hf|https?|file):/"
+)
 _LONGEST = 255  # bytes in a name, on every usual disk
 
 
 def given(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path that a user wrote: `~` and `~user` are folders of users, as in a shell.
 
-    Raises UserError for `~` where no home folder is known, for a path that no file can
-    have, and for one that is not UTF-8, which libraries of C++ cannot be given.
+    Raises UserError for an address, for `~` where no home folder is known, for a path
+    that no file can have, and for one that is not UTF-8, which libraries of C++ cannot
+    be given.
     """
+    _no_address(path, "a local path is needed, not an address")
     text = os.path.expanduser(os.fspath(path))
     if text == "~" or text.startswith("~/"):
         raise UserError(f"{path}: no home folder is known: write the path in full")
@@ -55,14 +60,23 @@ def home(name: str) -> pathlib.Path:
 def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     """As `given`, absolute; what: what lives there, for the message ("a run").
 
-    Raises UserError for an address of a bucket too.
+    Raises UserError as `given`.
     """
-    if ADDRESS.match(os.fspath(path)):
-        raise UserError(
-            f"{path}: {what} lives in a local folder, not at an address; copy it from "
-            "or to there"
-        )
+    _no_address(path, f"{what} lives in a local folder, not at an address")
     return given(path).resolve()
+
+
+def _no_address(path: str | os.PathLike[str], told: str) -> None:
+    found = ADDRESS.match(os.fspath(path))
+    if not found:
+        return
+    scheme = (found[1] or found[2]).lower()
+    fix = "copy it from or to there"
+    if scheme == "file":
+        fix = f"write it without {found[0].rstrip('/')}//"
+    elif scheme == "hf":
+        fix += ", or write a model of the hub as hf-hub:ORG/NAME"
+    raise UserError(f"{path}: {told}; {fix}")
 
 
 def shell(path: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import clipjax
 from clipjax import commandline, evaluate, export, paths, prepare, train
 from clipjax.data import files
+from clipjax.data.sources import tfds
 from clipjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,6 +55,9 @@ def test_no_home_folder(monkeypatch):
     assert paths.given("./~") == pathlib.Path("~")
     with pytest.raises(OSError):
         paths.home("x").mkdir(parents=True)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    with pytest.raises(UserError, match="no home folder is known.*data_dir="):
+        tfds.make("train", dataset="mnist")
     monkeypatch.delenv("CLIPJAX_CACHE")
     with pytest.raises(OSError):
         files.cache_folder("index").mkdir(parents=True)
@@ -69,6 +73,27 @@ def test_names_that_no_file_can_have(name):
 def test_addresses_are_no_local_folders(name):
     with pytest.raises(UserError, match=re.escape(name)):
         paths.local(name, "a run")
+
+
+ADDRESSES = {
+    "file:///data/x": "write it without file://",
+    "file:/data/x": "write it without file://",
+    "hf://org/name": "hf-hub:ORG/NAME",
+    "gs:/b/x": "copy it",  # as pathlib leaves it
+    "HTTPS://h/x": "copy it",
+}
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_what_to_do_about_an_address(name, tmp_path, monkeypatch):
+    for read in (paths.given, lambda name: paths.local(name, "a run")):
+        with pytest.raises(UserError, match=re.escape(name)) as caught:
+            read(name)
+        assert ADDRESSES[name] in str(caught.value)
+    monkeypatch.setenv("CLIPJAX_CACHE", name)
+    with pytest.raises(UserError, match="CLIPJAX_CACHE"):
+        files.cache_folder("index")
+    assert paths.local(f"./{name}", "a run").is_relative_to(tmp_path / "cwd")
 
 
 @pytest.mark.parametrize("name", ["a:b", "C:x", "a//b", "2024:10:01/x", "é:/x"])
@@ -163,3 +188,25 @@ def test_what_the_output_cannot_say_is_escaped():
         "shell $'\\xe7\\x8c\\xab'",
     ]
     assert done.stderr.decode("ascii") == "error: told \\u732b\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_a_closed_output_ends_nothing(closed, tmp_path):
+    """A file that is opened then has another number than the output's."""
+    code = (
+        "import sys; from clipjax import commandline, paths\n"
+        "from rich.console import Console\n"
+        "def main(argv):\n"
+        f"    with open({str(tmp_path / 'kept')!r}, 'w') as file:\n"
+        "        assert file.fileno() > 2\n"
+        "        print('plain'); Console().print('rich'); paths.shell('\u732b')\n"
+        "        print('error', file=sys.stderr)\n"
+        "        file.write('right')\n"
+        "    return 3\n"
+        "commandline.run(main)\n"
+    )
+    command = f'exec "{sys.executable}" -c "$CODE" {closed}'
+    env = {**os.environ, "CODE": code, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], env=env)
+    assert done.returncode == 3
+    assert (tmp_path / "kept").read_text() == "right"

@@ -161,7 +161,7 @@ def stamp_of(stat: os.stat_result) -> tuple[int, str]:
 def cache_folder(name: str) -> pathlib.Path:
     """Where derived data are kept: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
     if set_by_user := os.environ.get("CLIPJAX_CACHE"):
-        return paths.given(set_by_user) / name
+        return paths.local(set_by_user, "the cache (CLIPJAX_CACHE)") / name
     return paths.home(".cache/clipjax") / name
 
 

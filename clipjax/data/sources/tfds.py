@@ -215,8 +215,13 @@ def _texts(fields: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
     """The folder of a prepared data set; raises UserError where there is none."""
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    base = paths.given(data_dir or default)
+    given = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if not given and os.path.expanduser("~") == "~":
+        raise UserError(
+            "data=tfds: no home folder is known, in which data sets lie: set the "
+            f"option data_dir, {files.set_by('data_dir', 'FOLDER')}"
+        )
+    base = paths.given(given or "~/tensorflow_datasets")
     if not dataset and (base / INFO).is_file():
         return base
     if not dataset:
