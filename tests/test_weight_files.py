@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch_tools import call, name, script_object, tensor, value, whole
 
 from clipjax.types import UserError
-from clipjax.weights import files
+from clipjax.weights import files, wrappers
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
@@ -505,11 +505,28 @@ def test_prefixes_of_all_names_are_dropped(tmp_path, suffix, prefix):
         (["model.model.a", "model.model.b"], ["a", "b"]),
         (["models.a", "models.b"], ["models.a", "models.b"]),
         (["a._orig_mod.weight"], ["a.weight"]),
+        (["_fsdp_wrapped_module.a", "b._fsdp_wrapped_module.c"], ["a", "b.c"]),
+        (["a._checkpoint_wrapped_module.b"], ["a.b"]),
     ],
 )
 def test_other_names_stay(tmp_path, names, expected):
     np.savez(tmp_path / "x.npz", **dict.fromkeys(names, W))
     assert list(files.read(tmp_path / "x.npz")) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["student.clip.w", "student.clip.x.y"], ["w", "x.y"]),
+        (["w", "student.x"], ["w", "student.x"]),
+        (["student.clip.x"], ["student.clip.x"]),  # never known
+        (["student", "student.w"], ["student", "student.w"]),
+        ([], []),
+    ],
+)
+def test_any_word_of_all_names(names, expected):
+    found = wrappers.without_words(dict.fromkeys(names), lambda found: "w" in found)
+    assert list(found) == expected
 
 
 @pytest.mark.parametrize(

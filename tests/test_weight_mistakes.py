@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -25,6 +26,63 @@ from clipjax.weights import (
     torch_zip,
     towers,
 )
+
+# Names by other programs.
+
+
+@pytest.mark.parametrize("word", ["clip.", "student.net.", "ema._orig_mod."])
+def test_words_before_all_names_of_a_model(word, tmp_path):
+    write_open_clip(tmp_path)
+    expected = foreign.read_model(str(tmp_path))
+    path = tmp_path / "open_clip_model.safetensors"
+    tensors = files.read(path)
+    files.write_safetensors(path, {word + name: tensors[name] for name in tensors})
+    found, read = foreign.read_model(str(tmp_path))
+    assert found == expected[0]
+    assert_equal(read, expected[1])
+    # Of two models in one file none is chosen.
+    both = {side + name: tensors[name] for name in tensors for side in ("a.", "b.")}
+    files.write_safetensors(path, both)
+    with pytest.raises(UserError, match=r"no 'logit_scale'; .* called 'a\.ln_final"):
+        foreign.read_model(str(tmp_path))
+
+
+def test_words_before_all_names_of_a_tower(tmp_path):
+    for name in ("timm_vit", "torch_resnet"):
+        case = goldens()[name]
+        expected, params, _ = towers.read_tower(write(case, tmp_path), "image")
+        odd = {f"student.net.{name}": case.tensors[name] for name in case.tensors}
+        path = write(dataclasses.replace(case, tensors=odd), tmp_path)
+        found, read, _ = towers.read_tower(path, "image")
+        assert found == expected
+        assert_equal(read, params)
+        (tmp_path / "config.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("form", ["index", "lone shards", "elsewhere"])
+def test_shards_of_open_clip(form, tmp_path):
+    write_open_clip(tmp_path)
+    expected = foreign.read_model(str(tmp_path))
+    path = tmp_path / "open_clip_model.safetensors"
+    tensors = files.read(path)
+    path.unlink()
+    shards = [f"open_clip_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    if form == "elsewhere":
+        shards = ["model.safetensors", "other.safetensors"]
+    for i, shard in enumerate(shards):
+        part = dict([*tensors.items()][i::2])
+        files.write_safetensors(tmp_path / shard, part)
+    if form == "index":
+        listed = {name: shards[i % 2] for i, name in enumerate(tensors)}
+        index = path.with_name(f"{path.name}.index.json")
+        index.write_text(json.dumps({"weight_map": listed}))
+        assert_equal(foreign.read_model(str(tmp_path))[1], expected[1])
+        return
+    with pytest.raises(UserError, match="no weights by a name") as caught:
+        foreign.read_model(str(tmp_path))
+    held = shards[0] if form == "elsewhere" else "2 files open_clip_model-*-of-*"
+    assert held in str(caught.value)
+
 
 # A file named directly.
 

@@ -16,12 +16,13 @@ big_vision's, or such a folder on the hub. A module of FORMATS has
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from clipjax import paths
+from clipjax.data import contents
 from clipjax.models.two_tower import TwoTowerModel
 from clipjax.types import UserError, Variables
 from clipjax.weights import (
@@ -32,6 +33,7 @@ from clipjax.weights import (
     hub,
     open_clip,
     tokenizing,
+    wrappers,
 )
 from clipjax.weights.settings import Settings, build, section
 from clipjax.weights.table import model_shapes, to_ours
@@ -46,6 +48,8 @@ WEIGHTS = {
         "open_clip_model.safetensors",
         "open_clip_pytorch_model.safetensors",
         "open_clip_pytorch_model.bin",
+        "open_clip_model.safetensors.index.json",
+        "open_clip_pytorch_model.bin.index.json",
     ),
     hf_clip.CONFIG: (
         "model.safetensors",
@@ -65,6 +69,7 @@ WEIGHTS = {
     ),
 }
 NPZ = ".npz"
+SCALE = "logit_scale"  # which every model of two towers has, of those with settings
 KNOWN = (
     f"a folder with {hf_clip.CONFIG} of Hugging Face's CLIPModel or SiglipModel, one "
     f"with {open_clip.CONFIG}, a file of OpenAI's CLIP, or an .npz of SigLIP's two "
@@ -102,11 +107,22 @@ def read_model(name: str) -> tuple[Settings, Variables]:
     else:
         place = paths.given(name)
     config, weights = parts(place)
-    tensors = files.read(weights)
+    tensors = wrappers.without_words(files.read(weights), lambda names: SCALE in names)
     kind = _recognise(config, tensors, weights)
+    if config is not None and SCALE not in tensors:
+        raise UserError(
+            f"{weights} holds no model of two towers by the names that clipjax reads: "
+            f"it has no {SCALE!r}; its tensors are called {some(tensors)}"
+        )
     settings, model = _described(kind, config, tensors, weights)
     table = kind.table(model, settings.layout)
     return settings, to_ours(table, tensors, model_shapes(model), str(weights))
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names of tensors, for messages."""
+    found = sorted(names)
+    return ", ".join(map(repr, found[:3])) + (", ..." if len(found) > 3 else "")
 
 
 def half(settings: Settings, side: str) -> TowerSettings:
@@ -151,10 +167,11 @@ def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
             if (place / name).is_file():
                 return tokenizing.read_json(place / settings), place / name
     if found:
-        names = ", ".join(name for settings in found for name in WEIGHTS[settings])
+        names = ", ".join(WEIGHTS[found[0]][:4])
         raise UserError(
-            f"{place} has {found[0]} but no weights: none of {names}; name the file if "
-            "it is called otherwise"
+            f"{place} has {found[0]} but no weights by a name that clipjax reads "
+            f"({names}, ...): {contents.held(place)}. Name the file if it is called "
+            "otherwise; shards need their .index.json"
         )
     raise UserError(f"{place} holds no model that clipjax reads; it reads {KNOWN}")
 

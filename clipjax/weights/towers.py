@@ -33,6 +33,7 @@ from clipjax.weights import (
     hub,
     resnets,
     vits,
+    wrappers,
 )
 from clipjax.weights.table import Table, model_shapes, renamed, to_ours, to_theirs
 from clipjax.weights.tower_format import TowerFormat, TowerSettings
@@ -184,7 +185,13 @@ def _open(name: str, side: str) -> _Opened | None:
     config, weights = foreign.parts(folder)
     if config is not None and any(x.recognise(config, ()) for x in foreign.FORMATS):
         return None
-    tensors = files.read(weights)
+    tensors = wrappers.without_words(
+        files.read(weights),
+        lambda found: any(
+            kind.recognise(config, {name: array.shape for name, array in found.items()})
+            for kind in (*FORMATS, *foreign.FORMATS)
+        ),
+    )
     shapes = {name: array.shape for name, array in tensors.items()}
     kinds = [kind for kind in FORMATS if kind.recognise(config, shapes)]
     if not kinds and any(x.recognise(config, tensors) for x in foreign.FORMATS):
@@ -197,7 +204,10 @@ def _open(name: str, side: str) -> _Opened | None:
     if kinds:
         raise UserError(f"{place} holds {kinds[0].side}, not a tower for side={side!r}")
     beside = f" with the {foreign.hf_clip.CONFIG} beside it" if config else ""
-    raise UserError(f"{place}{beside} is no tower that clipjax reads; it reads {KNOWN}")
+    raise UserError(
+        f"{place}{beside} is no tower that clipjax reads (its tensors are called "
+        f"{foreign.some(tensors)}); it reads {KNOWN}"
+    )
 
 
 def _described(

@@ -1,22 +1,23 @@
 """Names of tensors without what training programs put around a model.
 
-torch.compile, DataParallel, DistributedDataParallel, DeepSpeed and Lightning put a word
-before every name, one around the other, and checkpoints keep the tensors in a dict of
-their own beside the optimizer's state.
+torch.compile, DataParallel, DistributedDataParallel, FSDP, DeepSpeed and Lightning put
+a word before every name, one around the other, and checkpoints keep the tensors in a
+dict of their own beside the optimizer's state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 Tensor = TypeVar("Tensor")
 
 # The keys of a checkpoint under which the model's tensors are.
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 PREFIXES = tuple(f"{word}." for word in NESTED)
-# torch.compile's word, also in the middle of a name where a part was compiled.
-COMPILED = "_orig_mod"
+# Words of torch.compile, FSDP and activation checkpointing, also in the middle of a
+# name if a part was wrapped.
+AROUND = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -25,7 +26,7 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A prefix goes where every name has it, so that none is changed of a model with a
     part of such a name.
     """
-    found = {_uncompiled(name): tensor for name, tensor in tensors.items()}
+    found = {_bare(name): tensor for name, tensor in tensors.items()}
     if len(found) < len(tensors):  # two would have one name
         found = dict(tensors)
     while prefix := _shared(found):
@@ -33,8 +34,23 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _uncompiled(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != COMPILED)
+def without_words(
+    tensors: Mapping[str, Tensor], known: Callable[[Mapping[str, Tensor]], Any]
+) -> Mapping[str, Tensor]:
+    """The tensors without the words that all names begin with, such as "student.", if
+    they are `known` then; else as they are.
+    """
+    found = tensors
+    while not known(found):
+        words = {name.partition(".")[0] for name in found}
+        if len(words) != 1 or not all(name.partition(".")[2] for name in found):
+            return tensors
+        found = {name.partition(".")[2]: tensor for name, tensor in found.items()}
+    return found
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in AROUND)
 
 
 def _shared(names: Mapping[str, Tensor]) -> str:
