@@ -447,3 +447,16 @@ def test_absolute_paths_of_windows_are_told(name, tmp_path):
     assert source[0].captions == ("of a.jpg",)
     with pytest.raises(BadExample, match="names it by a path of Windows"):
         source[1]
+
+
+def test_two_spellings_of_a_path_are_one_image(tmp_path):
+    dataset_tools.images(tmp_path / "images", ["a.jpg", "b.jpg", ".c.jpg"])
+    same = ["./images/a.jpg", "images//a.jpg", "images/./a.jpg", ".//images\\\\a.jpg"]
+    path = table(tmp_path, [*same, "images/a.jpg", "images/b.jpg", "images/.c.jpg"])
+    source = captions.make("all", path=path)
+    check_contract(source)
+    assert keys(source) == ["images/a.jpg", "images/b.jpg", "images/.c.jpg"]
+    assert len(source[0].captions) == 5
+    (tmp_path / "mine.txt").write_text("./images/a.jpg\nimages//b\n")
+    some = captions.make("test", path=path, split_file="mine.txt")
+    assert keys(some) == ["images/a.jpg", "images/b.jpg"] and some.problems == []

@@ -89,3 +89,24 @@ def test_folders_as_they_lie_on_disks(tmp_path):
         "train/cat/more/3.jpeg",
         "train/dog/in/3.jpeg",
     ]
+
+
+@pytest.mark.parametrize("form", ["val/{}", "val\\{}", ".\\{}", "./{}", "val//{}"])
+def test_a_table_may_name_images_by_their_folders(form, tmp_path):
+    put(tmp_path, "val/a.jpg", "val/b.jpg")
+    for names in (("a.jpg", "b.jpg"), ("a", "b")):
+        rows = [f"{form.format(name)},n{i}" for i, name in enumerate(names)]
+        (tmp_path / "t.csv").write_text("file,class\r\n" + "\r\n".join(rows))
+        source = imagefolder.make("val", path=str(tmp_path), labels_file="t.csv")
+        assert [source[i].labels["class"] for i in range(2)] == [0, 1]
+    (tmp_path / "t.csv").write_text("other/a.jpg,n0\n")
+    with pytest.raises(UserError, match="'a.jpg' no class; it names them as 'other/a"):
+        imagefolder.make("val", path=str(tmp_path), labels_file="t.csv")
+
+
+def test_images_of_one_name_in_two_folders(tmp_path):
+    put(tmp_path, "val/x/a.jpg", "val/y/a.jpg")
+    (tmp_path / "t.csv").write_text("x/a.jpg,n0\ny/a.jpg,n1\na.jpg,n2\n")
+    source = imagefolder.make("val", path=str(tmp_path), labels_file="t.csv")
+    labels = [source[i].labels["class"] for i in range(2)]
+    assert [source.class_names["class"][label] for label in labels] == ["n0", "n1"]

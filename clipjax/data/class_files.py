@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from clipjax.data import files
+from clipjax.data import files, listed
 from clipjax.types import UserError
 
 BOXES = re.compile(r"(\S+)(?: \d+){4}(?: .*)?")  # a class, its box, and further ones
@@ -38,7 +38,8 @@ def labels(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Returns (class -> its images, problems in words) by a table.
 
-    It has `IMAGE,CLASS` a line, after a header or none; images with suffix or without.
+    It has `IMAGE,CLASS` a line, after a header or none; images with suffix or without,
+    by their names alone or after some of their folders.
 
     In ImageNet's LOC_val_solution.csv boxes follow the class,
     `ILSVRC2012_val_00000001,n01751748 111 108 230 190`, and are left aside.
@@ -49,6 +50,7 @@ def labels(
     for number, line in enumerate(files.read_lines(place), 1):
         fields = re.split("[,\t]", line, maxsplit=1)
         image, *given = (field.strip().strip('"') for field in fields)
+        image = listed.IDLE.sub("", image.replace("\\", "/"))
         if not line.strip():
             continue
         if not given or not given[0]:
@@ -62,11 +64,24 @@ def labels(
     found: dict[str, list[str]] = {}
     used = {next(iter(classes), "")}  # may be the header
     for path in images:
-        name = os.path.basename(path)
-        image = name if name in classes else os.path.splitext(name)[0]
-        if image not in classes:
-            raise UserError(f"{place} gives the image {name!r} no class")
+        image = next((name for name in _names(path) if name in classes), None)
+        if image is None:
+            raise UserError(
+                f"{place} gives the image {os.path.basename(path)!r} no class; it "
+                f"names them as {next(iter(classes), '')!r}"
+            )
         found.setdefault(classes[image], []).append(path)
         used.add(image)
     gone = [f"{len(classes.keys() - used)} images of {place.name} are not there"]
     return found, gone if classes.keys() - used else []
+
+
+def _names(path: str) -> Iterator[str]:
+    """What a table may call an image: with fewer and fewer of its folders, and each
+    with and without its suffix.
+    """
+    parts = path.split("/")
+    for start in range(len(parts)):
+        name = "/".join(parts[start:])
+        yield name
+        yield os.path.splitext(name)[0]

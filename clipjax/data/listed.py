@@ -30,6 +30,8 @@ FOLDERS = (
 
 # C:\\data\\a.jpg, C:/data/a.jpg and \\\\server\\data\\a.jpg
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+# What may be left out of a path between two names, or before the first.
+IDLE = re.compile(r"(?:(?<=/)|^)(?:\./+)+|(?<=(?<!:)/)/+")
 
 
 class Listed:
@@ -114,13 +116,16 @@ def portable(
     folders: tuple[str, ...] = FOLDERS,
 ) -> dict[str, Entry]:
     """The entries with names as they are on this machine: images\\a.jpg, as Windows
-    writes it, becomes images/a.jpg unless a file has the backslash in its name.
+    writes it, becomes images/a.jpg unless a file has the backslash in its name, and so
+    do ./images/a.jpg and images//a.jpg.
 
     Names that are one then are one entry. Absolute paths of Windows break their image,
     and `problems` counts them; raises UserError if all are such. Other arguments as of
     `make`.
     """
-    if not any("\\" in name or WINDOWS.match(name) for name in entries):
+    if not any(
+        "\\" in name or IDLE.search(name) or WINDOWS.match(name) for name in entries
+    ):
         return entries
     places = _folders(base, images, folders)
     literal = {name for place in places for name in os.listdir(place) if "\\" in name}
@@ -133,7 +138,8 @@ def portable(
                 absolute.append(name)
                 entry.fault = f"the list names it by a path of Windows, {name}"
             else:
-                name = name.replace("\\", "/").removeprefix("./")
+                name = name.replace("\\", "/")
+        name = IDLE.sub("", name)
         if name in found:
             found[name].join(entry)
         else:

@@ -124,7 +124,8 @@ def _image(
         return f"{found}.bytes"
     if not _is_binary(fields[found]):
         raise UserError(
-            f"{path}: the column {found} holds {fields[found]}, not encoded images"
+            f"{path}: the column {found} holds {fields[found]}, not encoded images; a "
+            "table of their file names is read as CSV or JSON lines by data=captions"
         )
     return found
 

@@ -108,7 +108,7 @@ def make(
 
 def _listed(name: str, entries: Container[str]) -> str:
     """A name of a split's list as the table has it, also if Windows wrote it."""
-    return name if name in entries else name.replace("\\", "/").removeprefix("./")
+    return name if name in entries else listed.IDLE.sub("", name.replace("\\", "/"))
 
 
 def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
