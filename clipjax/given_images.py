@@ -29,6 +29,8 @@ def one_by_one(given: Any) -> Iterator[Example]:
     Raises UserError for what is no collection of images; later BadExample, naming the
     number, for an image that is none and for a file that cannot be read.
     """
+    if isinstance(given, np.ndarray) and (given.ndim == 4 or given.dtype.kind in "OUS"):
+        raise UserError("give a list of images, not an array of them: list(images)")
     if isinstance(given, (*SINGLE, np.ndarray)):
         raise UserError("give a list of images: [image]")
     if isinstance(given, Mapping):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from clipjax import paths
+from clipjax import paths, whole
 from clipjax.config import create
 from clipjax.encoder import Encoder
 from clipjax.engine import assemble, classes, resume
@@ -83,8 +83,12 @@ class Loaded:
 
         Raises UserError for a model without text, and naming the first that is no str.
         """
-        if isinstance(texts, str):
-            raise UserError('encode_text takes a list of strings: ["a dog"]')
+        listed = isinstance(texts, Iterable) or hasattr(texts, "__getitem__")
+        if isinstance(texts, (str, bytes, Mapping)) or not listed:
+            raise UserError(
+                'encode_text takes a list of strings, such as ["a dog"], not '
+                f"{type(texts).__name__}"
+            )
         try:
             return self.encoder.texts(self.variables, list(texts))
         except BadExample as error:
@@ -101,7 +105,7 @@ class Loaded:
 
 
 def load(
-    name: str | pathlib.Path, *, checkpoint: str = "best", ema: bool = True
+    name: str | pathlib.Path, *, checkpoint: str | int = "best", ema: bool = True
 ) -> Loaded:
     """Loads a run directory, or a two-tower model that others released.
 
@@ -116,8 +120,15 @@ def load(
       UserError: where there is no such model, its checkpoint or weights cannot be read,
         or it is none that our towers can be.
     """
-    if foreign.is_foreign(str(name)):
-        return _load_released(str(name))
+    try:
+        return _load(str(name), str(checkpoint), ema)
+    except OSError as error:
+        raise UserError(whole.told(error)) from error
+
+
+def _load(name: str, checkpoint: str, ema: bool) -> Loaded:
+    if foreign.is_foreign(name):
+        return _load_released(name)
     folder = paths.local(name, "a model")
     config = resume.load_config(folder)
     tokenizer = assemble.saved_tokenizer(config, folder)

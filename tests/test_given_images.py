@@ -175,7 +175,7 @@ BROKEN = {
     "no image": (b"broken", "image 1: not an image"),
     "empty": (b"", "image 1: the image is empty"),
     "no file": ("gone.png", r"image 1 \('gone.png'\): there is no such file"),
-    "address": ("https://a.b/c.jpg", "image 1 .*there is no such file"),
+    "address": ("https://a.b/c.jpg", "image 1 .*not an address"),
     "folder": (pathlib.Path("."), r"image 1 \('.'\): the file cannot be read: Is a"),
     "NUL": ("a\0b", "image 1 .*the file cannot be read"),
     "nothing": (None, "image 1: give encoded bytes.*not NoneType"),
@@ -222,6 +222,20 @@ def test_an_error_of_the_generator_is_the_users_own(clip, files):
 def test_one_image_is_no_list(images, clip):
     with pytest.raises(UserError, match=r"a list of images: \[image\]"):
         clip.encode_image(images)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 4, 4, 3), np.uint8), np.array(["a.png", "b.png"])]
+)
+def test_an_array_of_images_is_no_list(images, clip):
+    with pytest.raises(UserError, match=r"not an array of them: list\(images\)"):
+        clip.encode_image(images)
+
+
+@pytest.mark.parametrize("texts", ["a dog", b"a dog", None, 3, {"a": 1}])
+def test_no_list_of_texts(texts, clip):
+    with pytest.raises(UserError, match="a list of strings.*, not "):
+        clip.encode_text(texts)
 
 
 @pytest.mark.parametrize("images", [None, 3, {"a": 1}])

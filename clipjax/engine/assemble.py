@@ -239,7 +239,7 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
     with Checkpoints(workdir, read_only=True) as saves:
         if which == "best" and saves.best_step() is None:
             which = "latest"
-        state, _, step = saves.restore(int(which) if which.isdigit() else which)
+        state, _, step = saves.restore(int(which) if which.isdecimal() else which)
     parts = {key: state.get(key) for key in ("params", "model_state", "ema")}
     values.check_finite(trees.named(parts).items(), f"{workdir}, step {step}")
     return state, step
@@ -258,7 +258,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file of a run; raises UserError where it is damaged."""
     try:
         value = whole.parse_json(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(whole.told(error)) from error
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (no JSON object): restore it")
