@@ -6,7 +6,7 @@ import os
 import dataset_tools
 import fsspec
 import pytest
-import test_tfds
+import tfds_tools
 from fsspec.implementations.memory import MemoryFileSystem
 from source_tools import jpeg, write_tar
 
@@ -110,7 +110,7 @@ def tfds(folder):
         }
 
     counts = {"train": 5, "validation": 3}
-    test_tfds.prepare(
+    tfds_tools.prepare(
         folder,
         "CocoCaptions",
         features,

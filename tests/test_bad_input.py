@@ -15,12 +15,12 @@ import zlib
 
 import numpy as np
 import pytest
+from encoder_tools import Letters, Sums, make_variables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_tools import encoded, picture
 from PIL import Image
 from source_tools import jpeg, write_tar
-from test_encoder import Letters, Sums, _variables
 
 from clipjax.data import augment, pipeline, preprocess
 from clipjax.data.sources import captions, imagefolder, webdataset
@@ -176,7 +176,7 @@ def opened(form, base, faults):
 def results(form, source):
     found, named = batches(source)
     assert named == [] and not any(batch["replaced"].any() for batch in found)
-    return found, encoder().images(_variables(), source)
+    return found, encoder().images(make_variables(), source)
 
 
 def reason_of(form, fault):
@@ -212,7 +212,7 @@ def check(form, source, broken, changed=()):
             batches(source, on_broken="raise")
         assert any(f"{key_of(form, i)} is broken" in str(caught.value) for i in broken)
     # Evaluation: masked and named.
-    images = encoder().images(_variables(), source)
+    images = encoder().images(make_variables(), source)
     assert np.flatnonzero(~images.valid).tolist() == sorted(broken)
     assert [key for key, _ in images.broken] == [
         key_of(form, i) for i in sorted(broken)

@@ -1,6 +1,5 @@
 """Encoding: fixed shapes, broken images, threads, several devices and processes."""
 
-import io
 import os
 import pathlib
 import socket
@@ -10,106 +9,46 @@ import threading
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_tools import (
+    LENGTH,
+    WIDTH,
+    Letters,
+    Sums,
+    expected_embed,
+    make_encoder,
+    make_pictures,
+    make_variables,
+    png_bytes,
+)
 from PIL import Image
 
-from clipjax.data import preprocess
 from clipjax.encoder import Encoder
 from clipjax.engine.sharding import make_mesh, replicated
 from clipjax.types import BadExample, Example, UserError
-
-WIDTH = 5
-LENGTH = 6
-
-
-class Letters:
-    """A tokenizer of one token a letter, begun by token 1."""
-
-    vocab_size, context_length, pad_id = 256, LENGTH, 0
-
-    def __call__(self, texts):
-        ids = np.zeros((len(texts), LENGTH), np.int32)
-        for row, text in zip(ids, texts, strict=True):
-            if not isinstance(text, str):
-                raise BadExample("not a text")
-            codes = [1, *text.encode()][:LENGTH]
-            row[: len(codes)] = codes
-        return ids, ids > 0
-
-
-class Sums:
-    """A model that is linear in pixels and in token counts; counts its traces."""
-
-    image_output = "image_embed"
-
-    def __init__(self):
-        self.traces = []
-
-    def encode_image(self, variables, image):
-        self.traces.append(("image", image.shape))
-        assert image.dtype == jnp.uint8
-        flat = image.astype(jnp.float32).reshape(len(image), -1) / 255 + 0.01
-        return {"image_embed": _unit(flat @ variables["params"]["image"])}
-
-    def encode_text(self, variables, text, mask):
-        self.traces.append(("text", text.shape))
-        table = variables["params"]["text"][text]
-        total = jnp.where(mask[..., None], table, 0).sum(1)
-        return {"text_embed": _unit(total / mask.sum(1)[:, None])}
-
-
-def _unit(x):
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def _variables():
-    rng = np.random.default_rng(0)
-    return {
-        "params": {
-            "image": rng.standard_normal((4 * 4 * 3, WIDTH)).astype(np.float32),
-            "text": rng.standard_normal((256, WIDTH)).astype(np.float32),
-        }
-    }
-
-
-def _pictures(count):
-    return list(np.random.default_rng(1).integers(0, 256, (count, 4, 4, 3), np.uint8))
-
-
-def _encoder(model=None, **options):
-    return Encoder(model or Sums(), Letters(), preprocess.clip(4), **options)
-
-
-def _expected(pictures):
-    flat = np.stack(pictures).reshape(len(pictures), -1) / 255 + 0.01
-    embed = flat @ _variables()["params"]["image"]
-    return embed / np.linalg.norm(embed, axis=1, keepdims=True)
-
-
-def _png(picture):
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 12])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_images_are_encoded_in_order(count, threads):
-    pictures = _pictures(count)
-    found = _encoder(batch_size=4, threads=threads).images(_variables(), pictures)
+    pictures = make_pictures(count)
+    found = make_encoder(batch_size=4, threads=threads).images(
+        make_variables(), pictures
+    )
     assert found.embed.dtype == np.float32
-    np.testing.assert_allclose(found.embed, _expected(pictures), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found.embed, expected_embed(pictures), rtol=1e-4, atol=1e-5
+    )
     assert found.valid.all() and not found.broken
 
 
 def test_arrays_bytes_pictures_examples_and_iterators_are_the_same():
-    pictures = _pictures(3)
-    encoder, variables = _encoder(batch_size=2), _variables()
+    pictures = make_pictures(3)
+    encoder, variables = make_encoder(batch_size=2), make_variables()
     whole = encoder.images(variables, pictures).embed
     for form in (
-        [_png(picture) for picture in pictures],
+        [png_bytes(picture) for picture in pictures],
         [Image.fromarray(picture) for picture in pictures],
         [Example(image=picture) for picture in pictures],
         iter(pictures),
@@ -118,17 +57,17 @@ def test_arrays_bytes_pictures_examples_and_iterators_are_the_same():
 
 
 def test_indices_choose_and_order():
-    pictures = _pictures(6)
-    encoder, variables = _encoder(batch_size=4), _variables()
+    pictures = make_pictures(6)
+    encoder, variables = make_encoder(batch_size=4), make_variables()
     whole = encoder.images(variables, pictures).embed
     some = encoder.images(variables, pictures, [5, 0, 5])
     np.testing.assert_allclose(some.embed, whole[[5, 0, 5]], rtol=1e-6)
 
 
 def test_broken_images_are_masked_named_and_leave_the_others_alone():
-    pictures = _pictures(5)
+    pictures = make_pictures(5)
     examples = [Example(picture, key=f"k{i}") for i, picture in enumerate(pictures)]
-    examples[1] = Example(_png(pictures[1])[:40], key="cut")
+    examples[1] = Example(png_bytes(pictures[1])[:40], key="cut")
     examples[4] = Example(b"", key="")
 
     def keep(example):
@@ -136,14 +75,17 @@ def test_broken_images_are_masked_named_and_leave_the_others_alone():
             raise BadExample("not wanted")
         return {"key": example.key}
 
-    found = _encoder(batch_size=2).images(_variables(), examples, keep=keep)
+    found = make_encoder(batch_size=2).images(make_variables(), examples, keep=keep)
     assert found.valid.tolist() == [True, False, False, True, False]
     assert found.kept == [{"key": "k0"}, None, None, {"key": "k3"}, None]
     assert [key for key, _ in found.broken] == ["cut", "k2", "example 4"]
     assert found.broken[1][1] == "not wanted"
     assert "0 bytes" in found.broken[2][1]
     np.testing.assert_allclose(
-        found.embed[[0, 3]], _expected([pictures[0], pictures[3]]), rtol=1e-4, atol=1e-5
+        found.embed[[0, 3]],
+        expected_embed([pictures[0], pictures[3]]),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert not found.embed[~found.valid].any()
 
@@ -159,66 +101,66 @@ def test_a_source_that_raises_is_masked_and_other_errors_pass_through():
         def __getitem__(self, index):
             if index == 1:
                 raise self.error
-            return Example(_pictures(3)[index])
+            return Example(make_pictures(3)[index])
 
-    encoder = _encoder(batch_size=2)
-    found = encoder.images(_variables(), Faulty(BadExample("torn")))
+    encoder = make_encoder(batch_size=2)
+    found = encoder.images(make_variables(), Faulty(BadExample("torn")))
     assert found.valid.tolist() == [True, False, True]
     assert found.broken == [("example 1", "torn")]
     with pytest.raises(OSError, match="disk"):
-        encoder.images(_variables(), Faulty(OSError("disk")))
+        encoder.images(make_variables(), Faulty(OSError("disk")))
     assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
 
 
 def test_a_preprocess_that_changes_its_shape_is_an_error():
     encoder = Encoder(Sums(), Letters(), lambda image: image, batch_size=2)
     with pytest.raises(ValueError, match=r"uint8 \[4, 4, 3\] for example 0"):
-        encoder.images(_variables(), _pictures(1))
+        encoder.images(make_variables(), make_pictures(1))
 
 
 def test_texts():
     texts = ["ab", "", "abcdefghij", "ba", "b"]
-    embed = _encoder(batch_size=2).texts(_variables(), texts)
-    table = _variables()["params"]["text"]
+    embed = make_encoder(batch_size=2).texts(make_variables(), texts)
+    table = make_variables()["params"]["text"]
     expected = np.stack([table[[1, *text.encode()][:LENGTH]].mean(0) for text in texts])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     assert embed.dtype == np.float32
     np.testing.assert_allclose(embed, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(BadExample):
-        _encoder(batch_size=2).texts(_variables(), ["a", None])
+        make_encoder(batch_size=2).texts(make_variables(), ["a", None])
 
 
 def test_nothing_gives_empty_arrays_of_the_right_width():
-    encoder = _encoder(batch_size=2)
-    found = encoder.images(_variables(), [])
+    encoder = make_encoder(batch_size=2)
+    found = encoder.images(make_variables(), [])
     assert found.embed.shape == (0, WIDTH) and found.valid.shape == (0,)
-    assert encoder.texts(_variables(), []).shape == (0, WIDTH)
+    assert encoder.texts(make_variables(), []).shape == (0, WIDTH)
 
 
 def test_each_side_is_traced_once_whatever_the_calls():
     model = Sums()
-    encoder = _encoder(model, batch_size=4)
-    variables = _variables()
+    encoder = make_encoder(model, batch_size=4)
+    variables = make_variables()
     for count in (1, 4, 9):
-        encoder.images(variables, _pictures(count))
+        encoder.images(variables, make_pictures(count))
         encoder.texts(jax.tree.map(lambda x: x + 1, variables), ["a"] * count)
     assert sorted(model.traces) == [("image", (4, 4, 4, 3)), ("text", (4, LENGTH))]
 
 
 def test_progress_ends_at_the_total():
-    encoder, variables = _encoder(batch_size=4), _variables()
+    encoder, variables = make_encoder(batch_size=4), make_variables()
     seen = []
-    encoder.images(variables, _pictures(9), progress=lambda *p: seen.append(p))
+    encoder.images(variables, make_pictures(9), progress=lambda *p: seen.append(p))
     encoder.texts(variables, ["a"] * 5, progress=lambda *p: seen.append(p))
     assert seen == [(4, 9), (8, 9), (9, 9), (4, 5), (5, 5)]
 
 
 @pytest.mark.parametrize("layout", [(8, 1), (2, 4)])
 def test_eight_devices_give_what_one_gives(layout):
-    pictures, texts = _pictures(19), [chr(97 + i) * 3 for i in range(19)]
-    variables, single = _variables(), _encoder(batch_size=8)
+    pictures, texts = make_pictures(19), [chr(97 + i) * 3 for i in range(19)]
+    variables, single = make_variables(), make_encoder(batch_size=8)
     mesh = make_mesh({"data": layout[0], "fsdp": layout[1]})
-    several = _encoder(batch_size=9, mesh=mesh)
+    several = make_encoder(batch_size=9, mesh=mesh)
     assert several.batch_size == 16
     placed = jax.device_put(variables, replicated(mesh))
     examples = [*pictures, b"broken"]
@@ -233,17 +175,17 @@ def test_eight_devices_give_what_one_gives(layout):
 def test_sharded_variables_are_taken_as_they_are():
     mesh = make_mesh({"data": 2, "fsdp": 4})
     spec = jax.sharding.PartitionSpec("fsdp")
-    placed = jax.device_put(_variables(), jax.sharding.NamedSharding(mesh, spec))
-    found = _encoder(batch_size=8, mesh=mesh).images(placed, _pictures(3))
+    placed = jax.device_put(make_variables(), jax.sharding.NamedSharding(mesh, spec))
+    found = make_encoder(batch_size=8, mesh=mesh).images(placed, make_pictures(3))
     np.testing.assert_allclose(
-        found.embed, _expected(_pictures(3)), rtol=1e-4, atol=1e-5
+        found.embed, expected_embed(make_pictures(3)), rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("option", ["batch_size", "threads"])
 def test_options_out_of_range(option):
     with pytest.raises(UserError, match=f"{option}=0"):
-        _encoder(**{option: 0})
+        make_encoder(**{option: 0})
 
 
 PROCESS = """
@@ -251,7 +193,8 @@ import sys
 import jax, numpy as np
 from run_tools import join
 join(*sys.argv[1:])
-import test_encoder as own
+import encoder_tools as own
+from clipjax.types import BadExample, Example
 from clipjax.engine.sharding import make_mesh, replicated
 read = []
 class Source:
@@ -260,23 +203,23 @@ class Source:
     def __getitem__(self, index):
         read.append(index)
         if index in (2, 9):
-            raise own.BadExample(f"torn {index}")
-        return own.Example(own._pictures(11)[index], key=f"k{index}")
+            raise BadExample(f"torn {index}")
+        return Example(own.make_pictures(11)[index], key=f"k{index}")
 mesh = make_mesh({"data": 2, "fsdp": 2})
 variables = jax.tree.map(
     lambda x: jax.make_array_from_callback(x.shape, replicated(mesh), lambda i: x[i]),
-    own._variables(),
+    own.make_variables(),
 )
-encoder = own._encoder(batch_size=4, mesh=mesh)
+encoder = own.make_encoder(batch_size=4, mesh=mesh)
 found = encoder.images(variables, Source(), keep=lambda example: example.key)
 assert found.broken == [("example 2", "torn 2"), ("example 9", "torn 9")], found
 good = [i for i in range(11) if i not in (2, 9)]
 assert np.flatnonzero(found.valid).tolist() == good
 assert [found.kept[i] for i in good] == [f"k{i}" for i in good]
-expected = own._expected([own._pictures(11)[i] for i in good])
+expected = own.expected_embed([own.make_pictures(11)[i] for i in good])
 np.testing.assert_allclose(found.embed[good], expected, rtol=1e-4, atol=1e-5)
 texts = [chr(97 + i) for i in range(11)]
-alone = own._encoder(batch_size=4).texts(own._variables(), texts)
+alone = own.make_encoder(batch_size=4).texts(own.make_variables(), texts)
 np.testing.assert_allclose(encoder.texts(variables, texts), alone, rtol=1e-5)
 print("read", sorted(read))
 """
@@ -326,5 +269,5 @@ def test_an_image_that_hangs_is_an_error_in_time():
     pictures = Stuck(np.zeros((8, 4, 4, 3), np.uint8))
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"shard/5 has not been read for 0.5 s"):
-        _encoder(timeout=0.5, batch_size=4).images(_variables(), pictures)
+        make_encoder(timeout=0.5, batch_size=4).images(make_variables(), pictures)
     assert time.monotonic() - begin < 8

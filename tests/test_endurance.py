@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
+from encoder_tools import Letters
 from image_tools import encoded, picture
 from source_tools import write_tar
-from test_encoder import Letters
 
 from clipjax.data import augment, pipeline, workers
 from clipjax.data.sources import webdataset

@@ -3,73 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from evals_tools import BROKEN, Data, pixels, table_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipjax import registry
-from clipjax.encoder import Encoder
 from clipjax.engine.sharding import make_mesh, replicated
 from clipjax.evals import ranking, retrieval, zeroshot
-from clipjax.types import BadExample, Example, UserError
-
-BROKEN = b"broken"
-
-
-class Table:
-    """A model that looks embeddings up: of images by pixel, of texts by token."""
-
-    image_output = "image_embed"
-
-    def encode_image(self, variables, image):
-        number = image[:, 0, 0, 0].astype("int32") * 256 + image[:, 0, 0, 1]
-        return {"image_embed": variables["params"]["image"][number]}
-
-    def encode_text(self, variables, text, mask):
-        return {"text_embed": variables["params"]["text"][text[:, 0]]}
-
-
-class Words:
-    """A tokenizer that numbers the texts it knows; 0 is the empty one."""
-
-    def __init__(self, texts):
-        self.numbers = {"": 0} | {text: i + 1 for i, text in enumerate(texts)}
-
-    def __call__(self, texts):
-        ids = np.array([[self.numbers[text]] for text in texts], np.int32)
-        return ids, np.ones_like(ids, bool)
-
-
-class Data:
-    """A source over a list of examples, counting how often each is read."""
-
-    def __init__(self, examples, class_names=None, templates=None):
-        self.examples = examples
-        self.caption_counts = np.array([len(e.captions) for e in examples], np.int32)
-        self.max_captions = int(self.caption_counts.max(initial=0))
-        self.class_names = class_names or {}
-        self.templates = templates or {}
-        self.reads = []
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, index):
-        self.reads.append(index)
-        return self.examples[index]
-
-
-def _crop(image):
-    if isinstance(image, bytes):
-        raise BadExample("cannot be decoded")
-    return image[:1, :1]
-
-
-def _pixels(number):
-    return np.array([[[*divmod(number, 256), 0]]], np.uint8)
-
-
-def _encoder(texts, **options):
-    return Encoder(Table(), Words(texts), _crop, **({"batch_size": 4} | options))
+from clipjax.types import Example, UserError
 
 
 def _retrieval(images, texts, owner, broken=(), mesh=None, **options):
@@ -78,7 +19,7 @@ def _retrieval(images, texts, owner, broken=(), mesh=None, **options):
     data = Data(
         [
             Example(
-                BROKEN if i in broken else _pixels(i),
+                BROKEN if i in broken else pixels(i),
                 [captions[j] for j in np.flatnonzero(owner == i)],
                 key=f"image {i}",
             )
@@ -88,7 +29,7 @@ def _retrieval(images, texts, owner, broken=(), mesh=None, **options):
     variables = _variables(images, texts)
     if mesh is not None:
         variables = jax.device_put(variables, replicated(mesh))
-    evaluator = retrieval.make(_encoder(captions, mesh=mesh), data, **options)
+    evaluator = retrieval.make(table_encoder(captions, mesh=mesh), data, **options)
     result = evaluator.run(variables)
     # Captions of images without any, or of broken ones, are never asked for.
     assert max(np.bincount(data.reads)) == 1
@@ -364,8 +305,8 @@ def test_eight_devices_give_the_same_result():
 
 
 def test_progress_covers_images_and_texts():
-    data = Data([Example(_pixels(i), [f"caption {i}"]) for i in range(5)])
-    evaluator = retrieval.make(_encoder([f"caption {i}" for i in range(5)]), data)
+    data = Data([Example(pixels(i), [f"caption {i}"]) for i in range(5)])
+    evaluator = retrieval.make(table_encoder([f"caption {i}" for i in range(5)]), data)
     seen = []
     evaluator.run(_variables(np.eye(5), np.eye(5)), lambda *done: seen.append(done))
     assert seen == [(4, 10), (5, 10), (9, 10), (10, 10)]
@@ -384,15 +325,15 @@ def test_progress_covers_images_and_texts():
     ],
 )
 def test_retrieval_refuses(options, message):
-    data = Data([Example(_pixels(i), ["a"]) for i in range(2)])
+    data = Data([Example(pixels(i), ["a"]) for i in range(2)])
     with pytest.raises(UserError, match=message):
-        retrieval.make(_encoder(["a"]), data, **options)
+        retrieval.make(table_encoder(["a"]), data, **options)
 
 
 def test_retrieval_needs_captions():
     with pytest.raises(UserError, match="with captions, and the data has 1"):
         retrieval.make(
-            _encoder([]), Data([Example(_pixels(0), ["a"]), Example(_pixels(1))])
+            table_encoder([]), Data([Example(pixels(0), ["a"]), Example(pixels(1))])
         )
 
 
@@ -400,13 +341,13 @@ def _zeroshot(images, labels, class_names, prompts, broken=(), data=None, **opti
     """labels: one dict an image; prompts: text -> embedding."""
     data = Data(
         [
-            Example(BROKEN if i in broken else _pixels(i), labels=own)
+            Example(BROKEN if i in broken else pixels(i), labels=own)
             for i, own in enumerate(labels)
         ],
         class_names,
         data,
     )
-    evaluator = zeroshot.make(_encoder(list(prompts)), data, **options)
+    evaluator = zeroshot.make(table_encoder(list(prompts)), data, **options)
     result = evaluator.run(_variables(images, list(prompts.values())))
     assert np.bincount(data.reads).max() == 1
     return result
@@ -468,7 +409,7 @@ def test_prompts_are_averaged_and_renormalised():
         "a 3": [1.0, 0.0],
         "one 3": [-1.0, 0.0],
     }
-    encoder = _encoder(list(prompts))
+    encoder = table_encoder(list(prompts))
     variables = _variables(np.eye(2), list(prompts.values()))
     names, templates = ["{x} 1", "2", "3"], ["a {}", "one {}"]
     found = zeroshot.class_embeddings(encoder, variables, names, templates)
@@ -541,17 +482,17 @@ def test_general_templates_serve_a_source_without_its_own():
 )
 def test_zeroshot_refuses(options, message):
     data = Data(
-        [Example(_pixels(0), labels={"kind": 0})],
+        [Example(pixels(0), labels={"kind": 0})],
         {"kind": ["a", "b"], "single": ["a"]},
     )
     options = {"label_sets": ("kind",)} | options
     with pytest.raises(UserError, match=message):
-        zeroshot.make(_encoder([]), data, **options)
+        zeroshot.make(table_encoder([]), data, **options)
 
 
 def test_zeroshot_needs_labels():
     with pytest.raises(UserError, match="the data has none"):
-        zeroshot.make(_encoder([]), Data([Example(_pixels(0), ["a"])]))
+        zeroshot.make(table_encoder([]), Data([Example(pixels(0), ["a"])]))
 
 
 @pytest.mark.parametrize("name", ["retrieval", "zeroshot"])

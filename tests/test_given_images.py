@@ -8,8 +8,16 @@ import zipfile
 
 import numpy as np
 import pytest
+from encoder_tools import (
+    Letters,
+    Sums,
+    expected_embed,
+    make_encoder,
+    make_pictures,
+    make_variables,
+    png_bytes,
+)
 from PIL import Image
-from test_encoder import Letters, Sums, _encoder, _expected, _pictures, _png, _variables
 
 from clipjax.data import preprocess
 from clipjax.library import Loaded
@@ -19,8 +27,8 @@ COUNT = 40
 
 
 def library(batch_size=4):
-    made = _encoder(batch_size=batch_size)
-    parts = Sums(), _variables(), Letters(), preprocess.clip(4)
+    made = make_encoder(batch_size=batch_size)
+    parts = Sums(), make_variables(), Letters(), preprocess.clip(4)
     return Loaded(None, *parts, made, 0)
 
 
@@ -32,9 +40,9 @@ def clip():
 @pytest.fixture
 def files(tmp_path):
     found = []
-    for i, picture in enumerate(_pictures(COUNT)):
+    for i, picture in enumerate(make_pictures(COUNT)):
         found.append(tmp_path / f"{i} [x].png")
-        found[-1].write_bytes(_png(picture))
+        found[-1].write_bytes(png_bytes(picture))
     return found
 
 
@@ -128,14 +136,14 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_images_of_every_form_are_encoded(form, clip, files):
     embed = clip.encode_image(FORMS[form](files))
-    expected = _expected(_pictures(COUNT))
+    expected = expected_embed(make_pictures(COUNT))
     np.testing.assert_allclose(embed, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_image_many_times(clip, files):
     """Threads must not read the same open file at once."""
     embed = clip.encode_image([Image.open(files[0])] * 16)
-    expected = _expected(_pictures(1) * 16)
+    expected = expected_embed(make_pictures(1) * 16)
     np.testing.assert_allclose(embed, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -162,7 +170,7 @@ def test_few_images_are_kept_at_a_time():
             alive[0] -= 1
 
     def arrays():
-        for picture in _pictures(200):
+        for picture in make_pictures(200):
             alive[0] += 1
             alive[1] = max(alive)
             yield picture.view(Large)
@@ -192,7 +200,7 @@ def test_a_broken_image_is_told_at_once(fault, clip):
     taken = []
 
     def images():
-        for i, picture in enumerate(_pictures(400)):
+        for i, picture in enumerate(make_pictures(400)):
             taken.append(i)
             yield bad if i == 1 else picture
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizer_tools
-from test_evals import Data, _encoder
+from evals_tools import Data, table_encoder
 
 import run_tools
 from clipjax import registry
@@ -169,7 +169,7 @@ def test_evaluators_tell_their_texts():
         for i, name in enumerate(names)
     ]
     source = Data(examples, {"class": names}, {"class": ("a {}", "one {}")})
-    encoder = _encoder([])
+    encoder = table_encoder([])
     zeroshot = registry.load("evals", "zeroshot")(encoder, source)
     retrieval = registry.load("evals", "retrieval")(encoder, source)
     items, total = zeroshot.texts()["classes of class"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline_tools import Tiny, Tokens, assert_same, batches, joined
 from source_tools import check_contract, jpeg
-from test_pipeline import Tiny, Tokens, assert_same, batches, joined
 
 from clipjax.data import pipeline, source_words
 from clipjax.data.sources import mixture

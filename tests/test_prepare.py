@@ -12,9 +12,9 @@ import tarfile
 
 import numpy as np
 import pytest
+from command_tools import failure
 from image_tools import encoded, picture
 from PIL import Image, ImageFont
-from test_commands import failure
 
 from clipjax import prepare
 from clipjax.data import images, records

@@ -7,8 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
+from command_tools import failure
 from source_tools import jpeg
-from test_commands import failure
 
 from clipjax import config_check, evaluate, prepare, types
 from clipjax.data.sources import captions, scenes

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from test_pipeline import Noise, Tiny, Tokens
+from pipeline_tools import Noise, Tiny, Tokens
 
 from clipjax.data import pipeline
 from clipjax.data.ahead import Ahead, Late

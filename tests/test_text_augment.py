@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline_tools import Tiny, all_batches, assert_same
 from source_tools import jpeg
-from test_pipeline import Tiny, all_batches, assert_same
 
 import run_tools
 from clipjax import config, config_check, registry

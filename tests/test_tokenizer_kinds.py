@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizer_tools
 import varied_texts
-from test_tokenizers import has_wheel
+from tokenizer_tools import has_wheel
 
 from clipjax import config, registry
 from clipjax.types import UserError

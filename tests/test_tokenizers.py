@@ -1,7 +1,6 @@
 """Tokenizers: the shared contract, golden ids, training, faults, CLIP parity."""
 
 import html
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -11,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizer_tools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,23 +75,19 @@ def vocab(shared_data):
     return str(shared_data / "clip_vocab" / clip_bpe.FILE)
 
 
-def has_wheel():
-    return importlib.util.find_spec("instant_clip_tokenizer") is not None
-
-
 @pytest.fixture(params=["wheel", "file"])
 def clip(request):
     if request.param == "file":
         return clip_bpe.make(
             None, None, vocab=request.getfixturevalue("vocab"), context_length=77
         )
-    if not has_wheel():
+    if not tokenizer_tools.has_wheel():
         pytest.skip("needs instant-clip-tokenizer, which has no wheel for this machine")
     return clip_bpe.ClipTokenizer(clip_bpe.WHEEL, 77)
 
 
 def made(name, **options):
-    if name == "clip_bpe" and not has_wheel():
+    if name == "clip_bpe" and not tokenizer_tools.has_wheel():
         pytest.skip("needs instant-clip-tokenizer, which has no wheel for this machine")
     if name == "clip_bpe":
         return clip_bpe.ClipTokenizer(
@@ -349,7 +345,7 @@ def test_clip_without_punctuation(vocab):
 
 
 def test_the_wheel_gives_the_merges_of_the_file(vocab):
-    if not has_wheel():
+    if not tokenizer_tools.has_wheel():
         pytest.skip("needs instant-clip-tokenizer")
     assert clip_vocab.read_lines(clip_vocab.WHEEL) == clip_vocab.read_lines(vocab)
 

@@ -12,8 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch_tools
-from test_weights import MADE, MODELS, assert_equal, write_hf, write_open_clip
 from tower_tools import goldens, write
+from weights_tools import MADE, MODELS, assert_equal, write_hf, write_open_clip
 
 from clipjax.types import UserError
 from clipjax.weights import (

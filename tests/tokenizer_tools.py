@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 import string
@@ -167,3 +168,8 @@ def gemma_json():
     made.enable_padding(pad_id=0, pad_token="<pad>", direction="left")
     made.enable_truncation(3)
     return made.to_str()
+
+
+def has_wheel() -> bool:
+    """Whether the wheel with CLIP's vocabulary is installed."""
+    return importlib.util.find_spec("instant_clip_tokenizer") is not None
