@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import io
@@ -12,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import flags
 from ml_collections import config_flags
@@ -53,6 +54,9 @@ def run(main: Callable[[list[str]], int]) -> None:
         if isinstance(error, OSError) and error.errno and not _of_peers(error):
             message, status = whole.told(error), 2
             print(f"error: {message}", file=sys.stderr)
+        elif message := _of_memory(error):
+            print(f"error: {message}", file=sys.stderr)
+            status = 2
         elif peers.group() is None:
             raise
         else:
@@ -77,6 +81,23 @@ def run(main: Callable[[list[str]], int]) -> None:
 
 def _of_peers(error: OSError) -> bool:
     return isinstance(error, ConnectionError) and peers.group() is not None
+
+
+def _of_memory(error: Exception) -> str:
+    """What lacks memory and what to do, if that is why; else ""."""
+    text = str(error).partition("\n")[0][:300]
+    of_device = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    if of_device and text.startswith("RESOURCE_EXHAUSTED"):
+        place = "a device"
+    elif isinstance(error, MemoryError):
+        place = "the machine"
+    else:
+        return ""
+    return (
+        f"the memory of {place} is too small ({text or 'MemoryError'}): use a smaller "
+        "data.batch_size, data.image_size or model, or more train.micro_batches; "
+        "--dry_run says what a step takes"
+    )
 
 
 def _discard_output() -> None:
@@ -201,13 +222,8 @@ def load_file(value: str) -> Config:
     if path.suffix != ".py":
         raise UserError(f"--config={value}: a config is a Python file, not {path}")
     get_config = _get_config(value, path)
-    try:
+    with _of_users(value, path):
         config = get_config(argument or None)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # of the user's code
-        told = registry.told(error, str(path))
-        raise UserError(f"--config={value}: {told}") from error
     try:
         config_parts.check(config)
     except UserError as error:
@@ -217,16 +233,12 @@ def load_file(value: str) -> Config:
 
 def _get_config(value: str, path: pathlib.Path) -> Callable[[str | None], Config]:
     """The function of a config file; raises UserError if it has none that will do."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"config file {path}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    with _of_users(value, path):
         spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # of the user's code
-        told = registry.told(error, str(path))
-        raise UserError(f"--config={value}: {told}") from error
     get_config = getattr(module, "get_config", None)
     form = "it needs a function get_config(arg=None) that returns a config"
     if get_config is None:
@@ -238,7 +250,21 @@ def _get_config(value: str, path: pathlib.Path) -> Callable[[str | None], Config
             f"--config={value}: get_config of {path} cannot be called with one "
             f"argument: {form}"
         ) from error
+    if inspect.iscoroutinefunction(get_config):
+        raise UserError(f"--config={value}: get_config of {path} is async: {form}")
     return get_config
+
+
+@contextlib.contextmanager
+def _of_users(value: str, path: pathlib.Path) -> Iterator[None]:
+    """Whatever the code of a config file raises, or its exit, is one line."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        told = registry.told(error, str(path))
+        raise UserError(f"--config={value}: {told}") from error
 
 
 def check_overrides(argv: list[str], chosen: Config) -> None:

@@ -159,6 +159,12 @@ def base(
       UserError: for unknown words, components, options, or values of a wrong type.
     """
     default = {**WORDS, **only_known(defaults, WORDS, "component")}
+    for key, value in default.items():
+        registry.typed(value, str, key)
+    for key, value in (options or {}).items():
+        if not isinstance(key, str) or not isinstance(value, Mapping):
+            form = "a section's name, and its keys with their values"
+            raise UserError(f"options: {registry.shown({key: value})} is not {form}")
     given = only_known(_parse(arg), [*WORDS, *words], "config argument")
     given = {name: value for name, value in given.items() if name in WORDS}
     name = given.get("model", default["model"])

@@ -191,7 +191,7 @@ def _check_group(rule: Any) -> None:
 def _check_pattern(path: str, pattern: Any) -> None:
     try:
         re.compile(pattern)
-    except (re.error, TypeError) as error:
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{path}: {pattern!r} is no regular expression: {error}"
+            f"{path}: {registry.shown(pattern)} is no regular expression: {error}"
         ) from error

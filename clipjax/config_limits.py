@@ -12,6 +12,7 @@ from clipjax import registry
 from clipjax.types import UserError
 
 INT = 2**31 - 1  # the program counts in 32 bits on the device
+FLOAT = 3.4e38  # and with floats of 32 bits
 MOST = 2**16  # a size of a layer; larger ones are slips of the hand
 
 # (keys, least, most): the first that fits a number's dotted path, or a tuple's.
@@ -51,7 +52,8 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"model\.logit_scale_init", 1e-6, 1e6),
     (r"model\.std", 1e-6, math.inf),
     (r"data\.tokenizer\.context_length", 1, MOST),
-    (r"data\.tokenizer\.(vocab_size|min_count)", 1, INT),
+    (r"data\.tokenizer\.vocab_size", 1, 2**20),  # some take memory for all of it
+    (r"data\.tokenizer\.min_count", 1, INT),
     (r"data\.(text_)?augment\.(\w+\.)?p", 0, 1),
     (r".*\.max_(samples|classes|samples_per_class)", 0, INT),
     (r".*\.val_fraction", 0, 1),
@@ -99,8 +101,8 @@ def _check_number(path: str, value: int | float) -> None:
     low, high = next(
         (low, high) for keys, low, high in LIMITS if re.fullmatch(keys, path)
     )
-    if isinstance(value, int):
-        high = min(high, INT) if high == math.inf else high
+    if high == math.inf:
+        high = INT if isinstance(value, int) else FLOAT
     shown = f"{path}={registry.shown(value)}"
     if value < low:
         raise UserError(f"{shown}: must be at least {low:g}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from clipjax import registry
 from clipjax.config import SHARED
@@ -61,7 +62,7 @@ def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
 
     Raises UserError for an order that names none of them, or others.
     """
-    known = _known_labels(section)
+    known = tuple(key for key in _keys(section, path) if key != "order")
     order = section.get("order", known)
     if not isinstance(order, tuple) or not set(order) <= set(known):
         raise UserError(
@@ -93,15 +94,14 @@ def check(config: Config) -> None:
 
     Raises UserError naming the first that is absent, unknown or of a wrong type.
     """
-    if not isinstance(config, ConfigDict):
+    if not _is_section(config):
         raise UserError(
             f"the config is {type(config).__name__}: make it by clipjax.config.base"
         )
     groups = {"", *SHARED, *COMPONENTS}
     _need(config, "", {*SHARED[""], *groups - {""}})
     for name in groups - {""}:
-        if not isinstance(config[name], ConfigDict):
-            raise UserError(f"{name}={registry.shown(config[name])}: must be a section")
+        _section(config[name], name)
     for path, section, allowed, kinds in _expected(config):
         _need(section, path, allowed)
         for key, kind in kinds.items():
@@ -185,8 +185,28 @@ def _component(
     yield path, section, {*of, *inner}, of
 
 
+def _is_section(value: Any) -> bool:
+    """Flags could not be set in a frozen one."""
+    return isinstance(value, ConfigDict) and not isinstance(value, FrozenConfigDict)
+
+
+def _keys(section: Any, path: str) -> list[str]:
+    """The keys of a section; raises UserError for one that no flag could name."""
+    keys: list[Any] = [None]
+    with contextlib.suppress(TypeError):  # it sorts them
+        keys = list(section)
+    for key in keys:
+        if not isinstance(key, str) or not key or set(key) & set("/="):
+            raise UserError(
+                f"{path or 'the config'} has a key that is "
+                f"{'no text' if not isinstance(key, str) else registry.shown(key)}: "
+                "write keys as names"
+            )
+    return keys
+
+
 def _section(section: Any, path: str) -> Any:
-    if not isinstance(section, ConfigDict):
+    if not _is_section(section):
         raise UserError(f"{path}={registry.shown(section)}: must be a section")
     return section
 
@@ -202,7 +222,7 @@ def _need(section: Any, path: str, keys: set[str]) -> None:
     """Raises UserError unless a section holds exactly these keys."""
     prefix = f"{path}." if path else ""
     what = f"{path} ({section['name']})" if "name" in section else path or "the config"
-    for key in section:
+    for key in _keys(section, path):
         if key not in keys:
             hint = registry.suggest(str(key), keys)
             raise UserError(

@@ -20,7 +20,7 @@ def only_known(
     known = list(known)
     for name in given:
         if name not in known:
-            hint = registry.suggest(name, known)
+            hint = registry.suggest(str(name), known)
             raise UserError(
                 f"unknown {what} {name!r}.{hint} Known: {', '.join(sorted(known))}"
             )

@@ -79,7 +79,7 @@ def shown(value: Any) -> str:
     """A value in a message: its repr, cut where it is long."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # of an int of thousands of digits, or deep
+    except Exception:  # of an int of thousands of digits, deep, or a user's own type
         text = f"{type(value).__name__} too large to show"
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
 
@@ -90,7 +90,11 @@ def told(error: BaseException, file: str = "") -> str:
     file: the one whose line is wanted, of those that the error came through; the last
     unless given.
     """
-    kind, text = type(error).__name__, " ".join(str(error).split())
+    kind = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of the user's code too
+        text = ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}, line {error.lineno}: "
         text = error.msg
@@ -152,7 +156,9 @@ def _own(family: str, name: str) -> Callable[..., Any]:
         raise UserError(f"{what} {error}") from error
     except AttributeError as error:
         raise UserError(f"{what} {told(error)}; it needs a function `make`") from error
-    except Exception as error:  # of the user's code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of the user's code, SystemExit among it
         raise UserError(f"{what} {told(error)}") from error
     return factory
 

@@ -160,6 +160,27 @@ def test_files_of_another_form(raw, complaint, tmp_path):
     assert str(place) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def coco_of(folder, images, notes):
+    dataset_tools.images(folder / "train2017", list(images.values()))
+    listed = [{"id": own, "file_name": name} for own, name in images.items()]
+    noted = [{"image_id": own, "caption": repr(own)} for own in notes]
+    place = folder / "annotations" / "captions_train2017.json"
+    place.parent.mkdir()
+    place.write_text(json.dumps({"images": listed, "annotations": noted}))
+    return coco.make("train", path=str(folder))
+
+
+def test_ids_below_zero_and_of_many_digits(tmp_path):
+    images = {"-8": "a.jpg", "9" * 30: "b.jpg", 10**30: "c.jpg"}
+    source = coco_of(tmp_path, images, [-8, int("9" * 30), str(10**30)])
+    assert source.problems == [] and len(source) == 3
+
+
+def test_ids_that_never_meet_are_named(tmp_path):
+    with pytest.raises(UserError, match="such as '7', is an 'id' .*such as '0007'"):
+        coco_of(tmp_path, {"0007": "a.jpg"}, [7])
+
+
 def test_ids_are_numbers_or_text(tmp_path):
     """As some exporters write them; "7" and 7 are the same, "007" is another."""
     for name in ("train2017", "val2017"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 
+import jax
 import numpy as np
 import pytest
 from command_tools import failure
@@ -17,7 +18,7 @@ from PIL import Image
 import clipjax
 import run_tools
 from clipjax import commandline, evaluate, train, whole
-from clipjax.engine import resume
+from clipjax.engine import memory, resume
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -142,6 +143,47 @@ def test_mistakes_of_evaluate(capsys, argv, words):
     line = failure(capsys, evaluate.main, *argv)
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("model.embed_dim=65536", "on each device, which has 0.1 GB"),
+        (
+            "data.image_size=528",
+            "data.batch_size=128, data.image_size=528: the pixels",
+        ),
+        ("data.workers=9", "data.workers=9: so many processes take 0.9 GB"),
+    ],
+)
+def test_what_cannot_fit_is_told_before_memory_is_taken(
+    capsys, monkeypatch, flag, words
+):
+    monkeypatch.setattr(memory, "_of_host", lambda: 50_000_000)
+    argv = [f"--config={QUICKSTART}", f"--config.{flag}"]
+    assert words in failure(capsys, train.main, *argv)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nat x"),
+            "memory of a device is too small (RESOURCE_EXHAUSTED: Out of memory): use",
+        ),
+        (MemoryError(), "memory of the machine is too small (MemoryError): use"),
+        (
+            MemoryError("Unable to allocate 7.11 PiB"),
+            "machine is too small (Unable to allocate 7.11 PiB): use",
+        ),
+    ],
+)
+def test_memory_that_ends_is_one_line(capsys, error, words):
+    def main(argv):
+        raise error
+
+    line = failure(capsys, main)
+    assert words in line and "data.batch_size" in line
 
 
 def test_help_lists_every_component(capsys):

@@ -28,6 +28,15 @@ FILES = {
     "needs more": ("def get_config(a, b): pass", "cannot be called with one argument"),
     "raises inside": ("def get_config(arg):\n  return {}[1]", "line 2: KeyError: 1"),
     "returns nothing": ("def get_config(arg): pass", "NoneType: make it by"),
+    "is async": ("async def get_config(arg): pass", "get_config of .* is async"),
+    "ends it": (
+        "class Stop(BaseException): pass\ndef get_config(arg): raise Stop('x')",
+        "line 2: Stop: x",
+    ),
+    "raises what cannot be told": (
+        "class Bad(Exception):\n  def __str__(self): return 1 / 0\nraise Bad",
+        "line 3: Bad",
+    ),
     "returns a dict": ("def get_config(arg): return {}", "dict: make it by"),
 }
 EDITS = {
@@ -50,6 +59,15 @@ EDITS = {
     "del config.train.steps; config.train.steps = 'x'": "train.steps='x': must be int",
     "del config.train.ema; config.train.ema = 10**400": "train.ema=.*too large",
     "del config.seed; config.seed = None": "seed=None: must be int",
+    "config[3] = 1": "the config has a key that is no text",
+    "config.evals[3] = 1": "evals has a key that is no text",
+    "config.evals[''] = config.evals.retrieval": "evals has a key that is ''",
+    "config.evals['a/b'] = config.evals.retrieval": "evals has a key that is 'a/b'",
+    "from ml_collections import FrozenConfigDict as F; config = F(config)": (
+        "the config is FrozenConfigDict: make it by"
+    ),
+    "class R:\n        __repr__ = lambda self: 1 / 0\n    del config.seed; "
+    "config.seed = R()": "seed=R too large to show|seed=R that cannot be shown",
     "config.init_from = 'a\\0b'": "init_from.*cannot be saved as JSON",
 }
 
@@ -66,6 +84,33 @@ def test_a_file_that_is_no_config_is_one_line(tmp_path, what):
     with pytest.raises(UserError, match=said) as caught:
         commandline.load_file(write(tmp_path / "c.py", content))
     assert "c.py" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"loss": 3}, "loss=3: must be str"),
+        ({"options": {"train": None}}, "options: {'train': None} is not a section's"),
+        ({"options": {3: {"steps": 1}}}, "options: {3: .* is not a section's name"),
+        ({"options": {"train": {3: 1}}}, "unknown key of train 3"),
+    ],
+)
+def test_what_base_is_given_in_other_forms(given, said):
+    with pytest.raises(UserError, match=said):
+        config.base(None, **given)
+
+
+def test_a_file_may_define_dataclasses(tmp_path):
+    """They look for their module by its name."""
+    content = f"""
+from __future__ import annotations
+import dataclasses
+@dataclasses.dataclass
+class Size:
+    width: int = 32
+{GOOD.replace("EDIT", "config.train.steps = Size().width")}"""
+    file = write(tmp_path / "c.py", content)
+    assert commandline.load_file(file).train.steps == 32
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -100,8 +145,15 @@ def test_what_base_makes_is_whole(arg, more):
             "10**5000",
             "int too large to show: must be within 64 bits",
         ),
+        ("data.tokenizer.vocab_size", 2**31 - 1, "must be at most 1048576"),
         ("data.train.size", -1, "data.train.size=-1: must be at least 0"),
         ("optim.lr", float("nan"), "optim.lr=nan: must be a finite number"),
+        ("lora.alpha", 1e308, r"lora.alpha=1e\+308: must be at most 3.4e\+38"),
+        (
+            "optim.groups",
+            ((".", 1e300, 1.0),),
+            r"optim.groups=1e\+300: must be at most",
+        ),
         ("model.mean", (0.5, float("inf"), 0.5), "model.mean=inf: must be a finite"),
         ("evals.retrieval.ks", (1, 0), "evals.retrieval.ks=0: must be at least 1"),
         ("model.image.dropout", 1.5, "model.image.dropout=1.5: must be at most 1"),
@@ -125,6 +177,7 @@ def test_numbers_beyond_what_can_work(path, value, said):
         (".x", "write a module as package.module"),
         ("no.such.module", "No module named 'no'"),
         ("os.path", "needs a function `make`"),
+        ("parts.exiting_component", "exiting_component.py, line 1: SystemExit: 0"),
         ("parts.broken_component", "broken_component.py, line 3: ZeroDivisionError"),
     ],
 )

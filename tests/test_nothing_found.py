@@ -34,7 +34,9 @@ def shards(folder, *names):
 
 
 @pytest.mark.parametrize(
-    "suffix", [".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".tar.lz4"]
+    "suffix",
+    [".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".tar.lz4"]
+    + [".tlz", ".tar.lz", ".tar.Z", ".TAR.GZ", ".tar.br", ".tzst", ".tar.zstd"],
 )
 def test_packed_shards_are_named(suffix, tmp_path):
     for i in range(2):
@@ -61,6 +63,13 @@ def zipped(data):
         (lambda data: lzma.compress(data, lzma.FORMAT_ALONE), "compressed: .*unlzma"),
         (lambda data: b"\x28\xb5\x2f\xfd" + data, "is compressed: .*unzstd"),
         (zipped, "is a zip archive"),
+        (lambda data: b"LZIP\1" + data, "is compressed: .*lzip -d"),
+        (lambda data: b"\x89LZO\0\r\n" + data, "is compressed: .*lzop -d"),
+        (lambda data: b"\xff\6\0\0sNaPpY" + data, "is compressed: .*snzip -d"),
+        (lambda data: b"\x50\x2a\x4d\x18" + data, "is compressed: .*unzstd"),
+        (lambda data: b"\x02\x21\x4c\x18" + data, "is compressed: .*unlz4"),
+        (lambda data: b"PK\5\6" + bytes(18), "is a zip archive"),
+        (lambda data: b"<!DOCTYPE html>" + data, "a web page, which a failed download"),
         (lambda data: b"PAR1" + data, "is a parquet file: read it by data=parquet"),
         (lambda data: b"ARROW1\0\0" + data, "is an Arrow file"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
@@ -80,6 +89,53 @@ def test_a_tar_is_a_tar_whatever_its_first_name(tmp_path):
     assert len(webdataset.make("train", path=str(tmp_path))) == 3
 
 
+def test_only_compressed_files_are_called_so(tmp_path):
+    for name in ("a.tar.part", "a.tar.md5", "a.tar.idx"):
+        (tmp_path / name).write_bytes(b"x")
+    assert "unpack" not in said("webdataset", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"{}"), "compressed by gzip: unpack it"),
+        (zipped(b"x"), "a zip archive, or a spreadsheet"),
+        ('{"images": []}'.encode("utf-16"), "UTF-16 text: save it as UTF-8"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"ARROW1\0\0", "an Arrow file"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(content, words, tmp_path):
+    """Where JSON, a table, parquet or a list of classes should be."""
+    for name in ("annotations/captions_train2017.json", "dataset.json", "a.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "captions.csv").write_bytes(content)
+    (tmp_path / "tars").mkdir()
+    write_tar(tmp_path / "tars" / "train-0.tar", [("a.jpg", jpeg()), ("a.cls", b"0")])
+    for source, table in (
+        ("coco", "captions_train2017.json is no JSON, but"),
+        ("karpathy", "dataset.json is no JSON, but"),
+        ("parquet", "a.parquet is "),
+        ("captions", "captions.csv is no table of text, but"),
+    ):
+        found = said(source, tmp_path)
+        assert table in found and words in found, source
+    if not _is_utf8(content):
+        (tmp_path / "tars" / "classes.txt").write_bytes(content)
+        found = said("webdataset", tmp_path / "tars", classes="classes.txt")
+        assert words in found
+
+
+def _is_utf8(content):
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def test_what_save_to_disk_leaves_is_named(tmp_path):
     for name in ("state.json", "dataset_info.json", "data-00000-of-00001.arrow"):
         (tmp_path / "one").mkdir(exist_ok=True)
@@ -88,7 +144,13 @@ def test_what_save_to_disk_leaves_is_named(tmp_path):
         (tmp_path / "several" / "train" / name).write_bytes(b"{}")
     (tmp_path / "several" / "dataset_dict.json").write_text("{}")
     for folder in ("one", "several"):
-        for source in ("webdataset", "parquet", "imagefolder", "arrayrecord"):
+        for source in (
+            "webdataset",
+            "parquet",
+            "imagefolder",
+            "arrayrecord",
+            "coco",
+        ) + (("karpathy", "captions") + ("img2dataset",) * (folder == "several")):
             words = said(source, tmp_path / folder)
             assert "an Arrow data set of datasets' save_to_disk" in words, source
             assert "to_parquet" in words
@@ -128,6 +190,9 @@ BRACES = {
     "{a,}z": ["az", "z"],
     "{a}{b}": ["{a}{b}"],
     "{a{1..2}}": ["{a1}", "{a2}"],
+    "{a..c}{X..Y}": ["aX", "aY", "bX", "bY", "cX", "cY"],
+    "{a..3}": ["{a..3}"],
+    "{" + "1..1},{" * 2000 + "b": ["1," * 2000 + "{b"],
     "a{b,c": ["a{b,c"],
     "a}b{c,d}": ["a}bc", "a}bd"],
     "plain*.tar": ["plain*.tar"],
@@ -140,9 +205,28 @@ def test_braces_are_expanded_as_in_a_shell(pattern):
 
 
 def test_more_names_than_can_be_looked_up():
-    for pattern in ("{0..999999999}", "{0..9999}{0..9999}"):
+    for pattern in (
+        "{0..999999999}",
+        "{0..9999}{0..9999}",
+        "{a,b}" * 30,
+        "{{0..999999},{0..999999}}",
+    ):
         with pytest.raises(UserError, match="more than 1,000,000"):
             patterns.expand(pattern)
+    with pytest.raises(UserError, match="names, more than 5"):
+        patterns.expand("{0..999999}" + "x" * 5000)  # too many letters of them
+
+
+def test_braces_that_no_one_means():
+    """Each at once, where it took minutes, or Python's numbers and stack ended."""
+    for pattern in ("{" * 3000, "{a," * 3000 + "}" * 3000, "a" + "{b,{" * 8):
+        with pytest.raises(UserError, match="braces are more than 10 deep"):
+            patterns.expand(pattern)
+    for digits in (20, 5000):
+        with pytest.raises(UserError, match="its numbers are long"):
+            patterns.expand(f"{{0..{'9' * digits}}}")
+    with pytest.raises(UserError, match="{c..a} runs backwards"):
+        patterns.expand("{c..a}")
 
 
 def test_every_source_takes_alternatives(tmp_path):

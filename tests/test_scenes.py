@@ -390,6 +390,7 @@ def test_out_of_range(sources, split, index):
         ("test", {}, "heldout"),
         ("train", {"seed": -1}, "seed=-1"),
         ("train", {"size": 0}, "size=0"),
+        ("train", {"size": 10**9}, "use 1 to 10000000"),
         ("val", {"eval_size": 1001}, "use 1 to 1000"),
         ("val", {"resolution": 8}, "resolution=8"),
     ],

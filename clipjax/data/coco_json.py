@@ -59,6 +59,12 @@ def read(table: pathlib.Path, found: Any) -> tuple[dict[str, Entry], list[str]]:
             f"{table} lists no images with 'id' and 'file_name': 'images' is "
             f"{held['images']}"
         )
+    noted = _ids(found["annotations"], "image_id")
+    if noted and not noted & set(by_id):
+        raise UserError(
+            f"{table}: no 'image_id' of its 'annotations', such as {min(noted)!r}, is "
+            f"an 'id' of its 'images', such as {min(by_id)!r}: give both the same ids"
+        )
     if not any(entry.rows for entry in entries.values()):
         raise UserError(
             f"{table} has no captions of its images: 'annotations' is "
@@ -68,12 +74,15 @@ def read(table: pathlib.Path, found: Any) -> tuple[dict[str, Entry], list[str]]:
     return entries, problems(counts, entries)
 
 
-def _id(value: Any) -> int | str | None:
+def _id(value: Any) -> str | None:
     """One form of the ids that mean the same, None for what is none."""
     if isinstance(value, str):
-        value = value.strip()
-        plain = value.isascii() and value.isdecimal() and len(value) < 20
-        return int(value) if plain and str(int(value)) == value else value or None
+        return value.strip() or None
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
+        value = int(value)
+    return str(value) if type(value) is int else None
+
+
+def _ids(items: list[Any], name: str) -> set[str]:
+    found = (_id(item.get(name)) for item in items if isinstance(item, dict))
+    return {one for one in found if one is not None}

@@ -19,15 +19,27 @@ SIGNATURES = {
     b"\x5d\0\0\x80\0": "lzma",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
+    b"\x02\x21\x4c\x18": "lz4",  # its older form
     b"\x1f\x9d": "compress",
+    b"LZIP": "lzip",
+    b"\x89LZO\0": "lzop",
+    b"\xff\x06\0\0sNaPpY": "snappy",
     b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",  # an empty one
+    b"PK\x07\x08": "zip",  # of several volumes
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"Rar!\x1a\x07": "rar",
     b"PAR1": "parquet",
     b"\xff\xff\xff\xff": "arrow stream",
     b"ARROW1": "arrow",
     b"version https://": "git lfs",
+    **dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML"), "web page"),
+    b"<?xml": "web page",
+    b"\xd0\xcf\x11\xe0": "office",
 }
+SIGNATURES |= {
+    bytes((n, 0x2A, 0x4D, 0x18)): "zstd" for n in range(0x50, 0x60)
+}  # framed
 UNPACK = "compressed: unpack it to a plain .tar"
 # Form -> what a file is that should be a tar shard, and what to do about it.
 AS_SHARD = {
@@ -38,6 +50,9 @@ AS_SHARD = {
     "zstd": f"{UNPACK} (unzstd)",
     "lz4": f"{UNPACK} (unlz4)",
     "compress": f"{UNPACK} (uncompress)",
+    "lzip": f"{UNPACK} (lzip -d)",
+    "lzop": f"{UNPACK} (lzop -d)",
+    "snappy": f"{UNPACK} (snzip -d)",
     "zip": "a zip archive: unpack it, and pack a plain .tar",
     "7z": "a 7z archive: unpack it, and pack a plain .tar",
     "rar": "a rar archive: unpack it, and pack a plain .tar",
@@ -45,9 +60,22 @@ AS_SHARD = {
     "arrow stream": "an Arrow stream: write it as parquet, and read that",
     "arrow": "an Arrow file: write it as parquet, and read that by data=parquet",
     "git lfs": "a pointer of Git LFS, not the file: run git lfs pull",
+    "web page": "a web page, which a failed download leaves: get the file anew",
+    "office": "an Office document: read another file",
+}
+# And what it is otherwise; more forms are "compressed by FORM".
+AS_OTHER = {
+    "zip": "a zip archive, or a spreadsheet",
+    "7z": "a 7z archive: unpack it",
+    "rar": "a rar archive: unpack it",
+    "parquet": "a parquet file: read those with data=parquet",
+    **{form: AS_SHARD[form] for form in ("arrow stream", "arrow", "git lfs")},
+    **{form: AS_SHARD[form] for form in ("web page", "office")},
 }
 PACKED = re.compile(
-    r"\.(tar\.\w+|tgz|tbz2?|txz|tzst|taz|zip|7z|rar|gz|bz2|xz|zst|lz4)$", re.IGNORECASE
+    r"\.(t(gz|bz2?|b2|xz|zst|az|lz|lzma|zo|z)|zip|7z|rar|gz|bz2?|xz|zstd?|lz4|lz|lzma|"
+    r"lzo|br|sz|z)$",
+    re.IGNORECASE,
 )
 ARROW = (
     "an Arrow data set of datasets' save_to_disk: write each split as parquet, "
@@ -60,6 +88,14 @@ def form_of(head: bytes) -> str:
     """The form of a file that starts so, if it is one of SIGNATURES; else ""."""
     fitting = (form for sign, form in SIGNATURES.items() if head.startswith(sign))
     return next(fitting, "")
+
+
+def other(head: bytes) -> str:
+    """In words, what a file that starts so is in place of text or parquet; else ""."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16 text: save it as UTF-8"
+    form = form_of(head[:16])
+    return AS_OTHER.get(form, f"compressed by {form}: unpack it" if form else "")
 
 
 def held(folder: pathlib.Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from clipjax.data.grammar import POSITIONS, Scene
 
+MOST = 10_000_000  # examples of a source that draws them
 RGB = {
     "red": (216, 32, 36),
     "orange": (246, 134, 22),

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from clipjax import paths
+from clipjax.data import contents
 from clipjax.types import BadExample, MissingData, UserError
 
 ADDRESSES = (
@@ -119,7 +120,11 @@ def lines_of(raw: bytes, address: str) -> list[str]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{address} is not UTF-8 text ({error.reason})") from error
+        what = contents.other(raw)
+        told = (
+            f"is no text, but {what}" if what else f"is not UTF-8 text ({error.reason})"
+        )
+        raise UserError(f"{address} {told}") from error
     return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
 
 

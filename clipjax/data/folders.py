@@ -1,8 +1,8 @@
 """Which files of a folder, local or remote, a pattern of shards names.
 
 A pattern is relative to the folder. `{split}` in it stands for the split's name,
-`{00000..00331}` for numbered shards and `{a,b}` for alternatives, of which none may be
-missing, `*` and `?` are as in a shell, and `::` joins several patterns.
+`{00000..00331}` for numbered shards, `{a,b}` or `{a..c}` for alternatives, of which
+none may be missing, `*` and `?` are as in a shell, and `::` joins several patterns.
 """
 
 from __future__ import annotations

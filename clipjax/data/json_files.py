@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from clipjax.data import files
+from clipjax.data import contents, files
 from clipjax.types import UserError
 
 SHOWN = 8  # fields of an object
@@ -27,7 +27,10 @@ def read(path: pathlib.Path) -> Any:
 
     Bytes that are not UTF-8 become surrogates, so that they mark their image alone.
     """
-    return parse(path, files.content(path).decode("utf-8-sig", "surrogateescape"))
+    raw = files.content(path)
+    if what := contents.other(raw):
+        raise UserError(f"{path} is no JSON, but {what}")
+    return parse(path, raw.decode("utf-8-sig", "surrogateescape"))
 
 
 def shown(value: Any, length: int = 40) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import caption_lists, files, parquet_columns, released
+from clipjax.data import caption_lists, contents, files, parquet_columns, released
 from clipjax.data import columns as table_columns
 from clipjax.data.entries import BLANK, Counts
 from clipjax.types import BadExample, UserError
@@ -263,7 +263,9 @@ def _open(path: pathlib.Path) -> Any:
         file.schema_arrow.names  # noqa: B018 -- a damaged one shows here
         return file
     except _damage() as error:
-        released.opening(path, "a parquet file")
+        what = contents.other(released.opening(path, "a parquet file"))
+        if what and not what.startswith("a parquet file"):
+            raise UserError(f"{path} is no parquet file, but {what}") from error
         raise UserError(
             f"{path} is no parquet file, or cut off: get it anew or remove it "
             f"({_words(error)})"

@@ -2,45 +2,79 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
+from clipjax import registry
 from clipjax.types import UserError
 
 RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
+LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 MOST = 1_000_000  # names that one pattern stands for
+LONGEST = 2**28  # characters of all of them
+DEEPEST = 10  # braces in braces
 
 
 def expand(pattern: str, option: str = "shards") -> list[str]:
     """`a{08..10}` -> a08, a09, a10; `{a,b{0..2..2}}` -> a, b0, b2; several multiply.
+    `{a..c}` -> a, b, c.
 
     Braces that hold neither a range nor a comma are part of the name.
 
-    Raises UserError for a range that runs backwards, and for more names than MOST.
+    Raises UserError for a range that runs backwards, for more names than MOST, and for
+    braces more than DEEPEST deep.
     """
-    found = _braces(pattern)
-    if found is None:
-        return [pattern]
-    start, end, parts = found
-    if len(parts) == 1 and (match := RANGE.fullmatch(parts[0])):
-        first, last, step = match.groups()
-        if int(last) < int(first):
-            raise UserError(
-                f"{option}={pattern}: the range {{{match[0]}}} runs backwards"
-            )
-        numbers = range(int(first), int(last) + 1, max(1, int(step or 1)))
-        _check(len(numbers), pattern, option)
-        middle = [str(n).zfill(len(first)) for n in numbers]
-    else:
-        middle = [one for part in parts for one in expand(part, option)]
-    tails = expand(pattern[end:], option)
-    _check(len(middle) * len(tails), pattern, option)
-    return [pattern[:start] + one + tail for one in middle for tail in tails]
+    depth = list(itertools.accumulate({"{": 1, "}": -1}.get(c, 0) for c in pattern))
+    if depth and max(depth) - min(0, *depth) > DEEPEST:
+        raise UserError(
+            f"{option}={registry.shown(pattern)}: its braces are more than {DEEPEST} "
+            "deep"
+        )
+    return _expand(pattern, pattern, option)
+
+
+def _expand(part: str, pattern: str, option: str) -> list[str]:
+    names = [""]
+    while (found := _braces(part)) is not None:
+        start, end, parts = found
+        if len(parts) == 1:
+            middle = _range(parts[0], len(names), pattern, option)
+        else:
+            middle = []
+            for inner in parts:
+                middle += _expand(inner, pattern, option)
+                _check(len(names) * len(middle), pattern, option)
+        before, part = part[:start], part[end:]
+        names = [f"{name}{before}{one}" for name in names for one in middle]
+    return [name + part for name in names]
+
+
+def _range(text: str, times: int, pattern: str, option: str) -> list[str]:
+    """What a range stands for, which is written so often (`times`)."""
+    if match := LETTERS.fullmatch(text):
+        first, last = (ord(letter) for letter in match.groups() if letter)
+        if last >= first:
+            _check((last - first + 1) * times, pattern, option)
+            return [chr(code) for code in range(first, last + 1)]
+    elif match := RANGE.fullmatch(text):
+        if max(map(len, filter(None, match.groups()))) > 18:
+            raise UserError(f"{option}={registry.shown(pattern)}: its numbers are long")
+        first, last, step = (int(group or 1) for group in match.groups())
+        if last >= first:
+            numbers = range(first, last + 1, max(1, step))
+            _check(len(numbers) * times, pattern, option)
+            return [str(n).zfill(len(match[1])) for n in numbers]
+    raise UserError(
+        f"{option}={registry.shown(pattern)}: the range {{{text}}} runs backwards"
+    )
 
 
 def _check(count: int, pattern: str, option: str) -> None:
-    if count > MOST:
+    most = min(MOST, LONGEST // max(len(pattern), 1))
+    if count > most:
         raise UserError(
-            f"{option}={pattern}: it stands for {count:,} names, more than {MOST:,}"
+            f"{option}={registry.shown(pattern)}: it stands for {count:,} names, more "
+            f"than {most:,}"
         )
 
 
@@ -56,7 +90,11 @@ def _braces(pattern: str) -> tuple[int, int, list[str]] | None:
                 parts.append(pattern[begin:place])
                 begin = place + 1
             if depth == 0:
-                if len(parts) > 1 or RANGE.fullmatch(parts[0]):
+                if len(parts) > 1 or _is_range(parts[0]):
                     return start, place + 1, parts
                 break
     return None
+
+
+def _is_range(text: str) -> bool:
+    return bool(RANGE.fullmatch(text) or LETTERS.fullmatch(text))

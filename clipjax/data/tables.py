@@ -40,14 +40,6 @@ NEXT_ROW = re.compile(r"\n[^,;\n\"]+\.(jpe?g|png|webp)[,;]", re.IGNORECASE)
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 DELIMITERS = "\t|,;"
 # Forms of files in contents.py -> what such a table is.
-NO_TABLES = {
-    "gzip": "compressed by gzip",
-    "bzip2": "compressed by bzip2",
-    "xz": "compressed by xz",
-    "zstd": "compressed by zstd",
-    "zip": "a zip archive, or a spreadsheet",
-    "parquet": "a parquet file: read those with data=parquet",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +68,7 @@ def read(
     closed. A row that is merely broken marks its own image.
     """
     raw = files.content(path)
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path} is UTF-16 text: save it as UTF-8")
-    if what := NO_TABLES.get(contents.form_of(raw[:16])):
+    if what := contents.other(raw):
         raise UserError(f"{path} is no table of text, but {what}")
     # Bytes that are not UTF-8 become surrogates, so that they mark their row alone.
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")

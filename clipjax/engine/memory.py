@@ -10,14 +10,16 @@ import jax
 
 from clipjax.types import Config, UserError
 
+WORKER = 100 * 2**20  # bytes of a process that reads and decodes, at least
+
 
 def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
     """Compares what a run takes at the very least with what there is.
 
     template: the shapes and shardings of the training state.
 
-    Raises UserError where the state on a device, or the pixels of a batch, take more
-    bytes than the device, or the host, has.
+    Raises UserError where the state on a device, or the pixels of a batch or the
+    processes of data.workers, take more bytes than the device, or the host, has.
     """
     device, host = _of_device(mesh.devices.flat[0]), _of_host()
     state = sum(
@@ -29,6 +31,12 @@ def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
         raise UserError(
             f"the model and its optimizer take {_size(state)} on each device, which "
             f"has {_size(device)}: choose smaller towers, or a larger mesh.fsdp"
+        )
+    workers = config.data.workers
+    if host and workers * WORKER > host:
+        raise UserError(
+            f"data.workers={workers}: so many processes take {_size(workers * WORKER)} "
+            f"and the machine has {_size(host)}: about one for each core is enough"
         )
     side, images = config.data.image_size, config.data.batch_size
     batch = images * side * side * 3 // jax.process_count()

@@ -75,9 +75,10 @@ def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
         return table
     found = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
     if not found:
+        held = contents.held(folder if folder.is_dir() else base)
         raise UserError(
             f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json"
-            f" ({contents.held(folder)}): unpack MS-COCO's "
+            f" ({held}): unpack MS-COCO's "
             f"annotations_trainval2017.zip in {base}, or read one file by "
             f"data=captions with the option table"
         )

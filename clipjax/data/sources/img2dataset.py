@@ -120,8 +120,11 @@ def make(
     usable = np.flatnonzero(mine)
     if not len(mine):
         inside = any(base.glob(f"*/*{split_files.SUFFIX}"))
-        hint = ", but parquet files: read them with data=parquet" if inside else ""
-        raise UserError(f"the {len(names)} shards of {base} hold no images{hint}")
+        hint = ", but parquet files: read them with data=parquet"
+        raise UserError(
+            f"the {len(names)} shards of {base} hold no images"
+            f"{hint if inside else f': {contents.held(base)}'}"
+        )
     if not len(usable):
         raise UserError(
             f"none of the {len(mine)} images of {base} falls into the split {split!r} "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pathlib
 
-from clipjax.data import files, json_files, listed
+from clipjax.data import contents, files, json_files, listed
 from clipjax.data.entries import Counts, Entry
 from clipjax.data.entries import problems as in_words
 from clipjax.types import UserError
@@ -119,8 +119,8 @@ def _find(base: pathlib.Path) -> pathlib.Path:
     found = [base / name for name in FILES if (base / name).is_file()]
     if not found:
         raise UserError(
-            f"{base} has none of {', '.join(FILES)} (from caption_datasets.zip of "
-            f"Karpathy's page): put it there, or set the option file"
+            f"{base} has none of {', '.join(FILES)} ({contents.held(base)}): put one "
+            "there, of caption_datasets.zip of Karpathy's page, or set the option file"
         )
     if len(found) > 1:
         seen = ", ".join(table.name for table in found)

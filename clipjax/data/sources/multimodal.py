@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipjax.data.drawing import MOST
 from clipjax.types import Example, UserError
 
 SPLITS = ("train", "val")
@@ -111,8 +112,8 @@ def make(
         )
     for name, value, low, high in (
         ("seed", seed, 0, 2**63 - 1),
-        ("size", size, 1, 2**31 - 1),
-        ("eval_size", eval_size, 1, 2**31 - 1),
+        ("size", size, 1, MOST),
+        ("eval_size", eval_size, 1, MOST),
         ("resolution", resolution, 1, 1024),
     ):
         if not low <= value <= high:

@@ -21,7 +21,7 @@ import itertools
 import numpy as np
 
 from clipjax.data import grammar
-from clipjax.data.drawing import render
+from clipjax.data.drawing import MOST, render
 from clipjax.data.grammar import Kind, Scene, pick
 from clipjax.types import Example, UserError
 
@@ -144,7 +144,7 @@ def make(
         raise UserError(f"data=scenes has no split {split!r}; use {', '.join(SPLITS)}")
     for name, value, low, high in (
         ("seed", seed, 0, 2**63 - 1),
-        ("size", size, 1, 2**31 - 1),
+        ("size", size, 1, MOST),
         ("eval_size", eval_size, 1, MAX_EVAL_SIZE),
         ("resolution", resolution, 16, 1024),
     ):
