@@ -22,7 +22,9 @@ def shard(place, caption):
     write_tar(place, [("a.jpg", jpeg()), ("a.txt", caption.encode())])
 
 
-@pytest.mark.parametrize("name", ["data [2024]", "a*b", "what?", "[!x]/[0-9]"])
+@pytest.mark.parametrize(
+    "name", ["data [2024]", "a*b", "what?", "[!x]/[0-9]", "a::b", "x%20y#z"]
+)
 def test_a_folder_of_any_name_as_an_address(tmp_path, name):
     shard(tmp_path / name / "train-0.tar", "right")
     for other in ("data 2", "axb", "whats", "y/1"):  # as a pattern it names these
@@ -94,6 +96,21 @@ def serve(tmp_path):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize("name", ["data [2024]", "a b", "\u00e9", "x/y"])
+def test_a_server_s_folder_of_any_name(name, serve, tmp_path):
+    shard(tmp_path / name / "train 0.tar", "right")
+    shard(tmp_path / name / "sub" / "train-1.tar", "below")
+    shard(tmp_path / "data 2" / "train 0.tar", "wrong")  # what the pattern would name
+    url = f"{serve(Parts)}/{name}"
+    source = webdataset.make("train", path=url)
+    assert [source[i].captions for i in range(len(source))] == [["right"]]
+    for pattern in ("sub/*.tar", "*/train-?.tar", "**/*-1.tar"):
+        source = webdataset.make("train", path=url, shards=pattern)
+        assert [source[i].captions for i in range(len(source))] == [["below"]]
+    with pytest.raises(UserError, match=r"has no query"):
+        webdataset.make("train", path=f"{url}/?key=1")
 
 
 def test_a_server_without_ranges_is_told_at_opening(serve, tmp_path):

@@ -12,7 +12,9 @@ import errno
 import functools
 import glob
 import io
+import re
 import time
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -34,6 +36,8 @@ PACKAGES = {
     **{"az": "adlfs", "abfs": "adlfs"},
 }
 
+HTTP = ("http", "https")
+
 Found = TypeVar("Found")
 
 
@@ -50,6 +54,15 @@ class RemoteFolder:
         import fsspec  # a second to import, with what it looks for
 
         scheme = self.address.partition("://")[0]
+        if scheme in HTTP and "?" in self.address:
+            raise UserError(
+                f"{self.address}: an address of shards has no query (?...); in a "
+                "name write the ? as %3F"
+            )
+        if scheme == "file":  # where fsspec takes :: for its own
+            self._fs = fsspec.filesystem("file")
+            self._root = self.address.removeprefix("file://").removeprefix("localhost")
+            return
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.address)
         except ImportError as error:
@@ -88,6 +101,8 @@ class RemoteFolder:
             if not GLOB.search(pattern):
                 info = self._fs.info(self._place(pattern))
                 return [pattern] if info.get("type") != "directory" else []
+            if self.address.partition("://")[0] in HTTP:
+                return self._listed(pattern)
             place = f"{glob.escape(self._root.rstrip('/'))}/{pattern}"
             found = self._fs.glob(place, detail=True)
         except FileNotFoundError:
@@ -99,6 +114,19 @@ class RemoteFolder:
             for place, info in found.items()
             if info.get("type") != "directory"
         )
+
+    def _listed(self, pattern: str) -> list[str]:
+        """As `_matching`, of a server's pages: they spell names with % and the folder
+        need not be spelled so, which fsspec's glob cannot see.
+        """
+        from fsspec.utils import glob_translate
+
+        fits = re.compile(glob_translate(pattern)).match
+        literal = pattern[: GLOB.search(pattern).start()].rpartition("/")[0]  # pyright: ignore
+        top = self._place(literal) if literal else self._root
+        depth = None if "**" in pattern else pattern.count("/", len(literal) + 1) + 1
+        names = [self._name(place) for place in self._fs.find(top, maxdepth=depth)]
+        return sorted(name for name in names if fits(urllib.parse.unquote(name)))
 
     def held(self) -> str:
         try:
@@ -129,7 +157,7 @@ class RemoteFolder:
 
     def _sends_parts(self, place: str, size: int) -> bool:
         """Whether a part of a file can be asked for; every object store has parts."""
-        if not self.address.startswith(("http://", "https://")) or size < 2:
+        if self.address.partition("://")[0] not in HTTP or size < 2:
             return True
         try:
             with self._fs.open(place, "rb", block_size=1, cache_type="none") as file:
