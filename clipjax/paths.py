@@ -36,6 +36,12 @@ def given(path: str | os.PathLike[str]) -> pathlib.Path:
         raise UserError(f"{text!r} cannot be a path: {error}") from error
     except OSError as error:
         long = error.errno == errno.ENAMETOOLONG
+    encoding = sys.getfilesystemencoding()
+    if not text.isascii() and encoding != "utf-8":  # C++ would take it for another name
+        raise UserError(
+            f"{text}: names cannot be used in this environment's {encoding}: "
+            "set PYTHONUTF8=1"
+        )
     if not _is_text(text):
         raise UserError(f"{text}: the name is no UTF-8 text: rename it")
     if long or any(len(os.fsencode(part)) > _LONGEST for part in found.parts):
@@ -63,7 +69,12 @@ def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     Raises UserError as `given`.
     """
     _no_address(path, f"{what} lives in a local folder, not at an address")
-    return given(path).resolve()
+    try:
+        return given(path).resolve()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: the working directory is gone: change to one that is there"
+        ) from error
 
 
 def _no_address(path: str | os.PathLike[str], told: str) -> None:

@@ -75,6 +75,17 @@ def test_addresses_are_no_local_folders(name):
         paths.local(name, "a run")
 
 
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    assert paths.local(tmp_path / "x", "a run") == tmp_path / "x"
+    with pytest.raises(UserError, match="x: the working directory is gone"):
+        paths.local("x", "a run")
+    os.chdir(tmp_path / "cwd")
+
+
 ADDRESSES = {
     "file:///data/x": "write it without file://",
     "file:/data/x": "write it without file://",
@@ -156,6 +167,20 @@ def test_a_config_below_colons(tmp_path, capsys):
     assert commandline.split_value("gone") == ("gone", "")
     said = refused(capsys, train.main, f"--config={file}:loss=siglip")
     assert "given loss=siglip" in said
+
+
+@pytest.mark.parametrize("name", ["\xe9", "\udcc3\udca9"])
+def test_another_encoding_of_names(name, monkeypatch):
+    """Of a Latin-1 or a C locale, in which an UTF-8 name looks so to Python."""
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    assert paths.given("plain") == pathlib.Path("plain")
+    with pytest.raises(UserError, match="iso8859-1: set PYTHONUTF8=1"):
+        paths.given(name)
+
+
+def test_a_command_in_a_message_is_quoted(tmp_path):
+    with pytest.raises(UserError, match="--data_dir='.*/a b'`"):
+        tfds.make("train", dataset="mnist", data_dir=str(tmp_path / "a b"))
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
             raise UserError(f"dataset={dataset} has several configs: use {listing}")
         found = _versions(configs[0]) if configs else {}
     if not found:
-        how = PREPARE.format(name=dataset, base=base)
+        how = PREPARE.format(name=paths.shell(dataset), base=paths.shell(base))
         raise UserError(f"{place} holds no prepared TFDS data set: {how}")
     if version and version not in found:
         raise UserError(f"dataset={dataset}: the versions in {place} are {list(found)}")
