@@ -52,7 +52,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         message, status = "its output was closed", 1
     except Exception as error:
         if isinstance(error, OSError) and error.errno and not _of_peers(error):
-            message, status = whole.told(error), 2
+            message, status = output_error() or whole.told(error), 2
             print(f"error: {message}", file=sys.stderr)
         elif message := _of_memory(error):
             print(f"error: {message}", file=sys.stderr)
@@ -66,17 +66,23 @@ def run(main: Callable[[list[str]], int]) -> None:
             message, status = f"{type(error).__name__}: {error}".split("\n")[0], 1
     if status > 128:  # who interrupts once does so again; the rest is done in order
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        sys.stdout.flush()
-    except OSError as error:
+    if told := output_error():
         if not status:
-            told = f"error: the output cannot be written ({error.strerror})"
-            print(told, file=sys.stderr)
+            print(f"error: {told}", file=sys.stderr)
         _discard_output()
         status = status or 1
     if message and (group := peers.group()):
         group.fail(message, status)
     sys.exit(status)
+
+
+def output_error() -> str:
+    """Why what was printed cannot be written, such as to a full disk; "" if it can."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return f"the output cannot be written ({error.strerror})"
+    return ""
 
 
 def _of_peers(error: OSError) -> bool:

@@ -134,7 +134,8 @@ def main(argv: list[str]) -> int:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UserError(_failed(error, action, values)) from error
+            told = commandline.output_error() or _failed(error, action, values)
+            raise UserError(told) from error
     if action in ("convert", "tiny"):
         console.print(f"use: --config FILE.py:{_use(values)}")
     return status
@@ -155,11 +156,13 @@ def _check_out(name: str) -> None:
 def _failed(error: OSError, action: str, values: Any) -> str:
     """What the system refused, such as to write to a full disk, and what to do."""
     why = error.strerror or str(error)
-    place = error.filename or getattr(values, "out", "the data")
-    fix = "choose another --out"
-    if action == "verify":
+    full = os.strerror(errno.ENOSPC) in why
+    # verify writes nothing else.
+    place = getattr(values, "out", "the output" if full else "the data")
+    place, fix = error.filename or place, "choose another --out"
+    if action == "verify" and not full:
         fix = "see that it can be read"
-    elif os.strerror(errno.ENOSPC) in why:
+    elif full:
         fix = "make room"
         if action == "convert":
             fix += " and start the same again, which keeps the finished shards"

@@ -235,3 +235,15 @@ def test_a_closed_output_ends_nothing(closed, tmp_path):
     done = subprocess.run(["bash", "-c", command], env=env)
     assert done.returncode == 3
     assert (tmp_path / "kept").read_text() == "right"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_named(unbuffered):
+    command = [sys.executable, "-m", "clipjax.prepare", "verify", *SCENES]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=env)
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 2 and len(said) == 1
+    assert re.match("error: .*the output.*No space left on device", said[0])
