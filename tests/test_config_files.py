@@ -136,7 +136,7 @@ def test_what_base_makes_is_whole(arg, more):
         ("train.steps", 2**31, "train.steps=2147483648: must be at most 2147483647"),
         ("data.image_size", 10**6, "data.image_size=1000000: must be at most 16384"),
         ("model.embed_dim", 10**7, "model.embed_dim=10000000: must be at most 65536"),
-        ("model.image.depth", 100000, "model.image.depth=100000: must be at most 1000"),
+        ("model.image.depth", 100000, "model.image.depth=100000: must be at most 256"),
         ("model.text.width", -1, "model.text.width=-1: must be at least 1"),
         ("data.threads", 10**6, "data.threads=1000000: must be at most 1024"),
         ("data.timeout", 1e300, r"data.timeout=1e\+300: must be at most 9.22"),
@@ -168,6 +168,24 @@ def test_numbers_beyond_what_can_work(path, value, said):
     place[key] = 10**5000 if value == "10**5000" else value
     with pytest.raises(UserError, match=said):
         config_check.validate(made)
+
+
+def test_steps_that_are_traced_one_by_one_are_few():
+    made = config.base("model=memory_network", options={"train": {"steps": 5}})
+    made.model.feedback_steps = 65
+    with pytest.raises(UserError, match="feedback_steps=65: must be at most 64"):
+        config_check.validate(made)
+
+
+@pytest.mark.parametrize("path", ["optim.no_decay", "lora.on"])
+@pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "a{99999999999}", "["])
+def test_patterns_that_python_cannot_read(path, pattern):
+    made = config.base(None, options={"train": {"steps": 5}})
+    section, _, key = path.partition(".")
+    made[section][key] = pattern
+    with pytest.raises(UserError, match=f"{path}: .* is no regular expression") as told:
+        config_check.validate(made)
+    assert len(str(told.value)) < 500
 
 
 @pytest.mark.parametrize(
