@@ -123,7 +123,7 @@ def test_webdataset_without_images_is_an_error(tmp_path):
     (tmp_path / "train-0.tar").write_bytes(b"")
     with pytest.raises(UserError, match=r"no images .*empty \(0 bytes\)"):
         webdataset.make("train", path=str(tmp_path))
-    (tmp_path / "train-0.tar").write_bytes(b"<html>" * 400)
+    (tmp_path / "train-0.tar").write_bytes(b"no shard" * 400)
     with pytest.raises(UserError, match="train-0.tar is not a tar file"):
         webdataset.make("train", path=str(tmp_path))
     (tmp_path / "train-0.tar").write_bytes(b"\x1f\x8b" + bytes(1000))
