@@ -33,7 +33,8 @@ BATCH = 4096
 
 def synthetic_index(examples: int, first: int):
     """The index of a shard as img2dataset writes it: nine digits, JPEG, text."""
-    from clipjax.data import caption_files, tar_index
+    from clipjax.data.annotations import caption_files
+    from clipjax.data.containers import tar_index
 
     keys = np.char.zfill(np.arange(first, first + examples).astype("S9"), 9)
     starts = np.arange(examples, dtype=np.int64) * 40_960 + 512
@@ -51,14 +52,15 @@ def synthetic_index(examples: int, first: int):
 
 
 def make_webdataset(folder: pathlib.Path, examples: int) -> None:
-    from clipjax.data import files, folders, tar_index
+    from clipjax.data.containers import tar_index
+    from clipjax.data.storage import local, shard_files
 
-    there = folders.LocalFolder(folder)
+    there = shard_files.LocalFolder(folder)
     for number in range(examples // EACH):
         name = f"train-{number:05}.tar"
         (folder / name).touch()
         tar_index.build = lambda shard, n=number: synthetic_index(EACH, n * EACH)
-        tar_index.cached(there.shard(name), files.cache_folder("index"))
+        tar_index.cached(there.shard(name), local.cache_folder("index"))
 
 
 def make_captions(folder: pathlib.Path, examples: int) -> None:
@@ -73,16 +75,16 @@ def make_captions(folder: pathlib.Path, examples: int) -> None:
 
 
 def make_arrayrecord(folder: pathlib.Path, examples: int) -> None:
-    from clipjax import whole
-    from clipjax.data import records
+    from clipjax import atomic_files
+    from clipjax.data.containers import record_shards
 
     shards = []
     for number in range(examples // EACH):
         name = f"train-{number:05}.arrayrecord"
         (folder / name).touch()
-        shards.append(records.Shard(name, EACH, [(1, EACH)], 0, "0" * 64))
-    made = records.Split(shards, {}, {}, {})
-    whole.write_json(folder / "train.json", made.to_json(records.FORMAT))
+        shards.append(record_shards.Shard(name, EACH, [(1, EACH)], 0, "0" * 64))
+    made = record_shards.Split(shards, {}, {}, {})
+    atomic_files.write_json(folder / "train.json", made.to_json(record_shards.FORMAT))
 
 
 def make_shards(folder: pathlib.Path, shards: int) -> None:
@@ -119,7 +121,7 @@ def measure(name: str, folder: pathlib.Path) -> dict:
     """Opens the source; in a process of its own."""
     import importlib
 
-    from clipjax.data import pipeline
+    from clipjax.data.batching import pipeline
 
     source_module = importlib.import_module(f"clipjax.data.sources.{name}")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -6,7 +6,7 @@
 Decoding and random crops of `--size` pixels, from loose files and from tar shards that
 hold the same images (both written to a temporary folder), without and with two workers:
 
-- ours: `clipjax.data.pipeline.train_batches` with each decoder of `augment=crop`
+- ours: `pipeline.train_batches` with each decoder of `augment=crop`
 - open_clip: a PyTorch DataLoader over a plain dataset, open_clip's training transform
   with crops as large; it also normalises to float32, which ours leaves to the device
 - webdataset, for shards: the same transform in a WebLoader
@@ -97,9 +97,9 @@ def loop(args: argparse.Namespace, decoder: str, crop: bool) -> Images:
     """The bare loop, over images in memory."""
     import numpy as np
 
-    from clipjax.data import augment, images, opencv
+    from clipjax.data.images import augment, decoding, opencv
 
-    decode = opencv.decode if decoder == "opencv" else images.decode
+    decode = opencv.decode if decoder == "opencv" else decoding.decode
     transform = augment.crop(args.size, scale=tuple(args.scale), decoder=decoder)
     data = [path.read_bytes() for path in sorted(args.folder.glob("*.jpg"))]
     rng = np.random.default_rng(0)
@@ -110,7 +110,8 @@ def loop(args: argparse.Namespace, decoder: str, crop: bool) -> Images:
 
 
 def ours(args: argparse.Namespace, decoder: str) -> Images:
-    from clipjax.data import augment, pipeline
+    from clipjax.data.batching import pipeline
+    from clipjax.data.images import augment
     from clipjax.data.sources import captions, webdataset
     from clipjax.engine import host
 

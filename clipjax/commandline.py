@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from clipjax import config_check, config_parts, paths, peers, registry, whole
+from clipjax import atomic_files, config_check, config_parts, paths, peers, registry
 from clipjax.types import Config, UserError
 
 LONGEST = 1500  # characters of an error's line
@@ -52,7 +52,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         message, status = "its output was closed", 1
     except Exception as error:
         if isinstance(error, OSError) and error.errno and not _of_peers(error):
-            message, status = output_error() or whole.told(error), 2
+            message, status = output_error() or atomic_files.told(error), 2
             print(f"error: {message}", file=sys.stderr)
         elif message := _of_memory(error):
             print(f"error: {message}", file=sys.stderr)

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from clipjax.agree import gather
-from clipjax.data.labels import NONE, Classes
-from clipjax.data.text import check
+from clipjax.data.class_lists import NONE, Classes
+from clipjax.data.text.cleaning import check
 from clipjax.image_batches import ImageBatches
+from clipjax.multihost import gather
 from clipjax.pulse import pulse
 from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
 
@@ -56,7 +56,7 @@ class Encoder:
 
     Args:
       preprocess: bytes, uint8 [h w 3] or a PIL image -> uint8 [s s 3], as the functions
-        of clipjax/data/preprocess.py make it.
+        of clipjax/data/images/preprocess.py make it.
       batch_size: of all devices together; rounded up to a multiple of their number.
       mesh: the devices to spread a batch over, which then also hold the variables; None
         for the default device.

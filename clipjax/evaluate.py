@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from clipjax import commandline, config_check, config_parts, paths, whole
-from clipjax.agree import on_primary
+from clipjax import atomic_files, commandline, config_check, config_parts, paths
 from clipjax.config_sections import source_section
+from clipjax.multihost import on_primary
 from clipjax.types import Config, UserError
 
 HELP = """\
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 def _json_file(name: str) -> pathlib.Path:
     """The file that --json names; a device or pipe by the name given, /dev/stdout."""
     place, given = paths.local(name, "a file"), paths.given(name).absolute()
-    if whole.is_special(given):
+    if atomic_files.is_special(given):
         return given
     if not place.parent.is_dir() or place.is_dir():
         raise UserError(f"--json={name}: name a file in a folder that exists")
@@ -138,11 +138,11 @@ def _only_evaluation(argv: list[str]) -> None:
 
 def _check_place(place: pathlib.Path) -> None:
     """Raises UserError before the work where its results could not be kept."""
-    if whole.is_special(place):
+    if atomic_files.is_special(place):
         return
     folder = place if place.is_dir() else place.parent
     try:
-        whole.check_room(folder)
+        atomic_files.check_room(folder)
     except OSError as error:
         raise _unwritten(folder, error) from error
 
@@ -183,9 +183,9 @@ def evaluate(
         distributed,
         initial,
         interpolate,
+        lost_text_report,
         resume,
         sharding,
-        texts,
     )
     from clipjax.engine.compilation import enable_cache
 
@@ -233,7 +233,7 @@ def evaluate(
         if tokenizer is not None and given.tokenizer is not None:
             initial.check_same_ids(what_base, tokenizer, given.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
-    texts.tell_evaluators(evaluators, tokenizer, config, say)
+    lost_text_report.tell_evaluators(evaluators, tokenizer, config, say)
     sweep = {}
     with console.status("") as status:
 
@@ -261,7 +261,7 @@ def evaluate(
         console.print(results.sweep_table(sweep))
     if jax.process_index() == 0:
         try:
-            whole.write_json(path, written)
+            atomic_files.write_json(path, written)
         except OSError as error:  # the disk may be full by now
             raise _unwritten(path, error) from error
         console.print(f"written to {path}", soft_wrap=True)
@@ -273,7 +273,7 @@ def _with_data(config: Config, name: str, given: Mapping[str, str]) -> Config:
     Raises UserError for an option that the source does not have, and where every
     evaluator has data of its own.
     """
-    from clipjax.data import source_words
+    from clipjax.data import mixture_spec
 
     if all(
         "data" in config.evals[label]
@@ -290,7 +290,7 @@ def _with_data(config: Config, name: str, given: Mapping[str, str]) -> Config:
         section = found.data.eval
         texts = dict(given)
         section.split = texts.pop("split", section.split)
-        section.update(source_words.options(section.name, texts, "--data."))
+        section.update(mixture_spec.options(section.name, texts, "--data."))
     return found.lock()
 
 

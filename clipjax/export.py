@@ -65,14 +65,14 @@ def export(
     Raises UserError for what cannot be exported.
     """
     from clipjax import library
-    from clipjax.weights import release
+    from clipjax.weights import write_model
 
     loaded = library.load(workdir, ema=ema, checkpoint=checkpoint)
     if loaded.tokenizer is None:
         raise UserError(
             f"{workdir} is a classifier: only two-tower models are exported"
         )
-    release.write(
+    write_model.write(
         out,
         target,
         loaded.config,

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from clipjax import paths
-from clipjax.data import images
+from clipjax.data.images import decoding
 from clipjax.types import BadExample, Example, UserError
 
 ImageLike = Image.Image | bytes | np.ndarray | str | os.PathLike | BinaryIO | Example
@@ -61,7 +61,7 @@ def _example(image: Any, key: str) -> Example:
         return Example(_file(image), key=key)
     if isinstance(image, ImageFile.ImageFile):
         try:
-            images.read(image, exif=False)  # which also closes its file
+            decoding.read(image, exif=False)  # which also closes its file
         except BadExample:
             image.close()
             raise

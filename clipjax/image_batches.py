@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.ahead import PATIENCE, Ahead, Late, name_of
+from clipjax.data.batching.prefetch import PATIENCE, Ahead, Late, name_of
 from clipjax.pulse import pulse
 from clipjax.types import BadExample, UserError
 

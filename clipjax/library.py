@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax import paths, whole
+from clipjax import atomic_files, paths
 from clipjax.config import create
 from clipjax.encoder import Encoder
 from clipjax.engine import assemble, classes, resume
 from clipjax.given_images import ImageLike, one_by_one
 from clipjax.types import BadExample, Config, Model, Tokenizer, UserError, Variables
-from clipjax.weights import foreign, settings
+from clipjax.weights import model_description, read_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +123,11 @@ def load(
     try:
         return _load(str(name), str(checkpoint), ema)
     except OSError as error:
-        raise UserError(whole.told(error)) from error
+        raise UserError(atomic_files.told(error)) from error
 
 
 def _load(name: str, checkpoint: str, ema: bool) -> Loaded:
-    if foreign.is_foreign(name):
+    if read_model.is_foreign(name):
         return _load_released(name)
     folder = paths.local(name, "a model")
     config = resume.load_config(folder)
@@ -142,11 +142,11 @@ def _load(name: str, checkpoint: str, ema: bool) -> Loaded:
 
 
 def _load_released(name: str) -> Loaded:
-    found, variables = foreign.read_model(name)
-    config = settings.to_config(found, name)
+    found, variables = read_model.read_model(name)
+    config = model_description.to_config(found, name)
     tokenizer = create("tokenizer", config.data.tokenizer, None, None)
-    settings.check_tokenizer(found, tokenizer, name)
-    model = settings.build(found)
+    model_description.check_tokenizer(found, tokenizer, name)
+    model = model_description.build(found)
     variables = jax.device_put(variables)
     preprocess = assemble.preprocess(config)
     encoder = Encoder(model, tokenizer, preprocess)

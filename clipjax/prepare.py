@@ -16,7 +16,7 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from clipjax import commandline, paths, registry, whole
+from clipjax import atomic_files, commandline, paths, registry
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -116,16 +116,17 @@ def main(argv: list[str]) -> int:
     if values.threads < 1:
         raise UserError(f"--threads={values.threads}: use 1 or more")
 
-    from clipjax.data import files, source_words
+    from clipjax.data import mixture_spec
+    from clipjax.data.storage import local
 
-    options = source_words.options(name, given, "--data.")
+    options = mixture_spec.options(name, given, "--data.")
     make = registry.load("data", name)
     if "path" in registry.options(make) and not options.get("path"):
         raise UserError("no --data.path given: the folder of the data")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     status = 0
     # All before the first is written, so that a wrong name is told at once.
-    with files.set_by_flags("--data."):
+    with local.set_by_flags("--data."):
         sources = {split: make(split, **options) for split in splits}
     for split, source in sources.items():
         described = {"data": name, "split": split, **options}
@@ -145,7 +146,7 @@ def _check_out(name: str) -> None:
     """Raises UserError, before anything is read, if nothing can be written there."""
     place = paths.local(name, "what is written")
     try:
-        whole.check_place(place)
+        atomic_files.check_place(place)
     except OSError as error:
         raise UserError(
             f"--out={name}: {place} cannot be written ({error.strerror}): choose "
@@ -226,7 +227,7 @@ def _write(
     options: Any,
 ) -> None:
     """Converts a source and says what came of it, and how it is used."""
-    from clipjax.data.prepare import convert, report
+    from clipjax.data.prepare import convert, survey_text
 
     split, start = name or described["split"], time.monotonic()
     with _bar(console, f"{split} -> {out}") as progress:
@@ -236,11 +237,11 @@ def _write(
     captions = sum(int(shard.counts().sum()) for shard in shards)
     many = f"{len(shards)} shard{'s' * (len(shards) > 1)}"
     line = f"{split}: {examples:,} examples, {captions:,} captions in {many}, "
-    line += report.size(sum(shard.bytes for shard in shards))
+    line += survey_text.size(sum(shard.bytes for shard in shards))
     if made.done_before:
         console.print(f"{line}: there already, as asked for")
     else:
-        line += f" from {report.size(made.read)} of images"
+        line += f" from {survey_text.size(made.read)} of images"
         kept = f", {made.kept_shards} of the shards kept" if made.kept_shards else ""
         console.print(f"{line}, in {time.monotonic() - start:.1f} s{kept}")
     _tell_broken(console, made.broken, f"left out, listed in {out / split}.json")
@@ -262,7 +263,7 @@ def _write(
 def _inspect(
     console: Console, source: Source, described: dict[str, Any], values: Any
 ) -> int:
-    from clipjax.data.prepare import report, sheet, survey
+    from clipjax.data.prepare import sheet, survey, survey_text
 
     for flag in ("samples", "seed"):
         if values[flag].value < (flag == "samples"):
@@ -273,7 +274,7 @@ def _inspect(
     threads = values.threads
     with _bar(console, "reading") as progress:
         found = survey.survey(source, decode=False, threads=threads, progress=progress)
-    console.print(report.tables(found, title))
+    console.print(survey_text.tables(found, title))
     for problem in found.problems:
         console.print(f"left aside by the source: {problem}")
     _tell_broken(console, found.broken, "by their headers (verify reads all)")
@@ -292,17 +293,17 @@ def _inspect(
 def _verify(
     console: Console, source: Source, described: dict[str, Any], values: Any
 ) -> int:
-    from clipjax.data import records
+    from clipjax.data.containers import record_shards
     from clipjax.data.prepare import survey
 
     start = time.monotonic()
     problems = []
     if described["data"] == "arrayrecord":
         base = paths.given(described["path"])
-        shards = records.read_split(base / f"{described['split']}.json").shards
+        shards = record_shards.read_split(base / f"{described['split']}.json").shards
         problems = [
             f"{name}: its SHA-256 is not that of the file that was written"
-            for name in records.altered(base, shards)
+            for name in record_shards.altered(base, shards)
         ]
     with _bar(console, "reading and decoding") as progress:
         found = survey.survey(

@@ -11,7 +11,8 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import pkgutil
+import pathlib
+import re
 import traceback
 import types
 import typing
@@ -29,35 +30,10 @@ FAMILIES = {
     "schedule": "clipjax.optim.schedules",
     "data": "clipjax.data.sources",
     "tokenizer": "clipjax.data.tokenizers",
-    "preprocess": "clipjax.data.preprocess",
-    "augment": "clipjax.data.augment",
-    "text_augment": "clipjax.data.text_augment",
+    "preprocess": "clipjax.data.images.preprocess",
+    "augment": "clipjax.data.images.augment",
+    "text_augment": "clipjax.data.text.text_augment",
     "evals": "clipjax.evals",
-}
-
-# Modules of a family's package that serve its components and are none themselves.
-HELPERS = {
-    "clipjax.models.audio",
-    "clipjax.models.convolution",
-    "clipjax.models.frozen",
-    "clipjax.models.fusion",
-    "clipjax.models.heads",
-    "clipjax.models.layers",
-    "clipjax.models.lora",
-    "clipjax.models.meaning",
-    "clipjax.models.memory",
-    "clipjax.models.pools",
-    "clipjax.models.texts",
-    "clipjax.models.ttt",
-    "clipjax.evals.accuracy",
-    "clipjax.evals.ranking",
-    "clipjax.losses.combined",
-    "clipjax.losses.diagnostics",
-    "clipjax.losses.global_contrastive",
-    "clipjax.losses.matches",
-    "clipjax.losses.moving",
-    "clipjax.losses.pairs",
-    "clipjax.losses.scheduled",
 }
 
 
@@ -111,11 +87,8 @@ def names(family: str) -> list[str]:
     """The components of a family, sorted; imports none of a package's files."""
     place = importlib.import_module(FAMILIES[family])
     if hasattr(place, "__path__"):
-        return sorted(
-            module.name
-            for module in pkgutil.iter_modules(place.__path__)
-            if not module.ispkg and f"{place.__name__}.{module.name}" not in HELPERS
-        )
+        folder = pathlib.Path(place.__path__[0])
+        return sorted(path.stem for path in folder.glob("*.py") if _has_make(path))
     return sorted(
         name
         for name, value in vars(place).items()
@@ -123,6 +96,11 @@ def names(family: str) -> list[str]:
         and value.__module__ == place.__name__
         and not name.startswith("_")
     )
+
+
+def _has_make(path: pathlib.Path) -> bool:
+    """Whether a file defines a factory; it is read, not imported."""
+    return re.search(r"^def make\(", path.read_text(encoding="utf-8"), re.M) is not None
 
 
 def load(family: str, name: str) -> Callable[..., Any]:

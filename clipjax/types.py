@@ -135,7 +135,7 @@ class Tokenizer(Protocol):
 
         One that does not know every text may also have `unknown(text)`: a sequence of
         the words or characters that get no id of their own. They are counted before
-        training and evaluation; see data/lost_texts.py.
+        training and evaluation; see data/text/lost_texts.py.
 
         One of our own may also have `released() -> str`, its tokenizer.json for other
         libraries, with which its models can be exported; see framing.as_library.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.checkpoint.saves import Checkpoints
 
 
 class Opener:

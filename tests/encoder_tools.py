@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from clipjax.data import preprocess
+from clipjax.data.images import preprocess
 from clipjax.encoder import Encoder
 from clipjax.types import BadExample
 

@@ -17,8 +17,8 @@ import sys
 import fault_tools
 import jax.numpy as jnp
 
-from clipjax import commandline, whole
-from clipjax.engine.checkpoint import Checkpoints
+from clipjax import atomic_files, commandline
+from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.metrics import MetricWriter
 from run_tools import one_device, rows, saved, tiny, train
 
@@ -46,7 +46,7 @@ def small(workdir):
     with Checkpoints(workdir, warn=lambda line: None) as saves:
         found = saves.restore_latest(state(0))
         start = found[2] if found else 0
-        whole.write_json(workdir / "config.json", {"steps": STEPS})
+        atomic_files.write_json(workdir / "config.json", {"steps": STEPS})
         writer = MetricWriter(workdir, start, tensorboard=True)
         for step in range(start + 1, STEPS + 1):
             writer.write_scalars(step, {"train/loss": step})

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 
-from clipjax.data import pipeline
+from clipjax.data.batching import pipeline
 from clipjax.types import BadExample, Example
 
 

@@ -18,7 +18,7 @@ from jax.sharding import AxisType
 from rich.console import Console
 
 from clipjax.engine import assemble, distributed, loop, metrics, sharding
-from clipjax.engine.preempt import StopRequest
+from clipjax.preempt import StopRequest
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.data import images
+from clipjax.data.images import decoding
 from clipjax.types import Source
 
 
@@ -41,7 +41,7 @@ def check_contract(source):
     assert isinstance(source.problems, list)
     for index in (0, len(source) - 1):
         example = source[index]
-        assert images.decode(example.image).mode == "RGB" and example.key
+        assert decoding.decode(example.image).mode == "RGB" and example.key
         assert source.key_of(index) == example.key
         assert len(example.captions) == source.caption_counts[index]
         assert example.labels.keys() <= source.class_names.keys()

@@ -19,7 +19,7 @@ from encoder_tools import (
 )
 from PIL import Image
 
-from clipjax.data import preprocess
+from clipjax.data.images import preprocess
 from clipjax.library import Loaded
 from clipjax.types import Example, UserError
 

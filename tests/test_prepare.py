@@ -17,7 +17,8 @@ from image_tools import encoded, picture
 from PIL import Image, ImageFont
 
 from clipjax import prepare
-from clipjax.data import images, records
+from clipjax.data.containers import record_shards
+from clipjax.data.images import decoding
 from clipjax.data.prepare import convert, sheet, subset, survey, writing
 from clipjax.data.sources import arrayrecord, captions, imagefolder, scenes, webdataset
 from clipjax.types import BadExample, Example, UserError
@@ -97,8 +98,8 @@ def test_a_tar_is_what_others_read(tmp_path):
     assert names[:3] == ["000000000.png", "000000000.json", "000000000.cls"]
     assert len(names) == 6 and numbers == [b"0", b"1"]
     assert fields == {"captions": [], "key": "train/b/1.gif", "labels": {"class": 1}}
-    gif = images.decode((tmp_path / "d/train/a/1.gif").read_bytes())
-    np.testing.assert_array_equal(np.asarray(images.decode(data)), np.asarray(gif))
+    gif = decoding.decode((tmp_path / "d/train/a/1.gif").read_bytes())
+    np.testing.assert_array_equal(np.asarray(decoding.decode(data)), np.asarray(gif))
     assert pathlib.Path("o/classes.txt").read_text() == "a\nb\n"
     found = webdataset.make("train", path="o", classes="classes.txt")
     assert [found[i].labels["class"] for i in (0, 1)] == [0, 1]
@@ -110,13 +111,13 @@ def test_resize_and_dedup(pairs, capsys):
     assert "all: 1 repeated" in printed and "5.jpg repeats 1.jpg" in printed
     before = captions.make("all", path="pairs")
     after = arrayrecord.make("all", path="o")
-    sizes = [images.size(after[i].image) for i in range(7)]
+    sizes = [decoding.size(after[i].image) for i in range(7)]
     # 60 x 40 becomes 48 x 32; 30 wide is small enough, and keeps its bytes.
     assert sizes == [(48, 32)] * 5 + [(30, 90)] + [(48, 32)]
     assert after[5].image == before[7].image
-    assert images.format_of(after[2].image) == "JPEG"
-    wanted = images.decode(before[0].image).resize((48, 32), Image.Resampling.BICUBIC)
-    error = np.asarray(images.decode(after[0].image), int) - np.asarray(wanted)
+    assert decoding.format_of(after[2].image) == "JPEG"
+    wanted = decoding.decode(before[0].image).resize((48, 32), Image.Resampling.BICUBIC)
+    error = np.asarray(decoding.decode(after[0].image), int) - np.asarray(wanted)
     assert np.abs(error).mean() < 6
 
 
@@ -126,7 +127,7 @@ def test_orientation_survives_resizing():
     exif[0x0112] = 6  # lies on its side: upright it is 40 wide
     data = encoded(made, "JPEG", exif=exif)
     small = writing.Fit(resize=20)(Example(data)).image
-    assert images.size(data) == (40, 60) and images.size(small) == (20, 30)
+    assert decoding.size(data) == (40, 60) and decoding.size(small) == (20, 30)
     kept = writing.Fit(resize=40)(Example(data)).image
     assert kept == data
 
@@ -293,7 +294,7 @@ def test_a_full_disk_is_told_and_what_is_finished_kept(to, pairs, capsys, monkey
         return opened
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "writer", limited(records.writer))
+        patch.setattr(record_shards, "writer", limited(record_shards.writer))
         patch.setattr(tarfile, "open", limited(tarfile.open))
         argv = ["convert", *PAIRS, "--out=o", f"--to={to}", "--shard_size=2"]
         line = failure(capsys, prepare.main, *argv)
@@ -356,7 +357,7 @@ def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys, monkeypatch):
     assert ": 1 broken, 1 problem(s)" in printed
     argv = "verify", "--data=arrayrecord", "--data.path=o", "--split=all"
     with monkeypatch.context() as patch:
-        patch.setattr(records, "altered", unreadable)
+        patch.setattr(record_shards, "altered", unreadable)
         line = failure(capsys, prepare.main, *argv)
     assert "cannot go on at the data: Permission denied" in line
 

@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax.weights import files, towers, vits
+from clipjax.weights import read_tower
+from clipjax.weights.formats import vits
+from clipjax.weights.tensors import tensor_files
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens" / "single_towers.npz"
+GOLDENS = pathlib.Path(__file__).parent / "parity" / "goldens" / "single_towers.npz"
 TEXT_POOLS = ("cls", "mean", "last", "pooler")
 
 
@@ -78,7 +80,7 @@ def goldens() -> dict[str, Case]:
 def write(case: Case, folder: pathlib.Path) -> str:
     """The files of a case; returns what is to be read."""
     path = folder / "model.safetensors"
-    files.write_safetensors(path, case.tensors)
+    tensor_files.write_safetensors(path, case.tensors)
     if case.config is None:
         return str(path)
     (folder / "config.json").write_text(json.dumps(case.config))
@@ -99,8 +101,8 @@ def check(case: Case, name: str) -> None:
     pools = [pool for pool in TEXT_POOLS if pool in case.outputs] or [""]
     for pool in pools:
         options = {"pool": pool} if pool else {}
-        settings, params, stats = towers.read_tower(name, case.side, options)
-        tower = towers.build(settings)
+        settings, params, stats = read_tower.read_tower(name, case.side, options)
+        tower = read_tower.build(settings)
         variables = variables_of(params, stats)
         if case.side == "text":
             text, mask = case.inputs["text"], case.inputs["mask"]
@@ -117,7 +119,7 @@ def check(case: Case, name: str) -> None:
 def assert_comes_back(tensors, settings, params, stats):
     """Every tensor that a tower has is bit for bit as it was."""
     dtypes = {name: array.dtype for name, array in tensors.items()}
-    back = towers.to_tensors(settings, params, stats, dtypes)
+    back = read_tower.to_tensors(settings, params, stats, dtypes)
     # A class token without a position lacks a row of ours.
     row = settings.options["width"] if vits.BARE_CLASS in settings.layout else 0
     ours = sum(x.size for x in jax.tree.leaves((params, stats)))

@@ -10,15 +10,10 @@ import numpy as np
 from clipjax.models import two_tower
 from clipjax.models.image import modified_resnet, vit
 from clipjax.models.text import transformer
-from clipjax.weights import (
-    files,
-    hf_clip,
-    hf_siglip,
-    open_clip,
-    open_clip_config,
-    table,
-    tokenizer_files,
-)
+from clipjax.weights import rename_table
+from clipjax.weights.beside import tokenizer_files
+from clipjax.weights.formats import hf_clip, hf_siglip, open_clip, open_clip_config
+from clipjax.weights.tensors import tensor_files
 
 VOCAB, LENGTH = 60, 7
 ENDS = tokenizer_files.Ends(0, 1, 5)
@@ -82,9 +77,9 @@ def made(name):
     """A model's table, shapes, variables, and tensors."""
     kind, model = MODELS[name]
     its_table = kind.table(model, frozenset())
-    shapes = table.model_shapes(model)
+    shapes = rename_table.model_shapes(model)
     variables = noise(shapes)
-    return its_table, shapes, variables, table.to_theirs(its_table, variables)
+    return its_table, shapes, variables, rename_table.to_theirs(its_table, variables)
 
 
 MADE = {name: made(name) for name in MODELS}
@@ -105,7 +100,7 @@ def write_hf(folder, name="clip", **changes):
         section, _, inner = key.rpartition("__")
         (described[section] if section else described)[inner] = value
     (folder / "config.json").write_text(json.dumps(described))
-    files.write_safetensors(folder / "model.safetensors", MADE[name][3])
+    tensor_files.write_safetensors(folder / "model.safetensors", MADE[name][3])
     return folder
 
 
@@ -120,5 +115,5 @@ def write_open_clip(folder, name="open_clip", config=None, **changes):
         (place[section] if section else place)[inner] = value
     (folder / "open_clip_config.json").write_text(json.dumps(described))
     path = folder / "open_clip_model.safetensors"
-    files.write_safetensors(path, MADE[name][3])
+    tensor_files.write_safetensors(path, MADE[name][3])
     return folder

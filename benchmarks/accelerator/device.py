@@ -11,7 +11,7 @@ from jax import lax
 
 from accelerator import timing
 from accelerator.child import Report, message
-from clipjax.models import layers
+from clipjax.models.common import layers
 
 # name -> (type, precision of the product)
 PRODUCTS: dict[str, tuple[Any, Any]] = {

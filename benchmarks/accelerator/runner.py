@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelerator import derived, packages
-from clipjax import whole
+from clipjax import atomic_files
 
 BUDGET = 300.0  # seconds, those for which the parts' limits are meant
 LEAST = 8.0  # seconds under which no part is begun
@@ -62,7 +62,7 @@ def run(
         **facts(),
         "parts": {name: {"status": "not run"} for name in parts},
     }
-    whole.write_json(out, found)
+    atomic_files.write_json(out, found)
     log = log_of(out)
     log.write_bytes(b"")
     with _stopped_by_signals(), tempfile.TemporaryDirectory() as scratch:
@@ -71,7 +71,7 @@ def run(
         if wheels is not None:
             found["wheels"] = packages.install(wheels, folder / "site", log)
             environment["PYTHONPATH"] += os.pathsep + str(folder / "site")
-        whole.write_json(out, found)
+        atomic_files.write_json(out, found)
         try:
             for name, part in parts.items():
                 left = end - time.monotonic()
@@ -84,13 +84,13 @@ def run(
                     limit = min(limit, left)
                     _run(name, part, limit, record, found, out, environment, folder)
                 _say(name, record)
-                whole.write_json(out, found)
+                atomic_files.write_json(out, found)
         finally:
             for record in found["parts"].values():
                 if record["status"] == "running":  # a signal ends this process
                     record["status"] = "stopped"
             found["seconds"] = round(time.monotonic() - end + budget, 1)
-            whole.write_json(out, found)
+            atomic_files.write_json(out, found)
     return found
 
 
@@ -133,7 +133,7 @@ def _run(
     if found["tiny"]:
         command.append("--tiny")
     record.update(status="running", limit=round(limit, 1), results={})
-    whole.write_json(out, found)
+    atomic_files.write_json(out, found)
     start = time.monotonic()
     read = 0
     with printed.open("wb") as output:
@@ -153,7 +153,7 @@ def _run(
                     read = lines.stat().st_size
                     _take(lines, record)
                     derived.add(found["parts"])
-                    whole.write_json(out, found)
+                    atomic_files.write_json(out, found)
             late = process.poll() is None
         finally:
             _kill(process)

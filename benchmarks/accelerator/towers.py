@@ -17,7 +17,7 @@ from clipjax import commandline
 from clipjax.config import create
 from clipjax.engine import state as states
 from clipjax.engine.step import make_train_step
-from clipjax.models import layers
+from clipjax.models.common import layers
 from clipjax.optim import factory
 from clipjax.registry import load
 from clipjax.types import LossSpec

@@ -10,20 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax import registry, trees, whole
+from clipjax import atomic_files, param_paths, registry
 from clipjax.config import create
 from clipjax.config_parts import labels, losses
-from clipjax.data import pipeline
-from clipjax.data import text_augment as text_augments
-from clipjax.data.augment import Augment, Chain
-from clipjax.data.labels import NONE, Classes
-from clipjax.data.text_augment import TextAugment
+from clipjax.data.batching import pipeline
+from clipjax.data.class_lists import NONE, Classes
+from clipjax.data.images.augment import Augment, Chain
+from clipjax.data.text import text_augment as text_augments
+from clipjax.data.text.text_augment import TextAugment
 from clipjax.encoder import Encoder
-from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import variables
-from clipjax.losses.combined import CombinedLoss
-from clipjax.models import lora
+from clipjax.losses.common.combined import CombinedLoss
+from clipjax.models.common import lora
 from clipjax.types import (
     Config,
     EvalResult,
@@ -36,7 +36,7 @@ from clipjax.types import (
     UserError,
     Variables,
 )
-from clipjax.weights import values
+from clipjax.weights import value_checks
 
 
 def new_tokenizer(
@@ -85,7 +85,7 @@ def save_tokenizer(
     if made is not None:
         name = config.data.tokenizer.name
         kept = {"name": name, "state": made.state()}
-        whole.write_json(workdir / "tokenizer.json", kept)
+        atomic_files.write_json(workdir / "tokenizer.json", kept)
 
 
 def model(config: Config, made: Tokenizer | None) -> Model:
@@ -241,7 +241,9 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
             which = "latest"
         state, _, step = saves.restore(int(which) if which.isdecimal() else which)
     parts = {key: state.get(key) for key in ("params", "model_state", "ema")}
-    values.check_finite(trees.named(parts).items(), f"{workdir}, step {step}")
+    value_checks.check_finite(
+        param_paths.named(parts).items(), f"{workdir}, step {step}"
+    )
     return state, step
 
 
@@ -257,9 +259,9 @@ def load_variables(
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file of a run; raises UserError where it is damaged."""
     try:
-        value = whole.parse_json(path.read_text(encoding="utf-8"))
+        value = atomic_files.parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(whole.told(error)) from error
+        raise UserError(atomic_files.told(error)) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from error
     if not isinstance(value, dict):

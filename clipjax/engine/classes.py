@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import pathlib
 
-from clipjax import whole
-from clipjax.data import labels
-from clipjax.data.labels import Classes
+from clipjax import atomic_files
+from clipjax.data import class_lists
+from clipjax.data.class_lists import Classes
 from clipjax.engine.assemble import read_json
 from clipjax.types import Config, Source, UserError
 
@@ -24,8 +24,8 @@ def of_data(config: Config, source: Source) -> Classes:
     none was chosen, or another number of classes than the model.
     """
     if "num_classes" not in config.model:
-        return labels.NONE
-    label_set = labels.find_label_set(source, config.data.label_set)
+        return class_lists.NONE
+    label_set = class_lists.find_label_set(source, config.data.label_set)
     if label_set is None:
         known = ", ".join(source.class_names)
         fix = f"choose one of {known} by --config.data.label_set=" if known else ""
@@ -34,16 +34,16 @@ def of_data(config: Config, source: Source) -> Classes:
             f"{'several label sets' if known else 'none'}: "
             f"{fix or 'choose other data, such as data=imagefolder'}"
         )
-    found = labels.classes_of(source, label_set)
+    found = class_lists.classes_of(source, label_set)
     if len(found) != config.model.num_classes:
         raise UserError(
             f"model.num_classes={config.model.num_classes}: the data have {len(found)} "
             f"classes; set --config.model.num_classes={len(found)}"
         )
-    if shared := labels.shared_names(found.names):
+    if shared := class_lists.shared_names(found.names):
         logger.warning(
             "the training data have %s: the model tells them apart by their numbers",
-            labels.shared_words(shared),
+            class_lists.shared_words(shared),
         )
     return found
 
@@ -52,9 +52,9 @@ def check_validation(config: Config, learnt: Classes, source: Source) -> None:
     """Raises UserError where the validation loss would mix classes up."""
     if not learnt.names:
         return
-    label_set = labels.find_label_set(source, config.data.label_set)
-    if label_set is None or not labels.same(
-        learnt, labels.classes_of(source, label_set)
+    label_set = class_lists.find_label_set(source, config.data.label_set)
+    if label_set is None or not class_lists.same(
+        learnt, class_lists.classes_of(source, label_set)
     ):
         raise UserError(
             "data.eval has other classes than the training data, so that the "
@@ -69,7 +69,7 @@ def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
     """
     if not learnt.names or not (workdir / FILE).exists():
         return
-    if not labels.same(kept := saved(config, workdir), learnt):
+    if not class_lists.same(kept := saved(config, workdir), learnt):
         pairs = zip(kept.names, learnt.names, strict=True)
         other = [f"{old!r} is now {new!r}" for old, new in pairs if old != new]
         raise UserError(
@@ -83,7 +83,7 @@ def save(learnt: Classes, workdir: pathlib.Path) -> None:
     """Keeps the classes with the run, where there are any."""
     if learnt.names:
         kept = {"names": learnt.names, "ids": learnt.ids}
-        whole.write_json(workdir / FILE, kept)
+        atomic_files.write_json(workdir / FILE, kept)
 
 
 def saved(config: Config, workdir: pathlib.Path) -> Classes:
@@ -92,7 +92,7 @@ def saved(config: Config, workdir: pathlib.Path) -> Classes:
     Raises UserError where they are absent or damaged.
     """
     if "num_classes" not in config.model:
-        return labels.NONE
+        return class_lists.NONE
     path = workdir / FILE
     if not path.exists():
         raise UserError(f"{path} is missing: without it the classes have no names")

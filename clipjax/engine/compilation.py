@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import jax
 
-from clipjax import whole
-from clipjax.data.files import cache_folder
+from clipjax import atomic_files
+from clipjax.data.storage.local import cache_folder
 
 
 def enable_cache(say: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
         except FileNotFoundError:  # another process tidied it away
             continue
         good.append(mark)
-    with whole.opened(listing) as file:
+    with atomic_files.opened(listing) as file:
         file.write("\n".join(good))
     return bad
 

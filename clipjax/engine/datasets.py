@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from clipjax import config_parts, whole
+from clipjax import atomic_files, config_parts
 from clipjax.config import create
 from clipjax.config_parts import labels
-from clipjax.data import files, source_words
+from clipjax.data import mixture_spec
+from clipjax.data.storage import local
 from clipjax.engine.assemble import read_json
 from clipjax.types import BadExample, Config, Source, UserError
 
@@ -28,7 +29,7 @@ def source(section: Mapping[str, Any], flag: str) -> Source:
 
     Raises UserError where data is missing or empty.
     """
-    with files.set_by_flags(flag):
+    with local.set_by_flags(flag):
         made = create("data", section, section["split"])
     if len(made) == 0:
         raise UserError(
@@ -78,11 +79,11 @@ def resolved(config: Config) -> Config:
         for family, section, _ in config_parts.sections(found):
             if family != "data":
                 continue
-            for key in source_words.PATHS:
+            for key in mixture_spec.PATHS:
                 if isinstance(section.get(key), str):
-                    section[key] = source_words.absolute(section[key])
+                    section[key] = mixture_spec.absolute(section[key])
             if section.name == "mixture":
-                section.parts = source_words.absolute_parts(section.parts)
+                section.parts = mixture_spec.absolute_parts(section.parts)
     return found.lock()
 
 
@@ -124,7 +125,7 @@ def eval_fingerprints(
 
 def save(found: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Keeps the fingerprints with the run."""
-    whole.write_json(workdir / FILE, dict(found))
+    atomic_files.write_json(workdir / FILE, dict(found))
 
 
 def saved(workdir: pathlib.Path) -> dict[str, Any]:

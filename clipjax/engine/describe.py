@@ -14,8 +14,8 @@ from clu import parameter_overview
 
 from clipjax.config import create
 from clipjax.config_check import to_dict
-from clipjax.data import pipeline
-from clipjax.engine import assemble, datasets, resume, sharding, texts
+from clipjax.data.batching import pipeline
+from clipjax.engine import assemble, datasets, lost_text_report, resume, sharding
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
 from clipjax.types import BadExample, Config, MissingData, UserError
@@ -40,7 +40,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     except MissingData as error:
         _without_data(config, error)
         return
-    texts.tell(run, print)
+    lost_text_report.tell(run, print)
     params = run.template.params
     _print_parameters(params)
     print(

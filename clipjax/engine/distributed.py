@@ -15,8 +15,8 @@ from jax._src.clusters import ClusterEnv, cloud_tpu_cluster
 
 import clipjax
 from clipjax import config_check, peers
-from clipjax.agree import same
 from clipjax.engine import relay
+from clipjax.multihost import same
 from clipjax.types import Config, UserError
 
 # jax's own watch ends a process by a C++ abort; clipjax.peers says it in a line.
@@ -56,7 +56,7 @@ def initialise(timeout: float) -> None:
     address = place.coordinator
     if place.index:
         address = f"127.0.0.1:{relay.start((host, int(port)))}"
-    # A request to stop is agreed on by the steps themselves (engine/preempt.py).
+    # A request to stop is agreed on by the steps themselves (preempt.py).
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(

@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 
-from clipjax.data import pipeline
+from clipjax.data.batching import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
 from clipjax.engine.progress import Progress, duration

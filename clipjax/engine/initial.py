@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import paths, trees
+from clipjax import param_paths, paths
 from clipjax.config import create
 from clipjax.engine import assemble, resume
 from clipjax.engine.state import TrainState
-from clipjax.models import meaning
+from clipjax.models.common import meaning
 from clipjax.types import Config, Model, Tokenizer, UserError
-from clipjax.weights import foreign, positions, settings, towers
+from clipjax.weights import model_description, read_model, read_tower
+from clipjax.weights.tensors import resize_positions
 
 Say = Callable[[str], None]
 
@@ -51,7 +52,7 @@ def run_of_texts(config: Config) -> pathlib.Path | None:
     """The run whose text tower, and so whose tokenizer, a run starts with."""
     given = starts(config)
     name = given.get("init_from") or given.get("init_text_from")
-    return paths.given(name) if name and not foreign.is_foreign(name) else None
+    return paths.given(name) if name and not read_model.is_foreign(name) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +82,10 @@ def read(
     model, tokenizer: the run's.
 
     Raises UserError where there are none, where they would mean something else in the
-    model (see models/meaning.py), or where their tokenizer gives other ids.
+    model (see models/common/meaning.py), or where their tokenizer gives other ids.
     """
     name, side = config[key], SIDES[key]
-    foreigner = foreign.is_foreign(name)
+    foreigner = read_model.is_foreign(name)
     for one in (side,) if side else ("image", "text") if foreigner else ():
         if not hasattr(meaning.module_of(model), one):
             raise UserError(f"{name}: this run's model has no {one} tower to start")
@@ -130,20 +131,20 @@ def _released(what, name, side, config, model, tokenizer, say) -> Given:
         # The only one of the tower's ways to pool that has parameters of its own.
         pooler = side == "text" and getattr(ours, "pool", "") == "pooler"
         options = {"pool": "pooler"} if pooler else None
-        tower, params, stats = towers.read_tower(name, side, options)
-        towers.check_same(ours, tower, what)
+        tower, params, stats = read_tower.read_tower(name, side, options)
+        read_tower.check_same(ours, tower, what)
         if side == "image":
             compare_images(config, model, tower, tower.preprocess, what, say)
         return Given(what, name, side, {side: params}, {side: stats} if stats else {})
-    found, variables = foreign.read_model(name)
-    theirs = settings.build(found)
+    found, variables = read_model.read_model(name)
+    theirs = model_description.build(found)
     meaning.check(model, theirs, what)
     if tokenizer is not None and found.tokenizer:
-        chosen = settings.section(found, "tokenizer")
+        chosen = model_description.section(found, "tokenizer")
         check_same_ids(what, tokenizer, create("tokenizer", chosen, None, None))
     elif tokenizer is not None:
         say(f"{name}: {found.no_tokenizer}; the run's own is not compared")
-    seen = settings.section(found, "preprocess")
+    seen = model_description.section(found, "preprocess")
     if not seen:
         say(f"{found.no_preprocess}; the run's own data.preprocess is not compared")
     compare_images(config, model, theirs, seen, what, say)
@@ -250,7 +251,7 @@ def put(
       UserError: where an array is missing, left over or of another shape.
     """
     prefix = f"{side}/" if side else ""
-    wanted, arrays = trees.named(template), trees.named(given)
+    wanted, arrays = param_paths.named(template), param_paths.named(given)
     wanted = {name: leaf for name, leaf in wanted.items() if name.startswith(prefix)}
     arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
     fresh = [n for n in wanted if n not in arrays and FRESH.fullmatch(n)]
@@ -269,7 +270,7 @@ def put(
         some = {name.partition("/")[0] for name in arrays}
         names = (f"part of {x}" if x in some else x for x in groups)
         say(f"{what} has no {', '.join(names)}: starting fresh")
-    names, structure = list(trees.named(template)), jax.tree.structure(template)
+    names, structure = list(param_paths.named(template)), jax.tree.structure(template)
     leaves = []
     for name, leaf, old in zip(
         names, jax.tree.leaves(template), jax.tree.leaves(state), strict=True
@@ -289,5 +290,5 @@ def _resized(name: str, array: Any, shape: tuple[int, ...], what: str, say: Say)
         return array
     say(f"{what}: {name} is resized from {array.shape[0]} to {rows} positions")
     if name.startswith("text/"):
-        return positions.resize_text(np.asarray(array), rows)
-    return positions.resize_image(np.asarray(array), rows, f"{what}: {name}")
+        return resize_positions.resize_text(np.asarray(array), rows)
+    return resize_positions.resize_image(np.asarray(array), rows, f"{what}: {name}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from clipjax import trees
-from clipjax.models import meaning
-from clipjax.models.lora import LoraModel
+from clipjax import param_paths
+from clipjax.models.common import meaning
+from clipjax.models.common.lora import LoraModel
 from clipjax.types import Model, UserError, Variables
 
 
@@ -33,7 +33,7 @@ def check_same_model(
     meaning.check(ours, theirs, what)
     for option, here, there in meaning.pixels(ours, theirs):
         raise UserError(f"{option}: {here} does not fit {what}, which has {there}")
-    shapes = [trees.named(variables) for _, variables in (base, tuned)]
+    shapes = [param_paths.named(variables) for _, variables in (base, tuned)]
     for name in sorted({*shapes[0], *shapes[1]}):
         there, here = (
             np.shape(tree[name]) if name in tree else "absent" for tree in shapes

@@ -19,28 +19,28 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from clipjax import paths, peers, trees
-from clipjax.agree import gather, on_primary, same
+from clipjax import param_paths, paths, peers
 from clipjax.engine import (
     assemble,
     classes,
     datasets,
     initial,
+    lost_text_report,
     resume,
     sharding,
     shared_memory,
-    texts,
 )
 from clipjax.engine import state as states
-from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.evaluation import Evaluation
 from clipjax.engine.metrics import MetricWriter
-from clipjax.engine.preempt import StopRequest
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.engine.step import check_start
 from clipjax.engine.watch import Watch
+from clipjax.multihost import gather, on_primary, same
+from clipjax.preempt import StopRequest
 from clipjax.pulse import pulse
 from clipjax.types import Config, EvalResult, UserError
 
@@ -96,7 +96,7 @@ def train(
     if not anew:
         on_primary(lambda: datasets.check_training(workdir, run.data, say))
     with pulse.working():
-        texts.tell(run, say)
+        lost_text_report.tell(run, say)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -219,7 +219,7 @@ def _loop(
     # Emulated devices share a thread pool: two steps in flight can wait for each other.
     one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     late: tuple[int, Any] | None = None
-    names = jax.tree.leaves(trees.paths(run.template.params))
+    names = jax.tree.leaves(param_paths.paths(run.template.params))
     watch = Watch(names, total, progress.say)
     several, agreed = peers.group() is not None, 0  # signal that any of them received
     results: dict[str, EvalResult] = {}

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clipjax import whole
+from clipjax import atomic_files
 from clipjax.types import UserError
 
 
@@ -40,7 +40,7 @@ class MetricWriter:
         with _told():
             rows = [row for row in read(self._folder) if row["step"] <= resume_step]
             self._rows = rows
-            with whole.opened(self._jsonl_path) as file:
+            with atomic_files.opened(self._jsonl_path) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             self._write_csv(extra=())
             # Unbuffered, or closing it would write again what could not be written.
@@ -54,12 +54,12 @@ class MetricWriter:
         self._rows.append(row)
         line = (json.dumps(row) + "\n").encode()
         with _told():
-            with whole.named(self._jsonl_path):
+            with atomic_files.named(self._jsonl_path):
                 if self._jsonl.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if set(row) <= set(self._columns):
                 with (
-                    whole.named(self._csv_path),
+                    atomic_files.named(self._csv_path),
                     self._csv_path.open("a", encoding="utf-8", newline="") as file,
                 ):
                     csv.DictWriter(file, self._columns, restval="").writerow(row)
@@ -82,7 +82,7 @@ class MetricWriter:
         lines: list[list[Any]] = [self._columns] if self._columns else []
         for row in self._rows:
             lines.append([row.get(name, "") for name in self._columns])
-        with whole.opened(self._csv_path, newline="") as file:
+        with atomic_files.opened(self._csv_path, newline="") as file:
             csv.writer(file).writerows(lines)
 
 
@@ -93,7 +93,7 @@ def _told() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{whole.told(error)}; the run goes on from its last checkpoint"
+            f"{atomic_files.told(error)}; the run goes on from its last checkpoint"
         ) from error
 
 
@@ -111,7 +111,7 @@ class _Events:
         summaries: Any = summary_pb2
         self._event, self._summary = events.Event, summaries.Summary
         # The name holds seconds only: two starts within one would share a file.
-        with whole.named(folder):
+        with atomic_files.named(folder):
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         # A reader drops what earlier files have from this step on.
         log = events.SessionLog(status=events.SessionLog.START)
@@ -125,11 +125,11 @@ class _Events:
         self._add(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
-        with whole.named(self._folder):
+        with atomic_files.named(self._folder):
             self._writer.close()
 
     def _add(self, **fields: Any) -> None:
-        with whole.named(self._folder):
+        with atomic_files.named(self._folder):
             self._writer.write_event(self._event(wall_time=time.time(), **fields))
             self._writer.flush()
 
@@ -141,7 +141,7 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                row = whole.parse_json(line)
+                row = atomic_files.parse_json(line)
                 rows.append({**row, "step": int(row["step"])})
             except (ValueError, TypeError, KeyError):
                 continue

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
-from clipjax import config_check, whole
+from clipjax import atomic_files, config_check
 from clipjax.config import SHARED
 from clipjax.engine import datasets
 from clipjax.engine.assemble import read_json
-from clipjax.engine.store import Store
+from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.types import Config, UserError
 
 LIMIT_KEY = "train.max_logit_scale"
@@ -146,5 +146,5 @@ def check(
 
 def save(workdir: pathlib.Path, config: Config) -> None:
     """Writes config.json and environment.json."""
-    whole.write_json(workdir / "config.json", config_check.to_dict(config))
-    whole.write_json(workdir / "environment.json", environment())
+    atomic_files.write_json(workdir / "config.json", config_check.to_dict(config))
+    atomic_files.write_json(workdir / "environment.json", environment())

@@ -13,24 +13,24 @@ import jax.numpy as jnp
 from clipjax import paths
 from clipjax.config_check import validate
 from clipjax.config_limits import INT
-from clipjax.data import buckets, pipeline
-from clipjax.data.augment import Augment
-from clipjax.data.labels import Classes
-from clipjax.data.text_augment import TextAugment
+from clipjax.data.batching import buckets, pipeline
+from clipjax.data.class_lists import Classes
+from clipjax.data.images.augment import Augment
+from clipjax.data.text.text_augment import TextAugment
 from clipjax.engine import (
     assemble,
     classes,
     datasets,
     initial,
-    memory,
+    memory_check,
     resume,
     sharding,
 )
 from clipjax.engine import state as states
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import check_start, make_train_step
-from clipjax.models import lora, meaning
-from clipjax.models.frozen import freeze
+from clipjax.models.common import lora, meaning
+from clipjax.models.common.frozen import freeze
 from clipjax.optim import factory
 from clipjax.types import (
     Config,
@@ -42,7 +42,7 @@ from clipjax.types import (
     Tokenizer,
     UserError,
 )
-from clipjax.weights import foreign
+from clipjax.weights import read_model
 
 
 @dataclasses.dataclass
@@ -106,7 +106,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             "are the most"
         )
     for name in initial.starts(config).values() if anew else ():
-        if not foreign.is_foreign(name):
+        if not read_model.is_foreign(name):
             resume.load_config(paths.local(name, "a model"))
     text_augment = assemble.text_augment(config, source)
     if not anew:
@@ -154,7 +154,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     template = states.shapes(
         model, loss, optim, config.train.ema > 0, config.seed, mesh
     )
-    memory.check(config, template, mesh)
+    memory_check.check(config, template, mesh)
     eval_source = datasets.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:
         classes.check_validation(config, learnt, eval_source)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from clipjax import trees
+from clipjax import param_paths
 from clipjax.types import UserError
 
 # Path pattern -> what is done with the array; first match wins, the last is explicit.
@@ -19,7 +19,7 @@ from clipjax.types import UserError
 # array over all devices; "replicate" splits none.
 RULES = (
     (r"(^|/)(step|key|bad_total|bad_in_row|count)$", "replicate"),
-    # What a loss keeps of every example (losses/moving.py), or of past batches.
+    # What a loss keeps of every example (losses/common/moving.py), or of past batches.
     (r"^loss_state/", "rows"),
     (r".*", "fsdp"),
 )
@@ -57,7 +57,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or their shapes."""
-    paths = trees.paths(tree)
+    paths = param_paths.paths(tree)
     return jax.tree.map(lambda path, leaf: _rule(mesh, path, leaf), paths, tree)
 
 

@@ -11,9 +11,9 @@ import pathlib
 import secrets
 from collections.abc import Callable, Iterable
 
-from clipjax import whole
-from clipjax.agree import on_primary
+from clipjax import atomic_files
 from clipjax.engine.assemble import read_json
+from clipjax.multihost import on_primary
 from clipjax.types import UserError
 
 FILE = "shared_memory.json"  # in a run's folder
@@ -51,7 +51,7 @@ def _record(
     if not workers:
         return earlier, ""
     new = f"psm_{secrets.token_hex(4)}_"
-    whole.write_json(path, {"names_begin_with": [*earlier, new][-KEPT:]})
+    atomic_files.write_json(path, {"names_begin_with": [*earlier, new][-KEPT:]})
     return earlier, new
 
 

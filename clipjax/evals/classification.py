@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clipjax.data import labels
+from clipjax.data import class_lists
 from clipjax.encoder import Encoder
-from clipjax.evals import accuracy
-from clipjax.evals.ranking import finite, rank, spread
+from clipjax.evals.common import accuracy
+from clipjax.evals.common.ranking import finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
 
 OUTPUT = "logits"  # what it needs of the model
@@ -46,7 +46,7 @@ def make(
             f"evals=classification: ks={ks}, max_samples={max_samples}: use ks from 1 "
             "on, max_samples from 0 on"
         )
-    labels.check_same_name("classification", same_name)
+    class_lists.check_same_name("classification", same_name)
     known = encoder.classes.names
     fitting = [
         label_set
@@ -63,15 +63,15 @@ def make(
             f"{', ...' if len(known) > 5 else ''} apart, and the evaluation data have "
             f"{there or 'no labels'}: choose data with labels that it knows"
         )
-    given = labels.classes_of(source, fitting[0])
+    given = class_lists.classes_of(source, fitting[0])
     if same_name == "merge":
-        merged, groups = labels.merged(known)
+        merged, groups = class_lists.merged(known)
         places = tuple(merged.names.index(name) for name in given.names)
         how = "merged"
     else:
         groups = tuple(range(len(known)))
         try:
-            places, how = labels.places(encoder.classes, given)
+            places, how = class_lists.places(encoder.classes, given)
         except UserError as error:
             raise UserError(
                 f"evals=classification: {error}; give data with the training data's "
@@ -79,8 +79,8 @@ def make(
                 f"as one by same_name=merge"
             ) from error
     said = ""
-    if how and (shared := labels.shared_names(given.names or known)):
-        said = f"; {labels.shared_words(shared)}, {how}"
+    if how and (shared := class_lists.shared_names(given.names or known)):
+        said = f"; {class_lists.shared_words(shared)}, {how}"
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
     return Classification(
@@ -115,7 +115,7 @@ class Classification:
     ) -> EvalResult:
         """Metrics "top<k>", "mean_class_recall" and "majority_share".
 
-        Ties count in expectation; see clipjax/evals/ranking.py.
+        Ties count in expectation; see clipjax/evals/common/ranking.py.
 
         Raises UserError where no labelled image can be read.
         """

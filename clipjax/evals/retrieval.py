@@ -11,7 +11,7 @@ Two protocols, each with the chance level of every recall and mean rank beside i
   so a perfect model with five captions an image gets 20 % at k=1. For comparison with
   numbers computed that way, never with standard ones.
 
-Ties are broken at random, in expectation; see clipjax/evals/ranking.py.
+Ties are broken at random, in expectation; see clipjax/evals/common/ranking.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from clipjax import registry
-from clipjax.data.lost_texts import Item, captions
+from clipjax.data.text.lost_texts import Item, captions
 from clipjax.encoder import Encoder, part_of
-from clipjax.evals.ranking import Ranks, chance, finite, rank, spread
+from clipjax.evals.common.ranking import Ranks, chance, finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
 
 PROTOCOLS = ("standard", "pair_diagonal")

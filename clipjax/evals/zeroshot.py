@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from clipjax import registry
-from clipjax.data import labels
-from clipjax.data.lost_texts import Item
+from clipjax.data import class_lists
+from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Encoder, Progress, part_of
-from clipjax.evals import accuracy
-from clipjax.evals.ranking import finite, rank, spread
+from clipjax.evals.common import accuracy
+from clipjax.evals.common.ranking import finite, rank, spread
 from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
 
 TEMPLATES = (
@@ -70,7 +70,7 @@ def make(
             "evals=zeroshot needs images with class labels, and the data has none; "
             "choose other evaluation data (zeroshot@imagefolder) or evals=retrieval"
         )
-    labels.check_same_name("zeroshot", same_name)
+    class_lists.check_same_name("zeroshot", same_name)
     prompts: dict[str, tuple[str, ...]] = {}
     classes: dict[str, tuple[str, ...]] = {}
     groups: dict[str, tuple[int, ...]] = {}
@@ -81,18 +81,18 @@ def make(
                 f"evals=zeroshot: the data has no label set {name!r}."
                 f"{registry.suggest(name, known)} Known: {', '.join(known)}"
             )
-        merged, groups[name] = labels.merged(
+        merged, groups[name] = class_lists.merged(
             source.class_names[name], same_name == "merge"
         )
         classes[name] = merged.names
-        if shared := labels.shared_names(source.class_names[name]):
+        if shared := class_lists.shared_names(source.class_names[name]):
             how = (
                 "merged"
                 if same_name == "merge"
                 else "which no text can tell apart: "
                 "they tie; count them as one by same_name=merge"
             )
-            said[name] = f"{labels.shared_words(shared)}, {how}"
+            said[name] = f"{class_lists.shared_words(shared)}, {how}"
             logger.warning("evals=zeroshot: label set %r: %s", name, said[name])
         if len(classes[name]) < 2:
             raise UserError(
@@ -143,7 +143,7 @@ class ZeroShot:
         and "<set>/majority_share", what always naming the most frequent class gets;
         with several sets also "mean_top1".
 
-        Ties count in expectation; see clipjax/evals/ranking.py. An image without a
+        Ties count in expectation; see evals/common/ranking.py. An image without a
         label in a set does not count there.
 
         Raises UserError where no image with a label of a set can be read.

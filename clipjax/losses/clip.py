@@ -11,8 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
-from clipjax.losses.combined import check_weights
+from clipjax.losses.common import diagnostics, matches, pairs
+from clipjax.losses.common.combined import check_weights
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -33,8 +33,8 @@ def make(
       image_weight, text_weight: of the mean over images (each finds its text) and of
         the mean over texts.
       same_image, same_caption: "negative", "mask" or "positive" (an even target over
-        all matches); see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+        all matches); see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

@@ -12,8 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics
-from clipjax.models.layers import one_of
+from clipjax.losses.common import diagnostics
+from clipjax.models.common.layers import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 OUTPUT = "logits"  # what it needs of the model

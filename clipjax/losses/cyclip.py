@@ -12,8 +12,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import clip, diagnostics, pairs
-from clipjax.losses.combined import check_weights
+from clipjax.losses import clip
+from clipjax.losses.common import diagnostics, pairs
+from clipjax.losses.common.combined import check_weights
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 

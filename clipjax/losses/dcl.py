@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -30,8 +30,8 @@ def make(
     Args:
       sigma: of the weights of DCLW, 0.5 in the paper; 0: all weights are 1.
       same_image, same_caption: "negative", "mask" or "positive" (the mean of l over all
-        matches in place of l_ii, none of them in the sum); see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+        matches in place of l_ii, none of them in the sum); see common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

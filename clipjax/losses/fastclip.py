@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, isogclr, matches, moving, pairs, scheduled
-from clipjax.losses import global_contrastive as gcl
-from clipjax.models.layers import one_of
+from clipjax.losses import isogclr
+from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
+from clipjax.losses.common import global_contrastive as gcl
+from clipjax.models.common.layers import one_of
 from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, UserError
 
 # What has a part in each variant, and its value unless another is given: those of the
@@ -61,9 +62,9 @@ def make(
       scaling: "consistent": gradients of the formulas above; "official": those of the
         authors' code: at the features half of v0's and 1 / t times v1's, at the
         temperature v0's own and in v3 the part that comes through g twice.
-      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
-      schedules: of gamma (and rho, temperature); see losses/scheduled.py.
+      same_image, same_caption: "negative" or "mask"; see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
+      schedules: of gamma (and rho, temperature); see losses/common/scheduled.py.
 
     Raises UserError for a value out of range.
     """

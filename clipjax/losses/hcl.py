@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -33,8 +33,8 @@ def make(
     Args:
       beta: how much harder negatives weigh more, 0: evenly.
       tau_plus: share of negatives in [0, 1) that are thought to be matches.
-      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+      same_image, same_caption: "negative" or "mask"; see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

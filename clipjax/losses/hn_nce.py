@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 
@@ -35,8 +35,8 @@ def make(
       beta: how much harder negatives weigh more, 0: evenly.
       fixed_weights: hold the weights w fixed; else they carry gradient, as in the
         published code.
-      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+      same_image, same_caption: "negative" or "mask"; see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
-from clipjax.losses import global_contrastive as gcl
-from clipjax.models.layers import one_of
+from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
+from clipjax.losses.common import global_contrastive as gcl
+from clipjax.models.common.layers import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 CLIP = 5.0  # of a temperature's gradient
@@ -58,9 +58,9 @@ def make(
       eps: added to u.
       cold_start, include_own: as of the SogCLR loss. The authors' code,
         zhqiu/contrastive-learning-iSogCLR, has "gamma" and True.
-      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
-      schedules: of gamma, rho, temperature_lr; see losses/scheduled.py.
+      same_image, same_caption: "negative" or "mask"; see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
+      schedules: of gamma, rho, temperature_lr; see losses/common/scheduled.py.
 
     Raises UserError for a value out of range.
     """

@@ -16,8 +16,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
-from clipjax.models.layers import one_of
+from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
+from clipjax.models.common.layers import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 
@@ -41,9 +41,9 @@ def make(
       cold_start: the averages after the first batch: "first" its sums, "gamma" gamma
         times them, as in the course's code, whose first weights so sum to 1 / gamma.
       same_image, same_caption: "negative", "mask" or "positive" (all matches are
-        positive pairs); see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
-      schedules: of the temperatures and gamma; see losses/scheduled.py.
+        positive pairs); see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
+      schedules: of the temperatures and gamma; see losses/common/scheduled.py.
 
     Raises UserError for a value out of range.
     """

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 # What the paper starts the model with; a config's own choice goes before.
@@ -31,8 +31,8 @@ def make(
 
     Args:
       same_image, same_caption: "negative", "mask" or "positive"; see
-        losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+        losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

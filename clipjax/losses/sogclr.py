@@ -2,7 +2,7 @@
 
 Objective: temperature * mean over images of log(eps + u_i), plus the same over texts,
 where u_i, kept for every image and text, is a moving average of g_i (see
-losses/global_contrastive.py). A step's gradient is that of the surrogate
+losses/common/global_contrastive.py). A step's gradient is that of the surrogate
 mean_i 1 / (b - 1) * sum_j w_ij (S_ij - S_ii), w_ij = exp((S_ij - S_ii) / temperature) /
 (u_i + eps) held fixed; the loss is the surrogate's value, which says little. The metric
 `objective` is what goes down. With the squared hinge max(0, S_ij - S_ii + margin)^2 is
@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, moving, pairs, scheduled
-from clipjax.losses import global_contrastive as gcl
-from clipjax.models.layers import above_zero, one_of
+from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
+from clipjax.losses.common import global_contrastive as gcl
+from clipjax.models.common.layers import above_zero, one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 
@@ -50,9 +50,9 @@ def make(
       cold_start: u at the first visit: "first" takes g, "gamma" gamma * g.
       include_own: count the own pair (a term of 1, of e^(margin^2 / temperature) with
         the hinge) in g, as some codes do.
-      same_image, same_caption: "negative" or "mask"; see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
-      schedules: of temperature and gamma; see losses/scheduled.py.
+      same_image, same_caption: "negative" or "mask"; see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
+      schedules: of temperature and gamma; see losses/common/scheduled.py.
 
     Raises UserError for a value out of range.
     """

@@ -18,8 +18,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
-from clipjax.models.fusion import rows_with
+from clipjax.losses.common import diagnostics, matches, pairs
+from clipjax.models.multimodal.fusion import rows_with
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 MODALITIES = ("image", "text", "audio")
@@ -41,8 +41,8 @@ def make(
         effect without audio.
       joint: weight of the terms with the embedding of image and text together.
       same_image, same_caption: "negative", "mask" or "positive" (an even target over
-        all matches), of rows whatever their modalities; see losses/matches.py.
-      block: rows of a matrix at a time, 0 for all; see losses/pairs.py.
+        all matches), of rows whatever their modalities; see losses/common/matches.py.
+      block: rows of a matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

@@ -12,8 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
-from clipjax.losses.combined import check_weights
+from clipjax.losses.common import diagnostics, matches, pairs
+from clipjax.losses.common.combined import check_weights
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 EPS = 1e-4  # inside the square root of the variance, as published

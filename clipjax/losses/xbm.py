@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import diagnostics, matches, pairs
+from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 USUAL_START = 1000
@@ -37,8 +37,8 @@ def make(
         or in a shorter run half of it. Early ones drift, and a memory of them can keep
         a model from learning.
       same_image, same_caption: "negative", "mask" or "positive" (an even target over
-        all matches), of pairs within the batch; see losses/matches.py.
-      block: rows of the matrix at a time, 0 for all; see losses/pairs.py.
+        all matches), of pairs within the batch; see losses/common/matches.py.
+      block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
 
     Raises UserError for a value out of range.
     """

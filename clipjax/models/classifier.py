@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import layers
+from clipjax.models.common import layers
 from clipjax.types import Batch, Outputs, UserError, Variables
 
 TOWERS = ("image",)

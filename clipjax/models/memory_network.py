@@ -23,11 +23,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import layers
-from clipjax.models.audio import SHAPE, AudioEncoder
-from clipjax.models.fusion import MODALITIES, Decoder, Fusion, drop_one, rows_with
-from clipjax.models.memory import WRITES, Hidden, TestTimeMemory
-from clipjax.models.ttt import TttLinear
+from clipjax.models.common import layers
+from clipjax.models.multimodal.audio import SHAPE, AudioEncoder
+from clipjax.models.multimodal.fusion import (
+    MODALITIES,
+    Decoder,
+    Fusion,
+    drop_one,
+    rows_with,
+)
+from clipjax.models.multimodal.memory import WRITES, Hidden, TestTimeMemory
+from clipjax.models.multimodal.ttt import TttLinear
 from clipjax.types import Batch, Outputs, UserError, Variables
 
 TOWERS = ("image", "text")
@@ -65,8 +71,8 @@ def make(
       memory_size: slots of the central memory, twice those of each modality's.
       heads: of the memories' attention, and of the TTT layers.
       feedback_steps: times that the latent vector is fed back to the central memory.
-      top_k, step_size: of the central memory's writes (see models/memory.py); those of
-        a modality's move half as many slots.
+      top_k, step_size: of the central memory's writes (see
+        multimodal/memory.py); those of a modality's move half as many slots.
       test_time: writes to the memories in evaluation. "off"; "example": each example
         starts from the learned slots; "batch": the mean over the batch, after which
         the result of an example depends on what else is in its batch.
@@ -78,7 +84,8 @@ def make(
       joint: in training encode text and image together too, for a loss that asks for
         joint_embed or decoded_audio.
       ttt_layers: sides, "text" and "image", whose tokens go through a TTT-Linear layer
-        (models/ttt.py), the mean of which is added to the tower's pooled features.
+        (multimodal/ttt.py), the mean of which is added to the tower's pooled
+        features.
       parity: as in the network's first version, whatever the options say: padding is
         seen and averaged, the temperature fixed, modality dropout and TTT layers off.
       logit_scale_init, learnable_scale, mean, std, precision: as in

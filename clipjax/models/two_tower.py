@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import heads, layers
+from clipjax.models.common import heads, layers
 from clipjax.types import Batch, Outputs, UserError, Variables
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clipjax import trees
+from clipjax import param_paths
 from clipjax.config import create
 from clipjax.optim import layer_decay
 from clipjax.optim.limits import check
@@ -51,7 +51,7 @@ def make(
         a value is outside its range.
     """
     check(clip_norm=config["clip_norm"])
-    names = trees.paths(params)
+    names = param_paths.paths(params)
     factors = _factors(config["groups"] if groups is None else groups, names)
     by_layer = layer_decay.factors(jax.tree.leaves(names), config["layer_decay"])
     lr_factor = jax.tree.map(lambda name: factors[name][0] * by_layer[name], names)

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from hf_clip import import_torch, uniform
 
-from clipjax.weights import files, foreign, settings
+from clipjax.weights import model_description, read_model
+from clipjax.weights.tensors import tensor_files
 
 VOCAB, LENGTH = 97, 11
 
@@ -260,7 +261,7 @@ def write(folder, case: Case, shapes: dict[str, list[int]], dtype="float32") -> 
     }
     stem = "open_clip_" * case.is_open_clip
     (folder / f"{stem}config.json").write_text(json.dumps(case.config))
-    files.write_safetensors(folder / f"{stem}model.safetensors", tensors)
+    tensor_files.write_safetensors(folder / f"{stem}model.safetensors", tensors)
 
 
 def inputs(size: int) -> dict[str, np.ndarray]:
@@ -280,10 +281,10 @@ def inputs(size: int) -> dict[str, np.ndarray]:
 
 def our_results(folder, image=None, text=None, mask=None) -> dict[str, np.ndarray]:
     """Features before normalisation and logits, images x texts, of a folder's model."""
-    found, variables = foreign.read_model(str(folder))
+    found, variables = read_model.read_model(str(folder))
     if image is None:
         image, text, mask = inputs(found.image_size).values()
-    model = settings.build(found)
+    model = model_description.build(found)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(variables, image, text, mask):

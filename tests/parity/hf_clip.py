@@ -12,7 +12,8 @@ import zlib
 import jax
 import numpy as np
 
-from clipjax.models import layers, two_tower
+from clipjax.models import two_tower
+from clipjax.models.common import layers
 from clipjax.models.image import vit
 from clipjax.models.text import transformer
 

@@ -1,4 +1,4 @@
-"""Writes tests/goldens/clip_ids.json: texts with the ids of open_clip's tokenizer.
+"""Writes clip_ids.json: texts with the ids of open_clip's tokenizer.
 
     PYTHONPATH=tests python tests/parity/make_clip_ids.py
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import varied_texts
 
-GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "clip_ids.json"
+TESTS = pathlib.Path(__file__).parents[1]
+GOLDENS = TESTS / "data" / "tokenizers" / "goldens" / "clip_ids.json"
 OF_EACH = 3
 LONGEST = 2500
 # Later versions of Unicode may make letters of what is none yet.

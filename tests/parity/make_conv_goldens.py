@@ -1,4 +1,4 @@
-"""Writes tests/goldens/conv_towers.npz: what PyTorch gives for `conv_towers.CASES`.
+"""Writes goldens/conv_towers.npz: what PyTorch gives for `conv_towers.CASES`.
 
     python tests/parity/make_conv_goldens.py
 
@@ -13,7 +13,7 @@ import pathlib
 import conv_towers
 import numpy as np
 
-PATH = pathlib.Path(__file__).parents[1] / "goldens" / "conv_towers.npz"
+PATH = pathlib.Path(__file__).parent / "goldens" / "conv_towers.npz"
 
 
 def main() -> None:

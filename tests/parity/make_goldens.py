@@ -1,4 +1,4 @@
-"""Writes tests/goldens/hf_clip.npz: what Hugging Face's CLIP gives for `hf_clip.CASES`.
+"""Writes goldens/hf_clip.npz: what Hugging Face's CLIP gives for `hf_clip.CASES`.
 
     python tests/parity/make_goldens.py
 
@@ -13,7 +13,7 @@ import pathlib
 import hf_clip
 import numpy as np
 
-PATH = pathlib.Path(__file__).parents[1] / "goldens" / "hf_clip.npz"
+PATH = pathlib.Path(__file__).parent / "goldens" / "hf_clip.npz"
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Writes tests/goldens/torch_*.pt: what PyTorch itself makes of known numbers.
+"""Writes goldens/torch_*.pt: what PyTorch itself makes of known numbers.
 
     python tests/parity/make_torch_goldens.py
 
 Needs the parity extra. To be run when a case is added, never because our reader
-changed; tests/test_weight_files.py knows what is inside.
+changed; tests/weights/tensors/test_tensor_files.py knows what is inside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 
 import torch
 
-GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+GOLDENS = pathlib.Path(__file__).parents[1] / "weights" / "tensors" / "goldens"
 
 
 def numbers(*shape: int, start: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Writes tests/goldens/single_towers.npz: towers of other libraries, whole.
+"""Writes tests/parity/goldens/single_towers.npz: towers of other libraries, whole.
 
     PYTHONPATH=tests python tests/parity/make_tower_goldens.py
 

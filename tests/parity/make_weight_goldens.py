@@ -1,4 +1,4 @@
-"""Writes tests/goldens/foreign_models.npz: what some of `foreign_models.CASES` give.
+"""Writes goldens/foreign_models.npz: what some of `foreign_models.CASES` give.
 
     python tests/parity/make_weight_goldens.py
 
@@ -16,9 +16,9 @@ import foreign_models
 import numpy as np
 from hf_clip import import_torch
 
-from clipjax.models import layers
+from clipjax.models.common import layers
 
-GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
 PATH = GOLDENS / "foreign_models.npz"
 POSITIONS = GOLDENS / "positions.npz"
 

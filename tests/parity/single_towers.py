@@ -13,7 +13,7 @@ import hf_clip
 import numpy as np
 from tower_tools import TEXT_POOLS, Case
 
-from clipjax.weights import files
+from clipjax.weights.tensors import tensor_files
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def saved(module: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         folder = pathlib.Path(name)
         tensors = {
             key: np.array(value)
-            for key, value in files.read(folder / "model.safetensors").items()
+            for key, value in tensor_files.read(folder / "model.safetensors").items()
         }
         config = json.loads((folder / "config.json").read_text())
     module.float()

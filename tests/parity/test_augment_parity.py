@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from image_tools import picture
 
-from clipjax.data import augment, policies
+from clipjax.data.images import augment, auto_augment
 
 torch = pytest.importorskip("torch")
 import hf_clip  # noqa: E402
@@ -39,7 +39,7 @@ def theirs():
     return pytest.importorskip("torchvision.transforms")
 
 
-@pytest.mark.parametrize("name", policies.OPERATIONS)
+@pytest.mark.parametrize("name", auto_augment.OPERATIONS)
 def test_every_operation_at_every_magnitude(theirs, name):
     """Both of RandAugment's 31 magnitudes and AutoAugment's 10, of both signs."""
     module = theirs.autoaugment
@@ -50,8 +50,8 @@ def test_every_operation_at_every_magnitude(theirs, name):
             assert (name, bins) in [("identity", 10), ("invert", 31)]
             continue
         amounts, signed = space[NAMES[name]]
-        assert signed == policies.OPERATIONS[name].signed
-        ours = policies.OPERATIONS[name]
+        assert signed == auto_augment.OPERATIONS[name].signed
+        ours = auto_augment.OPERATIONS[name]
         for i in range(bins):
             amount = float(amounts[i]) if amounts.ndim else 0.0
             # Theirs is rounded to float32, which may tip a pixel: both take it.
@@ -68,10 +68,10 @@ def test_every_operation_at_every_magnitude(theirs, name):
 def test_the_lists_are_theirs(theirs):
     module = theirs.autoaugment
     space = module.RandAugment()._augmentation_space(31, (48, 48))
-    assert [NAMES[name] for name in policies.RANDOM] == list(space)
+    assert [NAMES[name] for name in auto_augment.RANDOM] == list(space)
     policy = tuple(
         tuple((NAMES[name], share, magnitude) for name, share, magnitude in parts)
-        for parts in policies.IMAGENET
+        for parts in auto_augment.IMAGENET
     )
     learned = module.AutoAugment(module.AutoAugmentPolicy.IMAGENET).policies
     assert policy == tuple(

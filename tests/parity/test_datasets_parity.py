@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from source_tools import check_contract, jpeg
 
-from clipjax.data import images
+from clipjax.data.images import decoding
 from clipjax.data.sources import parquet
 from clipjax.types import UserError
 
@@ -85,7 +85,7 @@ def test_what_it_writes_is_what_is_read(form, tmp_path):
         assert len(one) == len(several) == len(theirs)
         for i, row in enumerate(theirs):
             example = one[i]
-            pixels = np.asarray(images.decode(example.image))
+            pixels = np.asarray(decoding.decode(example.image))
             assert np.array_equal(pixels, np.asarray(row["image"].convert("RGB")))
             assert example.captions == [row["text"]]
             assert several.captions_of(i) == row["captions"]

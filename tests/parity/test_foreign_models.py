@@ -16,16 +16,10 @@ from clipjax import config
 from clipjax.data.tokenizers import clip_bpe
 from clipjax.models.image import convnext
 from clipjax.types import UserError
-from clipjax.weights import (
-    files,
-    foreign,
-    open_clip,
-    open_clip_config,
-    release,
-    settings,
-    table,
-    tokenizer_files,
-)
+from clipjax.weights import model_description, read_model, rename_table, write_model
+from clipjax.weights.beside import tokenizer_files
+from clipjax.weights.formats import open_clip, open_clip_config
+from clipjax.weights.tensors import tensor_files
 
 
 def assert_near(ours, theirs):
@@ -70,7 +64,9 @@ def test_live(tmp_path, name):
     if trunk is not None:
         # Named, not in the config; too small for the results above to tell.
         theirs = getattr(trunk, "norm", trunk.head.norm if name[0] == "c" else None)
-        tower = settings.build(foreign.read_model(str(folder))[0]).module.image
+        tower = model_description.build(
+            read_model.read_model(str(folder))[0]
+        ).module.image
         ours = getattr(tower, "epsilon", None) or tower.norm_epsilon
         assert ours == theirs.eps
 
@@ -88,11 +84,11 @@ def test_reading_and_writing_keeps_every_byte(tmp_path, name, dtype):
     skip_without_references()
     model = foreign_models.live(CASES[name], tmp_path)
     foreign_models.save(CASES[name], model, tmp_path, dtype)
-    found, variables = foreign.read_model(str(tmp_path))
-    kind = {kind.FORMAT: kind for kind in foreign.FORMATS}[found.format]
-    table_of = kind.table(settings.build(found), found.layout)
-    ours = table.to_theirs(table_of, variables, dtype)
-    theirs = files.read(next(tmp_path.glob("*.safetensors")))
+    found, variables = read_model.read_model(str(tmp_path))
+    kind = {kind.FORMAT: kind for kind in read_model.FORMATS}[found.format]
+    table_of = kind.table(model_description.build(found), found.layout)
+    ours = rename_table.to_theirs(table_of, variables, dtype)
+    theirs = tensor_files.read(next(tmp_path.glob("*.safetensors")))
     others = [x for x in theirs if "num_batches_tracked" in x or "text_decoder." in x]
     assert sorted([*ours, *others]) == sorted(theirs)
     assert bool(others) == (name in ("resnet", "coca", "coca_wide"))
@@ -122,10 +118,10 @@ def test_texts_and_export(tmp_path, shared_data, monkeypatch, name, target):
     folder, out = tmp_path / "theirs", tmp_path / "ours"
     folder.mkdir()
     model, tokenize = foreign_models.WITH_WORDS[name](folder)
-    found, variables = foreign.read_model(str(folder))
-    chosen = settings.to_config(found, str(folder))
+    found, variables = read_model.read_model(str(folder))
+    chosen = model_description.to_config(found, str(folder))
     tokenizer = config.create("tokenizer", chosen.data.tokenizer, None, None)
-    settings.check_tokenizer(found, tokenizer, str(folder))
+    model_description.check_tokenizer(found, tokenizer, str(folder))
     ids, mask = tokenizer(TEXTS)
     theirs = tokenize(TEXTS)
     np.testing.assert_array_equal(np.where(mask, ids, 0), np.where(mask, theirs, 0))
@@ -135,14 +131,14 @@ def test_texts_and_export(tmp_path, shared_data, monkeypatch, name, target):
     assert np.ptp(expected["logits"]) > 0.5
     assert_near(foreign_models.our_results(folder, image, ids, mask), expected)
 
-    made = settings.build(found)
+    made = model_description.build(found)
     if (name, target) in foreign_models.NOT_EXPRESSIBLE:
         wanted = foreign_models.NOT_EXPRESSIBLE[name, target]
         with pytest.raises(UserError, match=wanted):
-            release.write(out, target, chosen, made, variables, tokenizer)
+            write_model.write(out, target, chosen, made, variables, tokenizer)
         assert not out.exists()
         return
-    release.write(out, target, chosen, made, variables, tokenizer)
+    write_model.write(out, target, chosen, made, variables, tokenizer)
     model, tokenize = foreign_models.load(out, target, found.context_length)
     again = foreign_models.their_results(model, image, tokenize(TEXTS), *seen)
     assert_near(again, expected)
@@ -159,7 +155,7 @@ def test_export_with_our_own_tokenizers(tmp_path, name, target):
     tokenizer = config.create("tokenizer", chosen.data.tokenizer, lambda: TEXTS, None)
     model = model_tools.make_model(vocab=tokenizer.vocab_size, length=14)
     variables = model_tools.init(model)
-    release.write(tmp_path / "out", target, chosen, model, variables, tokenizer)
+    write_model.write(tmp_path / "out", target, chosen, model, variables, tokenizer)
     theirs, tokenize = foreign_models.load(tmp_path / "out", target, 14)
     image = foreign_models.inputs(model_tools.SIZE)["image"]
     seen = model.module.mean, model.module.std
@@ -187,8 +183,8 @@ def test_export_of_named_towers(tmp_path, monkeypatch, name):
     folder.mkdir()
     model = foreign_models.live(case, folder)
     foreign_models.save(case, model, folder)
-    found, variables = foreign.read_model(str(folder))
-    made = settings.build(found)
+    found, variables = read_model.read_model(str(folder))
+    made = model_description.build(found)
     ends = tokenizer_files.Ends(1, found.vocab_size - 1, 0)
     written = open_clip_config.config_json(made, ends, {"name": "clip"}, {})
     vision = written["model_cfg"]["vision_cfg"]
@@ -198,8 +194,8 @@ def test_export_of_named_towers(tmp_path, monkeypatch, name):
         vision["timm_model_name"] = "vit_base_patch16_siglip_224"
     out.mkdir()
     table_of = open_clip.table(made, frozenset())
-    tensors = table.to_theirs(table_of, variables)
-    files.write_safetensors(out / "open_clip_model.safetensors", tensors)
+    tensors = rename_table.to_theirs(table_of, variables)
+    tensor_files.write_safetensors(out / "open_clip_model.safetensors", tensors)
     again = foreign_models.live(
         foreign_models.Case(written, case.sizes), out, weights=False
     )
@@ -221,7 +217,7 @@ def test_positions_are_resized_as_open_clip_does():
 
 def model_of(folder):
     """Inputs for the model of a folder, and how it normalises images."""
-    found, _ = foreign.read_model(str(folder))
+    found, _ = read_model.read_model(str(folder))
     options = found.model_options
     given = foreign_models.inputs(found.image_size)
     return given, (options["mean"], options["std"])

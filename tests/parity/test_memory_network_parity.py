@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipjax import registry
-from clipjax.models import layers
+from clipjax.models.common import layers
 from clipjax.types import LossSpec
 
 torch = pytest.importorskip("torch")

@@ -13,9 +13,9 @@ import tokenizer_tools
 import varied_texts
 
 from clipjax import config
-from clipjax.data import clip_vocab
+from clipjax.data.text import clip_vocab
 from clipjax.data.tokenizers import clip_bpe, sentence_piece
-from clipjax.weights import tokenizing
+from clipjax.weights.beside import tokenizer_choice
 
 pytest.importorskip("torch")
 
@@ -95,7 +95,7 @@ def test_half_a_surrogate_pair(open_clip, place):
 PADS = {"unigram_json": "<pad>", "gemma_json": "<pad>", "clip_json": "<|endoftext|>"}
 
 
-@pytest.mark.parametrize("clean", tokenizing.CLEAN)
+@pytest.mark.parametrize("clean", tokenizer_choice.CLEAN)
 @pytest.mark.parametrize("form", PADS)
 def test_a_json_beside_open_clips_weights(open_clip, varied, tmp_path, form, clean):
     """Its HFTokenizer, and what we take for it by the model's settings."""
@@ -110,7 +110,7 @@ def test_a_json_beside_open_clips_weights(open_clip, varied, tmp_path, form, cle
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     theirs = open_clip.HFTokenizer(str(tmp_path), context_length=64, clean=clean)
     said = {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"clean": clean}}
-    chosen = tokenizing.choose_open_clip(tmp_path, said)
+    chosen = tokenizer_choice.choose_open_clip(tmp_path, said)
     section = config.base(None, tokenizer=chosen["tokenizer"]).data.tokenizer
     section.update(chosen["tokenizer_options"], context_length=64)
     ours = config.create("tokenizer", section, None, None)
@@ -120,11 +120,11 @@ def test_a_json_beside_open_clips_weights(open_clip, varied, tmp_path, form, cle
     np.testing.assert_array_equal(ours(texts)[0], theirs(texts).numpy())
 
 
-@pytest.mark.parametrize("clean", tokenizing.CLEAN)
+@pytest.mark.parametrize("clean", tokenizer_choice.CLEAN)
 def test_cleaning_before_sentence_piece(open_clip, varied, tmp_path, clean):
     pytest.importorskip("sentencepiece")
     path = str(tokenizer_tools.sentence_piece_model(tmp_path / "spiece.model"))
-    options = tokenizing.CLEAN[clean]
+    options = tokenizer_choice.CLEAN[clean]
     ours = sentence_piece.make(None, None, path=path, repair=True, **options)
     plain = sentence_piece.make(
         None, None, path=path, lowercase=False, canonicalize=False

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from image_tools import encoded, picture
 from PIL import Image
 
-from clipjax.data import images, preprocess
+from clipjax.data.images import decoding, preprocess
 from clipjax.types import BadExample
 
 torch = pytest.importorskip("torch")
@@ -52,7 +52,7 @@ def theirs():
 
 def with_exif(image, format, **options):
     exif = Image.Exif()
-    exif[images.ORIENTATION_TAG] = 6
+    exif[decoding.ORIENTATION_TAG] = 6
     return encoded(image, format, exif=exif, **options)
 
 

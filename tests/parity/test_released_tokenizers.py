@@ -10,7 +10,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 
-from clipjax.data import clip_vocab
+from clipjax.data.text import clip_vocab
 from clipjax.data.tokenizers import clip_bpe, hf_json, sentence_piece, wordpiece
 
 transformers = pytest.importorskip("transformers")

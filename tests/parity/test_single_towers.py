@@ -18,10 +18,11 @@ pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 pytest.importorskip("transformers")
 
-from clipjax import trees  # noqa: E402
-from clipjax.models.layers import ACTIVATIONS  # noqa: E402
+from clipjax import param_paths  # noqa: E402
+from clipjax.models.common.layers import ACTIVATIONS  # noqa: E402
 from clipjax.types import UserError  # noqa: E402
-from clipjax.weights import table, towers, vits  # noqa: E402
+from clipjax.weights import read_tower, rename_table  # noqa: E402
+from clipjax.weights.formats import vits  # noqa: E402
 
 pytestmark = [
     pytest.mark.parity,
@@ -72,7 +73,7 @@ def test_outputs(name, tmp_path):
 
 def test_variant_by_depths(tmp_path):
     case = MAKE["resnet18"]()
-    settings, *_ = towers.read_tower(tower_tools.write(case, tmp_path), "image")
+    settings, *_ = read_tower.read_tower(tower_tools.write(case, tmp_path), "image")
     assert settings.options == {"variant": "18", "width": 64}
 
 
@@ -95,8 +96,8 @@ def test_gradients(name, tmp_path):
 
     path = tower_tools.write(case, tmp_path)
     options = {"dropout": 0.0}
-    settings, params, stats = towers.read_tower(path, case.side, options)
-    tower = towers.build(settings)
+    settings, params, stats = read_tower.read_tower(path, case.side, options)
+    tower = read_tower.build(settings)
     assert stats == {}
     names = ("image",) if case.side == "image" else ("text", "mask")
     inputs = [case.inputs[key] for key in names]
@@ -109,7 +110,7 @@ def test_gradients(name, tmp_path):
 
         return jax.grad(value)(params)
 
-    ours = towers.to_tensors(settings, jax.tree.map(np.asarray, gradient(params)))
+    ours = read_tower.to_tensors(settings, jax.tree.map(np.asarray, gradient(params)))
     assert len(ours) > 20
     largest = max(np.abs(x).max() for x in theirs.values())
     for key, found in ours.items():
@@ -152,8 +153,8 @@ def test_big_vision_as_timm_reads_it(pool, options, change, prefix, tmp_path):
     theirs.load_pretrained(str(path))
     with torch.no_grad():
         expected = theirs(torch.tensor(image.transpose(0, 3, 1, 2))).numpy()
-    settings, params, _ = towers.read_tower(str(path), "image")
-    tower = towers.build(settings)
+    settings, params, _ = read_tower.read_tower(str(path), "image")
+    tower = read_tower.build(settings)
     found = tower_tools.apply(tower, {"params": params}, image)["pooled"]
     tower_tools.assert_near(found, expected)
 
@@ -181,7 +182,7 @@ def test_settings_of_every_timm_model(family):
         }
         if not isinstance(config["global_pool"], str):
             config["global_pool"] = "avg"
-        kinds = [kind for kind in towers.FORMATS if kind.recognise(config, shapes)]
+        kinds = [kind for kind in read_tower.FORMATS if kind.recognise(config, shapes)]
         try:
             settings = fitting(kinds[0], config, shapes) if kinds else None
         except UserError:
@@ -198,19 +199,21 @@ def fitting(kind, config, shapes):
     Raises UserError where it would be refused.
     """
     settings = kind.settings(config, shapes, pathlib.Path("nowhere"), "here")
-    tower = towers.build(settings)
+    tower = read_tower.build(settings)
     blank = {
         key: np.broadcast_to(np.float16(0), shape) for key, shape in shapes.items()
     }
-    rules = towers.table(kind, settings, tower)
-    expected = table._their_shapes(rules, trees.named(towers.tower_shapes(tower)))
-    table._check_names(rules, blank, expected, "here")
-    table._check_arrays(rules, blank, expected, "here")
+    rules = read_tower.table(kind, settings, tower)
+    expected = rename_table._their_shapes(
+        rules, param_paths.named(read_tower.tower_shapes(tower))
+    )
+    rename_table._check_names(rules, blank, expected, "here")
+    rename_table._check_arrays(rules, blank, expected, "here")
     return settings
 
 
 def compare(module, settings, name):
-    tower = towers.build(settings)
+    tower = read_tower.build(settings)
     if settings.component == "resnet":
         block = module.layer2[0]
         assert type(module.maxpool).__name__ == "MaxPool2d", name

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 import make_torch_goldens  # noqa: E402
 
 from clipjax.types import UserError  # noqa: E402
-from clipjax.weights import files  # noqa: E402
+from clipjax.weights.tensors import tensor_files  # noqa: E402
 
 pytestmark = [
     pytest.mark.parity,
@@ -67,7 +67,7 @@ def test_every_type_and_view(tmp_path, dtype):
         "cut out": base[1].clone(),
     }
     torch.save(tensors, tmp_path / "x.pth")
-    assert_same(files.read(tmp_path / "x.pth"), tensors)
+    assert_same(tensor_files.read(tmp_path / "x.pth"), tensors)
 
 
 class Net(torch.nn.Module):
@@ -97,16 +97,16 @@ def test_models(tmp_path):
     state = net.state_dict()
     path = tmp_path / "x.pt"
     torch.save(state, path)
-    assert_same(files.read(path), state)
+    assert_same(tensor_files.read(path), state)
     torch.save({"net": list(net.parameters())}, path)
-    assert files.read(path)["net.1"].shape == (4, 3, 2, 2)
+    assert tensor_files.read(path)["net.1"].shape == (4, 3, 2, 2)
     parallel = torch.nn.DataParallel(net)
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.randn(2, 3, 4, 4)).backward()
     optimizer.step()
     whole = {"state_dict": parallel.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(whole | {"loss": 0.5, "size": torch.Size([2])}, path)
-    assert_same(files.read(path), net.state_dict())
+    assert_same(tensor_files.read(path), net.state_dict())
 
 
 @pytest.mark.parametrize("how", ["script", "trace"])
@@ -120,7 +120,7 @@ def test_torchscript(tmp_path, how):
     made.save(str(path))
     expected = torch.jit.load(str(path)).state_dict()
     assert len(expected) > 9
-    assert_same(files.read(path), dict(expected))
+    assert_same(tensor_files.read(path), dict(expected))
 
 
 def test_goldens_are_of_this_torch(tmp_path):
@@ -148,14 +148,14 @@ def test_the_way_out_works(tmp_path, monkeypatch, how):
     else:
         torch.save({"w": torch.zeros(2, dtype=torch.uint16)}, "x.pt")
     with pytest.raises(UserError, match="^x.pt: refused: ") as caught:
-        files.read("x.pt")
+        tensor_files.read("x.pt")
     command = re.search('python (-c ".*")$', str(caught.value))
     assert command
     if how == "new type":  # for which this is no way out: it says which
         assert "_rebuild_tensor_v3" in str(caught.value)
         return
     subprocess.run([sys.executable, *shlex.split(command[1])], check=True)
-    assert_same(files.read("weights.pt"), dict(expected))
+    assert_same(tensor_files.read("weights.pt"), dict(expected))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -169,9 +169,9 @@ def test_safetensors(tmp_path, dtype):
     }
     path = tmp_path / "x.safetensors"
     library.save_file(tensors, path)
-    found = files.read(path)
+    found = tensor_files.read(path)
     assert_same(found, tensors)
-    files.write_safetensors(tmp_path / "y.safetensors", found, {"format": "pt"})
+    tensor_files.write_safetensors(tmp_path / "y.safetensors", found, {"format": "pt"})
     back = library.load_file(tmp_path / "y.safetensors")
     assert_same(found, back)
     np.testing.assert_equal(sorted(back), ["a", "b", "c"])

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from clipjax import whole
-from clipjax.data import records
+from clipjax import atomic_files
+from clipjax.data.containers import record_shards
 from clipjax.data.prepare import reading, writing
 from clipjax.data.prepare.reading import Broken
 from clipjax.types import Example, Source, UserError
 
 # What each form's metadata call themselves, and how its files end.
 FORMS = {
-    "arrayrecord": (records.FORMAT, records.SUFFIX),
+    "arrayrecord": (record_shards.FORMAT, record_shards.SUFFIX),
     "tar": ("clipjax-tar", ".tar"),
 }
 CLASSES = "classes.txt"
@@ -79,7 +79,7 @@ class Outcome:
     read: bytes of the images in the source; 0 where nothing was to be done.
     """
 
-    split: records.Split
+    split: record_shards.Split
     broken: list[Broken]
     repeated: list[tuple[str, str]]
     kept_shards: int = 0
@@ -144,7 +144,7 @@ def _finished(final: pathlib.Path, plan: dict) -> Outcome:
     try:
         found = json.loads(final.read_bytes())
         made = found["made"]
-        shards = [records.Shard(**entry) for entry in found["shards"]]
+        shards = [record_shards.Shard(**entry) for entry in found["shards"]]
         same = made["plan"] == plan
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
@@ -153,10 +153,10 @@ def _finished(final: pathlib.Path, plan: dict) -> Outcome:
     if not same:
         raise UserError(f"{final} is there already, of other data or options: {how}")
     try:
-        records.check_files(final.parent, shards)
+        record_shards.check_files(final.parent, shards)
     except UserError as error:
         raise UserError(f"{error}; to do so, delete {final} and its shards") from error
-    split = records.Split(shards, found["class_names"], found["templates"], made)
+    split = record_shards.Split(shards, found["class_names"], found["templates"], made)
     return Outcome(
         split,
         [Broken(*pair) for pair in made["broken"]],
@@ -170,10 +170,10 @@ def _same_plan(part: pathlib.Path, plan: dict) -> None:
     """Raises UserError where the interrupted conversion was to make something else."""
     place = part / "plan.json"
     if not place.exists():
-        whole.write_json(place, plan)
+        atomic_files.write_json(place, plan)
         return
     try:
-        before = dict(whole.parse_json(place.read_bytes()))
+        before = dict(atomic_files.parse_json(place.read_bytes()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{place} is damaged ({error}): delete {part}") from error
     other = [name for name in plan if before.get(name) != plan[name]]
@@ -246,13 +246,13 @@ class _Conversion:
             self._tell(stop)
         broken = [Broken(*pair) for note in notes for pair in note["broken"]]
         repeated = [(k, first) for note in notes for k, first in note["repeated"]]
-        shards = [records.Shard(**n["shard"]) for n in notes if n["shard"]]
+        shards = [record_shards.Shard(**n["shard"]) for n in notes if n["shard"]]
         if not shards:
             raise UserError(
                 f"none of the {len(self.source)} examples can be used; the first: "
                 f"{broken[0].key}: {broken[0].reason}"
             )
-        split = records.Split(
+        split = record_shards.Split(
             shards,
             {name: list(names) for name, names in self.source.class_names.items()},
             {name: list(texts) for name, texts in self.source.templates.items()},
@@ -265,9 +265,9 @@ class _Conversion:
         for shard in shards:
             if (self.part / shard.file).exists():
                 (self.part / shard.file).replace(self.out / shard.file)
-        whole.sync(self.out)
+        atomic_files.sync(self.out)
         form = FORMS[self.options.to][0]
-        whole.write_json(self.out / f"{self.split}.json", split.to_json(form))
+        atomic_files.write_json(self.out / f"{self.split}.json", split.to_json(form))
         read = sum(note["read"] for note in notes)
         return Outcome(split, broken, repeated, kept, read)
 
@@ -277,7 +277,9 @@ class _Conversion:
     def _note_of(self, number: int) -> dict[str, Any] | None:
         """The note of a shard that is finished, whether or not it has moved."""
         try:
-            note = whole.parse_json((self.part / f"{number:05d}.json").read_bytes())
+            note = atomic_files.parse_json(
+                (self.part / f"{number:05d}.json").read_bytes()
+            )
         except (OSError, ValueError):
             return None
         if note["shard"] is None:
@@ -293,7 +295,7 @@ class _Conversion:
         path = self.part / self._name(number)
         shard = writing.write_shard(path, self.writer, self._examples(indices))
         self.note["shard"] = None if shard is None else dataclasses.asdict(shard)
-        whole.write_json(self.part / f"{number:05d}.json", self.note)
+        atomic_files.write_json(self.part / f"{number:05d}.json", self.note)
         return self.note
 
     def _examples(self, indices: range) -> Iterator[tuple[int, Example]]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from clipjax.data import images
-from clipjax.data.prepare import reading, report, writing
+from clipjax.data.images import decoding
+from clipjax.data.prepare import reading, survey_text, writing
 from clipjax.data.prepare.reading import Broken
 from clipjax.data.prepare.survey import Survey
 from clipjax.types import Example, Source
@@ -39,7 +39,7 @@ def sample(source: Source, count: int, seed: int, threads: int) -> list[Shown]:
     """Random examples that are not broken, in the source's order."""
 
     def show(index: int, example: Example) -> Shown:
-        picture = images.decode(example.image)
+        picture = decoding.decode(example.image)
         size = picture.size
         picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
         if (times := CELL // max(picture.size)) > 1:  # small ones, their pixels to see
@@ -168,23 +168,23 @@ def page(found: Survey, shown: Sequence[Shown], title: str) -> str:
         "<table>",
         *(
             f"<tr><td>{text(what)}<td class=n>{text(value)}"
-            for what, value in report.counts(found)
+            for what, value in survey_text.counts(found)
         ),
         "</table>",
     ]
-    measured = report.spreads(found)
+    measured = survey_text.spreads(found)
     if measured:
         parts += ["<h2>Sizes</h2><table><tr><th>"]
-        parts += [f"<th>{heading}" for heading in report.HEADINGS]
+        parts += [f"<th>{heading}" for heading in survey_text.HEADINGS]
         for what, values in measured:
             parts.append(f"<tr><td>{text(what)}")
-            parts += [f"<td class=n>{report.number(value)}" for value in values]
+            parts += [f"<td class=n>{survey_text.number(value)}" for value in values]
         parts += ["</table><div class=charts>", *_charts(found), "</div>"]
     for name in found.labels:
-        rows = report.classes(found, name)
+        rows = survey_text.classes(found, name)
         most = max([1, *(many for _, many in rows)])
         parts.append(
-            f"<h2>Classes</h2><p>{text(report.balance(found, name))}</p><table>"
+            f"<h2>Classes</h2><p>{text(survey_text.balance(found, name))}</p><table>"
         )
         parts += [
             f"<tr><td>{text(label)}<td class=n>{many:,}<td class=bar>"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from clipjax.data import images
-from clipjax.data.labels import find_label_set
+from clipjax.data.class_lists import find_label_set
+from clipjax.data.images import decoding
 from clipjax.data.prepare import reading, writing
 from clipjax.data.prepare.reading import Broken
 from clipjax.types import Example, Source, UserError
@@ -88,7 +88,7 @@ def choose(
     def label_of(index: int, example: Example) -> int:
         label = example.labels.get(name, -1)
         if wanted.get(label, 0):
-            images.decode(example.image)
+            decoding.decode(example.image)
         return label
 
     found = reading.each(source, order, label_of, threads)
@@ -137,7 +137,7 @@ def write_folders(
             raise UserError(f"{example.key}: {example.reason}")
         folder = folders[example.labels[name]]
         assert isinstance(example.image, bytes)
-        suffix = writing.SUFFIXES[images.format_of(example.image)]
+        suffix = writing.SUFFIXES[decoding.format_of(example.image)]
         file = scratch / folder / f"{counts[folder]:05d}{suffix}"
         file.write_bytes(example.image)
         counts[folder] += 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clipjax.data import images
+from clipjax.data.images import decoding
 from clipjax.data.prepare import reading
 from clipjax.data.prepare.reading import Broken
 from clipjax.types import Example, Source
@@ -77,15 +77,15 @@ def survey(
     """
 
     def look(index: int, example: Example) -> _Facts:
-        wide, high = images.size(example.image)
+        wide, high = decoding.size(example.image)
         if decode:
-            images.decode(example.image)
+            decoding.decode(example.image)
         raw = isinstance(example.image, bytes)
         return _Facts(
             wide,
             high,
             len(example.image) if raw else 0,
-            images.format_of(example.image) if raw else "array",
+            decoding.format_of(example.image) if raw else "array",
             tuple(example.captions),
             dict(example.labels),
             {n: f"{a.dtype} {list(a.shape)}" for n, a in example.others.items()},

@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from clipjax import whole
-from clipjax.data import images, records
+from clipjax import atomic_files
+from clipjax.data.containers import record_shards
+from clipjax.data.images import decoding
 from clipjax.types import Example, UserError
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # read by every source
@@ -50,18 +51,18 @@ class Fit:
         return dataclasses.replace(example, image=self._image(example.image))
 
     def _image(self, image: bytes | np.ndarray) -> bytes:
-        wide, high = images.size(image)
+        wide, high = decoding.size(image)
         if self.resize and min(wide, high) > self.resize:
             scale = self.resize / min(wide, high)
             size = max(1, round(wide * scale)), max(1, round(high * scale))
-            small = images.decode(image).resize(size, Image.Resampling.BICUBIC)
+            small = decoding.decode(image).resize(size, Image.Resampling.BICUBIC)
             return encode(small, "JPEG", quality=self.quality)
         if isinstance(image, np.ndarray):
-            return encode(images.decode(image), "PNG")
-        if self.everywhere and images.format_of(image) not in SUFFIXES:
-            return encode(images.decode(image), "PNG")
+            return encode(decoding.decode(image), "PNG")
+        if self.everywhere and decoding.format_of(image) not in SUFFIXES:
+            return encode(decoding.decode(image), "PNG")
         if self.decode:
-            images.decode(image)
+            decoding.decode(image)
         return image
 
 
@@ -81,13 +82,13 @@ class Writer(Protocol):
 
 
 class RecordWriter:
-    """An ArrayRecord file; see clipjax/data/records.py."""
+    """An ArrayRecord file; see clipjax/data/containers/record_shards.py."""
 
     def __init__(self, path: pathlib.Path):
-        self._writer = records.writer(path)
+        self._writer = record_shards.writer(path)
 
     def write(self, index: int, example: Example) -> None:
-        self._writer.write(records.encode(example))
+        self._writer.write(record_shards.encode(example))
 
     def close(self) -> None:
         """Raises OSError where something could not be written."""
@@ -110,7 +111,7 @@ class TarWriter:
 
     def write(self, index: int, example: Example) -> None:
         assert isinstance(example.image, bytes)
-        suffix = SUFFIXES[images.format_of(example.image)]
+        suffix = SUFFIXES[decoding.format_of(example.image)]
         fields = {"captions": list(example.captions), "key": example.key}
         if example.labels:
             fields["labels"] = dict(example.labels)
@@ -134,7 +135,7 @@ def write_shard(
     path: pathlib.Path,
     make: Callable[[pathlib.Path], Writer],
     examples: Iterable[tuple[int, Example]],
-) -> records.Shard | None:
+) -> record_shards.Shard | None:
     """Writes (index, example) into a shard, whole or not at all.
 
     Returns its metadata, None (and no file) where there are no examples.
@@ -153,8 +154,10 @@ def write_shard(
             writer.close()
     if writer is None:
         return None
-    whole.sync(scratch)
-    digest = whole.digest(scratch)
+    atomic_files.sync(scratch)
+    digest = atomic_files.digest(scratch)
     scratch.replace(path)
     size = path.stat().st_size
-    return records.Shard(path.name, len(counts), records.runs(counts), size, digest)
+    return record_shards.Shard(
+        path.name, len(counts), record_shards.runs(counts), size, digest
+    )

@@ -2,7 +2,7 @@
 
 Random access with one small read for each example, to any number of shards; captions,
 labels, class names, keys and other modalities as the original source had them. See
-clipjax/data/records.py for the format.
+clipjax/data/containers/record_shards.py for the format.
 
     --config configs/x.py:data=arrayrecord --config.data.train.path=FOLDER
 """
@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax import registry
-from clipjax.data import contents, files, records, subset
+from clipjax.data.containers import record_shards
+from clipjax.data.storage import file_contents, local, selection
 from clipjax.types import BadExample, Example, UserError
 
 
@@ -34,26 +35,28 @@ def make(
     Raises UserError for a missing folder or split, for damaged or foreign metadata, and
     for shards that are missing or cut off.
     """
-    base = files.folder(path, "clipjax ArrayRecord files")
+    base = local.folder(path, "clipjax ArrayRecord files")
     place = base / f"{split}.json"
     if not split or not place.is_file():
         raise UserError(_no_split(base, split))
-    found = records.read_split(place)
+    found = record_shards.read_split(place)
     if not found.shards:
         raise UserError(f"{place} lists no examples: convert the data again")
-    records.check_files(base, found.shards)
+    record_shards.check_files(base, found.shards)
     total = sum(shard.examples for shard in found.shards)
-    chosen = subset.examples(total, max_samples=max_samples, subset_seed=subset_seed)
+    chosen = selection.examples(total, max_samples=max_samples, subset_seed=subset_seed)
     return ArrayRecord(base, found, chosen)
 
 
 class ArrayRecord:
     """See `clipjax.types.Source`."""
 
-    def __init__(self, base: pathlib.Path, split: records.Split, chosen: np.ndarray):
+    def __init__(
+        self, base: pathlib.Path, split: record_shards.Split, chosen: np.ndarray
+    ):
         self._ends = list(itertools.accumulate(s.examples for s in split.shards))
         self._names = [shard.file for shard in split.shards]
-        self._readers = records.Readers(base, split.shards)
+        self._readers = record_shards.Readers(base, split.shards)
         counts = [shard.counts() for shard in split.shards]
         self._chosen = chosen
         self.caption_counts = np.concatenate(counts)[chosen]
@@ -67,11 +70,11 @@ class ArrayRecord:
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and place, if broken."""
-        index = files.position(index, len(self))
-        shard, inside = files.place_in(self._ends, int(self._chosen[index]))
+        index = local.position(index, len(self))
+        shard, inside = local.place_in(self._ends, int(self._chosen[index]))
         key = f"{self._names[shard]}:{inside}"
         try:
-            example = records.decode(self._readers.read(shard, inside))
+            example = record_shards.decode(self._readers.read(shard, inside))
         except BadExample as error:
             raise BadExample(error.reason, key) from error
         if len(example.captions) != self.caption_counts[index]:
@@ -102,14 +105,14 @@ def _no_split(base: pathlib.Path, split: str) -> str:
             f"same `python -m clipjax.prepare convert` again to finish it"
         )
     return (
-        f"{base} holds no {split}.json ({contents.held(base)}): it is no folder that "
-        f"`python -m clipjax.prepare convert` wrote; for data in another form choose "
-        f"data=webdataset, captions, imagefolder or tfds"
+        f"{base} holds no {split}.json ({file_contents.held(base)}): it is no folder "
+        f"that `python -m clipjax.prepare convert` wrote; for data in another form "
+        f"choose data=webdataset, captions, imagefolder or tfds"
     )
 
 
 def _is_ours(path: pathlib.Path) -> bool:
     try:
-        return json.loads(path.read_bytes()).get("format") == records.FORMAT
+        return json.loads(path.read_bytes()).get("format") == record_shards.FORMAT
     except (OSError, ValueError, AttributeError, RecursionError):
         return False

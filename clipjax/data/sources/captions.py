@@ -1,8 +1,8 @@
 """Images in a folder with a table of captions: Flickr8k, Flickr30k, your own CSV.
 
 `captions.txt` (`image,caption`), any CSV or TSV, Flickr30k's `results.csv`, the
-`.token` form, JSON lines and lists are read; see clipjax/data/tables.py. All rows of an
-image make one example.
+`.token` form, JSON lines and lists are read; see annotations/caption_tables.py. All
+rows of an image make one example.
 
     --config configs/x.py:data=captions --config.data.train.path=FOLDER
 """
@@ -13,7 +13,8 @@ import os
 import pathlib
 from collections.abc import Container
 
-from clipjax.data import contents, files, json_tables, listed, subset, tables
+from clipjax.data.annotations import caption_json, caption_tables, image_list
+from clipjax.data.storage import file_contents, local, selection
 from clipjax.types import UserError
 
 TABLES = (
@@ -29,7 +30,7 @@ OFFICIAL = {  # Flickr8k's lists of images, as distributed
     "test": "Flickr_8k.testImages.txt",
 }
 SPLITS = ("train", "val", "all")
-SUFFIXES = (".csv", ".tsv", ".token", *json_tables.LINES)
+SUFFIXES = (".csv", ".tsv", ".token", *caption_json.LINES)
 
 
 def make(
@@ -45,7 +46,7 @@ def make(
     official: bool = True,
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> listed.Listed:
+) -> image_list.Listed:
     """Reads the table; images are read one by one when asked for.
 
     The split is "all", or "train", "val" or "test" of Flickr8k's official lists
@@ -69,16 +70,16 @@ def make(
 
     Raises UserError for missing folders or tables, and where no image is left.
     """
-    base = files.folder(path, "images and captions")
-    subset.check_fraction(val_fraction)
-    found = files.inside(base, table, "table") if table else _find_table(base)
-    entries, problems = tables.read(found, image_column, caption_column)
-    entries = listed.portable(base, images, entries, found, problems)
-    names = files.inside(base, split_file, "split_file") if split_file else None
+    base = local.folder(path, "images and captions")
+    selection.check_fraction(val_fraction)
+    found = local.inside(base, table, "table") if table else _find_table(base)
+    entries, problems = caption_tables.read(found, image_column, caption_column)
+    entries = image_list.portable(base, images, entries, found, problems)
+    names = local.inside(base, split_file, "split_file") if split_file else None
     if official and not split_file and split != "all":
         names = _official(found.parent, split)
     if names:
-        lines = files.read_lines(names)
+        lines = local.read_lines(names)
         wanted = {_listed(line.strip(), entries) for line in lines if line.strip()}
         listed_as = {name: os.path.splitext(name)[0] for name in entries}
         listed_as |= {name: name for name in wanted & entries.keys()}
@@ -94,8 +95,8 @@ def make(
         )
     if not chosen:
         raise UserError(empty)
-    files.report(f"captions {found}", problems)
-    return listed.make(
+    local.report(f"captions {found}", problems)
+    return image_list.make(
         base,
         images,
         {name: entries[name] for name in chosen},
@@ -108,7 +109,7 @@ def make(
 
 def _listed(name: str, entries: Container[str]) -> str:
     """A name of a split's list as the table has it, also if Windows wrote it."""
-    return name if name in entries else listed.IDLE.sub("", name.replace("\\", "/"))
+    return name if name in entries else image_list.IDLE.sub("", name.replace("\\", "/"))
 
 
 def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
@@ -138,7 +139,7 @@ def _belongs(name: str, split: str, val_fraction: float) -> bool:
         )
     if split == "all":
         return True
-    return subset.held_out(name, val_fraction) == (split == "val")
+    return selection.held_out(name, val_fraction) == (split == "val")
 
 
 def _find_table(base: pathlib.Path) -> pathlib.Path:
@@ -153,7 +154,7 @@ def _find_table(base: pathlib.Path) -> pathlib.Path:
     if len(others) == 1:
         return others[0]
     seen = ", ".join(entry.name for entry in others[:5])
-    seen = f"it holds {seen}" if seen else contents.held(base)
+    seen = f"it holds {seen}" if seen else file_contents.held(base)
     raise UserError(
         f"{base} has no captions.txt, captions.csv or results.csv ({seen}); name the "
         f"caption table by the option table"

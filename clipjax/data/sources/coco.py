@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import pathlib
 
-from clipjax.data import coco_json, contents, files, json_files, listed
+from clipjax.data.annotations import coco_json, image_list
+from clipjax.data.storage import file_contents, json_files, local
 from clipjax.types import UserError
 
 SPLITS = ("train", "val")
@@ -25,7 +26,7 @@ def make(
     images: str = "",
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> listed.Listed:
+) -> image_list.Listed:
     """Reads the captions of split "train" or "val"; images are read when asked for.
 
     The images are in the order of the file's list `images`.
@@ -46,14 +47,14 @@ def make(
             f"data=coco has captions of the splits train and val, not {split!r}; "
             f"data=karpathy has a test split"
         )
-    base = files.folder(path, "MS-COCO's annotations and images")
+    base = local.folder(path, "MS-COCO's annotations and images")
     table = _find(base, split, year)
     entries, problems = coco_json.read(table, json_files.read(table))
     name = table.stem.removeprefix("captions_")
     folders = (name, f"images/{name}", f"{name}/{name}", "images")
-    entries = listed.portable(base, images, entries, table, problems, folders)
-    files.report(f"coco {table}", problems)
-    return listed.make(
+    entries = image_list.portable(base, images, entries, table, problems, folders)
+    local.report(f"coco {table}", problems)
+    return image_list.make(
         base,
         images,
         entries,
@@ -71,11 +72,11 @@ def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
     if year:
         table = folder / f"captions_{split}{year}.json"
         if not table.is_file():
-            raise files.missing(table, f"It is that of split={split}, year={year}")
+            raise local.missing(table, f"It is that of split={split}, year={year}")
         return table
     found = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
     if not found:
-        held = contents.held(folder if folder.is_dir() else base)
+        held = file_contents.held(folder if folder.is_dir() else base)
         raise UserError(
             f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json"
             f" ({held}): unpack MS-COCO's "

@@ -1,7 +1,7 @@
 """Labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot tests.
 
 A split whose images lie in PATH/SPLIT itself, such as ImageNet's val, needs a table of
-their classes; see clipjax/data/class_files.py for its forms. The label set is "class",
+their classes; see annotations/class_tables.py for its forms. The label set is "class",
 the class names are the folders' names (or those of `class_names_file`), in the order of
 the sorted folders. Captions are made of them where asked for.
 
@@ -15,15 +15,10 @@ import pathlib
 
 import numpy as np
 
-from clipjax.data import (
-    class_files,
-    contents,
-    files,
-    image_files,
-    labels,
-    strings,
-    subset,
-)
+from clipjax.data import class_lists
+from clipjax.data.annotations import class_tables
+from clipjax.data.images import image_files
+from clipjax.data.storage import file_contents, local, packed_strings, selection
 from clipjax.types import Example, UserError
 
 
@@ -61,7 +56,7 @@ def make(
 
     Raises UserError for missing folders, classes without a name, and no images.
     """
-    base = files.folder(path, "images by split and class")
+    base = local.folder(path, "images by split and class")
     place = base / split
     if not split or not place.is_dir():
         raise UserError(_no_split(base, split))
@@ -69,15 +64,15 @@ def make(
     others = image_files.Suffixes()
     problems: list[str] = []
     if labels_file:
-        table = files.inside(base, labels_file, "labels_file")
-        listed, problems = class_files.labels(table, image_files.find(place, others))
+        table = local.inside(base, labels_file, "labels_file")
+        listed, problems = class_tables.labels(table, image_files.find(place, others))
     own, train = sorted(listed) or _folders(place), _folders(base / "train")
     classes = train if set(own) <= set(train) else own
     names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
     if class_names_file:
-        table = files.inside(base, class_names_file, "class_names_file")
-        names = class_files.names(table, classes)
-    kept = subset.classes(len(classes), max_classes, subset_seed)
+        table = local.inside(base, class_names_file, "class_names_file")
+        names = class_tables.names(table, classes)
+    kept = selection.classes(len(classes), max_classes, subset_seed)
     classes, names = [classes[i] for i in kept], [names[i] for i in kept]
     if train and not set(own) <= set(train):
         problems.append("its classes are not among those of train: numbered apart")
@@ -88,7 +83,7 @@ def make(
         if not labels_file and name in own:
             found = image_files.find(place / name, strange)
         if not found:
-            seen = f" ({contents.tally(strange)})" if strange else ""
+            seen = f" ({file_contents.tally(strange)})" if strange else ""
             problems.append(f"the class {name} has no images{seen}")
         others += strange
         paths += [os.path.relpath(image, base) for image in found]
@@ -103,14 +98,14 @@ def make(
     if not paths:
         raise UserError(
             f"{place} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
-            f"...): {contents.held(place)}"
+            f"...): {file_contents.held(place)}"
         )
     problems += image_files.left_out(others)
-    shared = labels.shared_names(names) if caption_templates else {}
+    shared = class_lists.shared_names(names) if caption_templates else {}
     if shared:
-        problems.append(f"{labels.shared_words(shared)} have the same captions")
-    files.report(f"imagefolder {place}", problems)
-    chosen = subset.examples(
+        problems.append(f"{class_lists.shared_words(shared)} have the same captions")
+    local.report(f"imagefolder {place}", problems)
+    chosen = selection.examples(
         len(paths),
         labels=np.array(numbers),
         max_samples=max_samples,
@@ -147,7 +142,7 @@ class ImageFolder:
         problems: list[str],
     ):
         self._base = base
-        self._paths = strings.Strings(paths)
+        self._paths = packed_strings.Strings(paths)
         self._labels = labels
         self.problems = problems
         self._captions = caption_templates
@@ -162,10 +157,10 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> Example:
         """Reads one image; raises BadExample, naming it, where that fails."""
-        index = files.position(index, len(self))
+        index = local.position(index, len(self))
         key = self.key_of(index)
         return Example(
-            image=files.read_bytes(self._base / self._paths[index], key),
+            image=local.read_bytes(self._base / self._paths[index], key),
             captions=self.captions_of(index),
             labels={"class": int(self._labels[index])},
             key=key,
@@ -177,7 +172,7 @@ class ImageFolder:
 
     def captions_of(self, index: int) -> list[str]:
         """The captions of an example, without its image."""
-        label = self._labels[files.position(index, len(self))]
+        label = self._labels[local.position(index, len(self))]
         name = self.class_names["class"][label]
         return [template.replace("{}", name) for template in self._captions]
 
@@ -219,5 +214,5 @@ def _no_split(base: pathlib.Path, split: str) -> str:
         )
     return (
         f"{base / split} does not exist, and {base} has no SPLIT/CLASS/*.jpg: "
-        f"{contents.held(base)}. {files.set_path()}"
+        f"{file_contents.held(base)}. {local.set_path()}"
     )

@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import (
-    caption_files,
-    contents,
-    files,
-    folders,
-    image_files,
-    split_files,
-    strings,
-    subset,
-)
-from clipjax.data.entries import Counts
+from clipjax.data.annotations import caption_files
+from clipjax.data.annotations.caption_entries import Counts
+from clipjax.data.containers import parquet_splits
+from clipjax.data.images import image_files
 from clipjax.data.sources import parquet
+from clipjax.data.storage import (
+    file_contents,
+    local,
+    packed_strings,
+    selection,
+    shard_files,
+)
 from clipjax.types import BadExample, Example, UserError
 
 SPLITS = ("train", "val", "all")
@@ -53,7 +53,7 @@ def make(
     """Lists the images, in the order of their shards; reads them when asked for.
 
     The split is "train", "val" or "all"; an example belongs to "val" by a hash of its
-    key, as clipjax.data.subset.held_out says.
+    key, as clipjax.data.storage.selection.held_out says.
 
     Options:
       path: the folder that was img2dataset's `output_folder`.
@@ -73,14 +73,14 @@ def make(
             f"data=img2dataset has no split {split!r}; use {', '.join(SPLITS)}, or one "
             f"path for each split"
         )
-    subset.check_fraction(val_fraction)
-    base = files.folder(path, "img2dataset's shards")
+    selection.check_fraction(val_fraction)
+    base = local.folder(path, "img2dataset's shards")
     if not _has_folders(base):
         return parquet.make(
             split,
             path=path,
             shards="::".join(
-                f"{one}{split_files.SUFFIX}" for one in shards.split("::")
+                f"{one}{parquet_splits.SUFFIX}" for one in shards.split("::")
             ),
             image_column=image_column,
             caption_column=caption_column,
@@ -93,10 +93,10 @@ def make(
             f"image_column and caption_column are of parquet files; {base} holds "
             f"folders of images: drop them"
         )
-    folder = folders.LocalFolder(base, subfolders=True)
+    folder = shard_files.LocalFolder(base, subfolders=True)
     names = [
         name
-        for name in folders.find(folder, shards, split)
+        for name in shard_files.find(folder, shards, split)
         if not name.startswith((".", "_"))
     ]
 
@@ -105,7 +105,7 @@ def make(
         found = _list(place)
         mine = np.ones(len(found.keys), bool)
         if split != "all":
-            held = [subset.held_out(key, val_fraction) for key in found.keys]
+            held = [selection.held_out(key, val_fraction) for key in found.keys]
             mine = np.array(held, bool) == (split == "val")
         if not text_lines:
             kinds, captions, _ = caption_files.whole(found.kinds, found.captions, ())
@@ -119,18 +119,18 @@ def make(
     mine = np.concatenate(mine)
     usable = np.flatnonzero(mine)
     if not len(mine):
-        inside = any(base.glob(f"*/*{split_files.SUFFIX}"))
+        inside = any(base.glob(f"*/*{parquet_splits.SUFFIX}"))
         hint = ", but parquet files: read them with data=parquet"
         raise UserError(
             f"the {len(names)} shards of {base} hold no images"
-            f"{hint if inside else f': {contents.held(base)}'}"
+            f"{hint if inside else f': {file_contents.held(base)}'}"
         )
     if not len(usable):
         raise UserError(
             f"none of the {len(mine)} images of {base} falls into the split {split!r} "
             f"with val_fraction={val_fraction}; change it"
         )
-    chosen = subset.examples(
+    chosen = selection.examples(
         len(usable), max_samples=max_samples, subset_seed=subset_seed
     )
     return Files(scanned, usable[chosen])
@@ -169,7 +169,7 @@ class Files:
             self.problems.append(f"{lone} texts without an image, left out")
         amiss = sum((found.counts for found in scanned), Counts())
         self.problems += [f"{n} {what}" for what, n in sorted(amiss.items()) if n]
-        files.report(f"img2dataset {scanned[0].path.parent}", self.problems)
+        local.report(f"img2dataset {scanned[0].path.parent}", self.problems)
         self._folders = [found.path for found in scanned]
         self._images = [found.images for found in scanned]
         self._kinds = [found.kinds for found in scanned]
@@ -181,7 +181,7 @@ class Files:
         """Reads one example; raises BadExample, naming its file, if broken."""
         image, key = self._image(*self._place(index))
         return Example(
-            image=files.read_bytes(image, key),
+            image=local.read_bytes(image, key),
             captions=self.captions_of(index),
             key=key,
         )
@@ -196,7 +196,7 @@ class Files:
         suffix = ".json" if kind == caption_files.JSON else ".txt"
         text = image.with_name(image.stem + suffix)
         try:
-            found = caption_files.parse(kind, files.read_bytes(text, key))
+            found = caption_files.parse(kind, local.read_bytes(text, key))
         except BadExample as error:
             raise BadExample(error.reason, key) from error
         if len(found) != self.caption_counts[index]:
@@ -211,8 +211,8 @@ class Files:
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of an example and its number there."""
-        position = int(self._chosen[files.position(index, len(self))])
-        return files.place_in(self._ends, position)
+        position = int(self._chosen[local.position(index, len(self))])
+        return local.place_in(self._ends, position)
 
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """The file of an image, and what it is called in messages."""
@@ -232,7 +232,7 @@ class Listing:
     """
 
     path: pathlib.Path
-    images: strings.Strings
+    images: packed_strings.Strings
     keys: list[str]
     kinds: np.ndarray
     captions: np.ndarray
@@ -260,7 +260,7 @@ def _list(folder: pathlib.Path) -> Listing:
         if suffix.lower() in (".txt", ".json"):
             lone.add(key)
         elif not image_files.is_image(folder / name):
-            others[contents.suffix_of(name)] += 1
+            others[file_contents.suffix_of(name)] += 1
         elif images.setdefault(key, name) != name:
             again += 1
     counts = Counts()
@@ -268,7 +268,7 @@ def _list(folder: pathlib.Path) -> Listing:
     texts = caption_files.choose_each(groups, counts)
     return Listing(
         path=folder,
-        images=strings.Strings(images.values()),
+        images=packed_strings.Strings(images.values()),
         keys=list(images),
         kinds=np.array([text.kind for text in texts], np.uint8),
         # One that cannot be read is an example too, so that its fault is met.
@@ -291,7 +291,7 @@ def _texts(folder: pathlib.Path, key: str, there: set[str]) -> list[caption_file
         if said or f"{key}{suffix}" not in there:
             continue
         try:
-            data = files.read_bytes(folder / f"{key}{suffix}", "")
+            data = local.read_bytes(folder / f"{key}{suffix}", "")
         except BadExample:
             texts.append(caption_files.Text(kind, captions=-1))
         else:
@@ -319,6 +319,6 @@ def _has_folders(base: pathlib.Path) -> bool:
     if not tables:
         raise UserError(
             f"{base} holds neither folders (00000/) nor parquet files (00000.parquet) "
-            f"of img2dataset: {contents.held(base)}; {files.set_path()}"
+            f"of img2dataset: {file_contents.held(base)}; {local.set_path()}"
         )
     return False

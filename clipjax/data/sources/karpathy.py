@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import pathlib
 
-from clipjax.data import contents, files, json_files, listed
-from clipjax.data.entries import Counts, Entry
-from clipjax.data.entries import problems as in_words
+from clipjax.data.annotations import image_list
+from clipjax.data.annotations.caption_entries import Counts, Entry
+from clipjax.data.annotations.caption_entries import problems as in_words
+from clipjax.data.storage import file_contents, json_files, local
 from clipjax.types import UserError
 
 FILES = (
@@ -33,7 +34,7 @@ def make(
     restval: bool = True,
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> listed.Listed:
+) -> image_list.Listed:
     """Reads the captions of split "train", "val" or "test"; images when asked for.
 
     Options (paths are relative to `path`, or absolute):
@@ -53,13 +54,13 @@ def make(
             f"data=karpathy has no split {split!r}; use {', '.join(SPLITS)} (and the "
             f"option restval)"
         )
-    base = files.folder(path, "images and Karpathy's splits")
-    table = files.inside(base, file, "file") if file else _find(base)
+    base = local.folder(path, "images and Karpathy's splits")
+    table = local.inside(base, file, "file") if file else _find(base)
     wanted = {split, RESTVAL} if split == "train" and restval else {split}
     entries, problems = read(table, wanted)
-    entries = listed.portable(base, images, entries, table, problems)
-    files.report(f"karpathy {table}", problems)
-    return listed.make(
+    entries = image_list.portable(base, images, entries, table, problems)
+    local.report(f"karpathy {table}", problems)
+    return image_list.make(
         base,
         images,
         entries,
@@ -119,8 +120,9 @@ def _find(base: pathlib.Path) -> pathlib.Path:
     found = [base / name for name in FILES if (base / name).is_file()]
     if not found:
         raise UserError(
-            f"{base} has none of {', '.join(FILES)} ({contents.held(base)}): put one "
-            "there, of caption_datasets.zip of Karpathy's page, or set the option file"
+            f"{base} has none of {', '.join(FILES)} ({file_contents.held(base)}): put "
+            "one there, of caption_datasets.zip of Karpathy's page, or set the "
+            "option file"
         )
     if len(found) > 1:
         seen = ", ".join(table.name for table in found)

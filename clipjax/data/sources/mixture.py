@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipjax.data import files, labels, source_words
+from clipjax.data import class_lists, mixture_spec
+from clipjax.data.storage import local
 from clipjax.types import BadExample, Example, Source, UserError
 
 
@@ -43,9 +44,9 @@ def make(split: str, *, parts: str = "") -> Mixture:
     if not parts.strip():
         raise UserError(
             "data=mixture needs the option parts: "
-            + files.set_by("parts", f'"{source_words.FORM}"')
+            + local.set_by("parts", f'"{mixture_spec.FORM}"')
         )
-    found = source_words.parts(parts)
+    found = mixture_spec.parts(parts)
     given = [part.label for part in found if part.weight is not None]
     if given and len(given) < len(found):
         missing = [part.label for part in found if part.weight is None]
@@ -122,17 +123,17 @@ class Mixture:
         return f"{self._labels[part]}: {key or f'example {inside}'}"
 
     def _place(self, index: int) -> tuple[int, int]:
-        return files.place_in(self._ends, files.position(index, len(self)))
+        return local.place_in(self._ends, local.position(index, len(self)))
 
     def _merge(self, label: str, source: Source) -> dict[str, str]:
         """Takes a part's label sets in; returns what each is called here."""
         called = {}
         for name, names in source.class_names.items():
-            own, here = labels.classes_of(source, name), name
+            own, here = class_lists.classes_of(source, name), name
             if name in self.class_names:
                 there = tuple(self.class_names[name])
-                known = labels.Classes(there, tuple(self.class_ids[name]))
-                same = labels.same(known, own)
+                known = class_lists.Classes(there, tuple(self.class_ids[name]))
+                same = class_lists.same(known, own)
                 here = name if same else f"{label}.{name}"
             called[name] = here
             self.class_names.setdefault(here, names)

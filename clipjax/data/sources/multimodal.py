@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipjax.data.drawing import MOST
+from clipjax.data.synthetic.scene_drawing import MOST
 from clipjax.types import Example, UserError
 
 SPLITS = ("train", "val")

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import files, folders, parquet, split_files, subset
-from clipjax.data.entries import Counts
-from clipjax.data.parquet_columns import Columns, Wanted
+from clipjax.data.annotations.caption_entries import Counts
+from clipjax.data.containers import parquet_rows, parquet_splits
+from clipjax.data.containers.parquet_columns import Columns, Wanted
+from clipjax.data.storage import local, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
 
 PARTS = ("train", "val", "all")
@@ -47,7 +48,7 @@ def make(
 
     The split is one of those in the files' names or folders, "val" also where they say
     validation, valid or dev; "all" is all files. Where there is no "val", a part of
-    "train" is held out for it, by a hash of the keys: clipjax.data.subset.held_out.
+    "train" is held out for it, by a hash of the keys: storage/selection.py.
     So are "train" and "val" divided where the files' names say no split.
 
     Options:
@@ -75,8 +76,8 @@ def make(
     Raises UserError for missing folders, files, columns and splits, and where no
     example is left.
     """
-    subset.check_fraction(val_fraction)
-    base = files.folder(path, "parquet files")
+    selection.check_fraction(val_fraction)
+    base = local.folder(path, "parquet files")
     problems: list[str] = []
     if shards:
         names, part = _named(base, shards, split)
@@ -84,18 +85,18 @@ def make(
         names, part = _of_split(base, split, bool(split_column), problems)
     wanted = Wanted(image_column, caption_column, labels, split_column)
 
-    def one(name: str) -> tuple[parquet.Rows, np.ndarray, set[str]]:
+    def one(name: str) -> tuple[parquet_rows.Rows, np.ndarray, set[str]]:
         """What a file holds, which of it is used, and its splits. No key is kept."""
-        found = parquet.scan(base / name, name, wanted)
+        found = parquet_rows.scan(base / name, name, wanted)
         mine = np.ones(len(found.keys), bool)
-        splits = {split_files.canonical(said) for said in set(found.splits)}
+        splits = {parquet_splits.canonical(said) for said in set(found.splits)}
         if split_column and split != "all":
-            own = split_files.canonical(split)
+            own = parquet_splits.canonical(split)
             mine = np.array(
-                [split_files.canonical(said) == own for said in found.splits], bool
+                [parquet_splits.canonical(said) == own for said in found.splits], bool
             )
         elif part != "all":
-            held = [subset.held_out(key, val_fraction) for key in found.keys]
+            held = [selection.held_out(key, val_fraction) for key in found.keys]
             mine = np.array(held, bool) == (part == "val")
         return dataclasses.replace(found, keys=[], splits=[]), mine, splits
 
@@ -108,13 +109,13 @@ def make(
     if not len(mine):
         raise UserError(f"the {len(names)} shards of {base} hold no images")
     if not mine.any() and split_column:
-        raise split_files.unknown(base, split, sorted(set().union(*splits)))
+        raise parquet_splits.unknown(base, split, sorted(set().union(*splits)))
     if not mine.any():
         raise UserError(
             f"none of the {len(mine)} images of {base} falls into the split {split!r} "
             f"with val_fraction={val_fraction}; change it"
         )
-    problems += parquet.problems(scanned)
+    problems += parquet_rows.problems(scanned)
     inside = names if shards else _all_files(base)
     sets = _class_names(base, scanned, inside, classes, problems)
     if "{split}" in shards and not classes:
@@ -140,20 +141,22 @@ def make(
     by_class = None
     if max_classes or max_samples_per_class:
         ((name, by_class),) = numbers.items()
-        kept = subset.classes(len(sets[name]), max_classes, subset_seed)
-        anew = np.full(len(sets[name]), parquet.NO_LABEL, np.int32)
+        kept = selection.classes(len(sets[name]), max_classes, subset_seed)
+        anew = np.full(len(sets[name]), parquet_rows.NO_LABEL, np.int32)
         anew[kept] = np.arange(len(kept))
         good = (by_class >= 0) & (by_class < len(anew))
         if lost := int((mine & ~good).sum()):
             problems.append(f"{lost} images without one of the classes, left out")
-        by_class = np.where(good, anew[np.where(good, by_class, 0)], parquet.NO_LABEL)
+        by_class = np.where(
+            good, anew[np.where(good, by_class, 0)], parquet_rows.NO_LABEL
+        )
         mine &= by_class >= 0
         if not mine.any():
             raise UserError(f"no image of {base} is of the classes chosen")
         numbers[name] = by_class
         sets[name] = [sets[name][i] for i in kept]
     usable = np.flatnonzero(mine)
-    chosen = subset.examples(
+    chosen = selection.examples(
         len(usable),
         labels=None if by_class is None else by_class[usable],
         max_samples=max_samples,
@@ -173,7 +176,7 @@ class Parquet:
     def __init__(
         self,
         base: pathlib.Path,
-        scanned: tuple[parquet.Rows, ...],
+        scanned: tuple[parquet_rows.Rows, ...],
         chosen: np.ndarray,
         numbers: dict[str, np.ndarray],
         class_names: dict[str, list[str]],
@@ -193,7 +196,7 @@ class Parquet:
             itertools.accumulate(len(found.captions) for found in scanned)
         )
         self._chosen = chosen
-        self._groups = parquet.RowGroups()
+        self._groups = parquet_rows.RowGroups()
         self._labels = {name: numbers[name][chosen] for name in class_names}
         counts = np.concatenate([found.captions for found in scanned])
         self.caption_counts = counts[chosen]
@@ -203,13 +206,13 @@ class Parquet:
         self.problems = problems
         if failed := sum(found.failed for found in scanned):
             problems.append(f"{failed} rows without an image, left out")
-        if (largest := max(found.largest for found in scanned)) > parquet.MEMORY:
+        if (largest := max(found.largest for found in scanned)) > parquet_rows.MEMORY:
             problems.append(
                 f"an image is read with a row group of {largest / 2**20:.0f} MiB: "
                 f"write the files with row_group_size=100, or copy them by "
                 f"clipjax.prepare"
             )
-        files.report(f"parquet {base}", problems)
+        local.report(f"parquet {base}", problems)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -237,14 +240,14 @@ class Parquet:
         """The key of an example, without its image."""
         return self._values(*self._place(index), ())[1]
 
-    def _place(self, index: int) -> tuple[parquet.Rows, int]:
+    def _place(self, index: int) -> tuple[parquet_rows.Rows, int]:
         """The file of an example and its number there."""
-        position = int(self._chosen[files.position(index, len(self))])
-        shard, i = files.place_in(self._ends, position)
+        position = int(self._chosen[local.position(index, len(self))])
+        shard, i = local.place_in(self._ends, position)
         return self._rows[shard], i
 
     def _values(
-        self, rows: parquet.Rows, i: int, columns: tuple[str, ...]
+        self, rows: parquet_rows.Rows, i: int, columns: tuple[str, ...]
     ) -> tuple[list[Any], str]:
         """The values of a row, b"" where there is none, and its key."""
         place = f"{rows.name}:{rows.group[i]}/{rows.row[i]}"
@@ -260,13 +263,13 @@ class Parquet:
 
     def _parse(self, columns: Columns, values: list[Any], key: str) -> list[str]:
         captions = []
-        for text in parquet.texts(columns, values, Counts()):
+        for text in parquet_rows.texts(columns, values, Counts()):
             if isinstance(text, bytes):
                 raise BadExample("the caption is not UTF-8 text", key)
             captions.append(text)
         return captions
 
-    def _no_image(self, rows: parquet.Rows, i: int, key: str) -> str:
+    def _no_image(self, rows: parquet_rows.Rows, i: int, key: str) -> str:
         path = rows.columns.path
         name = self._values(rows, i, (path,))[0][0] if path else b""
         name = name.decode("utf-8", "backslashreplace")
@@ -284,7 +287,7 @@ class Parquet:
 
 def _named(base: pathlib.Path, shards: str, split: str) -> tuple[list[str], str]:
     """The files that the option names, and which part of them the split is."""
-    found = folders.find(folders.LocalFolder(base), shards, split)
+    found = shard_files.find(shard_files.LocalFolder(base), shards, split)
     names = [n for n in found if not pathlib.PurePath(n).name.startswith((".", "_"))]
     if not names:
         raise UserError(f"no shard of {base} matches {shards}: only hidden files do")
@@ -302,10 +305,10 @@ def _of_split(
     base: pathlib.Path, split: str, by_rows: bool, problems: list[str]
 ) -> tuple[list[str], str]:
     """The files of a split, and which part of them it is."""
-    found = split_files.find(base)
+    found = parquet_splits.find(base)
     if split == "all" or by_rows:
         return sorted(itertools.chain.from_iterable(found.values())), "all"
-    own = split_files.canonical(split)
+    own = parquet_splits.canonical(split)
     if own in found:
         names, part = found[own], "all"
     elif list(found) == [""] and own in PARTS:
@@ -315,7 +318,7 @@ def _of_split(
     else:
         held = ["val"] if "train" in found or "" in found else []
         known = [*(sorted(n for n in found if n) or ["train"]), *held, "all"]
-        raise split_files.unknown(base, split, list(dict.fromkeys(known)))
+        raise parquet_splits.unknown(base, split, list(dict.fromkeys(known)))
     if own == "train" and "train" in found and "val" not in found:
         part = "train"
     if "" in found and found[""] is not names:
@@ -328,21 +331,21 @@ def _of_split(
 
 def _all_files(base: pathlib.Path) -> list[str]:
     """The files of all splits."""
-    return sorted(itertools.chain.from_iterable(split_files.find(base).values()))
+    return sorted(itertools.chain.from_iterable(parquet_splits.find(base).values()))
 
 
-def _numbers(found: parquet.Rows, label: str, names: list[str]) -> np.ndarray:
+def _numbers(found: parquet_rows.Rows, label: str, names: list[str]) -> np.ndarray:
     """The classes of a file's rows, int32; of text, by the place of each name."""
     if label not in found.words:
         return found.labels[label]
     places = {name: i for i, name in reversed(list(enumerate(names)))}
-    anew = [places.get(word, parquet.NO_LABEL) for word in found.words[label]]
-    return np.array([*anew, parquet.NO_LABEL], np.int32)[found.labels[label]]
+    anew = [places.get(word, parquet_rows.NO_LABEL) for word in found.words[label]]
+    return np.array([*anew, parquet_rows.NO_LABEL], np.int32)[found.labels[label]]
 
 
 def _class_names(
     base: pathlib.Path,
-    scanned: tuple[parquet.Rows, ...],
+    scanned: tuple[parquet_rows.Rows, ...],
     inside: list[str],
     classes: str,
     problems: list[str],
@@ -369,12 +372,12 @@ def _class_names(
                 f"{', '.join(sets) or 'none'}: choose it by the option labels"
             )
         return dict.fromkeys(
-            sets, files.read_lines(files.inside(base, classes, "classes"))
+            sets, local.read_lines(local.inside(base, classes, "classes"))
         )
     for name in first.columns.words:
         read = {base / one for one in inside} - {found.path for found in scanned}
         texts = {word for found in scanned for word in found.words[name]}
-        texts.update(*(parquet.words(path, name) for path in sorted(read)))
+        texts.update(*(parquet_rows.words(path, name) for path in sorted(read)))
         sets[name] = sorted(texts)
     for name, names in list(sets.items()):
         if not names:

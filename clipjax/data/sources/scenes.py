@@ -20,9 +20,9 @@ import itertools
 
 import numpy as np
 
-from clipjax.data import grammar
-from clipjax.data.drawing import MOST, render
-from clipjax.data.grammar import Kind, Scene, pick
+from clipjax.data.synthetic import scene_grammar
+from clipjax.data.synthetic.scene_drawing import MOST, render
+from clipjax.data.synthetic.scene_grammar import Kind, Scene, pick
 from clipjax.types import Example, UserError
 
 SPLITS = ("train", "val", "heldout", "attributes")
@@ -39,7 +39,9 @@ HELD_OUT = frozenset(
 )
 KINDS = tuple(
     Kind(*words)
-    for words in itertools.product(grammar.SIZES, grammar.COLOURS, grammar.SHAPES)
+    for words in itertools.product(
+        scene_grammar.SIZES, scene_grammar.COLOURS, scene_grammar.SHAPES
+    )
 )
 _NEW = tuple(kind for kind in KINDS if (kind.colour, kind.shape) in HELD_OUT)
 _TRAINED = tuple(kind for kind in KINDS if kind not in _NEW)
@@ -61,15 +63,15 @@ _GALLERY_INDEX = 2**40  # beyond every example's index: the gallery's own draws
 class Scenes:
     """The Source; see the module. Holds only the gallery's descriptions."""
 
-    max_captions = grammar.CAPTIONS
-    class_names = grammar.CLASS_NAMES
-    templates = grammar.TEMPLATES
+    max_captions = scene_grammar.CAPTIONS
+    class_names = scene_grammar.CLASS_NAMES
+    templates = scene_grammar.TEMPLATES
 
     def __init__(self, split: str, seed: int, size: int, resolution: int):
         self.split = split
         self.seed = seed
         self.resolution = resolution
-        self.caption_counts = np.full(size, grammar.CAPTIONS, np.int32)
+        self.caption_counts = np.full(size, scene_grammar.CAPTIONS, np.int32)
         self._gallery = None
         if split != "train":
             self._gallery = _gallery(split, size, self._rng(_GALLERY_INDEX))
@@ -89,7 +91,7 @@ class Scenes:
         return Example(
             image=render(scene, self.resolution, rng),
             captions=captions,
-            labels=grammar.labels(scene),
+            labels=scene_grammar.labels(scene),
             key=self.key_of(index),
         )
 
@@ -103,9 +105,9 @@ class Scenes:
         return self._describe(self._scene(index, rng), rng)
 
     def _describe(self, scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-        captions = grammar.describe(scene, rng)
+        captions = scene_grammar.describe(scene, rng)
         if self.split == "train":
-            captions = (*captions[:-1], grammar.describe_briefly(scene, rng))
+            captions = (*captions[:-1], scene_grammar.describe_briefly(scene, rng))
         return captions
 
     def _scene(self, index: int, rng: np.random.Generator) -> Scene:
@@ -164,10 +166,10 @@ def _draw(
     while not alike and len(set(chosen)) < count:
         chosen = [pick(rng, kinds) for _ in range(count)]
     if count == 1:
-        place = pick(rng, grammar.POSITIONS)
+        place = pick(rng, scene_grammar.POSITIONS)
     else:
         place = "" if alike else pick(rng, ("across", "down"))
-    return Scene(pick(rng, grammar.BACKGROUNDS), tuple(chosen), place)
+    return Scene(pick(rng, scene_grammar.BACKGROUNDS), tuple(chosen), place)
 
 
 def _gallery(split: str, size: int, rng: np.random.Generator) -> list[Scene]:

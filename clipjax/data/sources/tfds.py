@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 
 from clipjax import paths, registry
-from clipjax.data import files, subset
+from clipjax.data.storage import local, selection
 from clipjax.types import BadExample, Example, UserError
 
 INFO = "dataset_info.json"
@@ -100,7 +100,7 @@ def make(
             f"again with file_format='array_record', or use `tfds convert_format`"
         ) from error
     names = {name: list(features[name].names) for name in labels}
-    chosen = subset.examples(
+    chosen = selection.examples(
         len(data), max_samples=max_samples, subset_seed=subset_seed
     )
     return Tfds(data, place, split, image, path, names, chosen)
@@ -135,7 +135,7 @@ class Tfds:
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming it, where it is broken."""
-        index = int(self._chosen[files.position(index, len(self))])
+        index = int(self._chosen[local.position(index, len(self))])
         key = f"{self._split}:{index}"
         fields = self._fields(index)
         image = fields[self._image]  # None where TFDS reads past a cut
@@ -155,7 +155,7 @@ class Tfds:
 
     def key_of(self, index: int) -> str:
         """The key of an example, without reading it."""
-        place = int(self._chosen[files.position(index, len(self))])
+        place = int(self._chosen[local.position(index, len(self))])
         return f"{self._split}:{place}"
 
     def _fields(self, index: int) -> Any:
@@ -176,7 +176,7 @@ class Tfds:
         stamp = [str(place), (place / INFO).stat().st_mtime_ns, total]
         stamp = json.dumps([*stamp, self._split, self._path])
         name = hashlib.sha256(stamp.encode()).hexdigest()[:32] + ".npy"
-        kept = files.cache_folder("tfds") / name
+        kept = local.cache_folder("tfds") / name
         try:
             counts = np.load(kept, allow_pickle=False)
             if counts.shape == (total,) and counts.dtype == np.int32:
@@ -219,7 +219,7 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
     if not given and os.path.expanduser("~") == "~":
         raise UserError(
             "data=tfds: no home folder is known, in which data sets lie: set the "
-            f"option data_dir, {files.set_by('data_dir', 'FOLDER')}"
+            f"option data_dir, {local.set_by('data_dir', 'FOLDER')}"
         )
     base = paths.given(given or "~/tensorflow_datasets")
     if not dataset and (base / INFO).is_file():
@@ -227,7 +227,7 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
     if not dataset:
         raise UserError(
             f"no TFDS data set is given, and {base} holds no {INFO}: set the option "
-            f"dataset, {files.set_by('dataset', 'NAME')}"
+            f"dataset, {local.set_by('dataset', 'NAME')}"
         )
     name, _, version = dataset.partition(":")
     place = base / name
@@ -268,7 +268,7 @@ def _split(builder: Any, split: str, place: pathlib.Path) -> str:
         ) from error
     for name in names:
         if not (place / name).is_file():
-            raise files.missing(place / name, f"It is a shard of the split {split!r}")
+            raise local.missing(place / name, f"It is a shard of the split {split!r}")
     if not size:
         raise UserError(f"the split {split!r} of {place} is empty")
     return split

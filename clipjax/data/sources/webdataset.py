@@ -3,7 +3,7 @@
 A shard holds `KEY.jpg` (or png, webp, ...) with `KEY.json`, `KEY.txt` and `KEY.cls`
 as there are; KEY is the path up to the first dot of the file name. Captions come from
 a JSON list, else the text file, else a single JSON field, whichever says something
-(clipjax/data/caption_files.py). That is what img2dataset, CLIP_benchmark and the
+(annotations/caption_files.py). That is what img2dataset, CLIP_benchmark and the
 webdataset library write. The folder may be remote, gs://,
 s3://, hf:// or https://, and is then read in place.
 
@@ -19,7 +19,9 @@ import itertools
 
 import numpy as np
 
-from clipjax.data import caption_files, files, folders, remote, subset, tar_index
+from clipjax.data.annotations import caption_files
+from clipjax.data.containers import tar_index
+from clipjax.data.storage import local, remote, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
 
 THREADS = 16  # that look up and index shards at once
@@ -57,10 +59,10 @@ def make(
     if "://" in path:
         folder = remote.RemoteFolder(path)
     else:
-        folder = folders.LocalFolder(files.folder(path, "webdataset shards (.tar)"))
+        folder = shard_files.LocalFolder(local.folder(path, "webdataset shards (.tar)"))
     return WebDataset(
         folder,
-        folders.find(folder, shards, split),
+        shard_files.find(folder, shards, split),
         classes,
         text_lines=text_lines,
         max_samples=max_samples,
@@ -75,7 +77,7 @@ class WebDataset:
 
     def __init__(
         self,
-        folder: folders.Folder,
+        folder: shard_files.Folder,
         names: list[str],
         classes: str,
         *,
@@ -107,7 +109,7 @@ class WebDataset:
         kept = None
         if classes:
             called = self._class_names(classes)
-            kept = subset.classes(len(called), max_classes, subset_seed)
+            kept = selection.classes(len(called), max_classes, subset_seed)
             self.class_names["class"] = [called[i] for i in kept]
             self._renumbered = np.full(len(called), -1)
             self._renumbered[kept] = np.arange(len(kept))
@@ -122,7 +124,7 @@ class WebDataset:
             max_samples_per_class=max_samples_per_class,
             subset_seed=subset_seed,
         )
-        files.report(f"webdataset {folder.address}", self.problems)
+        local.report(f"webdataset {folder.address}", self.problems)
         counts = np.concatenate([found.captions for found in self._indexes])
         self.caption_counts = counts if self._chosen is None else counts[self._chosen]
         self.max_captions = int(self.caption_counts.max())
@@ -158,10 +160,10 @@ class WebDataset:
 
     def _place(self, index: int) -> tuple[int, int, str]:
         """An example's shard, its number there, and its key."""
-        index = files.position(index, len(self))
+        index = local.position(index, len(self))
         if self._chosen is not None:
             index = int(self._chosen[index])
-        shard, i = files.place_in(self._ends, index)
+        shard, i = local.place_in(self._ends, index)
         return shard, i, f"{self._names[shard]}:{self._indexes[shard].key(i)}"
 
     def _class_names(self, classes: str) -> list[str]:
@@ -192,7 +194,7 @@ class WebDataset:
                 )
             if not len(usable):
                 raise UserError("no image of the shards is of the classes chosen")
-        chosen = subset.examples(
+        chosen = selection.examples(
             len(usable), labels=labels[usable], subset_seed=subset_seed, **limits
         )
         return None if len(chosen) == len(labels) else usable[chosen]
@@ -238,10 +240,10 @@ def _whole(found: tar_index.ShardIndex) -> tar_index.ShardIndex:
 
 
 def _index(
-    folder: folders.Folder, names: list[str]
+    folder: shard_files.Folder, names: list[str]
 ) -> tuple[list[tuple[int, str]], list[tar_index.ShardIndex]]:
     """Stamp and index of each shard; those that are not known yet are read."""
-    cache = files.cache_folder("index")
+    cache = local.cache_folder("index")
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
     try:
         found = list(pool.map(folder.shard, names))

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data import framing, text
-from clipjax.data.framing import Frame
-from clipjax.data.text import Captions
+from clipjax.data.text import cleaning, packing
+from clipjax.data.text.cleaning import Captions
+from clipjax.data.text.packing import Frame
 from clipjax.types import UserError
 
 PAD, START, END = range(3)
@@ -28,11 +28,11 @@ class BpeTokenizer:
     pad_id = PAD
 
     def __init__(self, state: str, context_length: int, lowercase: bool):
-        text.check_length("bpe", context_length, FRAME.least())
+        cleaning.check_length("bpe", context_length, FRAME.least())
         self.context_length = context_length
         self.lowercase = lowercase
         self._state = state
-        library = framing.library("tokenizers", "bpe")
+        library = packing.library("tokenizers", "bpe")
         try:
             self._trained = library.Tokenizer.from_str(state)
         except Exception as error:  # the library raises plain Exception
@@ -45,8 +45,8 @@ class BpeTokenizer:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
         rows = []
-        for one in text.check_list(texts):
-            cleaned = text.clean(one, lower=self.lowercase)
+        for one in cleaning.check_list(texts):
+            cleaned = cleaning.clean(one, lower=self.lowercase)
             rows.append([SPECIALS + i for i in self._trained.encode(cleaned).ids])
         return FRAME.pack(rows, self.context_length)
 
@@ -58,7 +58,7 @@ class BpeTokenizer:
         """As a tokenizer.json; see framing.as_library."""
         model = json.loads(self._state)["model"]
         pairs = [tuple(pair) for pair in model["merges"]]
-        return framing.as_library(
+        return packing.as_library(
             "bpe",
             {piece: SPECIALS + i for piece, i in model["vocab"].items()},
             FRAME,
@@ -101,7 +101,7 @@ def make(
 
 
 def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
-    library = framing.library("tokenizers", "bpe")
+    library = packing.library("tokenizers", "bpe")
     made = library.Tokenizer(library.models.BPE())
     made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = library.trainers.BpeTrainer(
@@ -110,8 +110,8 @@ def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
         show_progress=False,
     )
     cleaned = (
-        text.clean(caption, lower=lowercase)
-        for caption in text.training_captions("bpe", captions)
+        cleaning.clean(caption, lower=lowercase)
+        for caption in cleaning.training_captions("bpe", captions)
     )
     made.train_from_iterator(cleaned, trainer)
     return made.to_str()

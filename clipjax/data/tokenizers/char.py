@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data import framing, text
-from clipjax.data.framing import Frame
-from clipjax.data.text import Captions, clean
+from clipjax.data.text import cleaning, packing
+from clipjax.data.text.cleaning import Captions, clean
+from clipjax.data.text.packing import Frame
 from clipjax.types import UserError
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz.,!?'-"
@@ -24,7 +24,7 @@ class CharTokenizer:
     ):
         end = len(characters) + 2
         self._frame = Frame((end - 1,), (end,), 0) if special else Frame((), (), 0)
-        text.check_length("char", context_length, self._frame.least())
+        cleaning.check_length("char", context_length, self._frame.least())
         self.context_length = context_length
         self.special = special
         self._ids = {char: i for i, char in enumerate(characters, start=1)}
@@ -33,7 +33,7 @@ class CharTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
-        texts = text.check_list(texts)
+        texts = cleaning.check_list(texts)
         if self.special:
             rows = [
                 [self._ids.get(char, self._unknown) for char in clean(one)]
@@ -42,7 +42,7 @@ class CharTokenizer:
             rows = [[id for id in row if id is not None] for row in rows]
         else:
             for one in texts:
-                text.check(one)
+                cleaning.check(one)
             rows = [[self._ids.get(char, 0) for char in one.lower()] for one in texts]
         return self._frame.pack(rows, self.context_length)
 
@@ -65,13 +65,13 @@ class CharTokenizer:
                 "data.tokenizer.special=False cannot be exported: no other library "
                 "makes such rows"
             )
-        unknown = {} if self._unknown is None else {framing.UNKNOWN: self._unknown}
-        return framing.as_library(
+        unknown = {} if self._unknown is None else {packing.UNKNOWN: self._unknown}
+        return packing.as_library(
             "char",
             {**self._ids, **unknown},
             self._frame,
             lambda made_by, ids: made_by.models.WordLevel(
-                ids, unk_token=framing.UNKNOWN if unknown else framing.PAD
+                ids, unk_token=packing.UNKNOWN if unknown else packing.PAD
             ),
             lambda made_by: made_by.pre_tokenizers.Split(
                 made_by.Regex("(?m)."), "isolated"

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import regex
 
-from clipjax.data import clip_vocab, files, text
-from clipjax.data.clip_vocab import FILE, URL, WHEEL
-from clipjax.data.framing import Frame
-from clipjax.data.text import Captions
+from clipjax.data.storage import local
+from clipjax.data.text import cleaning, clip_vocab
+from clipjax.data.text.cleaning import Captions
+from clipjax.data.text.clip_vocab import FILE, URL, WHEEL
+from clipjax.data.text.packing import Frame
 from clipjax.types import UserError
 
 VOCAB_SIZE = 49408
@@ -40,7 +41,7 @@ class ClipTokenizer:
     pad_id = 0
 
     def __init__(self, place: str, context_length: int, canonicalize: bool = False):
-        text.check_length("clip_bpe", context_length, FRAME.least())
+        cleaning.check_length("clip_bpe", context_length, FRAME.least())
         self.context_length = context_length
         self.canonicalize = canonicalize
         self.place = place
@@ -60,12 +61,12 @@ class ClipTokenizer:
         """
         rows = [
             [i for word in self._words(one) for i in self._encode(word)]
-            for one in text.check_list(texts)
+            for one in cleaning.check_list(texts)
         ]
         return FRAME.pack(rows, self.context_length)
 
     def _words(self, caption: str) -> list[str]:
-        return WORD.findall(text.clean(caption, canonical=self.canonicalize))
+        return WORD.findall(cleaning.clean(caption, canonical=self.canonicalize))
 
     def state(self) -> None:
         """None: the vocabulary is fixed."""
@@ -100,7 +101,7 @@ def make(
 
 
 def _find() -> str:
-    cached = files.cache_folder("clip_vocab") / FILE
+    cached = local.cache_folder("clip_vocab") / FILE
     if cached.is_file():
         return str(cached)
     try:

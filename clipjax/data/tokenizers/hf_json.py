@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.data import framing, released, text
-from clipjax.data.text import Captions
+from clipjax import downloads
+from clipjax.data.text import cleaning, packing
+from clipjax.data.text.cleaning import Captions
 from clipjax.types import UserError
 
 WHAT = "a tokenizer.json of the tokenizers library"
@@ -43,8 +44,8 @@ class HfTokenizer:
         self.canonicalize = canonicalize
         self.repair = repair
         self.context_length = context_length
-        library = framing.library("tokenizers", name)
-        place = f"{place} is not {WHAT}" if place else framing.damaged(name)
+        library = packing.library("tokenizers", name)
+        place = f"{place} is not {WHAT}" if place else packing.damaged(name)
         try:
             spec = json.loads(state)
             whole = library.Tokenizer.from_str(state)
@@ -56,10 +57,10 @@ class HfTokenizer:
         except BaseException as error:  # a Rust panic is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            raise UserError(f"{place} ({released.one_line(error)})") from error
+            raise UserError(f"{place} ({downloads.one_line(error)})") from error
         self.pad_id = _pad_id(spec, whole, pad_token, name)
-        self._frame = framing.Frame(prefix, suffix, self.pad_id)
-        text.check_length(name, context_length, self._frame.least())
+        self._frame = packing.Frame(prefix, suffix, self.pad_id)
+        cleaning.check_length(name, context_length, self._frame.least())
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer.
@@ -67,7 +68,7 @@ class HfTokenizer:
         A caption that spells a special token gives the ids of its characters.
         """
         rows = []
-        for one in text.check_list(texts):
+        for one in cleaning.check_list(texts):
             found = self._encode(self._cleaned(one), add_special_tokens=False)
             rows.append(found.ids)
         return self._frame.pack(rows, self.context_length)
@@ -81,15 +82,15 @@ class HfTokenizer:
 
     def _cleaned(self, caption: str) -> str:
         """What the library is given."""
-        return self._clean(framing.encodable(caption)).replace(HIDDEN, "\ufffd")
+        return self._clean(packing.encodable(caption)).replace(HIDDEN, "\ufffd")
 
     def _clean(self, caption: str) -> str:
         """What the library does not do; its lower case alone has no final sigma."""
         if self.repair:
             lower, canonical = self.lowercase, self.canonicalize
-            return text.clean(caption, lower=lower, canonical=canonical)
+            return cleaning.clean(caption, lower=lower, canonical=canonical)
         if self.canonicalize:
-            caption = text.canonicalize(caption)
+            caption = cleaning.canonicalize(caption)
             return caption.lower() if self.lowercase else caption
         return caption
 
@@ -133,8 +134,8 @@ def make(
     del captions
     place = ""
     if state is None:
-        place = framing.given(path, "hf_json", WHAT)
-        state = released.read_text(place, WHAT)
+        place = packing.given(path, "hf_json", WHAT)
+        state = downloads.read_text(place, WHAT)
     options = (pad_token, lowercase, canonicalize, repair)
     return HfTokenizer(state, context_length, *options, place=place)
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax import paths
-from clipjax.data import framing, released, text
-from clipjax.data.text import Captions
+from clipjax import downloads, paths
+from clipjax.data.text import cleaning, packing
+from clipjax.data.text.cleaning import Captions
 from clipjax.types import UserError
 
 NAME = "sentence_piece"
@@ -43,13 +43,13 @@ class SentencePieceTokenizer:
         self.lowercase = lowercase
         self.canonicalize = canonicalize
         self.repair = repair
-        library = framing.library("sentencepiece", NAME)
+        library = packing.library("sentencepiece", NAME)
         self._model = library.SentencePieceProcessor()
-        where = f"{place} is not {WHAT}" if place else framing.damaged(NAME)
+        where = f"{place} is not {WHAT}" if place else packing.damaged(NAME)
         try:
             self._model.LoadFromSerializedProto(proto)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{where} ({released.one_line(error)})") from error
+            raise UserError(f"{where} ({downloads.one_line(error)})") from error
         self.vocab_size = self._model.get_piece_size()
         end = self._model.eos_id()
         if end < 0 or not self.vocab_size:
@@ -60,8 +60,8 @@ class SentencePieceTokenizer:
                 f"tokenizer {NAME}: pad_token={pad_token!r} is no piece of the model; "
                 f"leave it empty to fill with the end token"
             )
-        self._frame = framing.Frame((), (end,), self.pad_id)
-        text.check_length(NAME, context_length, self._frame.least())
+        self._frame = packing.Frame((), (end,), self.pad_id)
+        cleaning.check_length(NAME, context_length, self._frame.least())
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer.
@@ -69,14 +69,14 @@ class SentencePieceTokenizer:
         The mask is true up to the first end token. SigLIP's text tower takes no mask:
         it was trained with its padding visible.
         """
-        rows = [self._model.encode(self._clean(t)) for t in text.check_list(texts)]
+        rows = [self._model.encode(self._clean(t)) for t in cleaning.check_list(texts)]
         return self._frame.pack(rows, self.context_length)
 
     def _clean(self, caption: str) -> str:
-        caption = framing.encodable(caption)
+        caption = packing.encodable(caption)
         if self.repair:
             lower, canonical = self.lowercase, self.canonicalize
-            caption = text.clean(caption, lower=lower, canonical=canonical)
+            caption = cleaning.clean(caption, lower=lower, canonical=canonical)
         if self.lowercase:
             caption = caption.lower()
         if self.canonicalize:
@@ -130,19 +130,19 @@ def make(
     del captions
     place = ""
     if state is None:
-        place = framing.given(path, NAME, WHAT)
-        released.opening(place, WHAT)
+        place = packing.given(path, NAME, WHAT)
+        downloads.opening(place, WHAT)
         try:
             proto = paths.given(place).read_bytes()
         except OSError as error:
             raise UserError(
-                f"cannot read {place}: {released.one_line(error)}"
+                f"cannot read {place}: {downloads.one_line(error)}"
             ) from error
     else:
         try:
             proto = base64.b64decode(state, validate=True)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{framing.damaged(NAME)} ({error})") from error
+            raise UserError(f"{packing.damaged(NAME)} ({error})") from error
     return SentencePieceTokenizer(
         proto, context_length, pad_token, lowercase, canonicalize, repair, place
     )

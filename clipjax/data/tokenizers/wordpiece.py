@@ -7,9 +7,10 @@ and Chinese characters split, then the longest pieces are taken from the left. N
 
 from __future__ import annotations
 
-from clipjax import paths
-from clipjax.data import files, framing, released
-from clipjax.data.text import Captions
+from clipjax import downloads, paths
+from clipjax.data.storage import local
+from clipjax.data.text import packing
+from clipjax.data.text.cleaning import Captions
 from clipjax.data.tokenizers.hf_json import HfTokenizer
 from clipjax.types import UserError
 
@@ -41,15 +42,15 @@ def make(
     """
     del captions
     if state is None:
-        state = _build(framing.given(path, "wordpiece", WHAT), lowercase)
+        state = _build(packing.given(path, "wordpiece", WHAT), lowercase)
     return HfTokenizer(state, context_length, name="wordpiece")
 
 
 def _build(path: str, lowercase: bool) -> str:
     """The tokenizer of a vocab.txt as the library's JSON."""
-    library = framing.library("tokenizers", "wordpiece")
-    released.opening(path, WHAT)
-    lines = files.read_lines(paths.given(path))
+    library = packing.library("tokenizers", "wordpiece")
+    downloads.opening(path, WHAT)
+    lines = local.read_lines(paths.given(path))
     vocab = {token: i for i, token in enumerate(lines)}
     missing = [token for token in SPECIALS if token not in vocab]
     if missing:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax import whole
-from clipjax.data import framing, text
-from clipjax.data.framing import Frame
-from clipjax.data.text import Captions
+from clipjax import atomic_files
+from clipjax.data.text import cleaning, packing
+from clipjax.data.text.cleaning import Captions
+from clipjax.data.text.packing import Frame
 from clipjax.types import UserError
 
 PAD, START, END, UNKNOWN = range(4)
@@ -29,7 +29,7 @@ class WordTokenizer:
     pad_id = PAD
 
     def __init__(self, words: Sequence[str], context_length: int):
-        text.check_length("words", context_length, FRAME.least())
+        cleaning.check_length("words", context_length, FRAME.least())
         self.context_length = context_length
         self.vocab_size = SPECIALS + len(words)
         self._ids = {word: i for i, word in enumerate(words, start=SPECIALS)}
@@ -38,7 +38,7 @@ class WordTokenizer:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
         rows = [
             [self._ids.get(word, UNKNOWN) for word in split(one)]
-            for one in text.check_list(texts)
+            for one in cleaning.check_list(texts)
         ]
         return FRAME.pack(rows, self.context_length)
 
@@ -52,12 +52,12 @@ class WordTokenizer:
 
     def released(self) -> str:
         """As a tokenizer.json; see framing.as_library."""
-        return framing.as_library(
+        return packing.as_library(
             "words",
-            {framing.UNKNOWN: UNKNOWN, **self._ids},
+            {packing.UNKNOWN: UNKNOWN, **self._ids},
             FRAME,
             lambda made_by, ids: made_by.models.WordLevel(
-                ids, unk_token=framing.UNKNOWN
+                ids, unk_token=packing.UNKNOWN
             ),
             lambda made_by: made_by.pre_tokenizers.Split(
                 made_by.Regex(RELEASED_WORD), "removed", invert=True
@@ -67,7 +67,7 @@ class WordTokenizer:
 
 def split(caption: str) -> list[str]:
     """The lower-cased words and punctuation marks of a caption, cleaned."""
-    return WORD.findall(text.clean(caption))
+    return WORD.findall(cleaning.clean(caption))
 
 
 def make(
@@ -98,7 +98,7 @@ def make(
             f"vocab_size above {SPECIALS} and a min_count of 1 or more"
         )
     counts: collections.Counter[str] = collections.Counter()
-    for caption in text.training_captions("words", captions):
+    for caption in cleaning.training_captions("words", captions):
         counts.update(split(caption))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     words = [word for word, count in ordered if count >= min_count]
@@ -107,7 +107,7 @@ def make(
 
 def _words(state: str) -> list[str]:
     try:
-        words = whole.parse_json(state)["words"]
+        words = atomic_files.parse_json(state)["words"]
         if not all(isinstance(word, str) for word in words):
             raise TypeError("words must be strings")
         return list(words)

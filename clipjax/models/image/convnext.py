@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from clipjax.models import layers
-from clipjax.models.convolution import Conv, check_sizes
+from clipjax.models.common import layers
+from clipjax.models.common.convolution import Conv, check_sizes
 from clipjax.types import UserError
 
 # Variant -> (width of the first stage, blocks of each stage).

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import layers
-from clipjax.models.convolution import (
+from clipjax.models.common import layers
+from clipjax.models.common.convolution import (
     BatchNorm,
     Bottleneck,
     Conv,

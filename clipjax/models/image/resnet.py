@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from clipjax.models import layers
-from clipjax.models.convolution import (
+from clipjax.models.common import layers
+from clipjax.models.common.convolution import (
     BatchNorm,
     Bottleneck,
     Conv,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from clipjax.models import layers, pools
+from clipjax.models.common import layers, pools
 from clipjax.registry import suggest
 from clipjax.types import UserError
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from clipjax.models import layers, texts
+from clipjax.models.common import layers, text_lengths
 from clipjax.types import UserError
 
 # Size -> (width, depth, heads); the small ones are those of arXiv 1908.08962.
@@ -139,7 +139,7 @@ class Bert(nn.Module):
         Raises UserError where l exceeds the context length.
         """
         b, length = text.shape
-        texts.check_length(length, self.context_length)
+        text_lengths.check_length(length, self.context_length)
 
         def table(name: str, rows: int) -> jax.Array:
             values = self.param(name, nn.initializers.normal(STD), (rows, self.width))
@@ -166,7 +166,7 @@ class Bert(nn.Module):
         if self.pool == "mean":
             pooled = layers.masked_mean(tokens, mask)
         elif self.pool == "last":
-            index = texts.last_token(mask)[:, None, None]
+            index = text_lengths.last_token(mask)[:, None, None]
             pooled = jnp.take_along_axis(tokens, index, axis=1)[:, 0]
         else:
             pooled = tokens[:, 0]

@@ -5,7 +5,7 @@ load("text", "distilbert")(30_522, 64)
 
 from __future__ import annotations
 
-from clipjax.models import layers
+from clipjax.models.common import layers
 from clipjax.models.text import bert
 
 POOLS = tuple(pool for pool in bert.POOLS if pool != "pooler")  # of BERT's weights

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from clipjax.models import layers, texts
+from clipjax.models.common import layers, text_lengths
 from clipjax.types import UserError
 
 # The text tower that goes with a ViT of that name -> (width, depth, heads).
@@ -159,7 +159,7 @@ class TextTransformer(nn.Module):
         Raises UserError where l exceeds the context length.
         """
         b, length = text.shape
-        texts.check_length(length, self.context_length)
+        text_lengths.check_length(length, self.context_length)
         normal = nn.initializers.normal
         shape = (self.vocab_size, self.width)
         table = self.param("token_embedding", normal(0.02), shape)
@@ -207,7 +207,7 @@ class TextTransformer(nn.Module):
             if self.pool == "last" or appended:
                 index = index + x.shape[1] - 1
             elif self.pool == "eot":
-                index = texts.last_token(mask)
+                index = text_lengths.last_token(mask)
             # Normalised apart from the tokens, which are rarely asked for.
             chosen = jnp.take_along_axis(x, index[:, None, None], axis=1)
             pooled = norm(chosen[:, 0])

@@ -1,0 +1,1 @@
+"""What says which captions and classes an image has: tables, JSON, files beside it."""

@@ -1,0 +1,1 @@
+"""Which example comes when, and batches made ahead of their use."""

@@ -1,0 +1,1 @@
+"""Pictures: decoding, evaluation pixels, training pixels."""

@@ -1,0 +1,1 @@
+"""Files, folders and object stores: what is read, before it is an example."""

@@ -1,0 +1,245 @@
+"""Local files for the file-based sources: reading, the cache folder, and complaints.
+
+Paths are local (storage/remote.py has the others). Whatever a source must say
+about missing data is worded here, so that all sources say it alike.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import contextlib
+import contextvars
+import errno
+import logging
+import operator
+import os
+import pathlib
+import re
+import threading
+from collections.abc import Iterator, Sequence
+
+from clipjax import paths
+from clipjax.data.storage import file_contents
+from clipjax.types import BadExample, MissingData, UserError
+
+ADDRESSES = (
+    "lists addresses of images, not images: download them with img2dataset "
+    "(docs/data.md has the command)"
+)
+ADDRESS = re.compile(r"https?://|\burl\b", re.IGNORECASE)
+# Of the formats that decoding.py decodes; by these alone the sources find image files.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp"),
+    *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+)
+# What the column of image names is called in tables.
+IMAGE_HEADERS = (
+    *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),
+    *("image_path", "path", "name", "key"),
+)
+
+# What a source's options begin with on this command line.
+_FLAG = contextvars.ContextVar("flag", default="--config.data.train.")
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def set_by_flags(flag: str) -> Iterator[None]:
+    """Lets messages about a source that is made name its own flags (`--data.`)."""
+    before = _FLAG.set(flag)
+    try:
+        yield
+    finally:
+        _FLAG.reset(before)
+
+
+def set_by(option: str, value: str) -> str:
+    """The flag that sets an option of the source that is being made."""
+    return f"{_FLAG.get()}{option}={value}"
+
+
+def set_path() -> str:
+    """How the folder of the data is named, for a message."""
+    return f"set it with {set_by('path', 'FOLDER')}; docs/data.md says how to get some"
+
+
+def missing(path: str | os.PathLike[str], how: str) -> MissingData:
+    """The complaint about data that are not there; `how` is how to get or name them."""
+    return MissingData(f"{path} does not exist. {how}")
+
+
+def folder(path: str, kind: str) -> pathlib.Path:
+    """Returns the data folder; raises UserError where it is unset or absent.
+
+    kind: what the folder should hold, for the message ("webdataset shards").
+    """
+    if not path:
+        raise MissingData(f"no folder of {kind} is given: {set_path()}")
+    if "://" in path:
+        raise UserError(
+            f"{path}: {kind} are read from a local folder; of the sources only "
+            f"webdataset reads from elsewhere"
+        )
+    place = paths.given(path)
+    if not place.exists():
+        raise missing(place, f"Put the {kind} there, or {set_path()}")
+    if not place.is_dir():
+        raise UserError(f"{place} is not a folder of {kind}: {set_path()}")
+    return place
+
+
+def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
+    """The file that an option names, relative to the data folder or absolute."""
+    place = base / paths.given(name)
+    if not place.is_file():
+        raise missing(place, f"It is named by the option {option}={name}")
+    return place
+
+
+def content(path: pathlib.Path) -> bytes:
+    """The content of a file that the data cannot do without; raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a UTF-8 text file without their ends; blank lines at the end go.
+
+    Raises UserError for another encoding.
+    """
+    return lines_of(content(path), str(path))
+
+
+def lines_of(raw: bytes, address: str) -> list[str]:
+    """As `read_lines`, of a file's content; address: which, for the message."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = file_contents.other(raw)
+        told = (
+            f"is no text, but {what}" if what else f"is not UTF-8 text ({error.reason})"
+        )
+        raise UserError(f"{address} {told}") from error
+    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
+
+
+def read_bytes(path: pathlib.Path, key: str) -> bytes:
+    """The content of an example's file; raises BadExample where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BadExample(f"the file {path} is missing", key) from error
+    except OSError as error:
+        raise BadExample(f"cannot read {path}: {error.strerror}", key) from error
+    except ValueError as error:  # a name that no file can have
+        raise BadExample(f"cannot read the file: {error}", key) from error
+
+
+def position(index: int, length: int) -> int:
+    """Checks an example's index as sequences do; raises IndexError outside."""
+    index = operator.index(index)
+    if not 0 <= index < length:
+        raise IndexError(f"example {index} of {length}")
+    return index
+
+
+def place_in(ends: Sequence[int], position: int) -> tuple[int, int]:
+    """The part that holds a position, and its place there; ends: of the parts."""
+    part = bisect.bisect_right(ends, position)
+    return part, position - (ends[part - 1] if part else 0)
+
+
+CHANGED = "it has changed since it was indexed; start again to index it anew"
+SAID = 4  # problems in a line of warning
+
+
+def stamp_of(stat: os.stat_result) -> tuple[int, str]:
+    """What changes when a file does: its size and time."""
+    return stat.st_size, str(stat.st_mtime_ns)
+
+
+def cache_folder(name: str) -> pathlib.Path:
+    """Where derived data are kept: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
+    if set_by_user := os.environ.get("CLIPJAX_CACHE"):
+        return paths.local(set_by_user, "the cache (CLIPJAX_CACHE)") / name
+    return paths.home(".cache/clipjax") / name
+
+
+def report(source: str, problems: list[str]) -> None:
+    """Logs a source's problems as one warning line; nothing where there are none.
+
+    Of many, as a thousand shards may have, it names the first SAID.
+    """
+    if problems:
+        hidden = len(problems) - SAID
+        more = f" (and {hidden} more)" if hidden > 0 else ""
+        logger.warning("%s: %s%s", source, "; ".join(problems[:SAID]), more)
+
+
+class FilePool:
+    """Reads parts of many files through a bounded number of open handles.
+
+    Safe among threads (positioned reads; a handle closes when its last reader is
+    done). A pickled pool arrives empty, so each process opens its own handles.
+    """
+
+    def __init__(self, limit: int = 64):
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: collections.OrderedDict[str, _Handle] = collections.OrderedDict()
+
+    def read(
+        self, path: str, start: int, size: int, stamp: tuple[int, str] | None = None
+    ) -> bytes:
+        """Returns `size` bytes from `start`, fewer at the end.
+
+        Raises OSError, also where `stamp` is given and the file no longer has it.
+        """
+        handle = self._handle(path)
+        if stamp is not None and stamp_of(os.fstat(handle.descriptor)) != tuple(stamp):
+            raise OSError(errno.ESTALE, CHANGED)
+        parts = []
+        while size > 0:  # a network file system may return less than asked
+            part = os.pread(handle.descriptor, size, start)
+            if not part:
+                break
+            parts.append(part)
+            start += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __getstate__(self) -> int:
+        return self._limit
+
+    def __setstate__(self, limit: int) -> None:
+        self.__init__(limit)
+
+    def _handle(self, path: str) -> _Handle:
+        with self._lock:
+            handle = self._open.get(path)
+            if handle is None:
+                handle = self._open[path] = _Handle(path)
+                if len(self._open) > self._limit:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(path)
+            return handle
+
+
+class _Handle:
+    """A file descriptor that closes with its last reference."""
+
+    def __init__(self, path: str):
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self, close=os.close):  # bound now: at exit modules are emptied
+        if self.descriptor >= 0:
+            close(self.descriptor)

@@ -1,0 +1,1 @@
+"""What the synthetic scenes show and say."""

@@ -1,0 +1,138 @@
+"""Draws synthetic scenes: where the objects lie, and their antialiased pixels.
+
+Every object lies in a cell of its own of a 3 by 3 grid, a little off its middle.
+Each shape is a signed distance (negative inside), evaluated only on the pixels near
+the object; a pixel's coverage is that distance clipped to one pixel's width. Lengths
+are fractions of the image side, x to the right and y downwards.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from clipjax.data.synthetic.scene_grammar import POSITIONS, Scene
+
+MOST = 10_000_000  # examples of a source that draws them
+RGB = {
+    "red": (216, 32, 36),
+    "orange": (246, 134, 22),
+    "yellow": (242, 216, 34),
+    "green": (34, 150, 58),
+    "cyan": (40, 196, 214),
+    "blue": (40, 80, 226),
+    "purple": (132, 46, 168),
+    "pink": (246, 132, 190),
+    "white": (246, 246, 246),
+    "beige": (205, 184, 150),
+    "grey": (124, 124, 124),
+    "black": (18, 18, 18),
+}
+JITTER = 8  # levels, evenly either way, per channel; for backgrounds the same in all
+
+_RADIUS = {"small": (0.085, 0.095), "large": (0.14, 0.152)}
+_REACH = 1.05  # no shape reaches further than this many radii to any of the four sides
+_TILT = 0.2  # radians, evenly either way
+_SHIFT = 0.04  # at most, evenly either way, from the middle of the cell
+
+# Unit normals of the lines along the sides, one corner up (y is downwards): opposite to
+# the corners of a triangle, but towards those of a five-pointed star.
+_UP = {3: math.pi / 2, 5: -math.pi / 2}
+_NORMALS = {
+    n: np.array(
+        [[f(up + 2 * math.pi * i / n) for f in (math.cos, math.sin)] for i in range(n)],
+        np.float32,
+    )
+    for n, up in _UP.items()
+}
+
+
+def render(scene: Scene, resolution: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns uint8 [resolution resolution 3]; the layout is drawn from `rng`."""
+    image = np.empty((resolution, resolution, 3), np.float32)
+    image[:] = _colour(scene.background, rng, 1)
+    for kind, cell in zip(scene.kinds, _cells(scene, rng), strict=True):
+        radius = _between(rng, *_RADIUS[kind.size])
+        room = min(1 / 6 - _REACH * radius, _SHIFT)
+        y, x = ((2 * at + 1) / 6 + _between(rng, -room, room) for at in cell)
+        tilt = _between(rng, -_TILT, _TILT)
+        _paint(image, kind.shape, _colour(kind.colour, rng, 3), x, y, radius, tilt)
+    return (image + 0.5).astype(np.uint8)
+
+
+def _cells(scene: Scene, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """The (row, column) of each object in a grid of 3 by 3; no two in one cell."""
+    count = len(scene.kinds)
+    if count == 1:
+        return [divmod(POSITIONS.index(scene.place), 3)]
+    if scene.alike:
+        left = list(range(9))
+        return [
+            divmod(left.pop(int(rng.random() * len(left))), 3) for _ in range(count)
+        ]
+    line = int(rng.random() * 3)
+    steps = [0, 1, 2]
+    if count == 2:
+        steps.pop(int(rng.random() * 3))
+    return [(at, line) if scene.place == "down" else (line, at) for at in steps]
+
+
+def _paint(
+    image: np.ndarray,
+    shape: str,
+    colour: np.ndarray,
+    x: float,
+    y: float,
+    radius: float,
+    tilt: float,
+) -> None:
+    """Blends one object into float32 [h h 3], in place."""
+    side = image.shape[0]
+    x, y, radius = x * side, y * side, radius * side
+    reach = _REACH * radius + 1
+    left, right = max(0, int(x - reach)), min(side, int(x + reach) + 1)
+    top, bottom = max(0, int(y - reach)), min(side, int(y + reach) + 1)
+    across = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
+    down = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    cos, sin = np.float32(math.cos(tilt)), np.float32(math.sin(tilt))
+    distance = _distance(
+        shape, cos * across + sin * down, cos * down - sin * across, radius
+    )
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    region = image[top:bottom, left:right]
+    region += cover * (colour - region)
+
+
+def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Signed distance to the outline in pixels, exact near the straight sides."""
+    r = np.float32(radius)
+    if shape == "circle":
+        return np.hypot(x, y) - 0.9 * r
+    if shape == "ring":
+        return np.abs(np.hypot(x, y) - 0.74 * r) - 0.22 * r
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.76 * r
+    if shape == "cross":
+        x, y = np.abs(x), np.abs(y)
+        long, wide = np.maximum(x, y), np.minimum(x, y)
+        return np.maximum(long - 0.98 * r, wide - 0.3 * r)
+    sides = 3 if shape == "triangle" else 5
+    heights = np.stack([a * x + b * y for a, b in _NORMALS[sides]])
+    if shape == "triangle":
+        return heights.max(0) - 0.52 * r
+    # A five-pointed star is what lies within at least four of its five lines.
+    heights.sort(axis=0)
+    return heights[-2] - np.float32(_REACH * math.cos(2 * math.pi / 5)) * r
+
+
+def _colour(name: str, rng: np.random.Generator, channels: int) -> np.ndarray:
+    """The named colour as float32 [3]; jitter differs in 1 (brightness) or 3 ways."""
+    jitter = (2 * rng.random(channels) - 1) * JITTER
+    return np.clip(np.asarray(RGB[name], np.float32) + jitter, 0, 255).astype(
+        np.float32
+    )
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()

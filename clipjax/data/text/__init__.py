@@ -1,0 +1,1 @@
+"""Captions before they are ids: cleaning, variation, packing into rows."""

@@ -1,0 +1,1 @@
+"""Checkpoints of a run. Only this package imports orbax."""

@@ -1,0 +1,238 @@
+"""The folder of a run's checkpoints: names, damage, retention. No orbax, no devices.
+
+WORKDIR/checkpoints holds one folder a step (item folders and their files, by orbax),
+manifests/STEP.json with the sha256 of every file of that step, and set_aside/ with
+steps that stood in the way of new ones. On several hosts only process 0 writes here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from clipjax import atomic_files
+from clipjax.engine.checkpoint import manifest, orbax_log
+from clipjax.types import UserError
+
+JSON_NAME = "metadata"  # the file in the folder of a JSON item
+# What reading a damaged JSON item may raise.
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+_PRUNED = ".pruned"
+_PROBE_BYTES = 2**20
+
+
+class Store:
+    """Steps as files. `warn` takes one line about what was found or moved."""
+
+    def __init__(self, workdir: str | os.PathLike, warn: Callable[[str], None]):
+        self.workdir = pathlib.Path(workdir).resolve()
+        self.folder = self.workdir / "checkpoints"
+        self._manifests = self.folder / "manifests"
+        self._aside = self.folder / "set_aside"
+        self._warn = warn
+        self._lock: Any = None
+
+    def path(self, step: int) -> pathlib.Path:
+        return self.folder / str(step)
+
+    def steps(self) -> list[int]:
+        """Committed steps, ascending; damaged ones among them."""
+        return _numbered(self.folder, "")
+
+    def item(self, step: int, name: str) -> Any:
+        """The value of a JSON item of a step; raises one of BROKEN."""
+        text = (self.path(step) / name / JSON_NAME).read_text(encoding="utf-8")
+        return atomic_files.parse_json(text)
+
+    def candidates(self) -> list[int]:
+        """Steps to restore, newest first: committed ones, and any whose folder is gone
+        although nothing here deletes the newest.
+
+        Raises UserError where all that is left was set aside.
+        """
+        steps = self.steps()
+        newest = steps[-1] if steps else -1
+        gone = [s for s in _numbered(self._manifests, ".json") if s > newest]
+        if not steps and not gone and self._aside.is_dir():
+            raise UserError(
+                f"{self.folder} holds no checkpoint, but {self._aside} does: move one "
+                f"back with its manifest, or move {self.folder} away to start from "
+                "scratch"
+            )
+        return sorted([*steps, *gone], reverse=True)
+
+    def verify(self, step: int) -> tuple[bool, list[str]]:
+        """Returns whether a step has a manifest, and what differs from it."""
+        path = self._manifest(step)
+        return path.exists(), manifest.check(self.path(step), path)
+
+    def seal(self, step: int) -> None:
+        """Forces a committed step to the disk and writes its manifest."""
+        manifest.write(self.path(step), self._manifest(step))
+
+    def damaged(self, step: int, problems: list[str]) -> str:
+        """A line on a step that differs from its manifest, or cannot be read."""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"step {step} of {self.workdir} is damaged: {problems[0]}{more}"
+
+    def not_saved(self, step: int, error: BaseException) -> str:
+        """A line on a save that failed."""
+        return (
+            f"saving step {step} in {self.folder} failed: {orbax_log.line(error)}. "
+            "Mend the cause and start again: the run goes on from the last good step"
+        )
+
+    def followed(self) -> tuple[str, str]:
+        """The metric that tells the best step, and its mode; ("", "max") of no step."""
+        for step in reversed(self.steps()):
+            try:
+                metric, mode = self.item(step, "meta")["best"]
+                return metric, mode
+            except BROKEN:
+                continue  # damaged: the step before knows too
+        return "", "max"
+
+    def best(self, metric: str, mode: str) -> int | None:
+        """The step with the best finite value of a metric; ties: the latest."""
+        scores = []
+        for step in self.steps():
+            try:
+                value = float(self.item(step, "meta")["metrics"].get(metric, math.nan))
+            except BROKEN:
+                continue  # damaged; whoever restores it is told
+            if math.isfinite(value):
+                scores.append((value if mode == "max" else -value, step))
+        return max(scores)[1] if scores else None
+
+    def prune(self, keep: int, every_keep: int, best: int | None) -> None:
+        """Deletes the steps that have `keep` newer ones with a manifest.
+
+        The best step and multiples of `every_keep` (0: none) stay. Raises OSError.
+        """
+        steps = self.steps()
+        sealed = [step for step in steps if self._manifest(step).exists()]
+        for step in steps:
+            newer = sum(other > step for other in sealed)
+            multiple = every_keep and step % every_keep == 0
+            if newer >= keep and step != best and not multiple:
+                # Renamed first, or a kill would leave a step with half its files.
+                doomed = self.path(step).rename(self.folder / f"{step}{_PRUNED}")
+                self._manifest(step).unlink(missing_ok=True)
+                shutil.rmtree(doomed)
+
+    def open(self) -> None:
+        """Takes the lock, proves that writing works, clears away what a kill left.
+
+        Raises UserError where the folder cannot be written or another process writes.
+        """
+        try:
+            self._manifests.mkdir(parents=True, exist_ok=True)
+            self._probe()
+            self._lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror}): make room or "
+                "give another --workdir"
+            ) from error
+        try:
+            # Of the process: a worker that outlives a killed run does not hold it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self.close()
+            raise UserError(
+                f"{self.workdir} is being written by another process: end that run, or "
+                "give another --workdir"
+            ) from error
+        except OSError as error:
+            self._warn(f"{self.folder} cannot be locked ({error.strerror})")
+        for name in self._sweep():
+            self._warn(
+                f"the save of step {name.split('.')[0]} was interrupted in an earlier "
+                f"run of {self.workdir}: it is ignored"
+            )
+
+    def check_room(self, size: int) -> None:
+        """Warns where a checkpoint of `size` bytes may not find room."""
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            self._warn(
+                f"{self.folder} has {free / 1e9:.2f} GB free and a checkpoint takes up "
+                f"to {size / 1e9:.2f} GB: saving may fail; make room"
+            )
+
+    def close(self) -> None:
+        """Lets another process write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def make_way(self, step: int) -> None:
+        """Before a save: nothing of this step or of later ones may be in its place."""
+        self._sweep()
+        standing = {*self.steps(), *_numbered(self._manifests, ".json")}
+        self.set_aside(sorted(other for other in standing if other >= step))
+
+    def set_aside(self, steps: list[int]) -> None:
+        """Moves steps with their manifests out of the way; nothing is overwritten."""
+        for step in steps:
+            self._aside.mkdir(exist_ok=True)
+            count, name = 1, str(step)
+            while any((self._aside / f"{name}{end}").exists() for end in ("", ".json")):
+                count += 1
+                name = f"{step}-{count}"
+            # The folder first: without its manifest it would pass as unverified.
+            if self.path(step).exists():
+                self.path(step).rename(self._aside / name)
+            if self._manifest(step).exists():
+                self._manifest(step).rename(self._aside / f"{name}.json")
+            self._warn(f"step {step} is moved to {self._aside / name}")
+
+    def _probe(self) -> None:
+        probe = self.folder / ".probe"
+        with probe.open("wb") as file:
+            file.write(b"\1" * _PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+
+    def _sweep(self) -> list[str]:
+        """Deletes half-written and half-deleted folders; returns the former's names."""
+        unfinished = sorted(self.folder.glob(_UNFINISHED))
+        for path in [*unfinished, *self.folder.glob(f"*{_PRUNED}")]:
+            _remove(path)
+        return [path.name for path in unfinished]
+
+    def _manifest(self, step: int) -> pathlib.Path:
+        return self._manifests / f"{step}.json"
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Deletes a folder in which threads of a failed save may still be making files."""
+    for _ in range(100):
+        try:
+            return shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+        if not folder.exists():
+            return
+        time.sleep(0.05)
+    shutil.rmtree(folder)
+
+
+def _numbered(folder: pathlib.Path, suffix: str) -> list[int]:
+    """The numbers that entries of a folder are named by, ascending."""
+    if not folder.is_dir():
+        return []
+    stems = (
+        p.name.removesuffix(suffix) for p in folder.iterdir() if p.suffix == suffix
+    )
+    return sorted(int(stem) for stem in stems if stem.isdecimal())

@@ -1,0 +1,80 @@
+"""What a run's tokenizer loses of the texts it is given, said at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from clipjax.data.text import lost_texts
+from clipjax.engine.run import Run
+from clipjax.multihost import on_primary
+from clipjax.types import Config, Evaluator, Source, Tokenizer, UserError
+
+Say = Callable[[str], None]
+
+
+def tell(run: Run, say: Say) -> None:
+    """Says what is lost of training and validation captions and evaluators' texts.
+
+    Raises UserError if all training captions become the same ids; every process must
+    call it.
+    """
+    tokenizer = run.tokenizer
+    if tokenizer is not None:
+        name = run.config.data.tokenizer.name
+        on_primary(lambda: _tell(run, tokenizer, name, say))
+
+
+def tell_evaluators(
+    evaluators: Mapping[str, Evaluator],
+    tokenizer: Tokenizer | None,
+    config: Config,
+    say: Say,
+) -> None:
+    """Says what is lost of the texts that evaluators encode; see Evaluator.texts.
+
+    config: of the run that the tokenizer is of.
+    """
+    if tokenizer is None:
+        return
+    name = config.data.tokenizer.name
+    for label, evaluator in evaluators.items():
+        texts = getattr(evaluator, "texts", dict)()
+        for what, (items, total) in texts.items():
+            lost = lost_texts.count(items, total, tokenizer)
+            for line in lost.lines(
+                f"evals.{label}, {what}", name, tokenizer.context_length
+            ):
+                say(line)
+
+
+def _tell(run: Run, tokenizer: Tokenizer, name: str, say: Say) -> None:
+    lost = _captions(run.source, "training captions", tokenizer, name, say)
+    if lost.all_alike and run.text_augment is None:
+        one, other = lost.alike_example
+        raise UserError(
+            f"all {lost.different:,} different training captions that were looked at "
+            f"become the same ids ({one[:60]!r}, {other[:60]!r}): "
+            f"{lost.remedy(name)}"
+        )
+    counted = {
+        id(getattr(evaluator, "source", None))
+        for evaluator in run.evaluators.values()
+        if "captions" in getattr(evaluator, "texts", dict)()
+    }
+    source = run.eval_source
+    validated = run.config.train.val_batches > 0 and id(source) not in counted
+    if source is not None and validated:
+        _captions(source, "validation captions", tokenizer, name, say)
+    tell_evaluators(run.evaluators, tokenizer, run.config, say)
+
+
+def _captions(
+    source: Source, what: str, tokenizer: Tokenizer, name: str, say: Say
+) -> lost_texts.Lost:
+    total = int(np.sum(source.caption_counts))
+    lost = lost_texts.count(lost_texts.captions(source), total, tokenizer)
+    for line in lost.lines(what, name, tokenizer.context_length):
+        say(line)
+    return lost

@@ -1,0 +1,1 @@
+"""What several evaluators share; no component."""

@@ -1,0 +1,52 @@
+"""A weighted sum of losses: `:loss=clip+cyclip`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from clipjax.losses.common import diagnostics
+from clipjax.types import Batch, Loss, Metrics, Outputs, UserError
+
+
+def check_weights(**weights: float) -> None:
+    """Raises UserError unless a loss's weights are 0 or more, one of them above."""
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(
+        weights.values()
+    ):
+        given = ", ".join(f"loss.{name}={weight}" for name, weight in weights.items())
+        raise UserError(f"{given}: use 0 or more, one of them above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class CombinedLoss:
+    """parts: (label, weight, loss) of each."""
+
+    parts: tuple[tuple[str, float, Loss], ...]
+
+    def init(self) -> dict[str, Any]:
+        """The parts' states by label."""
+        return {label: loss.init() for label, _, loss in self.parts}
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
+    ) -> tuple[Any, dict, Metrics]:
+        """The sum; the value of each part is the metric LABEL_loss.
+
+        A metric that two parts have is the first one's; the value that the sum starts
+        from is the sum of theirs, and there if each part has one.
+        """
+        total, states, metrics = 0.0, {}, {}
+        even: list[Any] = []
+        for label, weight, loss in self.parts:
+            value, states[label], found = loss(outputs, batch, state[label], step)
+            total += weight * value
+            if diagnostics.UNINFORMED in found:
+                even.append(weight * found.pop(diagnostics.UNINFORMED))
+            metrics = {**found, **metrics, f"{label}_loss": value}
+        if len(even) == len(self.parts):
+            metrics[diagnostics.UNINFORMED] = sum(even)
+        return total, states, metrics

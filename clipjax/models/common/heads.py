@@ -1,0 +1,61 @@
+"""Heads on top of the towers: into the shared space, and on top of embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from clipjax.models.common import layers
+
+PROJECTIONS = ("linear", "affine", "mlp", "none")
+
+
+def projection(kind: str, embed_dim: int, name: str) -> nn.Module | None:
+    """The layer from a tower's width to the shared embedding.
+
+    kind: "linear" (no bias), "affine" (with bias), "mlp" (a hidden layer of twice the
+    embedding with GELU and biases, then a linear one); None for "none".
+    """
+    if kind == "mlp":
+        return MlpProjection(embed_dim, name=name)
+    if kind == "none":
+        return None
+    return layers.Dense(embed_dim, None, kind == "affine", name=name)
+
+
+class MlpProjection(nn.Module):
+    """See `projection`; arXiv 2002.05709's head without its batch normalisation."""
+
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b d] to [b e]."""
+        x = layers.Dense(2 * self.embed_dim, None, name="fc1")(x)
+        x = layers.ACTIVATIONS["gelu"](x)
+        return layers.Dense(self.embed_dim, None, False, name="fc2")(x)
+
+
+class Expander(nn.Module):
+    """The MLP that VICReg's loss looks at (arXiv 2105.04906, section 4.2).
+
+    widths: of its layers. Between them a layer normalisation, where the paper has a
+    batch normalisation, and a ReLU; the last layer is linear without bias.
+    """
+
+    widths: tuple[int, ...]
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b e] to [b widths[-1]]."""
+        for i, width in enumerate(self.widths):
+            last = i == len(self.widths) - 1
+            std = x.shape[-1] ** -0.5 * (1 if last else 2**0.5)
+            x = layers.Dense(width, std, not last, self.dtype, name=f"layer_{i}")(x)
+            if not last:
+                norm = layers.LayerNorm(dtype=self.dtype, name=f"norm_{i}")
+                x = nn.relu(norm(x))
+        return x

@@ -1,0 +1,116 @@
+"""LoRA: low-rank additions to frozen kernels (arXiv 2106.09685).
+
+A kernel W [d f] becomes W + alpha / rank * down @ up, down [d rank] normal with std
+d^-0.5 and up [rank f] zero at the start. The additions are parameters of their own,
+"lora/<path of the kernel>/down" and ".../up"; the model itself stays as it is, so any
+model of any towers takes them, and `merge` gives its plain variables again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax import param_paths
+from clipjax.models.common import layers
+from clipjax.types import Batch, Model, Outputs, UserError, Variables
+
+# What trains beside the additions is what is in no tower: projections, temperature.
+FROZEN = ((r"^(image|text)/", 0.0, 0.0),)
+
+
+def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
+    """The model with additions, or as it is where rank is 0.
+
+    Args:
+      on: regular expression over '/'-joined paths of two-dimensional kernels.
+
+    Raises:
+      UserError: for a value out of range, or where nothing matches.
+    """
+    if rank == 0:
+        return model
+    layers.at_least_one("lora.rank", rank)
+    layers.above_zero("lora.alpha", alpha)
+    try:
+        re.compile(on)
+    except re.error as error:
+        raise UserError(f"lora.on={on!r}: no regular expression ({error})") from error
+    made = LoraModel(model, rank, alpha / rank, on)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    if not made.kernels(shapes):
+        raise UserError(f"lora.on={on!r}: matches no kernel (--dry_run lists all)")
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraModel:
+    """See `add`. scale: alpha / rank."""
+
+    FREE = frozenset({"on"})  # the names of additions say which kernels have one
+    OPTIONS = {"scale": "alpha / lora.rank"}
+
+    model: Model
+    rank: int
+    scale: float
+    on: str
+
+    @property
+    def image_output(self) -> str:
+        return self.model.image_output
+
+    def kernels(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """'/'-joined path -> kernel of those that have an addition."""
+        return {
+            name: leaf
+            for name, leaf in param_paths.named(params).items()
+            if leaf.ndim == 2 and name.endswith("/kernel") and re.search(self.on, name)
+        }
+
+    def init(self, key: Any) -> Variables:
+        """The model's fresh variables and the additions, which change nothing yet."""
+        variables = self.model.init(key)
+        additions = {}
+        found = self.kernels(variables["params"])
+        for number, (name, kernel) in enumerate(sorted(found.items())):
+            d, f = kernel.shape
+            shape = (d, self.rank)
+            draw = jax.random.normal(jax.random.fold_in(key, number), shape)
+            additions[f"{name}/down"] = draw * d**-0.5
+            additions[f"{name}/up"] = jnp.zeros((self.rank, f))
+        params = {**variables["params"], "lora": param_paths.nested(additions)}
+        return {**variables, "params": params}
+
+    def merge(self, variables: Variables) -> Variables:
+        """The model's own variables, with the additions in its kernels."""
+
+        def one(node: Any, addition: Any) -> Any:
+            if "down" in addition:
+                product = addition["down"] @ addition["up"]
+                return node + (self.scale * product).astype(node.dtype)
+            return {
+                name: one(node[name], addition[name])
+                if name in addition
+                else node[name]
+                for name in node
+            }
+
+        params = dict(variables["params"])
+        additions = params.pop("lora")
+        return {**variables, "params": one(params, additions)}
+
+    def apply(
+        self, variables: Variables, batch: Batch, train: bool, key: Any
+    ) -> tuple[Outputs, Any]:
+        return self.model.apply(self.merge(variables), batch, train, key)
+
+    def encode_image(self, variables: Variables, image: Any) -> Outputs:
+        return self.model.encode_image(self.merge(variables), image)
+
+    def encode_text(self, variables: Variables, text: Any, mask: Any) -> Outputs:
+        return self.model.encode_text(self.merge(variables), text, mask)

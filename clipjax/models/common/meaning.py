@@ -1,0 +1,138 @@
+"""Whether two models take the same weights for the same thing.
+
+Shapes do not say it: heads, activations, masks, poolings and epsilons have none. So
+every field of a model and of its towers is compared, but for those that its class
+names:
+
+    FREE          fields that change nothing that weights mean in evaluation: rates of
+                  training, initial values, memory for compute, and sizes to which
+                  weights are fitted
+    FREE_ALONE    field -> the values between which it may change where a tower is taken
+                  alone, with a fresh projection over it
+    OPTIONS       field -> the option that sets it, where it has another name; several
+                  of a field that is a tuple
+
+A component of your own that names none is compared whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.models.common.frozen import FrozenParts
+from clipjax.models.common.lora import LoraModel
+from clipjax.types import UserError
+
+# How to normalise pixels: compared by `pixels`.
+PIXELS = ("mean", "std")
+# Of any Linen module, and the precision of products.
+COMMON = {"parent", "name", "dtype"}
+
+
+class Difference(NamedTuple):
+    """A setting in which two models differ. option: "model.image.heads"."""
+
+    option: str
+    ours: Any
+    theirs: Any
+
+
+def differences(
+    ours: Any, theirs: Any, path: str = "model", alone: bool = False
+) -> Iterator[Difference]:
+    """The settings in which two models, or two towers, take weights otherwise.
+
+    path: of their section in the config. alone: of towers under fresh projections.
+    """
+    ours, theirs = _bare(ours), _bare(theirs)
+    if isinstance(ours, LoraModel) and isinstance(theirs, LoraModel):
+        yield from _fields(ours, theirs, "lora", {"model"}, alone)
+    ours, theirs = _without_lora(ours), _without_lora(theirs)
+    if type(ours) is not type(theirs):
+        yield Difference(path, type(ours).__name__, type(theirs).__name__)
+        return
+    left_out: set[str] = set(PIXELS) if path == "model" else set()
+    yield from _fields(ours, theirs, path, left_out, alone)
+
+
+def check(
+    ours: Any, theirs: Any, place: str, path: str = "model", alone: bool = False
+) -> None:
+    """Raises UserError, naming the option and both values, where weights of `theirs`
+    would mean something else in `ours`; see `differences`.
+
+    place: where theirs come from, for the message.
+    """
+    for option, here, there in differences(ours, theirs, path, alone):
+        raise UserError(f"{option}: {here!r} does not fit {place}, which has {there!r}")
+
+
+def pixels(ours: Any, theirs: Any) -> Iterator[Difference]:
+    """Where two models, or what has a mean and std, normalise images otherwise.
+
+    Empty ones of theirs are not known.
+    """
+    ours, theirs = module_of(ours), module_of(theirs)
+    for name in PIXELS:
+        here, there = getattr(ours, name), getattr(theirs, name)
+        if there and not np.allclose(here, there, atol=1e-4):
+            yield Difference(f"model.{name}", here, there)
+
+
+def module_of(model: Any) -> Any:
+    """The Linen module inside whatever training has put around a model; of anything
+    else itself."""
+    while hasattr(model, "model"):
+        model = model.model
+    return getattr(model, "module", model)
+
+
+def option_of(module: Any, field: str) -> str:
+    """The option that sets a field of a tower or model."""
+    name = getattr(type(module), "OPTIONS", {}).get(field, field)
+    return name if isinstance(name, str) else ", ".join(name)
+
+
+def _bare(model: Any) -> Any:
+    return model.model if isinstance(model, FrozenParts) else model
+
+
+def _without_lora(model: Any) -> Any:
+    """Additions that one of the two lacks start fresh, or are missed by name."""
+    return model.model if isinstance(model, LoraModel) else model
+
+
+def _fields(
+    ours: Any, theirs: Any, path: str, left_out: set[str], alone: bool
+) -> Iterator[Difference]:
+    kind = type(ours)
+    free = COMMON | left_out | getattr(kind, "FREE", set())
+    free_alone = getattr(kind, "FREE_ALONE", {}) if alone else {}
+    for field in dataclasses.fields(ours):
+        name = field.name
+        here, there = getattr(ours, name), getattr(theirs, name)
+        between = free_alone.get(name, ())
+        if name in free or (here in between and there in between):
+            continue
+        if dataclasses.is_dataclass(here) or dataclasses.is_dataclass(there):
+            # A types.Model holds the Linen module of its section.
+            below = path if name == "module" else f"{path}.{name}"
+            yield from differences(here, there, below, alone)
+        elif here != there:
+            yield from _named(kind, name, here, there, path)
+
+
+def _named(
+    kind: type, field: str, here: Any, there: Any, path: str
+) -> Iterator[Difference]:
+    names = getattr(kind, "OPTIONS", {}).get(field, field)
+    if isinstance(names, str):
+        yield Difference(f"{path}.{names}", here, there)
+        return
+    for name, one, other in zip(names, here, there, strict=True):
+        if one != other:
+            yield Difference(f"{path}.{name}", one, other)

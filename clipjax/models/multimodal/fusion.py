@@ -1,0 +1,96 @@
+"""From the vectors of several modalities to one, and back.
+
+Dimensions in shape comments: b batch, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clipjax.models.common import layers
+from clipjax.models.multimodal.memory import Hidden
+from clipjax.types import Batch
+
+MODALITIES = ("text", "image", "audio")
+
+
+class Fusion(nn.Module):
+    """What is there of the modalities, with signs of which, to one vector.
+
+    To each modality's vector, zeros where it is absent, its learned type is added; the
+    three and three bits go through an MLP.
+    """
+
+    width: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self,
+        read: Mapping[str, jax.Array],
+        sets: Sequence[Mapping[str, jax.Array]],
+        train: bool,
+    ) -> jax.Array:
+        """Fuses several sets of modalities of each example.
+
+        read: a vector [b d] of each modality. sets: of each set the modalities in it,
+        bool [b] where an example has them. Returns [b*sets d], an example's together.
+        """
+        types = self.param("types", nn.initializers.normal(0.02), (3, self.width))
+        absent = jnp.zeros_like(next(iter(read.values())))
+        rows = []
+        for present in sets:
+            vectors, bits = [], []
+            for i, name in enumerate(MODALITIES):
+                vector, bit = absent, absent[:, :1]
+                if name in present:
+                    vector = jnp.where(present[name][:, None], read[name], 0)
+                    bit = present[name][:, None].astype(absent.dtype)
+                vectors.append(vector + types[None, i])
+                bits.append(bit)
+            rows.append(jnp.concatenate([*vectors, *bits], axis=1))
+        x = jnp.stack(rows, axis=1).reshape(-1, rows[0].shape[1])
+        x = Hidden(2 * self.width, self.dropout, name="hidden")(x, train)
+        x = layers.Dense(self.width, None, name="out")(x)
+        return layers.LayerNorm(name="norm")(x)
+
+
+class Decoder(nn.Module):
+    """From a latent vector to a modality's encoding: an MLP of three layers."""
+
+    dropout: float
+
+    @nn.compact
+    def __call__(self, latent: jax.Array, train: bool) -> jax.Array:
+        """[b d] to the same."""
+        d = latent.shape[-1]
+        x = Hidden(d, self.dropout, name="hidden_1")(latent, train)
+        x = Hidden(d, self.dropout, name="hidden_2")(x, train)
+        return layers.Dense(d, None, name="out")(x)
+
+
+def rows_with(batch: Batch, name: str, count: int) -> jax.Array:
+    """bool [count]: rows that have the modality; all where the batch says nothing."""
+    here = batch.get(f"{name}_present")
+    return jnp.ones(count, bool) if here is None else jnp.asarray(here, bool)
+
+
+def drop_one(
+    present: Mapping[str, jax.Array], rate: float, key: jax.Array
+) -> dict[str, jax.Array]:
+    """At that rate, an example loses one of its modalities; never its last.
+
+    present: bool [b] each.
+    """
+    rows = jnp.stack(list(present.values()))
+    drops, choice = jax.random.split(key)
+    lose = jax.random.bernoulli(drops, rate, rows.shape[1:])
+    # Of those that are there, the one with the largest random number.
+    noise = jnp.where(rows, jax.random.uniform(choice, rows.shape), -1)
+    lost = jnp.arange(len(rows))[:, None] == noise.argmax(axis=0)[None]
+    kept = rows & ~(lost & (lose & (rows.sum(axis=0) > 1))[None])
+    return dict(zip(present, kept, strict=True))

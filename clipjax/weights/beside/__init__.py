@@ -1,0 +1,1 @@
+"""What lies beside released tensors: image transforms and tokenizers."""

@@ -1,0 +1,1 @@
+"""One module per released format: its names, options and layout."""

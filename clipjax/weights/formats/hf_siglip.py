@@ -1,0 +1,169 @@
+"""Hugging Face's SiglipModel: SigLIP, and SigLIP 2 of fixed resolution.
+
+Both are "siglip" in a config.json; "siglip2" is NaFlex, whose images keep their aspect.
+The text tower sees its padding and pools at the last position, so texts must always be
+padded to the whole context, as our tokenizers do.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.models import two_tower
+from clipjax.models.image.vit import VisionTransformer
+from clipjax.models.text.transformer import TextTransformer
+from clipjax.types import UserError
+from clipjax.weights.beside import preprocessing, tokenizer_choice
+from clipjax.weights.beside.tokenizer_files import Ends
+from clipjax.weights.export_limits import require, require_head, require_tower
+from clipjax.weights.formats import hf_clip
+from clipjax.weights.model_description import Settings
+from clipjax.weights.rename_table import (
+    Rule,
+    Table,
+    dense,
+    lead,
+    norm,
+    renamed,
+    transpose,
+)
+from clipjax.weights.value_checks import check_sizes
+
+FORMAT = "hf_siglip"
+
+# What a config.json may leave out, as SiglipTextConfig and SiglipVisionConfig have it.
+TOWER = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+TEXT = TOWER | {"vocab_size": 32000, "max_position_embeddings": 64}
+IMAGE = TOWER | {
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 16,
+    "vision_use_head": True,
+}
+
+HEAD_RULES = [
+    Rule("probe", "probe", lead),
+    Rule("attention.in_proj_weight", ("query/kernel", "key_value/kernel"), transpose),
+    Rule("attention.in_proj_bias", ("query/bias", "key_value/bias")),
+    *dense("attention.out_proj", "out"),
+    *norm("layernorm", "norm"),
+    *dense("mlp.fc1", "mlp/fc1"),
+    *dense("mlp.fc2", "mlp/fc2"),
+]
+
+
+def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
+    return config is not None and config.get("model_type") in ("siglip", "siglip2")
+
+
+def settings(
+    config: Mapping[str, Any], shapes: Mapping[str, Any], folder: pathlib.Path
+) -> Settings:
+    """The settings that a config.json, and the files beside it, describe.
+
+    Raises UserError where it describes what our towers cannot be.
+    """
+    place = str(folder / hf_clip.CONFIG)
+    if config["model_type"] == "siglip2":
+        raise UserError(
+            f"{place}: model_type='siglip2' is NaFlex, whose grids vary with the "
+            "image; clipjax reads the fixed-resolution models of SigLIP 2, whose "
+            "model_type is 'siglip'"
+        )
+    text = hf_clip.section(config, "text", TEXT)
+    image = hf_clip.section(config, "vision", IMAGE)
+    size, width = image["image_size"], image["hidden_size"]
+    image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
+    hf_clip.check_channels(image, image_place)
+    check_sizes(text, hf_clip.TEXT_SIZES, text_place)
+    if not image["vision_use_head"]:
+        raise UserError(
+            f"{place}: vision_use_head=False: an image would have no pooling"
+        )
+    given, file = preprocessing.read_hf(folder)
+    usual = {
+        "size": {"height": size, "width": size},
+        "image_mean": preprocessing.HALF,
+        "image_std": preprocessing.HALF,
+    }
+    seen = preprocessing.from_hf(usual | given, size, file)
+    towers = {"pool": "map", "pre_norm": False, "patch_bias": True}
+    return Settings(
+        format=FORMAT,
+        image="vit",
+        image_options=hf_clip.image_options(image, image_place, shapes) | towers,
+        text="transformer",
+        text_options=hf_clip.tower_options(text, text_place, shapes)
+        | {"causal": False, "masked": False, "pool": "last"},
+        model_options={
+            "embed_dim": width,
+            "image_head": "none",
+            "text_head": "affine",
+            "logit_bias_init": -10.0,
+            "mean": seen.mean,
+            "std": seen.std,
+        },
+        image_size=size,
+        context_length=text["max_position_embeddings"],
+        vocab_size=text["vocab_size"],
+        **seen.words(),
+        **tokenizer_choice.choose_siglip(folder),
+    )
+
+
+def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
+    """The rules for a model of these settings; `layout` has no meaning here."""
+    image, text = model.module.image, model.module.text
+    rules = [
+        Rule("logit_scale", "logit_scale", lead),
+        Rule("logit_bias", "logit_bias", lead),
+        Rule(
+            "vision_model.embeddings.patch_embedding.bias", "image/patch_embedding/bias"
+        ),
+        *renamed(hf_clip.IMAGE_RULES, "vision_model.", "image/"),
+        *renamed(HEAD_RULES, "vision_model.head.", "image/map/"),
+        *renamed(hf_clip.TEXT_RULES, "text_model.", "text/"),
+        *dense("text_model.head", "text_projection"),
+        *hf_clip.encoder("vision_model", "image", image.depth),
+        *hf_clip.encoder("text_model", "text", text.depth),
+    ]
+    return Table(FORMAT, tuple(rules), hf_clip.IGNORED)
+
+
+def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
+    """The config.json of a model.
+
+    Raises UserError for what SiglipModel cannot be.
+    """
+    target = "transformers' SiglipModel"
+    module: Any = model.module
+    image, text = module.image, module.text
+    require_tower(image, VisionTransformer, "model.image", target)
+    require_tower(text, TextTransformer, "model.text", target)
+    require(image, "model.image", target, pool="map", pre_norm=False, patch_bias=True)
+    require(image, "model.image", target, post_norm=False, positions="learned")
+    require(text, "model.text", target, causal=False, masked=False, pool="last")
+    require(text, "model.text", target, post_norm=False)
+    require_head("image", module.heads[0], target, ("none",))
+    require_head("text", module.heads[1], target, ("affine",))
+    if module.logit_bias_init is None:
+        raise UserError(
+            f"model.logit_bias_init=None cannot be exported: {target} has a bias"
+        )
+    words = {"model_type": "siglip_text_model", "projection_size": module.embed_dim}
+    return {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "text_config": hf_clip.text_json(text, ends) | words,
+        "vision_config": hf_clip.image_json(image)
+        | {"model_type": "siglip_vision_model"},
+    }

@@ -1,0 +1,217 @@
+"""Residual networks of torchvision and timm, and Hugging Face's ResNetModel.
+
+pytorch/vision, huggingface/pytorch-image-models (whose names are torchvision's),
+huggingface/transformers. Kinds with other layers than torchvision's are refused.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.models.image.resnet import VARIANTS, ResNet
+from clipjax.types import UserError
+from clipjax.weights.formats import hf_clip
+from clipjax.weights.rename_table import (
+    Rule,
+    batch_norm,
+    conv,
+    dense,
+    renamed,
+    repeated,
+)
+from clipjax.weights.tower_description import (
+    IMAGENET,
+    Shapes,
+    TowerFormat,
+    TowerSettings,
+    classes,
+    count,
+    hf_normalisation,
+    prefix_of,
+    shape_of,
+    timm_normalisation,
+)
+from clipjax.weights.value_checks import check_depth, check_sizes
+
+# timm's ResNets that are torchvision's, "resnet50.a1_in1k"; others have the same names
+# too and blur or average where these have strides.
+TIMM = re.compile(r"(tv_|gluon_)?resnet\d+(\..*)?")
+STAGES = 4
+SIZE = 224
+COUNTERS = r".*\.num_batches_tracked"
+BASIC, BOTTLENECK = "18", "50"  # variants that have these blocks
+
+
+def _options(bottleneck: bool, width: int, depths: tuple[int, ...]) -> dict[str, Any]:
+    """The variant with these blocks, by its own depths where there is one."""
+    block = VARIANTS[BOTTLENECK if bottleneck else BASIC][0]
+    named = [name for name, found in VARIANTS.items() if found == (block, depths)]
+    if named:
+        return {"variant": named[0], "width": width}
+    variant = BOTTLENECK if bottleneck else BASIC
+    return {"variant": variant, "width": width, "depths": depths}
+
+
+def _is_bottleneck(tower: ResNet) -> bool:
+    return VARIANTS[tower.variant][0] is VARIANTS[BOTTLENECK][0]
+
+
+def _is_torch(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
+    if config is not None and "architecture" not in config:
+        return False
+    return any(name.startswith("layer1.0.conv") for name in shapes)
+
+
+def _torch_settings(
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+) -> TowerSettings:
+    config = config or {}
+    name = config.get("architecture", "resnet0")
+    if not TIMM.fullmatch(name):
+        raise UserError(
+            f"{place}: architecture={name!r}: clipjax reads timm's plain ResNets, such "
+            f"as resnet50, only"
+        )
+    changed = set(config.get("model_args") or {}) - {"num_classes", "global_pool"}
+    if changed:
+        raise UserError(
+            f"{place}: model_args has {', '.join(sorted(changed))}: clipjax reads "
+            f"plain ResNets only"
+        )
+    width = shape_of(shapes, "conv1.weight", 4, place)[0]
+    depths = tuple(
+        count(shapes, rf"layer{stage + 1}\.(\d+)\.") for stage in range(STAGES)
+    )
+    given = (config.get("pretrained_cfg") or config).get("input_size")
+    size = {"input_size": given[-1] if given else SIZE}
+    check_sizes(size, size, str(folder / hf_clip.CONFIG))
+    mean, std = timm_normalisation(config, str(folder / hf_clip.CONFIG))
+    return TowerSettings(
+        format="torch_resnet",
+        side="image",
+        component="resnet",
+        options=_options("layer1.0.conv3.weight" in shapes, width, depths),
+        size=size["input_size"],
+        num_classes=classes(shapes, "fc.bias"),
+        mean=mean,
+        std=std,
+    )
+
+
+def _torch_rules(tower: ResNet, layout: frozenset[str]) -> list[Rule]:
+    def layer(i: int) -> list[Rule]:
+        return [
+            Rule(f"conv{i}.weight", f"conv_{i}/kernel", conv),
+            *batch_norm(f"bn{i}", f"norm_{i}"),
+        ]
+
+    block = layer(1) + layer(2) + (layer(3) if _is_bottleneck(tower) else [])
+    shortcut = [
+        Rule("downsample.0.weight", "shortcut_conv/kernel", conv),
+        *batch_norm("downsample.1", "shortcut_norm"),
+    ]
+    stem = renamed(layer(1), "", "stem/")
+    return stem + _stages(tower, block, shortcut, [f"layer{i}." for i in (1, 2, 3, 4)])
+
+
+def _stages(
+    tower: ResNet, block: list[Rule], shortcut: list[Rule], names: list[str]
+) -> list[Rule]:
+    """Shortcuts have layers in each stage's first block, where the size changes."""
+    rules = []
+    for stage, (depth, theirs) in enumerate(zip(tower.depths, names, strict=True)):
+        ours = f"stage_{stage}/block_"
+        rules += repeated(block, depth, f"{theirs}{{i}}.", f"{ours}{{i}}/")
+        if stage or _is_bottleneck(tower):
+            rules += renamed(shortcut, f"{theirs}0.", f"{ours}0/")
+    return rules
+
+
+def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
+    return config is not None and config.get("model_type") == "resnet"
+
+
+def _hf_settings(
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+) -> TowerSettings:
+    place = str(folder / hf_clip.CONFIG)
+    given = {
+        "embedding_size": 64,
+        "hidden_sizes": (256, 512, 1024, 2048),
+        "depths": (3, 4, 6, 3),
+        "layer_type": "bottleneck",
+        "num_channels": 3,
+        **(config or {}),
+    }
+    width, bottleneck = given["embedding_size"], given["layer_type"] == "bottleneck"
+    check_sizes(given, ("embedding_size",), place)
+    depths = {f"depths[{i}]": depth for i, depth in enumerate(given["depths"])}
+    for key in depths:
+        check_depth(depths, key, shapes, place)
+    plain = {
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+        "num_channels": 3,
+        "hidden_sizes": [
+            width * 2**i * (4 if bottleneck else 1) for i in range(STAGES)
+        ],
+    }
+    for key, value in plain.items():
+        found = given.get(key, value)
+        if (list(found) if isinstance(found, tuple) else found) != value:
+            raise UserError(
+                f"{place}: {key}={given[key]!r}: clipjax's resnet has {value}"
+            )
+    mean, std = hf_normalisation(folder, IMAGENET)
+    return TowerSettings(
+        format="hf_resnet",
+        side="image",
+        component="resnet",
+        options=_options(bottleneck, width, tuple(given["depths"])),
+        size=SIZE,
+        num_classes=classes(shapes, "classifier.1.bias"),
+        mean=mean,
+        std=std,
+        prefix=prefix_of(shapes, "resnet."),
+    )
+
+
+def _hf_rules(tower: ResNet, layout: frozenset[str]) -> list[Rule]:
+    def layer(theirs: str, conv_name: str, norm_name: str) -> list[Rule]:
+        return [
+            Rule(f"{theirs}.convolution.weight", f"{conv_name}/kernel", conv),
+            *batch_norm(f"{theirs}.normalization", norm_name),
+        ]
+
+    block = []
+    for i in range(3 if _is_bottleneck(tower) else 2):
+        block += layer(f"layer.{i}", f"conv_{i + 1}", f"norm_{i + 1}")
+    shortcut = layer("shortcut", "shortcut_conv", "shortcut_norm")
+    stem = layer("embedder.embedder", "stem/conv_1", "stem/norm_1")
+    names = [f"encoder.stages.{stage}.layers." for stage in range(STAGES)]
+    return stem + _stages(tower, block, shortcut, names)
+
+
+TORCH = TowerFormat(
+    name="torch_resnet",
+    side="image",
+    recognise=_is_torch,
+    settings=_torch_settings,
+    rules=_torch_rules,
+    head=dense("fc", "head"),
+    ignored=(COUNTERS,),
+)
+HUGGING_FACE = TowerFormat(
+    name="hf_resnet",
+    side="image",
+    recognise=_is_hf,
+    settings=_hf_settings,
+    rules=_hf_rules,
+    head=dense("classifier.1", "head"),
+    ignored=(COUNTERS,),
+)
+FORMATS = (HUGGING_FACE, TORCH)

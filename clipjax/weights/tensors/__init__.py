@@ -1,0 +1,1 @@
+"""Arrays in files: reading them, and fetching the files."""

@@ -1,0 +1,63 @@
+"""Models from the Hugging Face hub, kept in its cache."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from collections.abc import Mapping
+
+from clipjax import downloads
+from clipjax.types import UserError
+from clipjax.weights.beside import tokenizer_choice
+
+PREFIX = "hf-hub:"
+SMALL = ("*.json", "*.txt", "*.model")
+
+
+def fetch(name: str, weights: Mapping[str, tuple[str, ...]]) -> pathlib.Path:
+    """The folder of "hf-hub:org/name" with its settings and one file of weights.
+
+    weights: the file of settings -> names that its weights may have, best first. Only
+    the first that is there is downloaded.
+
+    Raises UserError, in one line, where the library or the network is missing.
+    """
+    repository = name.removeprefix(PREFIX)
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise UserError(f"{name}: a model of the hub is written {PREFIX}ORG/NAME")
+    folder = _snapshot(repository, SMALL)
+    for settings, names in weights.items():
+        if not (folder / settings).is_file():
+            continue
+        for wanted in names:
+            patterns = (wanted,)
+            if wanted.endswith(".json"):
+                if not (folder / wanted).is_file():
+                    continue
+                shard_of = tokenizer_choice.read_json(folder / wanted).get(
+                    "weight_map", {}
+                )
+                patterns = tuple(sorted({*map(str, shard_of.values())}))
+            _snapshot(repository, patterns)
+            if (folder / wanted).is_file():
+                return folder
+    return folder
+
+
+def _snapshot(repository: str, patterns: tuple[str, ...]) -> pathlib.Path:
+    try:
+        library = importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise UserError(
+            f"{PREFIX}{repository} needs the huggingface_hub library: "
+            "pip install -e '.[hf]'"
+        ) from error
+    try:
+        folder = library.snapshot_download(repository, allow_patterns=list(patterns))
+    except Exception as error:  # offline, refused, unknown, disk full: it has many
+        raise UserError(
+            f"{PREFIX}{repository} could not be fetched and is not in the cache "
+            f"({type(error).__name__}: {downloads.one_line(error)}); download it by "
+            "other means and name the folder"
+        ) from error
+    return pathlib.Path(folder)

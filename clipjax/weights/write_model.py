@@ -1,0 +1,159 @@
+"""A two-tower model written as a folder that transformers or open_clip loads."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from clipjax import downloads
+from clipjax.data.tokenizers.hf_json import HfTokenizer
+from clipjax.models.common.lora import LoraModel
+from clipjax.models.image.vit import VisionTransformer
+from clipjax.models.two_tower import TwoTowerModel
+from clipjax.types import Config, Model, Tokenizer, UserError, Variables
+from clipjax.weights.beside import preprocessing, tokenizer_files
+from clipjax.weights.formats import hf_clip, hf_siglip, open_clip, open_clip_config
+from clipjax.weights.read_model import WEIGHTS
+from clipjax.weights.rename_table import DTYPES, to_theirs
+from clipjax.weights.tensors import tensor_files
+
+FORMATS = ("hf", "open_clip")
+
+
+def write(
+    out: pathlib.Path,
+    target: str,
+    config: Config,
+    model: Model,
+    variables: Variables,
+    tokenizer: Tokenizer,
+    dtype: str = "float32",
+) -> None:
+    """Writes a model, its tokenizer and image transform in a foreign format.
+
+    Args:
+      out: the folder to make; it appears whole or not at all.
+      target: "hf" for Hugging Face's CLIPModel or SiglipModel, or "open_clip".
+      config: the run's, whose data.tokenizer and data.preprocess are taken.
+      dtype: of the tensors: float32, float16 or bfloat16.
+
+    Raises:
+      UserError: for a setting that the format cannot say, or where out exists.
+    """
+    if target not in FORMATS:
+        raise UserError(f"--format={target}: must be one of {', '.join(FORMATS)}")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype={dtype}: must be one of {', '.join(DTYPES)}")
+    plain, variables = _plain(model, variables)
+    section, tokenizer, variables = _portable(
+        config.data.tokenizer, tokenizer, variables
+    )
+    ends = tokenizer_files.ends(tokenizer)
+    preprocess = config.data.preprocess
+    module = plain.module
+    with _folder(out) as folder:
+        if target == "open_clip":
+            words = tokenizer_files.open_clip_words(section, out.name)
+            described = open_clip_config.config_json(plain, ends, preprocess, words)
+            tokenizer_files.write_json(folder / open_clip.CONFIG, described)
+            table = open_clip.table(plain, frozenset())
+            name = WEIGHTS[open_clip.CONFIG][0]
+            if "hf_tokenizer_name" in words:
+                tokenizer_files.write(section, tokenizer, folder)
+        else:
+            kind = hf_siglip if _is_siglip(plain) else hf_clip
+            described = kind.config_json(plain, ends) | {"dtype": dtype}
+            size = module.image.image_size
+            seen = preprocessing.to_hf(preprocess, size, module.mean, module.std)
+            tokenizer_files.write_json(folder / hf_clip.CONFIG, described)
+            tokenizer_files.write_json(folder / preprocessing.HF_FILE, seen)
+            table = kind.table(plain, frozenset())
+            name = WEIGHTS[hf_clip.CONFIG][0]
+            tokenizer_files.write(section, tokenizer, folder)
+        tensors = to_theirs(table, variables, dtype)
+        # What transformers wants to find there.
+        tensor_files.write_safetensors(folder / name, tensors, {"format": "pt"})
+
+
+def _is_siglip(model: TwoTowerModel) -> bool:
+    tower = model.module.image
+    return isinstance(tower, VisionTransformer) and tower.pool == "map"
+
+
+def _portable(
+    section: Any, tokenizer: Any, variables: Variables
+) -> tuple[Any, Tokenizer, Variables]:
+    """One of our own tokenizers as one of the `tokenizers` library.
+
+    The end token and the last one change their ids, and so their embeddings.
+    """
+    plain = {"name": "hf_json", "lowercase": False, "canonicalize": False}
+    if section["name"] == "wordpiece":
+        return plain, tokenizer, variables
+    if not hasattr(tokenizer, "released"):
+        return section, tokenizer, variables
+    ours = tokenizer_files.ends(tokenizer)
+    made = HfTokenizer(tokenizer.released(), tokenizer.context_length)
+    params = dict(variables["params"])
+    table = np.array(params["text"]["token_embedding"])
+    swapped = [ours.end, tokenizer_files.ends(made).end]
+    table[swapped] = table[swapped[::-1]]
+    params["text"] = {**params["text"], "token_embedding": table}
+    return plain, made, {**variables, "params": params}
+
+
+def _plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables]:
+    """Without additions of LoRA and expanders, and with the temperature as a number.
+
+    Raises UserError for another kind of model.
+    """
+    if isinstance(model, LoraModel):
+        variables = model.merge(variables)
+        model = model.model
+    if not isinstance(model, TwoTowerModel):
+        raise UserError(
+            f"this model ({type(model).__name__}) cannot be exported: only two-tower "
+            "models can"
+        )
+    params = {
+        name: part
+        for name, part in variables["params"].items()
+        if not name.endswith("_expander")
+    }
+    if not model.module.learnable_scale:
+        params["logit_scale"] = np.float32(math.log(model.module.logit_scale_init))
+    stats = variables.get("batch_stats")
+    return model, {"params": params, **({"batch_stats": stats} if stats else {})}
+
+
+@contextlib.contextmanager
+def _folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to fill, which becomes `out` when all went well and vanishes else.
+
+    Raises UserError where `out` exists, its parent does not, or nothing can be written
+    there.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already: give another folder, or remove it")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} does not exist: make it first")
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        scratch.mkdir()
+        try:
+            yield scratch
+            scratch.rename(out)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({downloads.one_line(error)}): free space, or give a "
+            "folder that can be written"
+        ) from error
