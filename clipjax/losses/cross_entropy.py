@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses.common import diagnostics
-from clipjax.models.common.layers import one_of
+from clipjax.option_checks import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 OUTPUT = "logits"  # what it needs of the model

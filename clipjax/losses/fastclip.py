@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from clipjax.losses import isogclr
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses.common import global_contrastive as gcl
-from clipjax.models.common.layers import one_of
+from clipjax.option_checks import one_of
 from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, UserError
 
 # What has a part in each variant, and its value unless another is given: those of the

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses.common import global_contrastive as gcl
-from clipjax.models.common.layers import one_of
+from clipjax.option_checks import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
 
 CLIP = 5.0  # of a temperature's gradient

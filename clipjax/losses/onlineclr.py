@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
-from clipjax.models.common.layers import one_of
+from clipjax.option_checks import one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 

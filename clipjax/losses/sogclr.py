@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses.common import global_contrastive as gcl
-from clipjax.models.common.layers import above_zero, one_of
+from clipjax.option_checks import above_zero, one_of
 from clipjax.types import Batch, LossSpec, Metrics, Outputs
 
 

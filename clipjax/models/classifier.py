@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax import option_checks
 from clipjax.models.common import layers
 from clipjax.types import Batch, Outputs, UserError, Variables
 
@@ -40,9 +41,9 @@ def make(
     Raises:
       UserError: for a value that cannot be used.
     """
-    layers.one_of("model.precision", precision, layers.PRECISIONS)
-    layers.in_range("model.dropout", dropout)
-    layers.check_pixels(mean, std)
+    option_checks.one_of("model.precision", precision, layers.PRECISIONS)
+    option_checks.in_range("model.dropout", dropout)
+    option_checks.check_pixels(mean, std)
     if num_classes < 2:
         raise UserError(f"model.num_classes={num_classes}: must be at least 2")
     dtype = layers.PRECISIONS[precision]

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax import option_checks
 from clipjax.models.common import layers
 from clipjax.models.multimodal.audio import SHAPE, AudioEncoder
 from clipjax.models.multimodal.fusion import (
@@ -94,18 +95,18 @@ def make(
     Raises:
       UserError: for a value that cannot be used.
     """
-    layers.one_of("model.precision", precision, layers.PRECISIONS)
-    layers.one_of("model.test_time", test_time, WRITES)
+    option_checks.one_of("model.precision", precision, layers.PRECISIONS)
+    option_checks.one_of("model.test_time", test_time, WRITES)
     for name, values, known in (
         ("decoders", decoders, MODALITIES),
         ("ttt_layers", ttt_layers, TOWERS),
     ):
         for value in values:
-            layers.one_of(f"model.{name}", value, known)
-    layers.in_range("model.dropout", dropout)
-    layers.in_range("model.modality_dropout", modality_dropout)
-    layers.check_pixels(mean, std)
-    layers.check_sizes("model", latent_dim, 1, heads)
+            option_checks.one_of(f"model.{name}", value, known)
+    option_checks.in_range("model.dropout", dropout)
+    option_checks.in_range("model.modality_dropout", modality_dropout)
+    option_checks.check_pixels(mean, std)
+    option_checks.check_sizes("model", latent_dim, 1, heads)
     if not 2 <= top_k <= memory_size:
         raise UserError(
             f"model.top_k={top_k}: must be from 2 to model.memory_size={memory_size}"
@@ -114,7 +115,7 @@ def make(
         raise UserError(f"model.step_size={step_size}: must be in [0, 1]")
     if feedback_steps < 0:
         raise UserError(f"model.feedback_steps={feedback_steps}: must be 0 or more")
-    layers.above_zero("model.logit_scale_init", logit_scale_init)
+    option_checks.above_zero("model.logit_scale_init", logit_scale_init)
     if parity:
         if not hasattr(text_tower, "masked"):
             raise UserError(
@@ -244,7 +245,7 @@ class MemoryNetwork(nn.Module):
         outputs[f"{name}_tokens"] = tokens
         x = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
         if name in self.ttt_layers:
-            layers.check_sizes(
+            option_checks.check_sizes(
                 f"model (ttt_layers: {name})", x.shape[-1], 1, self.heads
             )
             learn = TttLinear(self.heads, dtype=self.dtype, name=f"{name}_ttt")

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax import option_checks
 from clipjax.models.common import heads, layers
 from clipjax.types import Batch, Outputs, UserError, Variables
 
@@ -63,15 +64,15 @@ def make(
     Raises:
       UserError: for a value that cannot be used.
     """
-    layers.one_of("model.precision", precision, layers.PRECISIONS)
+    option_checks.one_of("model.precision", precision, layers.PRECISIONS)
     for side, kind in (("image", image_head), ("text", text_head)):
-        layers.one_of(f"model.{side}_head", kind, heads.PROJECTIONS)
+        option_checks.one_of(f"model.{side}_head", kind, heads.PROJECTIONS)
     if embed_dim < 1:
         raise UserError(f"model.embed_dim={embed_dim}: must be at least 1")
-    layers.above_zero("model.logit_scale_init", logit_scale_init)
+    option_checks.above_zero("model.logit_scale_init", logit_scale_init)
     if any(width < 1 for width in expander):
         raise UserError(f"model.expander={expander}: widths must be at least 1")
-    layers.check_pixels(mean, std)
+    option_checks.check_pixels(mean, std)
     if logit_bias_init is not None and not math.isfinite(logit_bias_init):
         raise UserError(f"model.logit_bias_init={logit_bias_init}: must be a number")
     dtype = layers.PRECISIONS[precision]

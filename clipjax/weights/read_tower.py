@@ -24,7 +24,7 @@ import numpy as np
 from clipjax import paths, registry
 from clipjax.models import classifier
 from clipjax.models.common import meaning
-from clipjax.models.common.layers import one_of
+from clipjax.option_checks import one_of
 from clipjax.types import UserError, Variables
 from clipjax.weights import read_model
 from clipjax.weights.formats import big_vision, hf_bert, resnets, vits

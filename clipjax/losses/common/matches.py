@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.losses.common import pairs
-from clipjax.models.common.layers import one_of
 from clipjax.models.multimodal.fusion import rows_with
+from clipjax.option_checks import one_of
 from clipjax.types import Batch, Outputs, UserError
 
 MODES = ("negative", "mask", "positive")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from clipjax import option_checks
 from clipjax.models.common import layers
 from clipjax.types import UserError
 
@@ -26,8 +27,8 @@ STAGES = 4
 
 def check_sizes(image_size: int, width: int, depths: tuple[int, ...]) -> None:
     """Raises UserError where a convolutional tower of these sizes cannot be built."""
-    layers.at_least_one("image_size", image_size)
-    layers.at_least_one("image.width", width)
+    option_checks.at_least_one("image_size", image_size)
+    option_checks.at_least_one("image.width", width)
     if len(depths) != STAGES or min(depths) < 1:
         raise UserError(
             f"image.depths={depths}: must be the number of blocks, at least 1, of each "

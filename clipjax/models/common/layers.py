@@ -10,7 +10,6 @@ Dimensions in shape comments: b batch, n tokens, d width, h heads, e width of a 
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -18,9 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-
-from clipjax.registry import suggest
-from clipjax.types import UserError
 
 
 def _recomputed(function: Any, static_argnums: tuple[int, ...] = ()) -> Any:
@@ -44,73 +40,6 @@ ACTIVATIONS = {
     "gelu_tanh": _recomputed(lambda x: jax.nn.gelu(x, approximate=True)),
     "quick_gelu": _recomputed(lambda x: x * jax.nn.sigmoid(1.702 * x)),
 }
-
-
-def one_of(option: str, value: str, known: Any) -> None:
-    """Raises UserError where an option's value is none of the known ones."""
-    if value not in known:
-        raise UserError(
-            f"{option}={value!r}: must be one of {', '.join(known)}."
-            + suggest(value, known)
-        )
-
-
-def at_least_one(option: str, size: int) -> None:
-    """Raises UserError where a size is no whole number above 0."""
-    if not isinstance(size, int) or size < 1:
-        raise UserError(f"{option}={size!r}: must be a whole number of at least 1")
-
-
-def above_zero(option: str, value: float) -> None:
-    """Raises UserError where a value is not above 0, or not finite."""
-    if not 0 < value < math.inf:
-        raise UserError(f"{option}={value}: must be above 0")
-
-
-def check_pixels(
-    mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> None:
-    """Raises UserError where images cannot be normalised with these."""
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3 or not all(math.isfinite(value) for value in values):
-            raise UserError(f"model.{name}={values}: must be three numbers")
-    if not all(value > 0 for value in std):
-        raise UserError(f"model.std={std}: must be three numbers above 0")
-
-
-def in_range(option: str, value: float) -> None:
-    """Raises UserError where a dropout rate is not in [0, 1)."""
-    if not 0.0 <= value < 1.0:
-        raise UserError(f"{option}={value}: must be at least 0 and less than 1")
-
-
-def sizes(
-    option: str, asked: tuple[int | None, ...], variant: tuple[int, ...]
-) -> tuple[int, ...]:
-    """(width, depth, heads, ...) as asked for, the variant's where that is None.
-
-    Raises UserError where a transformer of these sizes cannot be built.
-    """
-    found = tuple(
-        default if value is None else value
-        for value, default in zip(asked, variant, strict=True)
-    )
-    check_sizes(option, *found)
-    return found
-
-
-def check_sizes(
-    option: str, width: int, depth: int, heads: int, mlp_dim: int = 1
-) -> None:
-    """Raises UserError where a transformer of these sizes cannot be built."""
-    sizes = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
-    for name, size in sizes.items():
-        at_least_one(f"{option}.{name}", size)
-    if width % heads:
-        raise UserError(
-            f"{option}.heads={heads}: must divide {option}.width={width}; 64 numbers a "
-            f"head would be heads={max(1, width // 64)}"
-        )
 
 
 def normalise_image(

@@ -16,8 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax import param_paths
-from clipjax.models.common import layers
+from clipjax import option_checks, param_paths
 from clipjax.types import Batch, Model, Outputs, UserError, Variables
 
 # What trains beside the additions is what is in no tower: projections, temperature.
@@ -35,8 +34,8 @@ def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
     """
     if rank == 0:
         return model
-    layers.at_least_one("lora.rank", rank)
-    layers.above_zero("lora.alpha", alpha)
+    option_checks.at_least_one("lora.rank", rank)
+    option_checks.above_zero("lora.alpha", alpha)
     try:
         re.compile(on)
     except re.error as error:

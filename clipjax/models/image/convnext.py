@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from clipjax import option_checks
 from clipjax.models.common import layers
 from clipjax.models.common.convolution import Conv, check_sizes
 from clipjax.types import UserError
@@ -58,7 +59,7 @@ def make(
     Raises:
       UserError: for an unknown variant or a value that cannot be used.
     """
-    layers.one_of("image.variant", variant, VARIANTS)
+    option_checks.one_of("image.variant", variant, VARIANTS)
     if image_size < SHRINKS:
         raise UserError(
             f"image_size={image_size}: must be at least {SHRINKS} for image=convnext"
@@ -67,7 +68,7 @@ def make(
     width = its_width if width is None else width
     depths = tuple(depths) or its_depths
     check_sizes(image_size, width, depths)
-    layers.in_range("image.drop_path", drop_path)
+    option_checks.in_range("image.drop_path", drop_path)
     return ConvNeXt(
         image_size=image_size,
         width=width,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax import option_checks
 from clipjax.models.common import layers
 from clipjax.models.common.convolution import (
     BatchNorm,
@@ -68,7 +69,7 @@ def make(
     Raises:
       UserError: for an unknown variant or sizes that do not fit.
     """
-    layers.one_of("image.variant", variant, VARIANTS)
+    option_checks.one_of("image.variant", variant, VARIANTS)
     if image_size % SHRINKS or image_size < SHRINKS:
         near = max(SHRINKS, image_size // SHRINKS * SHRINKS)
         raise UserError(

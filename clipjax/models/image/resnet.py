@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from clipjax.models.common import layers
+from clipjax import option_checks
 from clipjax.models.common.convolution import (
     BatchNorm,
     Bottleneck,
@@ -86,11 +86,11 @@ def make(
     Raises:
       UserError: for an unknown variant or a value that cannot be used.
     """
-    layers.one_of("image.variant", variant, VARIANTS)
+    option_checks.one_of("image.variant", variant, VARIANTS)
     depths = tuple(depths) or VARIANTS[variant][1]
     check_sizes(image_size, width, depths)
-    layers.in_range("image.bn_momentum", bn_momentum)
-    layers.above_zero("image.bn_epsilon", bn_epsilon)
+    option_checks.in_range("image.bn_momentum", bn_momentum)
+    option_checks.above_zero("image.bn_epsilon", bn_epsilon)
     return ResNet(
         image_size=image_size,
         variant=variant,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from clipjax import option_checks
 from clipjax.models.common import layers, pools
 from clipjax.registry import suggest
 from clipjax.types import UserError
@@ -94,18 +95,18 @@ def make(
             f"image_size={image_size}: must be a multiple of the patch size {patch} of "
             f"image.variant={variant!r}, such as {near}"
         )
-    layers.one_of("image.pool", pool, POOLS)
+    option_checks.one_of("image.pool", pool, POOLS)
     if pool != "query" and (pool_width, pool_heads) != (None, None):
         raise UserError(
             f"image.pool_width, image.pool_heads: have no effect on image.pool={pool!r}"
         )
-    layers.one_of("image.positions", positions, POSITIONS)
-    layers.one_of("image.activation", activation, layers.ACTIVATIONS)
-    layers.in_range("image.dropout", dropout)
-    layers.in_range("image.patch_dropout", patch_dropout)
-    layers.above_zero("image.norm_epsilon", norm_epsilon)
+    option_checks.one_of("image.positions", positions, POSITIONS)
+    option_checks.one_of("image.activation", activation, layers.ACTIVATIONS)
+    option_checks.in_range("image.dropout", dropout)
+    option_checks.in_range("image.patch_dropout", patch_dropout)
+    option_checks.above_zero("image.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads, mlp_dim)
-    found = layers.sizes("image", asked, SIZES[match[1]])
+    found = option_checks.sizes("image", asked, SIZES[match[1]])
     d, layer_count, head_count, hidden = found
     if mlp_dim is None and width is not None:
         hidden = 4 * d

@@ -5,7 +5,7 @@ load("text", "distilbert")(30_522, 64)
 
 from __future__ import annotations
 
-from clipjax.models.common import layers
+from clipjax import option_checks
 from clipjax.models.text import bert
 
 POOLS = tuple(pool for pool in bert.POOLS if pool != "pooler")  # of BERT's weights
@@ -29,7 +29,7 @@ def make(
 
     Arguments and errors are those of bert.make; pool is "cls", "mean" or "last".
     """
-    layers.one_of("text.pool", pool, POOLS)
+    option_checks.one_of("text.pool", pool, POOLS)
     return bert.make(
         vocab_size,
         context_length,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from clipjax import option_checks
 from clipjax.models.common import layers, text_lengths
 from clipjax.types import UserError
 
@@ -75,12 +76,12 @@ def make(
     Raises:
       UserError: for an unknown variant or choice, or sizes that do not divide.
     """
-    layers.one_of("text.variant", variant, SIZES)
-    layers.one_of("text.pool", pool, POOLS)
-    layers.one_of("text.activation", activation, layers.ACTIVATIONS)
-    layers.in_range("text.dropout", dropout)
-    layers.in_range("text.token_dropout", token_dropout)
-    layers.above_zero("text.norm_epsilon", norm_epsilon)
+    option_checks.one_of("text.variant", variant, SIZES)
+    option_checks.one_of("text.pool", pool, POOLS)
+    option_checks.one_of("text.activation", activation, layers.ACTIVATIONS)
+    option_checks.in_range("text.dropout", dropout)
+    option_checks.in_range("text.token_dropout", token_dropout)
+    option_checks.above_zero("text.norm_epsilon", norm_epsilon)
     if causal and pool == "cls":
         raise UserError(
             "text.pool='cls': the first token of a causal tower sees only itself; set "
@@ -89,9 +90,9 @@ def make(
     if norm_pooled and pool != "mean":
         raise UserError(f"text.norm_pooled: has no effect on text.pool={pool!r}")
     asked = (width, depth, heads)
-    d, layer_count, head_count = layers.sizes("text", asked, SIZES[variant])
+    d, layer_count, head_count = option_checks.sizes("text", asked, SIZES[variant])
     hidden = 4 * d if mlp_dim is None else mlp_dim
-    layers.at_least_one("text.mlp_dim", hidden)
+    option_checks.at_least_one("text.mlp_dim", hidden)
     return TextTransformer(
         vocab_size=vocab_size,
         context_length=context_length,
