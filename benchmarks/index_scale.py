@@ -52,15 +52,16 @@ def synthetic_index(examples: int, first: int):
 
 
 def make_webdataset(folder: pathlib.Path, examples: int) -> None:
+    from clipjax import cache
     from clipjax.data.containers import tar_index
-    from clipjax.data.storage import local, shard_files
+    from clipjax.data.storage import shard_files
 
     there = shard_files.LocalFolder(folder)
     for number in range(examples // EACH):
         name = f"train-{number:05}.tar"
         (folder / name).touch()
         tar_index.build = lambda shard, n=number: synthetic_index(EACH, n * EACH)
-        tar_index.cached(there.shard(name), local.cache_folder("index"))
+        tar_index.cached(there.shard(name), cache.folder("index"))
 
 
 def make_captions(folder: pathlib.Path, examples: int) -> None:

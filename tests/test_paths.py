@@ -9,9 +9,8 @@ import sys
 import pytest
 
 import clipjax
-from clipjax import commandline, evaluate, export, paths, prepare, train
+from clipjax import cache, commandline, evaluate, export, paths, prepare, train
 from clipjax.data.sources import tfds
-from clipjax.data.storage import local
 from clipjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,7 +59,7 @@ def test_no_home_folder(monkeypatch):
         tfds.make("train", dataset="mnist")
     monkeypatch.delenv("CLIPJAX_CACHE")
     with pytest.raises(OSError):
-        local.cache_folder("index").mkdir(parents=True)
+        cache.folder("index").mkdir(parents=True)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a/" + "é" * 200, "\udcff"])
@@ -103,7 +102,7 @@ def test_what_to_do_about_an_address(name, tmp_path, monkeypatch):
         assert ADDRESSES[name] in str(caught.value)
     monkeypatch.setenv("CLIPJAX_CACHE", name)
     with pytest.raises(UserError, match="CLIPJAX_CACHE"):
-        local.cache_folder("index")
+        cache.folder("index")
     assert paths.local(f"./{name}", "a run").is_relative_to(tmp_path / "cwd")
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import jax
 
-from clipjax import atomic_files
-from clipjax.data.storage.local import cache_folder
+from clipjax import atomic_files, cache
 
 
 def enable_cache(say: Callable[[str], None]) -> None:
@@ -19,7 +18,7 @@ def enable_cache(say: Callable[[str], None]) -> None:
     compile around at every start but never replace. Without a folder that can be
     written there is no cache, which costs time and nothing else.
     """
-    folder = cache_folder("xla")
+    folder = cache.folder("xla")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in unreadable(folder):

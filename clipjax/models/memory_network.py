@@ -85,8 +85,7 @@ def make(
       joint: in training encode text and image together too, for a loss that asks for
         joint_embed or decoded_audio.
       ttt_layers: sides, "text" and "image", whose tokens go through a TTT-Linear layer
-        (multimodal/ttt.py), the mean of which is added to the tower's pooled
-        features.
+        (multimodal/ttt.py); their mean is added to the tower's pooled features.
       parity: as in the network's first version, whatever the options say: padding is
         seen and averaged, the temperature fixed, modality dropout and TTT layers off.
       logit_scale_init, learnable_scale, mean, std, precision: as in

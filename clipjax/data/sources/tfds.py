@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from clipjax import paths, registry
+from clipjax import cache, paths, registry
 from clipjax.data.storage import local, selection
 from clipjax.types import BadExample, Example, UserError
 
@@ -176,7 +176,7 @@ class Tfds:
         stamp = [str(place), (place / INFO).stat().st_mtime_ns, total]
         stamp = json.dumps([*stamp, self._split, self._path])
         name = hashlib.sha256(stamp.encode()).hexdigest()[:32] + ".npy"
-        kept = local.cache_folder("tfds") / name
+        kept = cache.folder("tfds") / name
         try:
             counts = np.load(kept, allow_pickle=False)
             if counts.shape == (total,) and counts.dtype == np.int32:

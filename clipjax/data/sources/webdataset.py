@@ -19,6 +19,7 @@ import itertools
 
 import numpy as np
 
+from clipjax import cache
 from clipjax.data.annotations import caption_files
 from clipjax.data.containers import tar_index
 from clipjax.data.storage import local, remote, selection, shard_files
@@ -243,11 +244,11 @@ def _index(
     folder: shard_files.Folder, names: list[str]
 ) -> tuple[list[tuple[int, str]], list[tar_index.ShardIndex]]:
     """Stamp and index of each shard; those that are not known yet are read."""
-    cache = local.cache_folder("index")
+    kept = cache.folder("index")
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
     try:
         found = list(pool.map(folder.shard, names))
-        indexed = pool.map(functools.partial(tar_index.cached, cache=cache), found)
+        indexed = pool.map(functools.partial(tar_index.cached, cache=kept), found)
         return [shard.stamp for shard in found], list(indexed)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, of no use

@@ -1,4 +1,4 @@
-"""Local files for the file-based sources: reading, the cache folder, and complaints.
+"""Local files for the file-based sources: reading them, and complaints.
 
 Paths are local (storage/remote.py has the others). Whatever a source must say
 about missing data is worded here, so that all sources say it alike.
@@ -161,13 +161,6 @@ SAID = 4  # problems in a line of warning
 def stamp_of(stat: os.stat_result) -> tuple[int, str]:
     """What changes when a file does: its size and time."""
     return stat.st_size, str(stat.st_mtime_ns)
-
-
-def cache_folder(name: str) -> pathlib.Path:
-    """Where derived data are kept: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
-    if set_by_user := os.environ.get("CLIPJAX_CACHE"):
-        return paths.local(set_by_user, "the cache (CLIPJAX_CACHE)") / name
-    return paths.home(".cache/clipjax") / name
 
 
 def report(source: str, problems: list[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import regex
 
-from clipjax.data.storage import local
+from clipjax import cache
 from clipjax.data.text import cleaning, clip_vocab
 from clipjax.data.text.cleaning import Captions
 from clipjax.data.text.clip_vocab import FILE, URL, WHEEL
@@ -101,7 +101,7 @@ def make(
 
 
 def _find() -> str:
-    cached = local.cache_folder("clip_vocab") / FILE
+    cached = cache.folder("clip_vocab") / FILE
     if cached.is_file():
         return str(cached)
     try:

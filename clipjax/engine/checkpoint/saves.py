@@ -5,8 +5,8 @@ The only user of orbax. The order of a save is a contract:
 2. the step is opened: it must hold every array of the state; the first is read whole;
 3. the files are hashed and forced to the disk, and the manifest appears;
 4. only then are older steps deleted.
-Retention is ours (see step_folder.py) since orbax's CheckpointManager deletes before 3, keeps
-a list of its own that ignores what is moved, and refuses older steps without a word.
+Retention is ours (step_folder.py): orbax's CheckpointManager deletes before 3, keeps a
+list of its own that ignores what is moved, and refuses older steps without a word.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 # orbax gives a save up after 10 minutes, which is short for a slow disk.
 _SAVE_SECONDS = 6 * 3600
-# Folders are made before `save` returns: if one cannot be made in the background,
-# threads wait for it as long as for a save, and keep the process from ending.
+# Folders are made first: if one cannot be made in the background, threads wait for it
+# as long as for a save, and keep the process from ending.
 _ASYNC = ocp.AsyncOptions(
     timeout_secs=_SAVE_SECONDS, create_directories_asynchronously=False
 )
@@ -126,9 +126,8 @@ class Checkpoints:
         try:
             return self._store.item(step, "meta")["metrics"]
         except BROKEN as error:
-            raise UserError(
-                self._store.damaged(step, [orbax_log.line(error)])
-            ) from error
+            why = orbax_log.line(error)
+            raise UserError(self._store.damaged(step, [why])) from error
 
     def best_step(self) -> int | None:
         """The step with the best finite value of the best metric; ties: the latest."""
@@ -387,9 +386,8 @@ class Checkpoints:
                 found = self._opener.restore(self._whole(step), args=args)["state"]
             same = layout.alike(wanted, found)
         except Exception as error:  # orbax raises anything
-            raise OSError(
-                f"it cannot be read back ({orbax_log.line(error)})"
-            ) from error
+            why = orbax_log.line(error)
+            raise OSError(f"it cannot be read back ({why})") from error
         if not same:
             raise OSError("it cannot be read back: arrays of another shape are there")
         self._read_back = True
