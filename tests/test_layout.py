@@ -1,12 +1,15 @@
-"""Imports point down, and each library stays in its place (docs/architecture.md)."""
+"""The tree of docs/architecture.md: what imports what, and where each test lies."""
 
 import ast
+import collections
+import fnmatch
 import pathlib
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "clipjax"
+TESTS = ROOT / "tests"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
@@ -16,22 +19,139 @@ LEVELS = [
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
     + ["image_batches", "given_images"],
     ["config", "config_check", "config_limits", "config_parts", "config_sections"],
+    ["option_checks"],
     ["registry"],
-    ["agree", "paths"],
+    ["multihost", "cache", "downloads"],
+    ["paths"],
     ["peers"],
-    ["links", "pulse"],
+    ["links", "pulse", "atomic_files", "param_paths", "preempt", "malloc"],
     ["types"],
 ]
+# What a folder imports of others on its level, itself and its parts aside.
+FOLDERS = {
+    "data": "",
+    "data/storage": "",
+    "data/annotations": "data/storage",
+    "data/containers": "data/annotations data/storage",
+    "data/images": "data/storage",
+    "data/text": "data data/annotations data/storage",
+    "data/synthetic": "",
+    "data/sources": "data data/annotations data/containers data/images data/storage "
+    "data/synthetic",
+    "data/tokenizers": "data/storage data/text",
+    "data/batching": "data data/text",
+    "data/prepare": "data data/containers data/images",
+    "models": "models/common models/multimodal",
+    "models/common": "",
+    "models/multimodal": "models/common",
+    "models/image": "models/common",
+    "models/text": "models/common",
+    "losses": "losses/common models/multimodal",
+    "losses/common": "models/multimodal",
+    "evals": "data data/text evals/common encoder",
+    "evals/common": "",
+    "optim": "",
+    "weights": "data/storage data/tokenizers models models/common models/image "
+    "weights/beside weights/formats weights/tensors",
+    "weights/beside": "data/text data/tokenizers weights",
+    "weights/formats": "models models/common models/image models/text weights "
+    "weights/beside",
+    "weights/tensors": "weights/beside",
+    "engine/checkpoint": "",
+}
 HOMES = {
     "flax.linen": ["models"],
-    "orbax": ["engine/checkpoint/saves.py"],
-    "grain": ["data"],
+    "orbax": ["engine/checkpoint/"],
+    "grain": ["data/"],
     "array_record": ["data/containers/record_shards.py"],
     "cv2": ["data/images/opencv.py"],
     "absl.flags": ["commandline.py", "data/batching/pipeline.py"],
     "tensorflow": [],
     "torch": [],
     "pickle": ["weights/tensors/torch_zip.py"],
+}
+# Modules without a test file of their name -> the files that test them: what they do
+# shows only together with others, or one file holds a whole family to one contract.
+TESTED_BY = {
+    "cache": "test_paths",
+    "commandline": "scenarios/test_commands",
+    "config_*": "test_config scenarios/test_config_files "
+    "scenarios/test_random_mistakes",
+    "data/annotations/caption_entries": "data/annotations/test_image_list",
+    "data/annotations/caption_[jl]*": "data/annotations/test_caption_columns "
+    "data/annotations/test_caption_tables",
+    "data/annotations/class_tables": "data/sources/test_imagefolder",
+    "data/annotations/coco_json": "data/sources/test_coco",
+    "data/batching/batches": "data/batching/test_stalls",
+    "data/batching/order": "data/batching/test_pipeline",
+    "data/batching/prefetch": "data/batching/test_stalls",
+    "data/batching/workers": "data/batching/test_stalls engine/test_shared_memory",
+    "data/containers/parquet_*": "data/sources/test_parquet "
+    "data/sources/test_parquet_texts",
+    "data/containers/record_shards": "data/sources/test_arrayrecord",
+    "data/containers/tar_members": "data/images/test_image_files",
+    "data/images/auto_augment": "data/images/test_augment",
+    "data/images/crops": "data/images/test_augment data/images/test_opencv",
+    "data/images/preprocess": "data/images/test_decoding",
+    "data/mixture_spec": "data/sources/test_mixture",
+    "data/prepare/*": "test_prepare",
+    "data/sources/karpathy": "data/sources/test_coco",
+    "data/storage/brace_patterns": "data/storage/test_remote_places",
+    "data/storage/file_contents": "scenarios/test_nothing_found",
+    "data/storage/json_files": "data/sources/test_coco",
+    "data/storage/local": "data/sources/test_captions",
+    "data/storage/shard_files": "data/storage/test_remote_places",
+    "data/synthetic/*": "data/sources/test_scenes",
+    "data/text/[cp]*": "data/tokenizers/test_tokenizers",
+    "data/tokenizers/*": "data/tokenizers/test_tokenizers "
+    "data/tokenizers/test_tokenizer_kinds data/tokenizers/test_tokenizer_readers "
+    "data/tokenizers/test_trained_tokenizers",
+    "downloads": "data/tokenizers/test_tokenizer_readers",
+    "engine/assemble": "scenarios/test_report_configs",
+    "engine/checkpoint/layout": "engine/checkpoint/test_saves",
+    "engine/checkpoint/manifest": "engine/checkpoint/test_step_folder",
+    "engine/checkpoint/orbax_log": "engine/checkpoint/test_checkpoint_faults",
+    "engine/classes": "models/test_classifier data/test_class_lists",
+    "engine/datasets": "scenarios/test_run_data",
+    "engine/describe": "scenarios/test_commands",
+    "engine/evaluation": "engine/test_loop",
+    "engine/lost_text_report": "data/text/test_lost_texts",
+    "engine/memory_check": "scenarios/test_random_mistakes",
+    "engine/progress": "engine/test_loop",
+    "engine/relay": "scenarios/test_hosts engine/test_distributed",
+    "engine/run": "engine/test_loop",
+    "engine/sharding": "engine/test_step",
+    "engine/state": "engine/test_step",
+    "evals/*": "evals/test_evals",
+    "evals/classification": "models/test_classifier",
+    "evals/common/*": "evals/test_evals",
+    "evaluate": "scenarios/test_commands scenarios/test_run_data",
+    "export": "engine/test_initial",
+    "image_batches": "test_encoder",
+    "library": "test_given_images engine/test_initial",
+    "links": "test_peers",
+    "losses/*": "losses/test_loss_goldens losses/test_loss_properties",
+    "losses/common/*": "losses/test_loss_properties losses/test_losses",
+    "malloc": "engine/test_host",
+    "models/common/*": "models/test_towers models/test_conv_towers",
+    "models/image/*": "models/test_towers models/test_conv_towers",
+    "models/multimodal/*": "models/test_memory_network",
+    "models/text/*": "models/test_towers models/test_bert",
+    "multihost": "test_peers",
+    "optim/*": "optim/test_optimizers models/common/test_frozen",
+    "option_checks": "models/test_towers models/test_two_tower",
+    "param_paths": "models/common/test_frozen",
+    "preempt": "engine/test_resume",
+    "pulse": "test_peers",
+    "registry": "test_config scenarios/test_config_files",
+    "train": "scenarios/test_commands",
+    "types": "engine/test_step",
+    "weights/beside/*": "weights/test_weights weights/test_weight_mistakes",
+    "weights/formats/*": "weights/test_weights weights/test_read_tower",
+    "weights/tensors/hub": "weights/test_weights",
+    "weights/tensors/resize_positions": "weights/test_weights",
+    "weights/tensors/*": "weights/tensors/test_tensor_files",
+    "weights/*": "weights/test_weights weights/test_read_tower",
 }
 
 
@@ -52,18 +172,58 @@ def files():
     return sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 
 
+def folder_of(name: str) -> str:
+    """The folder of an imported module, "" at the top; name: without `clipjax.`."""
+    path = PACKAGE.joinpath(*name.split("."))
+    while not (path.is_dir() or path.with_suffix(".py").is_file()):
+        path = path.parent
+    place = path if path.is_dir() else path.parent
+    return place.relative_to(PACKAGE).as_posix().removeprefix(".")
+
+
 def test_imports_point_down():
     wrong = []
     for path in files():
         own = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for name in imports(path):
             parts = name.split(".")
-            if parts[0] != "clipjax" or len(parts) < 2:
-                continue
-            known = [n for names in LEVELS for n in names]
-            if parts[1] in known and level(parts[1]) < level(own):
+            if parts[0] == "clipjax" and parts[1:] and level(parts[1]) < level(own):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
+
+
+def test_folders_import_what_their_job_needs():
+    wrong = []
+    for path in files():
+        own = path.parent.relative_to(PACKAGE).as_posix()
+        if own not in FOLDERS:
+            continue
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            folder = folder_of(rest) if top == "clipjax" else ""
+            if folder and folder != own and folder not in FOLDERS[own].split():
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_no_modules_import_each_other():
+    depends = collections.defaultdict(set)
+    for path in files():
+        own = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+        for name in imports(path):
+            parts = name.split(".")[1:] if name.startswith("clipjax.") else []
+            while parts and not PACKAGE.joinpath(*parts).with_suffix(".py").is_file():
+                parts.pop()
+            if parts:
+                depends[own].add(".".join(parts))
+    free: set[str] = set()
+    while ready := {
+        m for m in depends if m not in free and depends[m] - {m} <= free
+    } | {
+        m for one in depends.values() for m in one if m not in depends and m not in free
+    }:
+        free |= ready
+    assert depends.keys() <= free
 
 
 def test_libraries_stay_at_home():
@@ -79,8 +239,37 @@ def test_libraries_stay_at_home():
 
 
 def test_no_file_is_long():
-    long = [p.name for p in files() if len(p.read_text().splitlines()) > 400]
+    long = [p.name for p in files() if len(p.read_text().splitlines()) > 410]
     assert not long
+
+
+def test_no_two_modules_share_a_name():
+    counts = collections.Counter(path.stem for path in files())
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_every_module_has_its_tests():
+    alone, used = [], set()
+    for path in files():
+        module = path.relative_to(PACKAGE).with_suffix("")
+        if (TESTS / module.parent / f"test_{module.name}.py").is_file():
+            continue
+        # A pattern's * ends at the folder, as in a shell.
+        found = [
+            pattern
+            for pattern in TESTED_BY
+            if fnmatch.fnmatch(module.as_posix(), pattern)
+            and pattern.count("/") == module.as_posix().count("/")
+        ]
+        used.update(found)
+        if not found:
+            alone.append(module.as_posix())
+    assert alone == []
+    assert TESTED_BY.keys() - used == set()
+    named = {test for tests in TESTED_BY.values() for test in tests.split()}
+    assert [
+        test for test in sorted(named) if not (TESTS / f"{test}.py").is_file()
+    ] == []
 
 
 def test_importing_clipjax_is_cheap():
