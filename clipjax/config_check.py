@@ -10,8 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipjax import config_limits, config_parts, registry
-from clipjax.config import SHARED
-from clipjax.config_parts import DATA_PARTS, labels, losses
+from clipjax.config_addresses import argument_word
+from clipjax.config_keys import SHARED
+from clipjax.config_parts import labels, losses
 from clipjax.config_sections import field
 from clipjax.types import Config, UserError
 
@@ -107,7 +108,7 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         values = flat(config)
         for path, before in flat(chosen).items():
             if path.endswith(".name") and values[path] != before:
-                kind = _argument_word(path)
+                kind = argument_word(path.removesuffix(".name"))
                 raise UserError(
                     f"--config.{path}={values[path]}: components are chosen after the "
                     f"colon: --config FILE.py:{kind}={values[path]}"
@@ -160,21 +161,6 @@ def validate(config: Config, chosen: Config | None = None) -> None:
     _check_pattern("lora.on", values["lora.on"])
     _check_pattern("optim.no_decay", values["optim.no_decay"])
     _check_pattern("optim.by_adam", values.get("optim.by_adam", ""))
-
-
-def _argument_word(path: str) -> str:
-    """The config argument that chooses the component of a section's `name`."""
-    words = {
-        "data.train.name": "data",
-        "data.eval.name": "eval_data",
-        "optim.schedule.name": "schedule",
-    }
-    if path in words:
-        return words[path]
-    parts = path.split(".")
-    if parts[1] in DATA_PARTS:
-        return parts[1]
-    return parts[0] if parts[0] in ("evals", "loss") else parts[-2]
 
 
 def _check_group(rule: Any) -> None:

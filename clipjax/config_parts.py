@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from clipjax import registry
-from clipjax.config import SHARED
+from clipjax.config_keys import SHARED
 from clipjax.types import Config, UserError
 
 DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")

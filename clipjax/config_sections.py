@@ -10,7 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from clipjax import registry
+from clipjax.config_addresses import SECTIONS
 from clipjax.types import Config, UserError
+
+Options = Mapping[str, Mapping[str, Any]]  # by address; see config_options.read
+ANY_SOURCE = "data"  # options of a source wherever it stands, "data=scenes"
 
 
 def only_known(
@@ -27,17 +31,15 @@ def only_known(
     return dict(given)
 
 
-def component(family: str, name: str, options) -> Config:
+def component(section: str, family: str, name: str, options: Options) -> Config:
     """The section of one component: its name and every option of its factory."""
     factory = registry.load(family, name)
-    known = registry.options(factory)
-    given = options.get(f"{family}.{name}", {})
-    only_known(given, known, f"option of {family}.{name}")
-    section = ConfigDict({"name": name})
-    for key, option in known.items():
+    given = options.get(f"{section}={name}", {})
+    made = ConfigDict({"name": name})
+    for key, option in registry.options(factory).items():
         value = given.get(key, option.default)
-        section[key] = field(value, option.annotation, f"{family}.{name}.{key}")
-    return section
+        made[key] = field(value, option.annotation, f"{section}.{key}")
+    return made
 
 
 def field(value: Any, annotation: Any, path: str) -> Any:
@@ -52,17 +54,25 @@ def field(value: Any, annotation: Any, path: str) -> Any:
     return registry.typed(value, annotation, path)
 
 
-def source_section(name: str, options, split: str) -> Config:
-    """The section of a source."""
-    section = component("data", name, options)
-    section["split"] = split
-    return section
+def source_section(section: str, name: str, options: Options, split: str) -> Config:
+    """The section of a source, with the split that it has unless options name one."""
+    made = component(ANY_SOURCE, "data", name, options)
+    made["split"] = split
+    set_source(made, section, options)
+    return made
 
 
-def losses_section(chosen: str, options) -> Config:
+def set_source(made: Any, section: str, options: Options) -> None:
+    """Sets in a source's section what the options of its address say."""
+    given = options.get(f"{section}={made['name']}", {})
+    for key, value in {**options.get(section, {}), **given}.items():
+        made[key] = value
+
+
+def losses_section(chosen: str, options: Options) -> Config:
     """One loss's section, or for "clip+cyclip" labelled ones, each with a weight."""
     if "+" not in chosen:
-        return component("loss", chosen, options)
+        return component("loss", "loss", chosen, options)
     losses = labelled("loss", chosen, options)
     for label in losses:
         if "weight" in losses[label]:
@@ -71,11 +81,11 @@ def losses_section(chosen: str, options) -> Config:
     return losses
 
 
-def chain(family: str, chosen: str, options) -> Config:
+def chain(family: str, chosen: str, options: Options) -> Config:
     """One component's section, or for "crop+blur" labelled ones and their order, which
     the keys of a config do not keep."""
     if "+" not in chosen:
-        return component(family, chosen, options)
+        return component(SECTIONS[family], family, chosen, options)
     sections = labelled(family, chosen, options)
     sections["order"] = tuple(by_label(family, chosen))
     return sections
@@ -96,31 +106,23 @@ def by_label(family: str, chosen: str) -> dict[str, str]:
     return found
 
 
-def labelled(family: str, chosen: str, options) -> Config:
+def labelled(family: str, chosen: str, options: Options) -> Config:
     sections = ConfigDict()
     for label, name in by_label(family, chosen).items():
-        sections[label] = component(family, name, options)
+        sections[label] = component(SECTIONS[family], family, name, options)
     return sections
 
 
-def evals_section(chosen: str, default: str, options) -> Config:
+def evals_section(chosen: str, options: Options) -> Config:
     """Labelled sections: "retrieval+zeroshot@imagefolder" makes two and their order."""
     evals = ConfigDict()
     items = by_label("evals", "" if chosen == "none" else chosen)
     for label, item in items.items():
         name, _, source = item.partition("@")
-        section = evals[label] = component("evals", name, options)
+        section = evals[label] = component("evals", "evals", name, options)
         if source:
-            section["data"] = source_section(source, options, "val")
-            given = options.pop(f"evals.{label}.data", {})
-            if item in default.split("+"):
-                set_keys(section["data"], given, f"evals.{label}.data")
+            place = f"evals.{label}.data"
+            section["data"] = source_section(place, source, options, "val")
     if len(items) > 1:
         evals["order"] = tuple(items)
     return evals
-
-
-def set_keys(section: Any, given: Mapping[str, Any], path: str) -> None:
-    """Sets keys of a file's own choice of source; another source has its own."""
-    for key, value in only_known(given, section, f"key of {path}").items():
-        section[key] = value

@@ -286,7 +286,7 @@ def _with_data(config: Config, name: str, given: Mapping[str, str]) -> Config:
     found = config.copy_and_resolve_references()
     with found.unlocked():
         if name and name != found.data.eval.name:
-            found.data.eval = source_section(name, {}, "val")
+            found.data.eval = source_section("data.eval", name, {}, "val")
         section = found.data.eval
         texts = dict(given)
         section.split = texts.pop("split", section.split)

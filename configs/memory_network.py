@@ -42,22 +42,22 @@ def _improved(large: bool):
     sizes = {"width": width, "depth": depth, "heads": heads, "dropout": 0.1}
     options = {
         "data": {"image_size": 224, "batch_size": 128, "workers": 8},
-        "image.vit": {"variant": "B/16", **sizes},
-        "text.transformer": {"causal": False, "pool": "mean", **sizes},
-        "tokenizer.bpe": {"vocab_size": 8192, "context_length": 40},
-        "model.memory_network": {
+        "model.image=vit": {"variant": "B/16", **sizes},
+        "model.text=transformer": {"causal": False, "pool": "mean", **sizes},
+        "data.tokenizer=bpe": {"vocab_size": 8192, "context_length": 40},
+        "model=memory_network": {
             "latent_dim": width,
             "heads": heads,
             "joint": True,
             "precision": "bfloat16",
         },
-        "loss.tri_modal": {"joint": 0.5},
-        "augment.crop": {"scale": (0.5, 1.0), "color_jitter": 0.2},
-        "optim.adamw": {"lr": 5e-4, "weight_decay": 0.2},
-        "schedule.cosine": {"warmup": 0.05},
+        "loss=tri_modal": {"joint": 0.5},
+        "data.augment=crop": {"scale": (0.5, 1.0), "color_jitter": 0.2},
+        "optim=adamw": {"lr": 5e-4, "weight_decay": 0.2},
+        "optim.schedule=cosine": {"warmup": 0.05},
         "train": {"epochs": 100.0, "eval_every": 500},
         "checkpoint": {"every": 500},
-        "evals.retrieval": {"protocols": ("standard", "pair_diagonal")},
+        "evals=retrieval": {"protocols": ("standard", "pair_diagonal")},
     }
     return {
         "data": "webdataset",
@@ -72,10 +72,10 @@ def _parity():
     sizes = {"width": 512, "depth": 4, "heads": 8}
     options = {
         "data": {"image_size": 224, "batch_size": 64, "unit": "pair", "workers": 4},
-        "image.vit": {"variant": "B/16", **sizes, **IMAGE},
-        "text.transformer": {**sizes, **TEXT},
-        "tokenizer.char": {"context_length": 77, "special": False},
-        "model.memory_network": {
+        "model.image=vit": {"variant": "B/16", **sizes, **IMAGE},
+        "model.text=transformer": {**sizes, **TEXT},
+        "data.tokenizer=char": {"context_length": 77, "special": False},
+        "model=memory_network": {
             "audio": True,
             "decoders": ("text", "image", "audio"),
             "test_time": "off",
@@ -83,11 +83,15 @@ def _parity():
             **IMAGENET,
         },
         # A square of (224 / 256)^2 of the area, where the first version squashed first.
-        "augment.crop": {"scale": (0.766, 0.766), "ratio": (1.0, 1.0), "flip": 0.5},
-        "optim.sgd": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
-        "schedule.cosine": {"floor": 1e-4, "per_epoch": True},
+        "data.augment=crop": {
+            "scale": (0.766, 0.766),
+            "ratio": (1.0, 1.0),
+            "flip": 0.5,
+        },
+        "optim=sgd": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
+        "optim.schedule=cosine": {"floor": 1e-4, "per_epoch": True},
         "train": {"epochs": 30.0},
-        "evals.retrieval": {"protocols": ("pair_diagonal", "standard")},
+        "evals=retrieval": {"protocols": ("pair_diagonal", "standard")},
     }
     return {
         "data": "webdataset",
@@ -104,10 +108,10 @@ def _synthetic():
     sizes = {"width": 256, "depth": 3, "heads": 4}
     options = {
         "data": {"image_size": 64, "batch_size": 32},
-        "image.vit": {"variant": "B/8", **sizes, **IMAGE},
-        "text.transformer": {**sizes, **TEXT},
-        "tokenizer.words": {"vocab_size": 1000, "context_length": 32},
-        "model.memory_network": {
+        "model.image=vit": {"variant": "B/8", **sizes, **IMAGE},
+        "model.text=transformer": {**sizes, **TEXT},
+        "data.tokenizer=words": {"vocab_size": 1000, "context_length": 32},
+        "model=memory_network": {
             "latent_dim": 256,
             "memory_size": 64,
             "heads": 4,
@@ -119,7 +123,7 @@ def _synthetic():
             "mean": (0.0, 0.0, 0.0),
             "std": (1.0, 1.0, 1.0),
         },
-        "optim.sgd": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
+        "optim=sgd": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
         "train": {"epochs": 20.0},
     }
     return {

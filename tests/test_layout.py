@@ -18,7 +18,8 @@ LEVELS = [
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
     + ["image_batches", "given_images"],
-    ["config", "config_check", "config_limits", "config_parts", "config_sections"],
+    ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
+    + ["config_options", "config_parts", "config_sections"],
     ["option_checks"],
     ["registry"],
     ["multihost", "cache", "downloads"],

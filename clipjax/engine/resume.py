@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from clipjax import atomic_files, config_check
-from clipjax.config import SHARED
+from clipjax.config_keys import SHARED
 from clipjax.engine import datasets
 from clipjax.engine.assemble import read_json
 from clipjax.engine.checkpoint.step_folder import Store

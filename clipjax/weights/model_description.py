@@ -75,11 +75,11 @@ def to_config(settings: Settings, place: str) -> Config:
         preprocess=settings.preprocess,
         tokenizer=settings.tokenizer,
         options={
-            "model.two_tower": settings.model_options,
-            f"image.{settings.image}": settings.image_options,
-            f"text.{settings.text}": settings.text_options,
-            f"preprocess.{settings.preprocess}": settings.preprocess_options,
-            f"tokenizer.{settings.tokenizer}": _tokenizer_options(settings),
+            "model=two_tower": settings.model_options,
+            f"model.image={settings.image}": settings.image_options,
+            f"model.text={settings.text}": settings.text_options,
+            f"data.preprocess={settings.preprocess}": settings.preprocess_options,
+            f"data.tokenizer={settings.tokenizer}": _tokenizer_options(settings),
             "data": {"image_size": settings.image_size},
         },
     )

@@ -30,26 +30,30 @@ def get_config(arg: str | None = None):
         evals="retrieval",
         options={
             "data": {"image_size": 256, "batch_size": 128, "workers": 8},
-            "tokenizer.wordpiece": {"context_length": 30},
-            "model.two_tower": {
+            "data.tokenizer=wordpiece": {"context_length": 30},
+            "model=two_tower": {
                 "embed_dim": 256,
                 "image_head": "affine",
                 "text_head": "affine",
                 "logit_scale_init": 1 / temperature,
                 "learnable_scale": False,
             },
-            "image.resnet": {"zero_init_last": False},
-            "augment.crop": {"scale": (0.5, 1.0), "flip": 0.5},
-            "loss.sogclr": {"temperature": temperature, "gamma": 0.8},
-            "loss.onlineclr": {
+            "model.image=resnet": {"zero_init_last": False},
+            "data.augment=crop": {"scale": (0.5, 1.0), "flip": 0.5},
+            "loss=sogclr": {"temperature": temperature, "gamma": 0.8},
+            "loss=onlineclr": {
                 "negative_temperature": temperature,
                 "positive_temperature": 10 * temperature,
                 "gamma": 0.8,
             },
-            "optim.adamw": {"lr": 2e-4, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.02},
-            "optim.adam": {"lr": 2e-4, "weight_decay": 0.02},
-            "optim.sgd": {"lr": 2e-4, "weight_decay": 0.02},
-            "schedule.cosine": {"warmup": 500.0, "warmup_start": 0.05, "floor": 1e-6},
+            "optim=adamw": {"lr": 2e-4, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.02},
+            "optim=adam": {"lr": 2e-4, "weight_decay": 0.02},
+            "optim=sgd": {"lr": 2e-4, "weight_decay": 0.02},
+            "optim.schedule=cosine": {
+                "warmup": 500.0,
+                "warmup_start": 0.05,
+                "floor": 1e-6,
+            },
             "train": {"epochs": 30.0, "val_batches": 0},
         },
     )

@@ -30,30 +30,30 @@ def get_config(arg: str | None = None):
         evals="retrieval",
         options={
             "data": {"image_size": 224, "batch_size": 64, "unit": "pair", "workers": 4},
-            "data.captions": {
+            "data.train=captions": {
                 "path": "data/flickr30k",
                 "max_samples": 200 if few else 0,
             },
-            "data.eval": {"max_samples": 200 if few else 1000},
-            "image.vit": {
+            "data.eval=captions": {"max_samples": 200 if few else 1000},
+            "model.image=vit": {
                 "variant": "B/16",
                 "pre_norm": False,
                 "patch_bias": True,
                 "dropout": 0.1,
             },
-            "text.transformer": {"depth": 8, "causal": False, "dropout": 0.1},
-            "model.two_tower": {
+            "model.text=transformer": {"depth": 8, "causal": False, "dropout": 0.1},
+            "model=two_tower": {
                 "embed_dim": 512,
                 "image_head": "affine",
                 "text_head": "affine",
                 "mean": (0.485, 0.456, 0.406),
                 "std": (0.229, 0.224, 0.225),
             },
-            "augment.crop": {"scale": (1.0, 1.0)},
-            "optim.adam": {"lr": 1e-4, "weight_decay": 1e-4},
-            "schedule.cosine": {"floor": 1e-6, "per_epoch": True},
+            "data.augment=crop": {"scale": (1.0, 1.0)},
+            "optim=adam": {"lr": 1e-4, "weight_decay": 1e-4},
+            "optim.schedule=cosine": {"floor": 1e-6, "per_epoch": True},
             "train": {"epochs": 50.0, "eval_every": 80 if few else 2500},
             "checkpoint": {"keep_every": 80 if few else 0},
-            "evals.retrieval": {"protocols": ("standard", "pair_diagonal")},
+            "evals=retrieval": {"protocols": ("standard", "pair_diagonal")},
         },
     )

@@ -19,17 +19,17 @@ def get_config(arg: str | None = None):
     size = word(arg, "size", ("imagenet", "tiny"))
     options = {
         "data": {"image_size": 224, "batch_size": 256, "workers": 8},
-        "image.resnet": {"variant": "50"},
-        "model.classifier": {
+        "model.image=resnet": {"variant": "50"},
+        "model=classifier": {
             "num_classes": 1000,
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
             "precision": "bfloat16",
         },
-        "augment.crop": {"scale": (0.08, 1.0), "flip": 0.5},
-        "loss.cross_entropy": {"label_smoothing": 0.1},
-        "optim.sgd": {"lr": 0.1, "weight_decay": 1e-4, "nesterov": False},
-        "schedule.cosine": {"warmup": 0.055},
+        "data.augment=crop": {"scale": (0.08, 1.0), "flip": 0.5},
+        "loss=cross_entropy": {"label_smoothing": 0.1},
+        "optim=sgd": {"lr": 0.1, "weight_decay": 1e-4, "nesterov": False},
+        "optim.schedule=cosine": {"warmup": 0.055},
         "train": {"epochs": 90.0},
     }
     config = base(

@@ -26,26 +26,26 @@ def get_config(arg: str | None = None):
         evals="retrieval+zeroshot",
         options={
             "data": {"image_size": 224, "batch_size": 12},
-            "data.categories": {"resolution": 224},
-            "data.scenes": {"size": 216, "eval_size": 100, "resolution": 224},
-            "tokenizer.char": {
+            "data.train=categories": {"resolution": 224},
+            "data.train=scenes": {"size": 216, "eval_size": 100, "resolution": 224},
+            "data.tokenizer=char": {
                 "characters": " abcdefghijklmnopqrstuvwxyz.,",
                 "unknown": True,
             },
-            "image.vit": {
+            "model.image=vit": {
                 "variant": "B/16",
                 "pre_norm": False,
                 "patch_bias": True,
                 **tower,
             },
-            "text.transformer": {"causal": False, **tower},
-            "model.two_tower": {
+            "model.text=transformer": {"causal": False, **tower},
+            "model=two_tower": {
                 "embed_dim": width,
                 "image_head": "affine",
                 "text_head": "affine",
             },
-            "optim.adamw": {"lr": 3e-4, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.01},
-            "schedule.cosine": {"floor": 3e-5},
+            "optim=adamw": {"lr": 3e-4, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.01},
+            "optim.schedule=cosine": {"floor": 3e-5},
             "train": {"epochs": 15.0},
         },
     )

@@ -554,7 +554,7 @@ def words():
         None,
         tokenizer="hf_json",
         preprocess="clip",
-        options={"tokenizer.hf_json": {"lowercase": True}},
+        options={"data.tokenizer=hf_json": {"lowercase": True}},
     )
     return tokenizer, chosen
 

@@ -208,7 +208,8 @@ def test_wrong_sizes(sizes):
 
 def test_what_cannot_have_them(tmp_path):
     made = config.base(
-        "loss=clip", options={"text.transformer": {"pool": "last", "causal": False}}
+        "loss=clip",
+        options={"model.text=transformer": {"pool": "last", "causal": False}},
     )
     made.data.text_buckets = (8,)
     made.data.update(image_size=16, batch_size=8)

@@ -390,7 +390,7 @@ def test_options_of_steps_out_of_range_name_themselves(name, options):
 
 def test_a_config_keeps_the_order_of_its_steps():
     words = "augment=none+randaugment+blur+erase"
-    options = {"train": {"steps": 1}, "augment.erase": {"p": 0.5}}
+    options = {"train": {"steps": 1}, "data.augment=erase": {"p": 0.5}}
     made = config.base(words, options=options)
     assert made.data.augment.order == ("none", "randaugment", "blur", "erase")
     again = config_check.from_dict(config_check.to_dict(made))

@@ -30,7 +30,7 @@ def turned(orientation, format="JPEG"):
 def training(words, **options):
     options = {"data": {"image_size": SIDE}} | options
     if "augment=crop" in words:
-        options["augment.crop"] = WHOLE | options.get("augment.crop", {})
+        options["data.augment=crop"] = WHOLE | options.get("data.augment=crop", {})
     return assemble.augment(base(words, data="scenes", options=options))
 
 
@@ -46,11 +46,11 @@ def reference(data, upright):
 
 FORMS = {
     "pillow": ("augment=crop", {}),
-    "draft": ("augment=crop", {"augment.crop": {"draft": True}}),
-    "opencv": ("augment=crop", {"augment.crop": {"decoder": "opencv"}}),
+    "draft": ("augment=crop", {"data.augment=crop": {"draft": True}}),
+    "opencv": ("augment=crop", {"data.augment=crop": {"decoder": "opencv"}}),
     "none": ("augment=none", {}),
-    "a step alone": ("augment=flip", {"augment.flip": {"p": 0.0}}),
-    "after it": ("augment=crop+grayscale", {"augment.grayscale": {"p": 0.0}}),
+    "a step alone": ("augment=flip", {"data.augment=flip": {"p": 0.0}}),
+    "after it": ("augment=crop+grayscale", {"data.augment=grayscale": {"p": 0.0}}),
 }
 
 
@@ -70,14 +70,14 @@ def test_training_lies_as_the_evaluation_does(form, words):
 
 
 def test_squash_may_leave_images_as_they_lie():
-    options = {"preprocess.squash": {"exif": False}}
+    options = {"data.preprocess=squash": {"exif": False}}
     made = training("augment=crop,preprocess=squash", **options)
     data = turned(6, "PNG")
     np.testing.assert_array_equal(pixels(made, data), reference(data, False))
 
 
 def test_a_crop_that_lies_where_the_evaluation_is_upright_is_refused():
-    lying = {"augment.crop": {"exif": False}}
+    lying = {"data.augment=crop": {"exif": False}}
     with pytest.raises(UserError, match="the evaluation turns images upright"):
         training("augment=crop,preprocess=clip", **lying)
     made = training("augment=crop,preprocess=openai", **lying)

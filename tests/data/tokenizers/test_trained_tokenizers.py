@@ -96,7 +96,9 @@ def test_export_and_back(tmp_path, name, target):
 def test_wordpiece(tmp_path, target):
     vocab = tmp_path / "vocab.txt"
     tokenizer_tools.bert_vocab(vocab)
-    options = {"tokenizer.wordpiece": {"path": str(vocab), "context_length": LENGTH}}
+    options = {
+        "data.tokenizer=wordpiece": {"path": str(vocab), "context_length": LENGTH}
+    }
     section = config.base(None, tokenizer="wordpiece", options=options).data.tokenizer
     tokenizer = config.create("tokenizer", section, None, None)
     check_export(tmp_path, "wordpiece", tokenizer, target)
