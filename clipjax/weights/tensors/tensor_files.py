@@ -5,7 +5,6 @@ Nothing in a file is ever run, and a file is read whole or not at all.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
@@ -15,6 +14,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from clipjax import atomic_files, downloads, paths
 from clipjax.types import UserError
@@ -24,7 +25,7 @@ WHAT = "a weight file (.safetensors, .npz, .pt, .bin, or the .index.json of seve
 INDEX = re.compile(r".*\.index(\.\w+)?\.json")  # also "model...index.fp16.json"
 SAFE = ".safetensors"
 PICKLE_MARK = b"\x80"
-# safetensors' names of types, in the order in which files are laid out.
+# safetensors' names of the types that NumPy has.
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
     "U8": np.uint8,
@@ -42,7 +43,6 @@ DTYPES: dict[str, Any] = {
     "U64": np.uint64,
 }
 METADATA = "__metadata__"
-ALIGNMENT = 8
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -99,13 +99,7 @@ def _read_archive(place: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(place: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        library = importlib.import_module("safetensors")
-    except ImportError as error:
-        raise UserError(
-            f"{place}: reading safetensors needs its library: pip install -e '.[hf]'"
-        ) from error
-    with library.safe_open(place, framework="numpy") as file:
+    with safetensors.safe_open(place, framework="numpy") as file:
         names = list(file.keys())
         for name in names:
             dtype = file.get_slice(name).get_dtype()
@@ -142,20 +136,17 @@ def write_safetensors(
     tensors: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes arrays as a safetensors file: the same bytes for the same content.
+    """Writes arrays as a safetensors file, atomically.
 
-    A killed process leaves the old file or the new one. Tensors lie by type and name,
-    as the library lays them; it writes metadata in no particular order, this sorts it.
-
-    Raises UserError for an array of a type that the format lacks, a name that it keeps
-    for itself, or metadata that are not text; and OSError.
+    Raises UserError for an array of a type that the format lacks, or a name that it
+    keeps for itself; and OSError.
     """
     place = paths.given(path)
-    types = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    order = list(types)
+    types = {np.dtype(dtype) for dtype in DTYPES.values()}
     arrays = {}
     for name, value in tensors.items():
         array = np.asarray(value)
+        # The library writes the memory as it lies, strided or not.
         array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
         if array.dtype not in types or name == METADATA:
             raise UserError(
@@ -163,23 +154,6 @@ def write_safetensors(
                 f"{', '.join(DTYPES)}"
             )
         arrays[name] = array
-    header: dict[str, Any] = {}
-    if metadata:
-        if not all(isinstance(x, str) for pair in metadata.items() for x in pair):
-            raise UserError(f"{place}: metadata must be texts: {dict(metadata)!r}")
-        header[METADATA] = dict(sorted(metadata.items()))
-    end = 0
-    names = sorted(arrays, key=lambda name: (-order.index(arrays[name].dtype), name))
-    for name in names:
-        start, end = end, end + arrays[name].nbytes
-        header[name] = {
-            "dtype": types[arrays[name].dtype],
-            "shape": list(arrays[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    content = safetensors.numpy.save(arrays, dict(metadata or {}) or None)
     with atomic_files.opened(place, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            file.write(arrays[name].reshape(-1).view(np.uint8).data)
+        file.write(content)
