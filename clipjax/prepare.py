@@ -43,7 +43,7 @@ an interruption, it goes on after the last finished shard.
   --out_split=NAME     what the split is called in DIR; its own name by default
 
 inspect: counts, sizes, captions, classes; a sample as PNG and as an HTML page.
-  --out=inspection     where SPLIT.png and SPLIT.html go
+  --out=inspection     where SPLIT.html goes
   --samples=24         examples in them
   --seed=0             which ones
 
@@ -282,11 +282,9 @@ def _inspect(
     if not shown:
         raise UserError(f"none of the {len(source)} examples can be shown")
     out.mkdir(parents=True, exist_ok=True)
-    stem = out / described["split"].replace("/", "_")
-    sheet.draw(shown, title).save(f"{stem}.png")
-    page = sheet.page(found, shown, title)
-    pathlib.Path(f"{stem}.html").write_text(page, encoding="utf-8")
-    console.print(f"written to {stem}.png and {stem}.html")
+    name = described["split"].replace("/", "_") + ".html"
+    (out / name).write_text(sheet.page(found, shown, title), encoding="utf-8")
+    console.print(f"written to {out / name}")
     return 0
 
 

@@ -1,16 +1,14 @@
-"""A sample of a source to look at: one PNG, and one HTML page on its own."""
+"""A source to look at: one HTML page with its survey and a sample, on its own."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import html
-import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from clipjax.data.images import decoding
 from clipjax.data.prepare import reading, survey_text, writing
@@ -19,9 +17,6 @@ from clipjax.data.prepare.survey import Survey
 from clipjax.types import Example, Source
 
 CELL = 224  # pixels: the side of the square that holds a picture
-LINES = 4  # of caption under a picture
-GAP = 12
-INK, GREY, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,81 +52,6 @@ def sample(source: Source, count: int, seed: int, threads: int) -> list[Shown]:
         if not isinstance(shown, Broken)
     }
     return [found[index] for index in sorted(list(found)[:count])]
-
-
-def draw(shown: Sequence[Shown], title: str) -> Image.Image:
-    """The sample as one picture, captions under the images."""
-    columns = min((6, 5, 4), key=lambda n: -len(shown) % n)  # fewest empty cells
-    columns = max(1, min(columns, len(shown)))
-    rows = -(-len(shown) // columns)
-    title_font, font = _font(18), _font(13)
-    line = 17
-    tallest = max(one.picture.size[1] for one in shown)
-    lines = LINES if any(one.captions for one in shown) else 0
-    high = tallest + GAP + line * (lines + 1)
-    sheet = Image.new(
-        "RGB", (columns * (CELL + GAP) + GAP, rows * (high + GAP) + 48), PAPER
-    )
-    pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, 14), _spelled(title, title_font), INK, font=title_font)
-    for i, one in enumerate(shown):
-        left = GAP + i % columns * (CELL + GAP)
-        top = 48 + i // columns * (high + GAP)
-        wide, tall = one.picture.size
-        place = (left + (CELL - wide) // 2, top + (tallest - tall) // 2)
-        sheet.paste(one.picture, place)
-        top += tallest + 4
-        label = f"{one.size[0]} x {one.size[1]}  {', '.join(one.labels)}".strip()
-        pen.text((left, top), _fitting(label, font, 1)[0], GREY, font=font)
-        text = one.captions[0] if one.captions else ""
-        for part in _fitting(text, font, lines):
-            top += line
-            pen.text((left, top), part, INK, font=font)
-    return sheet
-
-
-def _font(size: int) -> Any:
-    """A font with many letters where the system has it, else Pillow's own."""
-    try:
-        return ImageFont.truetype("DejaVuSans.ttf", size)
-    except OSError:
-        return ImageFont.load_default(size)
-
-
-def _spelled(text: str, font: Any) -> str:
-    """A text without the accents of letters that a font does not have."""
-    if text.isascii():
-        return text
-    box = bytes(font.getmask("\uffff"))  # what it draws for letters it lacks
-    return "".join(
-        unicodedata.normalize("NFKD", char)[0]
-        if not char.isascii() and bytes(font.getmask(char)) == box
-        else char
-        for char in unicodedata.normalize("NFC", text)
-    )
-
-
-def _fitting(text: str, font: Any, lines: int) -> list[str]:
-    """A text in lines as wide as a cell; the last says that it goes on."""
-    words, found = _spelled(text, font).split(), [""]
-    while words:
-        longer = f"{found[-1]} {words[0]}".strip()
-        if font.getlength(longer) <= CELL:
-            found[-1] = longer
-            words.pop(0)
-        elif not found[-1]:  # a word alone that is too wide
-            cut = len(words[0])
-            while cut > 1 and font.getlength(words[0][:cut]) > CELL:
-                cut -= 1
-            found[-1], words[0] = words[0][:cut], words[0][cut:]
-        elif len(found) == lines:
-            while found[-1] and font.getlength(found[-1] + "...") > CELL:
-                found[-1] = found[-1][:-1]
-            found[-1] += "..."
-            break
-        else:
-            found.append("")
-    return found
 
 
 STYLE = """
