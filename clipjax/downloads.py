@@ -6,7 +6,10 @@ a web page, or a Git LFS pointer. It is told here, so that all readers say it al
 
 from __future__ import annotations
 
+import http.client
 import os
+import urllib.error
+import urllib.request
 
 from clipjax import paths
 from clipjax.types import UserError
@@ -62,6 +65,26 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {place}: {one_line(error)}") from error
+
+
+def fetch(url: str, most: int, timeout: float = 30.0) -> bytes:
+    """The content behind an address; raises OSError if it cannot be had.
+
+    Args:
+      most: bytes at most.
+      timeout: seconds that the server may be silent.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            content = answer.read(most + 1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"{url} answers {error.code} {error.reason}") from None
+    except http.client.HTTPException as error:
+        raise OSError(f"{url}: {type(error).__name__}") from error
+    if len(content) > most:
+        raise OSError(f"{url} sends more than {most:,} bytes")
+    return content
 
 
 def one_line(error: BaseException) -> str:

@@ -13,14 +13,17 @@ import hashlib
 import heapq
 import importlib
 import itertools
+import pathlib
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from clipjax import paths
+from clipjax import atomic_files, downloads, paths
 from clipjax.types import UserError
 
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 URL = f"https://github.com/openai/CLIP/raw/main/clip/{FILE}"
+MOST_BYTES = 1 << 24  # of the file, for an address that sends something else
 WHEEL = "wheel"
 MERGES = 48894
 SHA256 = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
@@ -115,13 +118,31 @@ def read_lines(place: str) -> list[str]:
         return _of_wheel()
     try:
         data = paths.given(place).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise UserError(
             f"tokenizer clip_bpe cannot read vocab={place} ({error}); download {URL}"
         ) from error
-    lines = data.split(b"\n")[1 : 1 + MERGES]
+    return _lines(data, place)
+
+
+def download(place: pathlib.Path) -> None:
+    """Writes the published file (1.3 MB) to `place`, if it is CLIP's by its SHA-256.
+
+    Raises OSError if it cannot be had, UserError if it is another file.
+    """
+    data = downloads.fetch(URL, MOST_BYTES)
+    _lines(data, URL)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files.opened(place, "wb") as file:
+        file.write(data)
+
+
+def _lines(data: bytes, place: str) -> list[str]:
+    try:
+        plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, zlib.error):
+        plain = b""
+    lines = plain.split(b"\n")[1 : 1 + MERGES]
     if _hash(lines) != SHA256:
         raise UserError(
             f"tokenizer clip_bpe: {place} is not CLIP's vocabulary or is damaged; "

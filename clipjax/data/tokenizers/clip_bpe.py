@@ -1,21 +1,21 @@
 """OpenAI CLIP's byte-pair encoding: 49,408 ids, as its released models need them.
 
 Radford et al. 2021 (arXiv:2103.00020). The vocabulary is not part of this project; it
-is looked for at the option `vocab`, in the user's cache folder, in the wheel
-`instant-clip-tokenizer`, and on the Hugging Face hub, in this order. All give the same
-ids.
+is looked for at the option `vocab`, in the user's cache folder and in the wheel
+`instant-clip-tokenizer`, in this order, else the published file is fetched into the
+cache. All give the same ids.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import regex
 
-from clipjax import cache
+from clipjax import cache, downloads
 from clipjax.data.text import cleaning, clip_vocab
 from clipjax.data.text.cleaning import Captions
 from clipjax.data.text.clip_vocab import FILE, URL, WHEEL
@@ -25,7 +25,6 @@ from clipjax.types import UserError
 VOCAB_SIZE = 49408
 START = 49406
 END = 49407
-HUB = ("openai/clip-vit-base-patch32", "merges.txt")
 FRAME = Frame((START,), (END,), 0)
 KEPT_WORDS = 1 << 16
 
@@ -104,23 +103,17 @@ def _find() -> str:
     cached = cache.folder("clip_vocab") / FILE
     if cached.is_file():
         return str(cached)
-    try:
-        importlib.import_module("instant_clip_tokenizer")
+    if importlib.util.find_spec("instant_clip_tokenizer") is not None:
         return WHEEL
-    except ImportError:
-        pass
-    why = "huggingface_hub is not installed"
     try:
-        hub = importlib.import_module("huggingface_hub")
-        return hub.hf_hub_download(*HUB)
-    except ImportError:
-        pass
-    except Exception as error:  # offline, refused, disk full: the library has many
-        why = f"the Hugging Face hub: {type(error).__name__}"
-    raise UserError(
-        f"tokenizer clip_bpe finds no vocabulary ({why}); download {URL} to {cached}, "
-        f"or name the file by --config.data.tokenizer.vocab"
-    )
+        clip_vocab.download(cached)
+    except OSError as error:
+        raise UserError(
+            f"tokenizer clip_bpe needs OpenAI's vocabulary, and it cannot be fetched "
+            f"({downloads.one_line(error)}): download {URL} elsewhere and put it to "
+            f"{cached}, or name the file by --config.data.tokenizer.vocab"
+        ) from error
+    return str(cached)
 
 
 class _Wheel:

@@ -1,12 +1,15 @@
 """Tokenizers: the shared contract, golden ids, training, faults, CLIP parity."""
 
+import gzip
 import html
+import http.server
 import itertools
 import json
 import pathlib
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -415,42 +418,70 @@ def test_clip_finds_the_cache_first(vocab, tmp_path, monkeypatch):
     assert clip_bpe.make(None, None).place == str(target)
 
 
-def test_clip_takes_the_merges_of_the_hub(vocab, tmp_path, monkeypatch):
-    """The hub's merges.txt is plain and ends after CLIP's merges."""
-    import gzip
-
+def test_clip_takes_plain_merges(vocab, tmp_path):
+    """The merges.txt of the hub's models is plain and ends after CLIP's merges."""
     lines = gzip.decompress(pathlib.Path(vocab).read_bytes()).split(b"\n")
     plain = tmp_path / "merges.txt"
     plain.write_bytes(b"\n".join([*lines[: 1 + clip_vocab.MERGES], b""]))
-
-    class Hub:
-        @staticmethod
-        def hf_hub_download(repo, name):
-            assert (repo, name) == clip_bpe.HUB
-            return str(plain)
-
-    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
-    ids, _ = clip_bpe.make(None, None)(["a photo of a cat"])
+    ids, _ = clip_bpe.make(None, None, vocab=str(plain))(["a photo of a cat"])
     assert ids[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
-def test_clip_without_a_vocabulary_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
+@pytest.fixture
+def no_wheel(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match="download https://.* to .*config.data"):
-        clip_bpe.make(None, None)
+    return tmp_path / "cache" / "clip_vocab" / clip_bpe.FILE
 
-    class Hub:
-        @staticmethod
-        def hf_hub_download(repo, name):
-            raise OSError("offline")
 
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
-    with pytest.raises(UserError, match="hub: OSError.*download"):
+@pytest.fixture
+def published(monkeypatch):
+    """Serves the bytes that are put into it at the vocabulary's address."""
+    content = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if content else 404)
+            self.end_headers()
+            self.wfile.write(content[0] if content else b"")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("localhost", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://localhost:{server.server_address[1]}/{clip_bpe.FILE}"
+        monkeypatch.setattr(clip_vocab, "URL", address)
+        yield content
+        server.shutdown()
+        thread.join()
+
+
+def test_clip_fetches_the_published_file_once(vocab, no_wheel, published):
+    published.append(pathlib.Path(vocab).read_bytes())
+    tokenizer = clip_bpe.make(None, None)
+    assert tokenizer.place == str(no_wheel) and no_wheel.read_bytes() == published[0]
+    ids, _ = tokenizer(["a photo of a cat"])
+    assert ids[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
+    published.clear()
+    assert clip_bpe.make(None, None).place == str(no_wheel)
+
+
+@pytest.mark.parametrize("answer", [b"<html>sign in</html>", b"\x1f\x8bcut", b""])
+def test_clip_keeps_no_other_file(answer, no_wheel, published):
+    published.append(answer)
+    with pytest.raises(UserError, match="http://.* is not CLIP's vocabulary"):
         clip_bpe.make(None, None)
+    assert not no_wheel.parent.exists()
+
+
+def test_clip_without_a_network_says_what_to_put_where(no_wheel, published):
+    with pytest.raises(
+        UserError, match=r"404.*download https://.*config\.data"
+    ) as said:
+        clip_bpe.make(None, None)
+    assert str(no_wheel) in str(said.value)
 
 
 def test_clip_refuses_another_vocabulary(tmp_path):
