@@ -11,11 +11,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pathlib
 
+import hypothesis
 import jax
 import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A busy machine is no fault of what is tested.
+hypothesis.settings.register_profile("any_machine", deadline=None)
+hypothesis.settings.load_profile("any_machine")
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"

@@ -83,6 +83,7 @@ TESTED_BY = {
     "data/annotations/test_caption_tables",
     "data/annotations/class_tables": "data/sources/test_imagefolder",
     "data/annotations/coco_json": "data/sources/test_coco",
+    "data/annotations/flickr_tables": "data/annotations/test_caption_tables",
     "data/batching/batches": "data/batching/test_stalls",
     "data/batching/order": "data/batching/test_pipeline",
     "data/batching/prefetch": "data/batching/test_stalls",

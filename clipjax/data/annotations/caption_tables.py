@@ -4,7 +4,7 @@ Three forms are known, told apart by their beginning:
 - delimited by tab, bar, comma or semicolon, with or without a header (`image,caption`
   of Flickr8k, `image_name| comment_number| comment` of Flickr30k); quotes around what
   holds delimiters or lines count only with commas and semicolons;
-- `name.jpg#0<TAB>caption` (Flickr8k.token.txt, results_20130124.token);
+- `name.jpg#0<TAB>caption`, see flickr_tables.py;
 - JSON: clipjax/data/annotations/caption_json.py says which, and MS-COCO's form.
 
 An image may have several captions: in rows of its own, in several columns
@@ -26,19 +26,15 @@ from clipjax.data.annotations import (
     caption_json,
     caption_lists,
     coco_json,
+    flickr_tables,
 )
 from clipjax.data.annotations.caption_entries import Counts, Entry, problems
 from clipjax.data.storage import file_contents, local
 from clipjax.types import UserError
 
-TOKEN_NAME = re.compile(r"(\S.*?)#\d")
-TOKEN_LINE = re.compile(r"(\S.*?)#\d+\t(.*)", re.DOTALL)
-# Flickr30k's results.csv has a row without its second bar: "4   A dog runs ...".
-LOST_BAR = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
 NEXT_ROW = re.compile(r"\n[^,;\n\"]+\.(jpe?g|png|webp)[,;]", re.IGNORECASE)
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 DELIMITERS = "\t|,;"
-# Forms of files in file_contents.py -> what such a table is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +124,8 @@ def _rows(
 ) -> Iterator[caption_json.Row]:
     """(image name, captions) of each row; None as captions where they are missing."""
     first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
-    if TOKEN_LINE.fullmatch(first) and not (image_column or caption_column):
-        for line in _lines(text):
-            if match := TOKEN_LINE.fullmatch(line):
-                yield match[1].strip(), [match[2].strip()]
-            else:
-                match = TOKEN_NAME.match(line)
-                yield (match[1].strip() if match else ""), None
+    if flickr_tables.is_token(first) and not (image_column or caption_column):
+        yield from flickr_tables.token_rows(_lines(text))
         return
     form, names = _form(path, first, image_column, caption_column)
     if form.width and not caption_column:
@@ -165,8 +156,7 @@ def _captions(
     delimiter = form.delimiter
     places = form.captions or (2 if form.numbered else 1,)
     if delimiter == "|" and len(row) == 2 and places == (2,):
-        match = LOST_BAR.fullmatch(row[1])
-        return [match[1]] if match else None
+        return flickr_tables.without_second_bar(row[1])
     last = max(places)
     if len(row) < 2:
         return None
