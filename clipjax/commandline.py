@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from clipjax import atomic_files, config_check, config_parts, paths, peers, registry
+from clipjax import (
+    atomic_files,
+    config_addresses,
+    config_check,
+    config_parts,
+    paths,
+    peers,
+    registry,
+)
 from clipjax.types import Config, UserError
 
 LONGEST = 1500  # characters of an error's line
@@ -155,6 +163,9 @@ def parse(
                 raise UserError(f"{item!r} needs --config FILE.py before it{hint}")
             if stem not in known and stem.removeprefix("no") not in known:
                 hint = registry.suggest(stem, known)
+                if config is not None and not hint:
+                    key = item.lstrip("-").partition("=")[0]
+                    hint = config_addresses.nearest(key, config_check.flat(config))
                 listing = ", ".join(f"--{flag}" for flag in known)
                 raise UserError(f"unknown flag {item!r}.{hint} Known: {listing}")
         elif "=" in item and stem in known:
@@ -277,6 +288,11 @@ def check_overrides(argv: list[str], chosen: Config) -> None:
     """Raises UserError for a dotted flag whose key does not exist, with the nearest."""
     leaves = config_check.flat(chosen)
     sections = {key.rpartition(".")[0] for key in leaves}
+    components = {
+        key.removesuffix(".name"): name
+        for key, name in leaves.items()
+        if key.endswith(".name")
+    }
     for item in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", item)
         if not match:
@@ -288,11 +304,8 @@ def check_overrides(argv: list[str], chosen: Config) -> None:
                 f"--config.{key} is a section; set a key of it: {', '.join(inside)}"
             )
         if key not in leaves:
-            hint = registry.suggest(key, leaves)
-            if not hint:  # the right word in the wrong section
-                last = key.rpartition(".")[2]
-                found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == last]
-                hint = f" Did you mean {found[0]!r}?" if found else ""
+            hint = config_addresses.of_others(key, components)
+            hint = hint or config_addresses.nearest(key, leaves)
             raise UserError(f"unknown config key {key!r}.{hint}")
 
 

@@ -9,6 +9,7 @@ keyword-only parameters of its factory; every other word is an error.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -216,8 +217,11 @@ def _suit_training(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
     options["train"] = {**agreed, **options.get("train", {})}
 
 
-def create(family: str, section: Mapping[str, Any], *args: Any) -> Any:
-    """Calls the factory that a section names, with the section's options."""
+def create(family: str, section: Mapping[str, Any], *args: Any, label: str = "") -> Any:
+    """Calls the factory that a section names, with the section's options.
+
+    label: of this one of several in a section, for messages ("loss.cyclip.in_modal").
+    """
     factory = registry.load(family, section["name"])
     chosen = {}
     for key in registry.options(factory):
@@ -227,4 +231,13 @@ def create(family: str, section: Mapping[str, Any], *args: Any) -> Any:
                 "another version of clipjax wrote it"
             )
         chosen[key] = section[key]
-    return factory(*args, **chosen)
+    try:
+        return factory(*args, **chosen)
+    except UserError as error:
+        place = re.escape(SECTIONS[family])
+        keys = "|".join(map(re.escape, chosen))
+        if not label or not keys:
+            raise
+        address = rf"(?<![\w.])({place})\.(?=(?:{keys})\b)"
+        told = re.sub(address, rf"\1.{label}.", str(error))
+        raise type(error)(told) from error

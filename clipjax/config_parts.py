@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from clipjax import registry
+from clipjax.config_addresses import nearest
 from clipjax.config_keys import SHARED
 from clipjax.types import Config, UserError
 
@@ -224,7 +225,7 @@ def _need(section: Any, path: str, keys: set[str]) -> None:
     what = f"{path} ({section['name']})" if "name" in section else path or "the config"
     for key in _keys(section, path):
         if key not in keys:
-            hint = registry.suggest(str(key), keys)
+            hint = registry.suggest(str(key), keys) or nearest(str(key), keys, prefix)
             raise UserError(
                 f"unknown config key {f'{prefix}{key}'!r}: {what} has no such key."
                 f"{hint} It has {', '.join(sorted(keys))}"

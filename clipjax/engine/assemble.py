@@ -110,7 +110,11 @@ def loss(config: Config, spec: LossSpec, given: str) -> Loss:
     if "name" in section:
         return create("loss", section, spec)
     parts = (
-        (label, section[label].weight, create("loss", section[label], spec))
+        (
+            label,
+            section[label].weight,
+            create("loss", section[label], spec, label=label),
+        )
         for label in section
     )
     return CombinedLoss(tuple(parts))
@@ -187,7 +191,7 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
     if "name" in section:
         return [create(family, section, *args)]
     order = labels(section, f"data.{family}")
-    return [create(family, section[label], *args) for label in order]
+    return [create(family, section[label], *args, label=label) for label in order]
 
 
 def evaluators(

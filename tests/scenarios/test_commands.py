@@ -55,9 +55,12 @@ def elsewhere(tmp_path, monkeypatch):
         (["--config", f"{QUICKSTART}:clip"], ["write it as name=value"]),
         (
             [f"--config={QUICKSTART}", "--config.optim.lrr=1"],
-            ["Did you mean 'optim.lr'"],
+            ["Did you mean --config.optim.lr?"],
         ),
-        ([f"--config={QUICKSTART}", "--config.lr=1"], ["Did you mean 'optim.lr'"]),
+        (
+            [f"--config={QUICKSTART}", "--config.lr=1"],
+            ["Did you mean --config.optim.lr?"],
+        ),
         ([f"--config={QUICKSTART}", "--config.optim=1"], ["is a section", "optim.lr"]),
         (
             [f"--config={QUICKSTART}", "--config.optim.lr=fast"],

@@ -73,16 +73,18 @@ def crop(
     """
     low, high = scale
     if not 0 < low <= high <= 1:
-        raise UserError(f"augment scale={scale}: use 0 < low <= high <= 1")
+        raise UserError(f"data.augment.scale={scale}: use 0 < low <= high <= 1")
     if not 0 < ratio[0] <= ratio[1]:
-        raise UserError(f"augment ratio={ratio}: use 0 < low <= high")
+        raise UserError(f"data.augment.ratio={ratio}: use 0 < low <= high")
     _check_shares(flip=flip, color_jitter=color_jitter)
     _check_shares(0.5, hue=hue)
     if decoder not in DECODERS:
-        raise UserError(f"augment decoder={decoder!r}: use {' or '.join(DECODERS)}")
+        raise UserError(
+            f"data.augment.decoder={decoder!r}: use {' or '.join(DECODERS)}"
+        )
     if decoder == "opencv":
         if draft:
-            raise UserError("augment draft=True goes with decoder='pillow' only")
+            raise UserError("data.augment.draft=True goes with decoder='pillow' only")
         opencv.library()  # not to fail in the middle of training
     size = preprocess.clip(image_size).image_size  # checks the size
     return Crop(size, scale, ratio, flip, color_jitter, hue, exif, draft, decoder)
@@ -136,7 +138,7 @@ def blur(
     Pillow's filter, as in MoCo v2 (arXiv:2003.04297): three box blurs, near a Gaussian.
     """
     if not 0 <= sigma[0] <= sigma[1]:
-        raise UserError(f"augment sigma={sigma}: use 0 <= low <= high")
+        raise UserError(f"data.augment.sigma={sigma}: use 0 <= low <= high")
     return _step(image_size, p, 1, functools.partial(_blurred, sigma=sigma))
 
 
@@ -151,9 +153,9 @@ def randaugment(
       n: how many, one after another. magnitude: from 0 to 30.
     """
     if n < 1:
-        raise UserError(f"augment n={n}: use 1 or more operations")
+        raise UserError(f"data.augment.n={n}: use 1 or more operations")
     if not 0 <= magnitude <= 30:
-        raise UserError(f"augment magnitude={magnitude}: use a value from 0 to 30")
+        raise UserError(f"data.augment.magnitude={magnitude}: use a value from 0 to 30")
     change = functools.partial(auto_augment.random, magnitude=magnitude)
     return _step(image_size, p, 2 * n, change)
 
@@ -181,11 +183,11 @@ def erase(
         best. (124, 116, 104) is ImageNet's mean.
     """
     if not 0 < area[0] <= area[1] < 1:
-        raise UserError(f"augment area={area}: use 0 < low <= high < 1")
+        raise UserError(f"data.augment.area={area}: use 0 < low <= high < 1")
     if not 0 < ratio[0] <= ratio[1]:
-        raise UserError(f"augment ratio={ratio}: use 0 < low <= high")
+        raise UserError(f"data.augment.ratio={ratio}: use 0 < low <= high")
     if len(color) not in (0, 3) or not all(0 <= value <= 255 for value in color):
-        raise UserError(f"augment color={color}: use () or three values up to 255")
+        raise UserError(f"data.augment.color={color}: use () or three values up to 255")
     change = functools.partial(_erased, area=area, ratio=ratio, color=color)
     return _step(image_size, p, 2 * TRIES + 3, change)
 
@@ -252,7 +254,9 @@ class Plain:
 def _check_shares(most: float = 1, **options: float) -> None:
     for name, value in options.items():
         if not 0 <= value <= most:
-            raise UserError(f"augment {name}={value}: use a value from 0 to {most}")
+            raise UserError(
+                f"data.augment.{name}={value}: use a value from 0 to {most}"
+            )
 
 
 def _step(image_size: int, p: float, draws: int, change: Callable) -> Step:

@@ -45,8 +45,8 @@ class Crop:
         upright = getattr(evaluation, "exif", self.exif)
         if upright and not self.exif:
             raise UserError(
-                "augment exif=False: the evaluation turns images upright; drop it, or "
-                "choose preprocess=openai, which does not"
+                "data.augment.exif=False: the evaluation turns images upright; drop "
+                "it, or choose preprocess=openai, which does not"
             )
         return dataclasses.replace(self, exif=upright)
 

@@ -51,7 +51,7 @@ def library() -> ModuleType:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"augment decoder='opencv' needs OpenCV ({error}): "
+            f"data.augment.decoder='opencv' needs OpenCV ({error}): "
             f"pip install -e '.[images]', or use decoder='pillow'"
         ) from error
     cv2.setNumThreads(0)

@@ -51,7 +51,7 @@ def squash(
     """
     if interpolation not in INTERPOLATIONS:
         raise UserError(
-            f"preprocess.interpolation={interpolation!r}: must be one of "
+            f"data.preprocess.interpolation={interpolation!r}: must be one of "
             f"{', '.join(INTERPOLATIONS)}"
         )
     return Squash(_checked(image_size), interpolation, exif=exif)
@@ -101,5 +101,5 @@ class Squash:
 
 def _checked(image_size: int) -> int:
     if image_size < 1:
-        raise UserError(f"image_size={image_size}: it must be 1 pixel or more")
+        raise UserError(f"data.image_size={image_size}: it must be 1 pixel or more")
     return image_size

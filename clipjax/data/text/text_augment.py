@@ -36,13 +36,13 @@ class TextAugment(Protocol):
 def word_dropout(source: Source, *, p: float = 0.1) -> WordDropout:
     """Leaves out each word with probability `p` (random deletion, arXiv:1901.11196)."""
     del source
-    return WordDropout(_share("word_dropout", p))
+    return WordDropout(_share(p))
 
 
 def paraphrase(source: Source, *, p: float = 0.3) -> Paraphrase:
     """Says the same in other words by the RULES, each with probability `p`."""
     del source
-    return Paraphrase(_share("paraphrase", p))
+    return Paraphrase(_share(p))
 
 
 def templates(
@@ -73,10 +73,10 @@ def templates(
     for template in chosen:
         if template.count("{}") != 1:
             raise UserError(
-                f"text_augment templates: {template!r} needs one {{}} for the name"
+                f"data.text_augment.templates: {template!r} needs one {{}} for the name"
             )
     names = tuple(source.class_names[found])
-    return Templates(_share("templates", p), found, names, chosen)
+    return Templates(_share(p), found, names, chosen)
 
 
 def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
@@ -93,7 +93,7 @@ def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
     Keys of no example are counted in a warning. Raises UserError for a file that cannot
     be read, and for one without any example's key.
     """
-    share = _share("table", p)
+    share = _share(p)
     if not path:
         raise UserError(
             "text_augment=table: set its file by --config.data.text_augment.path=FILE"
@@ -191,9 +191,9 @@ class Table:
             yield from captions
 
 
-def _share(name: str, p: float) -> float:
+def _share(p: float) -> float:
     if not 0 <= p <= 1:
-        raise UserError(f"text_augment {name} p={p}: use a value from 0 to 1")
+        raise UserError(f"data.text_augment.p={p}: use a value from 0 to 1")
     return p
 
 

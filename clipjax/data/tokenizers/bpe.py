@@ -93,7 +93,7 @@ def make(
     if state is None:
         if vocab_size < SPECIALS + BYTES:
             raise UserError(
-                f"tokenizer bpe: vocab_size={vocab_size} is below the "
+                f"data.tokenizer.vocab_size={vocab_size} is below the "
                 f"{SPECIALS + BYTES} ids of bytes and special tokens"
             )
         state = _train(captions, vocab_size - SPECIALS, lowercase)

@@ -107,7 +107,9 @@ def make(
     """
     del captions, state
     if not characters or len({*characters}) < len(characters):
-        raise UserError(f"tokenizer.characters={characters!r}: give each of them once")
+        raise UserError(
+            f"data.tokenizer.characters={characters!r}: give each of them once"
+        )
     if unknown and not special:
-        raise UserError("tokenizer.unknown: needs tokenizer.special")
+        raise UserError("data.tokenizer.unknown: needs data.tokenizer.special")
     return CharTokenizer(context_length, special, characters, unknown)

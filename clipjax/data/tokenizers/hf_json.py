@@ -216,7 +216,7 @@ def _pad_id(spec: dict[str, Any], whole: Any, pad_token: str, name: str) -> int:
             token["content"] for token in spec.get("added_tokens", [])[:8]
         )
         raise UserError(
-            f"tokenizer {name}: pad_token={pad_token!r} is no token of the file; set "
+            f"data.tokenizer.pad_token={pad_token!r} is no token of the file; set "
             f"--config.data.tokenizer.pad_token to one that is (it names {known})"
         )
     return pad_id

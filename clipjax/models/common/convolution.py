@@ -27,12 +27,12 @@ STAGES = 4
 
 def check_sizes(image_size: int, width: int, depths: tuple[int, ...]) -> None:
     """Raises UserError where a convolutional tower of these sizes cannot be built."""
-    option_checks.at_least_one("image_size", image_size)
-    option_checks.at_least_one("image.width", width)
+    option_checks.at_least_one("data.image_size", image_size)
+    option_checks.at_least_one("model.image.width", width)
     if len(depths) != STAGES or min(depths) < 1:
         raise UserError(
-            f"image.depths={depths}: must be the number of blocks, at least 1, of each "
-            f"of {STAGES} stages, like (3, 4, 6, 3)"
+            f"model.image.depths={depths}: must be the number of blocks, at least 1, "
+            f"of each of {STAGES} stages, like (3, 4, 6, 3)"
         )
 
 

@@ -59,16 +59,17 @@ def make(
     Raises:
       UserError: for an unknown variant or a value that cannot be used.
     """
-    option_checks.one_of("image.variant", variant, VARIANTS)
+    option_checks.one_of("model.image.variant", variant, VARIANTS)
     if image_size < SHRINKS:
         raise UserError(
-            f"image_size={image_size}: must be at least {SHRINKS} for image=convnext"
+            f"data.image_size={image_size}: must be at least {SHRINKS} for "
+            "image=convnext"
         )
     its_width, its_depths = VARIANTS[variant]
     width = its_width if width is None else width
     depths = tuple(depths) or its_depths
     check_sizes(image_size, width, depths)
-    option_checks.in_range("image.drop_path", drop_path)
+    option_checks.in_range("model.image.drop_path", drop_path)
     return ConvNeXt(
         image_size=image_size,
         width=width,

@@ -69,11 +69,11 @@ def make(
     Raises:
       UserError: for an unknown variant or sizes that do not fit.
     """
-    option_checks.one_of("image.variant", variant, VARIANTS)
+    option_checks.one_of("model.image.variant", variant, VARIANTS)
     if image_size % SHRINKS or image_size < SHRINKS:
         near = max(SHRINKS, image_size // SHRINKS * SHRINKS)
         raise UserError(
-            f"image_size={image_size}: must be a multiple of {SHRINKS} for "
+            f"data.image_size={image_size}: must be a multiple of {SHRINKS} for "
             f"image=modified_resnet, such as {near}"
         )
     its_width, its_depths, its_output = VARIANTS[variant]
@@ -82,16 +82,16 @@ def make(
     output_dim = its_output if output_dim is None else output_dim
     check_sizes(image_size, width, depths)
     if width % 2:
-        raise UserError(f"image.width={width}: must be even, like {width + 1}")
+        raise UserError(f"model.image.width={width}: must be even, like {width + 1}")
     d = SHRINKS * width
     heads = d // 64 if heads is None else heads
     if heads < 1 or d % heads:
         raise UserError(
-            f"image.heads={heads}: must divide {d}, the width of the last stage "
-            f"({SHRINKS} * image.width), like {d // 64}"
+            f"model.image.heads={heads}: must divide {d}, the width of the last stage "
+            f"({SHRINKS} * model.image.width), like {d // 64}"
         )
     if output_dim < 1:
-        raise UserError(f"image.output_dim={output_dim}: must be at least 1")
+        raise UserError(f"model.image.output_dim={output_dim}: must be at least 1")
     return ModifiedResNet(
         image_size=image_size,
         width=width,

@@ -86,11 +86,11 @@ def make(
     Raises:
       UserError: for an unknown variant or a value that cannot be used.
     """
-    option_checks.one_of("image.variant", variant, VARIANTS)
+    option_checks.one_of("model.image.variant", variant, VARIANTS)
     depths = tuple(depths) or VARIANTS[variant][1]
     check_sizes(image_size, width, depths)
-    option_checks.in_range("image.bn_momentum", bn_momentum)
-    option_checks.above_zero("image.bn_epsilon", bn_epsilon)
+    option_checks.in_range("model.image.bn_momentum", bn_momentum)
+    option_checks.above_zero("model.image.bn_epsilon", bn_epsilon)
     return ResNet(
         image_size=image_size,
         variant=variant,

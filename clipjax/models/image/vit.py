@@ -85,42 +85,43 @@ def make(
         known = [f"{size}/{match[2] if match else 16}" for size in SIZES]
         near = [name for name in known if name.lower() == variant.lower()] or known
         raise UserError(
-            f"image.variant={variant!r}: must be a size ({', '.join(SIZES)}), a slash "
-            f"and the patch size in pixels, like 'B/16'.{suggest(variant, near)}"
+            f"model.image.variant={variant!r}: must be a size ({', '.join(SIZES)}), a "
+            f"slash and the patch size in pixels, like 'B/16'.{suggest(variant, near)}"
         )
     patch = int(match[2])
     if image_size < patch or (image_size % patch and not crop_to_patches):
         near = max(patch, image_size // patch * patch)
         raise UserError(
-            f"image_size={image_size}: must be a multiple of the patch size {patch} of "
-            f"image.variant={variant!r}, such as {near}"
+            f"data.image_size={image_size}: must be a multiple of the patch size "
+            f"{patch} of model.image.variant={variant!r}, such as {near}"
         )
-    option_checks.one_of("image.pool", pool, POOLS)
+    option_checks.one_of("model.image.pool", pool, POOLS)
     if pool != "query" and (pool_width, pool_heads) != (None, None):
         raise UserError(
-            f"image.pool_width, image.pool_heads: have no effect on image.pool={pool!r}"
+            f"model.image.pool_width, model.image.pool_heads: have no effect on "
+            f"model.image.pool={pool!r}"
         )
-    option_checks.one_of("image.positions", positions, POSITIONS)
-    option_checks.one_of("image.activation", activation, layers.ACTIVATIONS)
-    option_checks.in_range("image.dropout", dropout)
-    option_checks.in_range("image.patch_dropout", patch_dropout)
-    option_checks.above_zero("image.norm_epsilon", norm_epsilon)
+    option_checks.one_of("model.image.positions", positions, POSITIONS)
+    option_checks.one_of("model.image.activation", activation, layers.ACTIVATIONS)
+    option_checks.in_range("model.image.dropout", dropout)
+    option_checks.in_range("model.image.patch_dropout", patch_dropout)
+    option_checks.above_zero("model.image.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads, mlp_dim)
-    found = option_checks.sizes("image", asked, SIZES[match[1]])
+    found = option_checks.sizes("model.image", asked, SIZES[match[1]])
     d, layer_count, head_count, hidden = found
     if mlp_dim is None and width is not None:
         hidden = 4 * d
     if positions == "sincos" and d % 4:
         raise UserError(
-            f"image.width={d}: must be a multiple of 4 for positions=sincos"
+            f"model.image.width={d}: must be a multiple of 4 for positions=sincos"
         )
     if pool == "query":
         pool_width = d if pool_width is None else pool_width
         pool_heads = head_count if pool_heads is None else pool_heads
         if pool_width < 1 or pool_heads < 1 or pool_width % pool_heads:
             raise UserError(
-                f"image.pool_heads={pool_heads}: must be at least 1 and divide "
-                f"image.pool_width={pool_width}"
+                f"model.image.pool_heads={pool_heads}: must be at least 1 and divide "
+                f"model.image.pool_width={pool_width}"
             )
     return VisionTransformer(
         image_size=image_size,

@@ -68,22 +68,24 @@ def make(
     Raises:
       UserError: for an unknown variant or choice, or sizes that do not fit.
     """
-    option_checks.one_of("text.variant", variant, SIZES)
-    option_checks.one_of("text.pool", pool, POOLS)
-    option_checks.one_of("text.activation", activation, layers.ACTIVATIONS)
-    option_checks.in_range("text.dropout", dropout)
-    option_checks.above_zero("text.norm_epsilon", norm_epsilon)
+    option_checks.one_of("model.text.variant", variant, SIZES)
+    option_checks.one_of("model.text.pool", pool, POOLS)
+    option_checks.one_of("model.text.activation", activation, layers.ACTIVATIONS)
+    option_checks.in_range("model.text.dropout", dropout)
+    option_checks.above_zero("model.text.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads)
-    d, layer_count, head_count = option_checks.sizes("text", asked, SIZES[variant])
+    d, layer_count, head_count = option_checks.sizes(
+        "model.text", asked, SIZES[variant]
+    )
     hidden = 4 * d if mlp_dim is None else mlp_dim
-    option_checks.at_least_one("text.mlp_dim", hidden)
+    option_checks.at_least_one("model.text.mlp_dim", hidden)
     if context_length > max_positions:
         raise UserError(
             f"context_length={context_length}: must be at most "
-            f"text.max_positions={max_positions}"
+            f"model.text.max_positions={max_positions}"
         )
     if token_types < 0:
-        raise UserError(f"text.token_types={token_types}: must be at least 0")
+        raise UserError(f"model.text.token_types={token_types}: must be at least 0")
     return Bert(
         vocab_size=vocab_size,
         context_length=context_length,

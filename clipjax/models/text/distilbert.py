@@ -29,7 +29,7 @@ def make(
 
     Arguments and errors are those of bert.make; pool is "cls", "mean" or "last".
     """
-    option_checks.one_of("text.pool", pool, POOLS)
+    option_checks.one_of("model.text.pool", pool, POOLS)
     return bert.make(
         vocab_size,
         context_length,

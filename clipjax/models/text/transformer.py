@@ -76,23 +76,25 @@ def make(
     Raises:
       UserError: for an unknown variant or choice, or sizes that do not divide.
     """
-    option_checks.one_of("text.variant", variant, SIZES)
-    option_checks.one_of("text.pool", pool, POOLS)
-    option_checks.one_of("text.activation", activation, layers.ACTIVATIONS)
-    option_checks.in_range("text.dropout", dropout)
-    option_checks.in_range("text.token_dropout", token_dropout)
-    option_checks.above_zero("text.norm_epsilon", norm_epsilon)
+    option_checks.one_of("model.text.variant", variant, SIZES)
+    option_checks.one_of("model.text.pool", pool, POOLS)
+    option_checks.one_of("model.text.activation", activation, layers.ACTIVATIONS)
+    option_checks.in_range("model.text.dropout", dropout)
+    option_checks.in_range("model.text.token_dropout", token_dropout)
+    option_checks.above_zero("model.text.norm_epsilon", norm_epsilon)
     if causal and pool == "cls":
         raise UserError(
-            "text.pool='cls': the first token of a causal tower sees only itself; set "
-            "text.causal=False or text.pool=eot"
+            "model.text.pool='cls': the first token of a causal tower sees only "
+            "itself; set model.text.causal=False or model.text.pool=eot"
         )
     if norm_pooled and pool != "mean":
-        raise UserError(f"text.norm_pooled: has no effect on text.pool={pool!r}")
+        raise UserError(f"text.norm_pooled: has no effect on model.text.pool={pool!r}")
     asked = (width, depth, heads)
-    d, layer_count, head_count = option_checks.sizes("text", asked, SIZES[variant])
+    d, layer_count, head_count = option_checks.sizes(
+        "model.text", asked, SIZES[variant]
+    )
     hidden = 4 * d if mlp_dim is None else mlp_dim
-    option_checks.at_least_one("text.mlp_dim", hidden)
+    option_checks.at_least_one("model.text.mlp_dim", hidden)
     return TextTransformer(
         vocab_size=vocab_size,
         context_length=context_length,

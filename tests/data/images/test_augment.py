@@ -166,7 +166,7 @@ def test_none_is_the_evaluation_transform_and_draws_nothing():
     ],
 )
 def test_options_out_of_range_name_themselves(options):
-    with pytest.raises(UserError, match=f"augment {next(iter(options))}="):
+    with pytest.raises(UserError, match=f"data.augment.{next(iter(options))}="):
         augment.crop(32, **options)
 
 
@@ -384,7 +384,7 @@ def test_autoaugment_applies_parts_by_their_shares(monkeypatch):
     ],
 )
 def test_options_of_steps_out_of_range_name_themselves(name, options):
-    with pytest.raises(UserError, match=f"augment {next(iter(options))}="):
+    with pytest.raises(UserError, match=f"data.augment.{next(iter(options))}="):
         step(name, **options)
 
 

@@ -181,7 +181,7 @@ def test_templates_are_drawn_evenly():
         (Labelled(labels=("a", "b")), {"label_set": "c"}, "label_set='c'"),
         (Tiny(), {}, "the data have none for class"),
         (Labelled(), {"templates": ("a photo",)}, "'a photo' needs one {}"),
-        (Labelled(), {"p": 2.0}, "templates p=2.0: use a value from 0 to 1"),
+        (Labelled(), {"p": 2.0}, "data.text_augment.p=2.0: use a value from 0 to 1"),
     ],
 )
 def test_templates_that_cannot_be(source, options, message):
