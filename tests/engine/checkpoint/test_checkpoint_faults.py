@@ -195,7 +195,7 @@ from run_tools import join
 port, index, where = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 join(port, index)
 from clipjax.engine import manifest, store
-from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.types import UserError
 
 mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))

@@ -346,7 +346,7 @@ def test_everything_is_on_the_disk_before_the_manifest(tmp_path, monkeypatch):
 TRAINER = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from clipjax.engine.checkpoint import Checkpoints
+from clipjax.engine.checkpoint.saves import Checkpoints
 
 def expected(step):
     draw = np.random.default_rng(step)
