@@ -74,9 +74,9 @@ def run(label: str, seed: int, steps: int, workdir: pathlib.Path) -> dict:
     start = time.process_time()
     outcome = loop.train(config, folder, console=Console(quiet=True))
     found = {
-        f"{name}/{metric}": value
+        f"{name}/{key}": metric.value
         for name, result in outcome.results.items()
-        for metric, value in result.metrics.items()
+        for key, metric in result.metrics.items()
     }
     found["cpu_seconds"] = time.process_time() - start
     kept.write_text(json.dumps(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import os
@@ -13,13 +14,17 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from clipjax.types import EvalResult
+from clipjax.types import EvalResult, Metric
+
+_ROOM = 28  # characters of a name that leave the numbers theirs in 80 columns
 
 
 def table(results: Mapping[str, EvalResult]) -> Group:
-    """A rich renderable: for each evaluator its size, metrics, chance and their ratio.
+    """A rich renderable: for each evaluator its size, its metrics, their intervals,
+    chance and the ratio to it. A column without a number is left out.
 
-    The primary metric is marked with `*`. Ranks have no ratio: there less is better.
+    Metrics of one group ("a/x", "a/y") stand below its name if theirs are long. The
+    primary metric is marked with `*`. If less is better, there is no ratio.
     """
     parts = []
     for label, result in results.items():
@@ -28,16 +33,28 @@ def table(results: Mapping[str, EvalResult]) -> Group:
             title += f" ({result.broken} broken examples left out)"
         rows = Table(box=None, pad_edge=False, header_style="")
         rows.add_column("  metric", overflow="fold")
-        for heading in ("value", "chance", "times chance"):
+        columns = {
+            heading: [cell(metric) for metric in result.metrics.values()]
+            for heading, cell in _COLUMNS.items()
+        }
+        columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+        for heading in columns:
             rows.add_column(heading, justify="right", no_wrap=True)
-        for name, value in result.metrics.items():
+        groups = {
+            name.rpartition("/")[0] for name in result.metrics if len(name) > _ROOM
+        }
+        above = ""
+        for name, *cells in zip(result.metrics, *columns.values(), strict=True):
             primary = name == result.primary
-            chance = result.chance.get(name)
+            group, _, rest = name.rpartition("/")
+            if group and group in groups:
+                if group != above:
+                    rows.add_row(Text(f"  {group}/"))
+                name = f"  {rest}"
+            above = group
             rows.add_row(
                 Text(f"{'*' if primary else ' '} {name}"),  # no markup in names
-                _quantity(name, value),
-                "" if chance is None else _quantity(name, chance),
-                _ratio(name, value, chance),
+                *map(Text, cells),
                 style="bold" if primary else "",
             )
         parts += [Text(title), rows, Text()]
@@ -52,7 +69,7 @@ def sweep_table(sweep: Mapping[float, Mapping[str, EvalResult]]) -> Table:
         rows.add_column(f"{label} {result.primary}", justify="right")
     for share, results in sweep.items():
         values = [
-            _quantity(result.primary, result.metrics[result.primary])
+            Text(quantity(result.metrics[result.primary]))
             for result in results.values()
         ]
         rows.add_row(f"{share:g}", *values)
@@ -80,40 +97,66 @@ def text(results: Mapping[str, EvalResult], width: int = 80) -> str:
 
 
 def to_json(results: Mapping[str, EvalResult], meta: Mapping[str, Any]) -> dict:
-    """{"meta": ..., "results": {label: the EvalResult's fields}} of JSON values.
+    """{"meta": ..., "results": {label: the EvalResult's fields}} of JSON values, its
+    "metrics" {name: the Metric's fields}.
 
     A number that is not finite, which JSON does not have, becomes null. Raises
     TypeError for what has no JSON form.
     """
-    fields = ("primary", "metrics", "chance", "size", "broken")
-    return {
-        "meta": _plain(meta),
-        "results": {
-            label: {field: _plain(getattr(result, field)) for field in fields}
-            for label, result in results.items()
-        },
-    }
+    found = {label: dataclasses.asdict(result) for label, result in results.items()}
+    return {"meta": _plain(meta), "results": _plain(found)}
 
 
-def _quantity(name: str, value: float) -> str:
-    """A fraction as a percentage; a rank as it is."""
+def quantity(metric: Metric) -> str:
+    """The value with its unit."""
+    return _with_unit(metric.value, metric.unit)
+
+
+def chance(metric: Metric) -> str:
+    """Chance with its unit; empty if it is not known."""
+    return "" if metric.chance is None else _with_unit(metric.chance, metric.unit)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    word = {"fraction": "%", "rank": ""}.get(unit, unit)
+    number = _number(value, unit)
+    return f"{number} {word}" if word and math.isfinite(value) else number
+
+
+def _number(value: float, unit: str) -> str:
+    """Of a fraction the percentage; without the unit."""
+    value = float(value)
     if not math.isfinite(value):
         return str(value)
-    if _is_rank(name):
+    if unit == "rank":
         return f"{value:.1f}"
-    percent = 100 * value
-    # Chance in a large gallery has its digits far behind the point.
-    return f"{percent:.2g} %" if 0 < percent < 0.1 else f"{percent:.2f} %"
+    if unit == "fraction":
+        percent = 100 * value
+        # Chance in a large gallery has its digits far behind the point.
+        return f"{percent:.2g}" if 0 < percent < 0.1 else f"{percent:.2f}"
+    whole = value.is_integer() or abs(value) >= 1000
+    return f"{value:.0f}" if whole and abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _ratio(name: str, value: float, chance: float | None) -> str:
-    if not chance or _is_rank(name) or not math.isfinite(value):
+def _interval(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
         return ""
-    return f"{value / chance:.1f}"
+    return " - ".join(_number(end, metric.unit) for end in (metric.low, metric.high))
 
 
-def _is_rank(name: str) -> bool:
-    return name.endswith("_rank")
+def _ratio(metric: Metric) -> str:
+    base = metric.chance or 0.0
+    if not (metric.higher_is_better and base > 0 and math.isfinite(metric.value)):
+        return ""
+    return f"{metric.value / base:.1f}"
+
+
+_COLUMNS = {
+    "value": quantity,
+    "95 % interval": _interval,
+    "chance": chance,
+    "times chance": _ratio,
+}
 
 
 def _plain(value: Any) -> Any:

@@ -213,21 +213,69 @@ class Loss(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+    """One number of an evaluation, and what it means.
+
+    value: not finite if there is none. chance: an uninformed model's, if it is known.
+    unit: "fraction" (from 0 to 1, shown as a percentage), "rank" (from 1), "" (a plain
+      number), or any other word, shown behind the number ("nats", "px").
+    higher_is_better: decides the best checkpoint, and whether a table compares with
+      chance by a ratio.
+    low, high: an interval that holds the value, of 95 %; both or neither.
+    n: how many queries, images or the like the value is over.
+
+    Raises ValueError unless low <= value <= high.
+    """
+
+    value: float
+    chance: float | None = None
+    unit: str = ""
+    higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.low is None and self.high is None:
+            return
+        if self.low is None or self.high is None:
+            raise ValueError(f"{self}: an interval has both low and high")
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"{self}: its interval does not hold its value")
+
+    @property
+    def mode(self) -> str:
+        """The better side: "max" or "min"."""
+        return "max" if self.higher_is_better else "min"
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalResult:
     """What an evaluator found.
 
-    metrics: name -> value (fractions in [0, 1] for accuracies and recalls, ranks from
-      1); chance: the value of an uninformed model for the metrics that have one.
+    metrics: by name.
     primary: the metric that best-checkpoint and summaries quote.
     size: what was evaluated, in words ("1000 images x 5000 captions").
     broken: examples that could not be read and were left out.
+
+    Raises TypeError for a metric that is no Metric, ValueError if `primary` is none.
     """
 
-    metrics: dict[str, float]
-    chance: dict[str, float]
+    metrics: dict[str, Metric]
     primary: str
     size: str
     broken: int = 0
+
+    def __post_init__(self) -> None:
+        for name, metric in self.metrics.items():
+            if not isinstance(metric, Metric):
+                raise TypeError(
+                    f"metric {name!r} is {metric!r}: give a clipjax.types.Metric"
+                )
+        if self.primary not in self.metrics:
+            raise ValueError(
+                f"primary={self.primary!r} is none of {', '.join(self.metrics)}"
+            )
 
 
 class Evaluator(Protocol):

@@ -63,3 +63,17 @@ def pixels(number):
 
 def table_encoder(texts, **options):
     return Encoder(Table(), Words(texts), crop, **({"batch_size": 4} | options))
+
+
+def values(result):
+    """Name -> value."""
+    return {name: metric.value for name, metric in result.metrics.items()}
+
+
+def chances(result):
+    """Name -> chance, of the metrics that have one."""
+    return {
+        name: metric.chance
+        for name, metric in result.metrics.items()
+        if metric.chance is not None
+    }

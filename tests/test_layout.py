@@ -116,7 +116,6 @@ TESTED_BY = {
     "engine/classes": "models/test_classifier data/test_class_lists",
     "engine/datasets": "scenarios/test_run_data",
     "engine/describe": "scenarios/test_commands",
-    "engine/evaluation": "engine/test_loop",
     "engine/lost_text_report": "data/text/test_lost_texts",
     "engine/memory_check": "scenarios/test_random_mistakes",
     "engine/progress": "engine/test_loop",

@@ -9,39 +9,56 @@ import pytest
 from rich.console import Console
 
 from clipjax import results
-from clipjax.types import EvalResult
+from clipjax.types import EvalResult, Metric
 
 RESULTS = {
     "retrieval": EvalResult(
         {
-            "image_to_text_recall@1": 0.3,
-            "image_to_text_mean_rank": 12.25,
-            "mean_recall@1": 0.25,
-            "pair_diagonal/image_to_text_median_rank": float("nan"),
-        },
-        {
-            "image_to_text_recall@1": 0.0002,
-            "image_to_text_mean_rank": 500.5,
-            "mean_recall@1": 0.0025,
+            "image_to_text_recall@1": Metric(
+                0.3, 0.0002, "fraction", low=0.2724, high=0.3291, n=1000
+            ),
+            "image_to_text_mean_rank": Metric(
+                12.25, 500.5, "rank", higher_is_better=False, n=1000
+            ),
+            "mean_recall@1": Metric(0.25, 0.0025, "fraction"),
+            "pair_diagonal/image_to_text_median_rank": Metric(
+                float("nan"), unit="rank", higher_is_better=False
+            ),
         },
         "mean_recall@1",
         "1000 images x 5000 captions",
         broken=3,
     ),
-    "zeroshot": EvalResult({"a/top1": 1.0}, {"a/top1": 0.5}, "a/top1", "a: 9 images"),
+    "zeroshot": EvalResult(
+        {"a/top1": Metric(1.0, 0.5, "fraction")}, "a/top1", "a: 9 images"
+    ),
+    "mine": EvalResult(
+        {
+            "gap": Metric(1234.5678, 2500, "px", higher_is_better=False),
+            "count": Metric(32_000),
+        },
+        "gap",
+        "9 images",
+    ),
 }
 
 GOLDEN = """\
 retrieval: 1000 images x 5000 captions (3 broken examples left out)
-  metric                                     value  chance  times chance
-  image_to_text_recall@1                   30.00 %  0.02 %        1500.0
-  image_to_text_mean_rank                     12.2   500.5
-* mean_recall@1                            25.00 %  0.25 %         100.0
-  pair_diagonal/image_to_text_median_rank      nan
+  metric                         value  95 % interval  chance  times chance
+  image_to_text_recall@1       30.00 %  27.24 - 32.91  0.02 %        1500.0
+  image_to_text_mean_rank         12.2                  500.5
+* mean_recall@1                25.00 %                 0.25 %         100.0
+  pair_diagonal/
+    image_to_text_median_rank      nan
 
 zeroshot: a: 9 images
   metric     value   chance  times chance
 * a/top1  100.00 %  50.00 %           2.0
+
+mine: 9 images
+  metric    value   chance
+* gap     1235 px  2500 px
+  count     32000
 """
 
 
@@ -61,13 +78,15 @@ def test_a_terminal_shows_the_primary_metric_in_bold():
     file = io.StringIO()
     Console(file=file, force_terminal=True, width=80).print(results.table(RESULTS))
     bold = [line for line in file.getvalue().splitlines() if "\x1b[1m" in line]
-    assert len(bold) == 2 and "mean_recall@1" in bold[0] and "a/top1" in bold[1]
+    assert len(bold) == 3 and "mean_recall@1" in bold[0] and "a/top1" in bold[1]
 
 
 def test_words_in_brackets_are_not_taken_for_markup():
-    odd = EvalResult({"[red]set/top1": 0.5}, {}, "[red]set/top1", "[bold]x")
+    metric = Metric(0.5, unit="[i]x")
+    odd = EvalResult({"[red]set/top1": metric}, "[red]set/top1", "[bold]x")
     text = results.text({"[blue]e": odd})
     assert "[blue]e: [bold]x" in text and "[red]set/top1" in text
+    assert "0.5 [i]x" in text
 
 
 def test_json_is_strict_and_complete():
@@ -76,9 +95,35 @@ def test_json_is_strict_and_complete():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["meta"] == {"path": "a/b", "sizes": [1, 2], "x": None}
     retrieval = found["results"]["retrieval"]
-    assert retrieval["metrics"]["image_to_text_recall@1"] == 0.3
-    assert retrieval["metrics"]["pair_diagonal/image_to_text_median_rank"] is None
-    assert retrieval["chance"]["mean_recall@1"] == 0.0025
+    assert retrieval["metrics"]["image_to_text_recall@1"] == {
+        "value": 0.3,
+        "chance": 0.0002,
+        "unit": "fraction",
+        "higher_is_better": True,
+        "low": 0.2724,
+        "high": 0.3291,
+        "n": 1000,
+    }
+    median = retrieval["metrics"]["pair_diagonal/image_to_text_median_rank"]
+    assert median["value"] is None and median["higher_is_better"] is False
     assert (retrieval["primary"], retrieval["broken"]) == ("mean_recall@1", 3)
     with pytest.raises(TypeError, match="set has no JSON form"):
         results.to_json(RESULTS, {"odd": {1}})
+
+
+def test_a_sweep_shows_each_unit():
+    table = results.sweep_table({0.0: RESULTS, 0.5: RESULTS})
+    file = io.StringIO()
+    Console(file=file, width=80).print(table)
+    rows = file.getvalue().splitlines()
+    assert [row.split() for row in rows[1:]] == [
+        ["0", "25.00", "%", "100.00", "%", "1235", "px"],
+        ["0.5", "25.00", "%", "100.00", "%", "1235", "px"],
+    ]
+
+
+def test_what_is_no_metric_is_refused():
+    with pytest.raises(TypeError, match="metric 'top1' is 0.5: give a clipjax.types"):
+        EvalResult({"top1": 0.5}, "top1", "x")  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="primary='top' is none of top1"):
+        EvalResult({"top1": Metric(0.5)}, "top", "x")

@@ -7,13 +7,14 @@ import time
 import jax
 import numpy as np
 
+from clipjax import results as result_texts
 from clipjax.data.batching import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
 from clipjax.engine.progress import Progress, duration
 from clipjax.engine.run import Run
 from clipjax.engine.step import make_loss_step
-from clipjax.types import EvalResult
+from clipjax.types import EvalResult, Metric
 
 
 class Evaluation:
@@ -26,12 +27,12 @@ class Evaluation:
 
     def run(
         self, state: states.TrainState
-    ) -> tuple[dict[str, EvalResult], dict[str, float]]:
+    ) -> tuple[dict[str, EvalResult], dict[str, Metric]]:
         """Results by evaluator, and the same flat by name with "val_loss" and
         "primary", the first evaluator's primary metric; nothing for a config without
         either."""
         begin = time.monotonic()
-        found: dict[str, float] = {}
+        found: dict[str, Metric] = {}
         config = self._run.config
         if config.train.val_batches:
             found["val_loss"] = self._val_loss(state)
@@ -40,8 +41,8 @@ class Evaluation:
             self._run.evaluators, variables, lambda label: self._progress.doing(label)
         )
         for label, result in results.items():
-            for name, value in result.metrics.items():
-                found[f"{label}/{name}"] = value
+            for name, metric in result.metrics.items():
+                found[f"{label}/{name}"] = metric
             found.setdefault("primary", result.metrics[result.primary])
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
@@ -50,15 +51,21 @@ class Evaluation:
             self._tell(int(state.step), results, found, seconds)
         return results, found
 
-    def _tell(self, step: int, results, found: dict[str, float], seconds: float):
+    def _tell(
+        self,
+        step: int,
+        results: dict[str, EvalResult],
+        found: dict[str, Metric],
+        seconds: float,
+    ) -> None:
         parts = []
         if "val_loss" in found:
-            parts.append(f"loss {found['val_loss']:.4f}")
+            parts.append(f"loss {found['val_loss'].value:.4f}")
         for label, result in results.items():
-            value, chance = result.metrics[result.primary], result.chance
-            text = f"{label} {result.primary} {value:.2%}"
-            if result.primary in chance:
-                text += f" (chance {chance[result.primary]:.2%})"
+            metric = result.metrics[result.primary]
+            text = f"{label} {result.primary} {result_texts.quantity(metric)}"
+            if chance := result_texts.chance(metric):
+                text += f" (chance {chance})"
             if result.broken:
                 text += f", {result.broken} unreadable examples left out"
             parts.append(text)
@@ -66,7 +73,7 @@ class Evaluation:
             f"evaluated step {step} in {duration(seconds)}: {', '.join(parts)}"
         )
 
-    def _val_loss(self, state: states.TrainState) -> float:
+    def _val_loss(self, state: states.TrainState) -> Metric:
         """Mean loss over whole batches of the evaluation source, in a fixed order."""
         run, data = self._run, self._run.config.data
         source = run.eval_source
@@ -76,7 +83,7 @@ class Evaluation:
         usable = pipeline.epoch_size(source, "image")
         size = min(data.batch_size, usable // run.mesh.size * run.mesh.size)
         if size == 0:
-            return float("nan")
+            return Metric(float("nan"), higher_is_better=False, n=0)
         count = min(run.config.train.val_batches, usable // size)
         batches = pipeline.train_batches(
             source,
@@ -104,4 +111,5 @@ class Evaluation:
             ]
         finally:
             batches.close()
-        return float(np.mean(values))
+        loss = float(np.mean(values))
+        return Metric(loss, higher_is_better=False, n=count * size)

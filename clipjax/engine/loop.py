@@ -42,7 +42,7 @@ from clipjax.engine.watch import Watch
 from clipjax.multihost import gather, on_primary, same
 from clipjax.preempt import StopRequest
 from clipjax.pulse import pulse
-from clipjax.types import Config, EvalResult, UserError
+from clipjax.types import Config, EvalResult, Metric, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +104,12 @@ def train(
             f"{workdir} cannot be made a folder ({error.strerror}): give another "
             "--workdir"
         ) from error
-    metric, mode = _best(config)
     saves = Checkpoints(
         workdir,
         keep=config.checkpoint.keep,
         every_keep=config.checkpoint.keep_every,
-        best_metric=metric,
-        best_mode=mode,
+        best_metric=config.checkpoint.best,
+        best_mode=config.checkpoint.best_mode,
         warn=say,
     )
     with StopRequest() as stop, saves:
@@ -146,18 +145,21 @@ def _summary(run: Run) -> str:
     )
 
 
-def _best(config: Config) -> tuple[str, str]:
-    """The metric that tells the best checkpoint, and its better side."""
+def _best(
+    config: Config, results: dict[str, EvalResult], found: dict[str, Metric]
+) -> tuple[str, str]:
+    """The metric that tells the best checkpoint, and its better side ("": not known).
+
+    results, found: of an evaluation.
+    """
     best = config.checkpoint.best
-    if not best:
-        loss = "val_loss" if config.train.val_batches else ""
-        best = "primary" if config.evals else loss
-    return best, _better(config, best)
-
-
-def _better(config: Config, metric: str) -> str:
-    less = metric == "val_loss" or metric.endswith("_rank")
-    return config.checkpoint.best_mode or ("min" if less else "max")
+    if not best and results:
+        # By its name, as a run that goes on may have others before it.
+        label, first = next(iter(results.items()))
+        best = f"{label}/{first.primary}"
+    best = best or "val_loss"
+    mode = found[best].mode if best in found else ""
+    return best, config.checkpoint.best_mode or mode
 
 
 def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
@@ -272,25 +274,28 @@ def _loop(
         late = (step, metrics)
         asked_to_stop = agreed if several else stop.received(step)
         # 3. Evaluate, unless asked to stop: who asks may not wait that long.
-        found: dict[str, float] = {}
+        found: dict[str, Metric] = {}
         stopping = asked_to_stop and step < total
         if due(step, config.train.eval_every, total) and not stopping:
             finish_log()
             results, found = evaluation.run(state)
             if writer is not None:
                 writer.write_scalars(
-                    step, {f"eval/{name}": value for name, value in found.items()}
+                    step, {f"eval/{name}": one.value for name, one in found.items()}
                 )
         # 4. Save.
         if due(step, save_every, total) or found or asked_to_stop:
             finish_log()
             meta = {"replaced": replaced, "epoch_size": run.epoch_size}
-            if results and not config.checkpoint.best:
-                # By its name, as a run that goes on may have others before it.
-                label, first = next(iter(results.items()))
-                metric = f"{label}/{first.primary}"
-                saves.follow(metric, _better(config, metric))
-            saves.save(step, state, meta, found or None)
+            if found:
+                saves.follow(*_best(config, results, found))
+            saves.save(
+                step,
+                state,
+                meta,
+                {name: metric.value for name, metric in found.items()},
+                {name: metric.mode for name, metric in found.items()},
+            )
         # 5. Check for a request to stop.
         if stopping:
             name = signal.Signals(asked_to_stop).name

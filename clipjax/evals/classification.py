@@ -133,12 +133,12 @@ class Classification:
         numbers, logits = numbers[counted], self._grouped(found.embed[counted])
         classes = np.eye(logits.shape[1], dtype=np.float32)
         ranks = rank(logits, classes, numbers[:, None])
-        metrics, chances = accuracy.of(ranks, numbers, len(classes), self.ks, "")
+        metrics = accuracy.of(ranks, numbers, len(classes), self.ks, "")
         words = f"{len(numbers)} images, {len(classes)} classes{self.said}"
         wrong = int((~finite(logits)).sum())
         if wrong:
             words += f"; {wrong} outputs not finite and counted as wrong"
-        return EvalResult(metrics, chances, "top1", words, len(found.broken))
+        return EvalResult(metrics, "top1", words, len(found.broken))
 
     def _grouped(self, logits: np.ndarray) -> np.ndarray:
         """[n classes] -> [n groups], the largest logit of each."""

@@ -24,8 +24,17 @@ import numpy as np
 from clipjax import registry
 from clipjax.data.text.lost_texts import Item, captions
 from clipjax.encoder import Encoder, part_of
+from clipjax.evals.common.intervals import mean, share
 from clipjax.evals.common.ranking import Ranks, chance, finite, rank, spread
-from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
+from clipjax.types import (
+    BadExample,
+    EvalResult,
+    Example,
+    Metric,
+    Source,
+    UserError,
+    Variables,
+)
 
 PROTOCOLS = ("standard", "pair_diagonal")
 
@@ -132,8 +141,7 @@ class Retrieval:
             progress=part_of(progress, images_total, total),
         )
 
-        metrics: dict[str, float] = {}
-        chances: dict[str, float] = {}
+        metrics: dict[str, Metric] = {}
         for protocol in self.protocols:
             if protocol == "standard":
                 directions = self._standard(images, texts, counts, owner)
@@ -142,29 +150,27 @@ class Retrieval:
             start = "" if protocol == self.protocols[0] else f"{protocol}/"
             ks = [k for k in self.ks if k < len(images)]
             for name, (ranks, uninformed) in directions.items():
+                # An image's captions, or copies, are no independent queries.
+                groups = owner if len(ranks.greater) == len(owner) else None
                 for k in ks:
-                    metrics[f"{start}{name}_recall@{k}"] = float(ranks.hits(k).mean())
-                    chances[f"{start}{name}_recall@{k}"] = float(
-                        uninformed.hits(k).mean()
+                    metrics[f"{start}{name}_recall@{k}"] = share(
+                        ranks.hits(k), groups, float(uninformed.hits(k).mean())
                     )
                 expected = ranks.expected()
-                metrics[f"{start}{name}_mean_rank"] = float(expected.mean())
-                metrics[f"{start}{name}_median_rank"] = float(np.median(expected))
-                chances[f"{start}{name}_mean_rank"] = float(
-                    uninformed.expected().mean()
+                metrics[f"{start}{name}_mean_rank"] = _rank(
+                    expected.mean(), uninformed.expected().mean(), len(expected)
                 )
-                chances[f"{start}{name}_median_rank"] = _median(uninformed)
+                metrics[f"{start}{name}_median_rank"] = _rank(
+                    np.median(expected), _median(uninformed), len(expected)
+                )
             for k in ks:
-                for values in (metrics, chances):
-                    values[f"{start}mean_recall@{k}"] = (
-                        values[f"{start}image_to_text_recall@{k}"]
-                        + values[f"{start}text_to_image_recall@{k}"]
-                    ) / 2
+                sides = [metrics[f"{start}{name}_recall@{k}"] for name in directions]
+                metrics[f"{start}mean_recall@{k}"] = mean(sides)
         size = f"{len(images)} images x {len(texts)} captions"
         wrong = sum(int((~finite(side)).sum()) for side in (images, texts))
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
-        return EvalResult(metrics, chances, "mean_recall@1", size, len(found.broken))
+        return EvalResult(metrics, "mean_recall@1", size, len(found.broken))
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
@@ -214,6 +220,10 @@ class Retrieval:
                 uninformed,
             ),
         }
+
+
+def _rank(value: float, chance: float, n: int) -> Metric:
+    return Metric(float(value), float(chance), "rank", higher_is_better=False, n=n)
 
 
 def _median(uninformed: Ranks) -> float:

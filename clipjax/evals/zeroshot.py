@@ -19,8 +19,17 @@ from clipjax.data import class_lists
 from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Encoder, Progress, part_of
 from clipjax.evals.common import accuracy
+from clipjax.evals.common.intervals import mean
 from clipjax.evals.common.ranking import finite, rank, spread
-from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
+from clipjax.types import (
+    BadExample,
+    EvalResult,
+    Example,
+    Metric,
+    Source,
+    UserError,
+    Variables,
+)
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -160,8 +169,7 @@ class ZeroShot:
             keep=self._labels,
             progress=part_of(progress, 0, total),
         )
-        metrics: dict[str, float] = {}
-        chances: dict[str, float] = {}
+        metrics: dict[str, Metric] = {}
         words = []
         for name, templates in self.prompts.items():
             names = self.classes[name]
@@ -183,24 +191,19 @@ class ZeroShot:
             done += prompt_counts[name]
             numbers = numbers[counted]
             ranks = rank(found.embed[counted], classes, numbers[:, None])
-            found_here = accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
-            metrics |= found_here[0]
-            chances |= found_here[1]
+            metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
             words.append(f"{name}: {len(numbers)} images, {len(names)} classes")
             if name in self.said:
                 words[-1] += f", {self.said[name]}"
         primary = f"{next(iter(self.prompts))}/top1"
         if len(self.prompts) > 1:
             primary = "mean_top1"
-            for values in (metrics, chances):
-                each = [values[f"{name}/top1"] for name in self.prompts]
-                values["mean_top1"] = float(np.mean(each))
+            each = [metrics[f"{name}/top1"] for name in self.prompts]
+            metrics["mean_top1"] = mean(each)
         wrong = int((~finite(found.embed)).sum())
         if wrong:
             words.append(f"{wrong} embeddings not finite and counted as wrong")
-        return EvalResult(
-            metrics, chances, primary, "; ".join(words), len(found.broken)
-        )
+        return EvalResult(metrics, primary, "; ".join(words), len(found.broken))
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""

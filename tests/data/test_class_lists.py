@@ -59,13 +59,13 @@ def evaluate(source, known, **options):
 def test_a_perfect_classifier_gets_everything_by_position_or_by_folder():
     every = [BIRD, MACHINE, DOG, MACHINE]
     found = evaluate(Coloured(every, every, NAMES), Classes(NAMES, IDS))
-    assert found.metrics["top1"] == found.metrics["mean_class_recall"] == 1
+    assert found.metrics["top1"].value == found.metrics["mean_class_recall"].value == 1
     assert "2 classes called 'crane', by their position" in found.size
     # Another order, and a part of the classes: the folders tell.
     known, other = Classes(NAMES, IDS), ("dog", "crane", "crane")
     source = Coloured(every, [2, 1, 0, 1], other, ("n1", "n3", "n2"))
     found = evaluate(source, known)
-    assert found.metrics["top1"] == 1 and "by their folders" in found.size
+    assert found.metrics["top1"].value == 1 and "by their folders" in found.size
 
 
 def test_which_is_which():
@@ -98,9 +98,9 @@ def test_what_cannot_be_told_is_refused_or_merged_as_asked():
     with pytest.raises(UserError, match="2 classes called 'crane'.* same_name=merge"):
         evaluate(source, Classes(NAMES, IDS))
     found = evaluate(source, Classes(NAMES, IDS), same_name="merge")
-    assert found.metrics["top1"] == 1 and found.chance["top1"] == 1 / 2
+    assert found.metrics["top1"].value == 1 and found.metrics["top1"].chance == 1 / 2
     assert found.size.startswith("3 images, 2 classes")
-    assert found.metrics["majority_share"] == 2 / 3
+    assert found.metrics["majority_share"].value == 2 / 3
     with pytest.raises(UserError, match="same_name='join': use apart or merge"):
         evaluate(source, Classes(NAMES), same_name="join")
 
@@ -132,11 +132,14 @@ def test_zeroshot_says_what_no_text_can_tell_apart(caplog):
     source = Coloured([BIRD, BIRD, DOG], [BIRD, MACHINE, DOG], NAMES)
     found = zeroshot.make(encoder, source).run({})
     # Both cranes' texts are one: each of their images is right with probability 1/2.
-    assert found.metrics["kind/top1"] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert found.metrics["kind/top1"].value == pytest.approx((0.5 + 0.5 + 1) / 3)
     assert "2 classes called 'crane', which no text can tell apart" in found.size
     assert "2 classes called 'crane'" in caplog.text
     merged = zeroshot.make(encoder, source, same_name="merge").run({})
-    assert merged.metrics["kind/top1"] == 1 and merged.chance["kind/top1"] == 1 / 2
+    assert (
+        merged.metrics["kind/top1"].value == 1
+        and merged.metrics["kind/top1"].chance == 1 / 2
+    )
     assert "3 images, 2 classes, 2 classes called 'crane', merged" in merged.size
     alike = Coloured([BIRD], [BIRD], ("crane", "crane"))
     with pytest.raises(UserError, match="fewer than two"):

@@ -69,11 +69,12 @@ def test_the_sweep(tmp_path, capsys):
     points = json.loads((tmp_path / "x").read_text())["sweep"]
     assert [point["share"] for point in points] == [0, 0.5, 1]
     ranks = [
-        p["results"]["retrieval"]["metrics"]["text_to_image_mean_rank"] for p in points
+        p["results"]["retrieval"]["metrics"]["text_to_image_mean_rank"]["value"]
+        for p in points
     ]
     for found, alone in ((ranks[0], base), (ranks[2], tuned)):
-        metrics = alone["retrieval"].metrics
-        assert found == pytest.approx(metrics["text_to_image_mean_rank"])
+        metric = alone["retrieval"].metrics["text_to_image_mean_rank"]
+        assert found == pytest.approx(metric.value)
     assert ranks[0] != ranks[2]
     assert "share  retrieval mean_recall@1" in capsys.readouterr().out
 

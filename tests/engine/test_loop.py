@@ -17,7 +17,6 @@ from clipjax.engine import (
     datasets,
     evaluation,
     initial,
-    loop,
     metrics,
     resume,
     run,
@@ -25,7 +24,7 @@ from clipjax.engine import (
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.engine.progress import Progress
-from clipjax.types import UserError
+from clipjax.types import Metric, UserError
 from run_tools import one_device, rows, saved, tiny, train
 
 STEPS = 8
@@ -154,14 +153,25 @@ def test_the_best_checkpoint_is_the_one_taken(lively):
     assert assemble.load_variables(workdir, "latest", ema=True)[1] == STEPS
 
 
-def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
-    found = iter([0.1, 0.4, 0.3, 0.2])
+@pytest.mark.parametrize(
+    ("higher", "mode", "best"),
+    [(False, "", 2), (False, "max", 4)],
+)
+def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, higher, mode, best):
+    """By what the metric says is better, unless the config says it."""
+    values = iter([0.1, 0.4, 0.3, 0.2])
     monkeypatch.setattr(
-        evaluation.Evaluation, "run", lambda *_: ({}, {"primary": next(found)})
+        evaluation.Evaluation,
+        "run",
+        lambda *_: (
+            {},
+            {"retrieval/x": Metric(next(values), higher_is_better=higher)},
+        ),
     )
-    train(eventful(checkpoint__keep=1), tmp_path)
-    assert Checkpoints(tmp_path, read_only=True).steps() == [4, STEPS]
-    assert clipjax.load(tmp_path).step == 4
+    chosen = {"checkpoint__best": "retrieval/x", "checkpoint__best_mode": mode}
+    train(eventful(checkpoint__keep=1, **chosen), tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).steps() == [best, STEPS]
+    assert clipjax.load(tmp_path).step == best
 
 
 def test_the_best_checkpoint_is_that_of_the_first_named_evaluator(tmp_path):
@@ -190,7 +200,8 @@ def parts(lively):
 
 def evaluate(made, state):
     progress = Progress(Console(file=io.StringIO()), STEPS, 0, 16)
-    return evaluation.Evaluation(made, progress).run(state)[1]
+    found = evaluation.Evaluation(made, progress).run(state)[1]
+    return {name: metric.value for name, metric in found.items()}
 
 
 def test_the_moving_average_is_evaluated(lively, parts):
@@ -278,7 +289,7 @@ def test_what_is_printed_into_a_pipe(lively):
     assert len(evaluated) == 4
     assert re.search(
         r"evaluated step 8 in 0:\d\d: loss \d\.\d{4}, retrieval mean_recall@1 "
-        r"\d+\.\d\d% \(chance 3\.57%\)",
+        r"\d+\.\d\d % \(chance 3\.57 %\)",
         evaluated[-1],
     )
 
@@ -345,9 +356,9 @@ def test_a_terminal_keeps_the_last_line():
     assert text.rindex("\x1b[?25h") > text.index("\x1b[?25l")  # the cursor is back
 
 
-def test_without_evaluators_the_validation_loss_tells_the_best():
-    assert loop._best(tiny()) == ("", "max")
-    assert loop._best(tiny(train__val_batches=1)) == ("val_loss", "min")
-    assert loop._best(tiny(evals=True)) == ("primary", "max")
-    config = tiny(checkpoint__best="val_loss", checkpoint__best_mode="min")
-    assert loop._best(config) == ("val_loss", "min")
+def test_without_evaluators_the_validation_loss_tells_the_best(tmp_path):
+    config = tiny(train__val_batches=1, train__steps=2, train__eval_every=1)
+    train(config, tmp_path)
+    losses = dict(rows(tmp_path, "eval/val_loss"))
+    assert Store(tmp_path, print).followed() == ("val_loss", "min")
+    assert clipjax.load(tmp_path).step == min(losses, key=losses.__getitem__)

@@ -29,7 +29,7 @@ def prepared(folder, arg="", **changes):
 
 def val_loss(made, state):
     progress = Progress(Console(file=io.StringIO()), 8, 0, 16)
-    return evaluation.Evaluation(made, progress).run(state)[1]["val_loss"]
+    return evaluation.Evaluation(made, progress).run(state)[1]["val_loss"].value
 
 
 def test_the_validation_loss_is_of_pixels_that_no_augmentation_has_changed(tmp_path):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, pixels, table_encoder
+from evals_tools import BROKEN, Data, chances, pixels, table_encoder, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ def _brute_metrics(scores, right, ks):
 
 def _check(result, prefix, direction, expected):
     for name, value in expected.items():
-        got = result.metrics[f"{prefix}{direction}_{name}"]
+        got = result.metrics[f"{prefix}{direction}_{name}"].value
         assert got == pytest.approx(value, abs=1e-9), (prefix, direction, name)
 
 
@@ -115,8 +115,8 @@ def test_retrieval_equals_brute_force(seed, n, most, block, levels):
         one, other = (
             name.replace("mean", side) for side in ("image_to_text", "text_to_image")
         )
-        mean = (result.metrics[one] + result.metrics[other]) / 2
-        assert result.metrics[name] == pytest.approx(mean)
+        mean = (result.metrics[one].value + result.metrics[other].value) / 2
+        assert result.metrics[name].value == pytest.approx(mean)
     assert ("text_to_image_recall@5" in result.metrics) == (n > 5)
 
 
@@ -127,7 +127,7 @@ def test_retrieval_by_hand():
     result = _retrieval(images, texts, np.array([0, 0, 1, 2]), ks=(1, 2))
     # Image 0 ranks caption 0 first; image 1 prefers caption 1 to its own; image 2
     # finds caption 3. Caption 1 prefers image 1 (own second), caption 3 image 0.
-    assert result.metrics == pytest.approx(
+    assert values(result) == pytest.approx(
         {
             "image_to_text_recall@1": 2 / 3,
             "image_to_text_recall@2": 1.0,
@@ -142,7 +142,7 @@ def test_retrieval_by_hand():
         }
     )
     # Two of four captions right: 1 - 2/4, and 1 - (2*1)/(4*3); one of four: 1/4, 2/4.
-    assert result.chance == pytest.approx(
+    assert chances(result) == pytest.approx(
         {
             "image_to_text_recall@1": (1 / 2 + 1 / 4 + 1 / 4) / 3,
             "image_to_text_recall@2": (5 / 6 + 1 / 2 + 1 / 2) / 3,
@@ -156,6 +156,19 @@ def test_retrieval_by_hand():
             "mean_recall@2": (11 / 18 + 2 / 3) / 2,
         }
     )
+    # Score intervals of 2 of 3 and of 2 of 4; none of a mean of two questions.
+    found, other = (
+        result.metrics[f"{side}_recall@1"]
+        for side in ("image_to_text", "text_to_image")
+    )
+    assert (found.low, found.high, found.n) == pytest.approx(
+        (0.2077, 0.9385, 3), abs=1e-4
+    )
+    assert (other.low, other.high, other.n) == pytest.approx(
+        (0.1500, 0.8500, 4), abs=1e-4
+    )
+    assert result.metrics["mean_recall@1"].low is None
+    assert not result.metrics["text_to_image_mean_rank"].higher_is_better
     assert result.primary == "mean_recall@1"
     assert result.size == "3 images x 4 captions" and result.broken == 0
 
@@ -167,28 +180,34 @@ def test_a_perfect_model_gets_a_fifth_under_pair_diagonal():
     protocols = ("pair_diagonal", "standard")
     result = _retrieval(images, texts, owner, protocols=protocols)
     for direction in ("image_to_text", "text_to_image", "mean"):
-        assert result.metrics[f"{direction}_recall@1"] == pytest.approx(0.2)
-        assert result.metrics[f"{direction}_recall@5"] == pytest.approx(1.0)
-        assert result.metrics[f"standard/{direction}_recall@1"] == pytest.approx(1.0)
-    assert result.metrics["text_to_image_mean_rank"] == pytest.approx(3.0)
+        assert result.metrics[f"{direction}_recall@1"].value == pytest.approx(0.2)
+        assert result.metrics[f"{direction}_recall@5"].value == pytest.approx(1.0)
+        assert result.metrics[f"standard/{direction}_recall@1"].value == pytest.approx(
+            1.0
+        )
+    assert result.metrics["text_to_image_mean_rank"].value == pytest.approx(3.0)
     # Also where the five captions differ: each image copy finds its own once in five.
     rng = np.random.default_rng(0)
     texts = images[owner] * rng.uniform(0.5, 1, (60, 1))
     result = _retrieval(images, texts, owner, protocols=protocols)
-    assert result.metrics["image_to_text_recall@1"] == pytest.approx(0.2)
-    assert result.chance["image_to_text_recall@1"] == pytest.approx(1 / 60)
-    assert result.chance["text_to_image_recall@5"] == pytest.approx(5 / 60)
+    assert result.metrics["image_to_text_recall@1"].value == pytest.approx(0.2)
+    assert result.metrics["image_to_text_recall@1"].chance == pytest.approx(1 / 60)
+    assert result.metrics["text_to_image_recall@5"].chance == pytest.approx(5 / 60)
 
 
 def test_identical_images_share_their_hits():
     images = np.eye(4)[[0, 0, 0, 1]]
     result = _retrieval(images, np.eye(4)[[0, 0, 0, 1]], np.arange(4), ks=(1, 2))
     # Three captions guess among three copies; the fourth is certain.
-    assert result.metrics["text_to_image_recall@1"] == pytest.approx((3 / 3 + 1) / 4)
-    assert result.metrics["text_to_image_recall@2"] == pytest.approx(
+    assert result.metrics["text_to_image_recall@1"].value == pytest.approx(
+        (3 / 3 + 1) / 4
+    )
+    assert result.metrics["text_to_image_recall@2"].value == pytest.approx(
         (3 * 2 / 3 + 1) / 4
     )
-    assert result.metrics["text_to_image_mean_rank"] == pytest.approx((3 * 2 + 1) / 4)
+    assert result.metrics["text_to_image_mean_rank"].value == pytest.approx(
+        (3 * 2 + 1) / 4
+    )
 
 
 def test_copies_tie_exactly_in_real_numbers():
@@ -238,13 +257,13 @@ def test_chance_equals_random_embeddings():
         found.append(
             _retrieval(images, texts, owner, protocols=retrieval.PROTOCOLS, ks=(1, 3))
         )
-    for name, value in found[0].chance.items():
-        values = [result.metrics[name] for result in found]
-        error = np.std(values) / np.sqrt(draws)
+    for name, value in chances(found[0]).items():
+        drawn = [result.metrics[name].value for result in found]
+        error = np.std(drawn) / np.sqrt(draws)
         # The median of twelve ranks lies within one of that of many.
         slack = 1.0 if name.endswith("median_rank") else 0.0
-        assert abs(np.mean(values) - value) < 4.5 * error + slack, name
-    assert set(found[0].metrics) == set(found[0].chance)
+        assert abs(np.mean(drawn) - value) < 4.5 * error + slack, name
+    assert set(found[0].metrics) == set(chances(found[0]))
 
 
 def test_broken_images_leave_with_their_captions_and_are_counted():
@@ -256,7 +275,7 @@ def test_broken_images_leave_with_their_captions_and_are_counted():
     kept = stay[owner]
     clean = _retrieval(images[stay], texts[kept], renamed[owner[kept]])
     assert result.broken == 3 and clean.broken == 0
-    assert (result.metrics, result.chance) == (clean.metrics, clean.chance)
+    assert result.metrics == clean.metrics
     assert result.size == clean.size == f"7 images x {kept.sum()} captions"
     with pytest.raises(UserError, match="9 of 10 images .* image 1: cannot be decoded"):
         _retrieval(images, texts, owner, broken=range(1, 10))
@@ -278,16 +297,16 @@ def test_images_without_captions_are_left_out_and_samples_are_spread():
 def test_embeddings_that_are_not_finite_never_hit(bad):
     images, texts, owner = np.eye(4), np.eye(4), np.arange(4)
     whole = _retrieval(images + bad, texts + bad, owner, ks=(1, 3))
-    assert whole.metrics["mean_recall@3"] == 0
-    assert whole.metrics["text_to_image_mean_rank"] == 5
+    assert whole.metrics["mean_recall@3"].value == 0
+    assert whole.metrics["text_to_image_mean_rank"].value == 5
     assert "8 embeddings not finite" in whole.size
     images[1, 2] = bad
     part = _retrieval(images, texts, owner, ks=(1, 3))
-    assert part.metrics["text_to_image_recall@1"] == 3 / 4
-    assert part.metrics["image_to_text_recall@3"] == 3 / 4
+    assert part.metrics["text_to_image_recall@1"].value == 3 / 4
+    assert part.metrics["image_to_text_recall@3"].value == 3 / 4
     texts[2] = bad
     part = _retrieval(images, texts, owner, ks=(1, 3))
-    assert part.metrics["image_to_text_recall@1"] == 1 / 2
+    assert part.metrics["image_to_text_recall@1"].value == 1 / 2
 
 
 def test_zeros_do_not_stand_in_for_what_is_not_finite():
@@ -362,11 +381,11 @@ def test_an_oracle_gets_everything_and_a_guesser_chance():
     prompts = {f"a {name}": row for name, row in zip(names, np.eye(8), strict=True)}
     given = {"class_names": {"kind": names}, "prompts": prompts, "templates": ("a {}",)}
     result = _zeroshot(np.eye(8)[classes], labels, **given)
-    assert result.metrics["kind/top1"] == result.metrics["kind/top5"] == 1
-    assert result.metrics["kind/mean_class_recall"] == 1
+    assert result.metrics["kind/top1"].value == result.metrics["kind/top5"].value == 1
+    assert result.metrics["kind/mean_class_recall"].value == 1
     share = np.bincount(classes).max() / 400
-    assert result.metrics["kind/majority_share"] == pytest.approx(share)
-    assert result.chance == {
+    assert result.metrics["kind/majority_share"].value == pytest.approx(share)
+    assert chances(result) == {
         "kind/top1": 1 / 8,
         "kind/top5": 5 / 8,
         "kind/mean_class_recall": 1 / 8,
@@ -374,13 +393,13 @@ def test_an_oracle_gets_everything_and_a_guesser_chance():
     assert result.primary == "kind/top1"
     assert result.size == "kind: 400 images, 8 classes"
     guesses = _zeroshot(rng.standard_normal((400, 8)), labels, **given)
-    for name, value in guesses.chance.items():
-        assert abs(guesses.metrics[name] - value) < 0.09, name
+    for name, value in chances(guesses).items():
+        assert abs(guesses.metrics[name].value - value) < 0.09, name
     blind = _zeroshot(np.zeros((400, 8)), labels, **given)
-    for name, value in blind.chance.items():
-        assert blind.metrics[name] == pytest.approx(value), name
+    for name, value in chances(blind).items():
+        assert blind.metrics[name].value == pytest.approx(value), name
     ruined = _zeroshot(np.full((400, 8), np.nan), labels, **given)
-    assert ruined.metrics["kind/top1"] == ruined.metrics["kind/top5"] == 0
+    assert ruined.metrics["kind/top1"].value == ruined.metrics["kind/top5"].value == 0
     assert "400 embeddings not finite" in ruined.size
 
 
@@ -391,7 +410,7 @@ def test_mean_class_recall_weighs_classes_alike():
     result = _zeroshot(
         images, labels, {"kind": list("abc")}, prompts, templates=("{}",), ks=(2,)
     )
-    assert result.metrics == pytest.approx(
+    assert values(result) == pytest.approx(
         {
             "kind/top1": 3 / 4,
             "kind/top2": 3 / 4 + 1 / 4 / 2,  # b and c tie
@@ -440,10 +459,10 @@ def test_several_label_sets_partial_labels_and_broken_images():
     result = _zeroshot(
         images, labels, class_names, prompts, broken=(4,), data=templates
     )
-    assert result.metrics["shape/top1"] == 1 / 2
-    assert result.metrics["hue/top1"] == 1 / 2
-    assert result.metrics["mean_top1"] == 1 / 2
-    assert result.chance["mean_top1"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert result.metrics["shape/top1"].value == 1 / 2
+    assert result.metrics["hue/top1"].value == 1 / 2
+    assert result.metrics["mean_top1"].value == 1 / 2
+    assert result.metrics["mean_top1"].chance == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert result.primary == "mean_top1" and result.broken == 2
     assert result.size == "shape: 2 images, 2 classes; hue: 2 images, 3 classes"
     one = _zeroshot(
@@ -467,7 +486,7 @@ def test_general_templates_serve_a_source_without_its_own():
     }
     labels = [{"class": 0}, {"class": 1}]
     result = _zeroshot(np.eye(2), labels, {"class": names}, prompts)
-    assert result.metrics["class/top1"] == 1
+    assert result.metrics["class/top1"].value == 1
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def trained(tmp_path_factory):
 def test_trains_evaluates_and_loads(trained):
     folder, said = trained
     result = said.outcome.results["classification"]
-    assert result.primary == "top1" and result.chance["top5"] == pytest.approx(5 / 6)
+    assert result.primary == "top1" and result.metrics["top5"].chance == pytest.approx(
+        5 / 6
+    )
     assert "loss" in said and "classification top1" in said
     loaded = clipjax.load(folder)
     names = json.loads((folder / "classes.json").read_text())["names"]
@@ -56,7 +58,7 @@ def test_what_it_says_by_hand(trained):
     labelled = [source[i] for i in range(32) if "shape" in source[i].labels]
     chosen = loaded.classify([example.image for example in labelled]).argmax(axis=1)
     right = [example.labels["shape"] for example in labelled]
-    found = said.outcome.results["classification"].metrics["top1"]
+    found = said.outcome.results["classification"].metrics["top1"].value
     assert found == pytest.approx(np.mean(chosen == right))
 
 
@@ -94,8 +96,8 @@ def test_classes_are_matched_by_name(names):
     light, dark = names.index("light"), names.index("dark")
     source = Grey([250, 200, 10, 240, 30], [light, light, dark, dark, None], names)
     result = classification.make(encoder, source).run({})
-    assert result.metrics["top1"] == 0.75 and result.chance["top1"] == 0.5
-    assert result.metrics["mean_class_recall"] == 0.75
+    assert result.metrics["top1"].value == 0.75 and result.metrics["top1"].chance == 0.5
+    assert result.metrics["mean_class_recall"].value == 0.75
     assert result.size == "4 images, 2 classes"
     with pytest.raises(UserError, match="choose data with labels that it knows"):
         classification.make(encoder, Grey([1], [0], ["bright", "dark"]))

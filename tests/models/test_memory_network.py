@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from evals_tools import values
 from flax import linen as nn
 from model_tools import jit
 
@@ -649,7 +650,7 @@ def test_a_run_on_the_synthetic_set(configs, tmp_path):
     with run_tools.one_device(tmp_path / "cache"):
         said = run_tools.train(config, tmp_path / "run")
     assert said.outcome.step == 6
-    metrics = said.outcome.results["zeroshot"].metrics
+    metrics = values(said.outcome.results["zeroshot"])
     assert all(0 <= value <= 64 for value in metrics.values())
     kept, _ = run_tools.saved(tmp_path / "run")
     assert any("central_memory" in path for path in kept)

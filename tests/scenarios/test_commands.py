@@ -278,9 +278,9 @@ def test_train_evaluate_and_load(capsys, one_device):
     found = json.loads((run / "evaluation-4.json").read_text())
     trained = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     for label, result in found["results"].items():
-        for name, value in result["metrics"].items():
+        for name, metric in result["metrics"].items():
             logged = trained[f"eval/{label}/{name}"]
-            assert value == pytest.approx(logged, abs=0.05)
+            assert metric["value"] == pytest.approx(logged, abs=0.05)
 
     argv = ["evaluate", "--workdir", str(run), f"--config={QUICKSTART}:evals=retrieval"]
     argv += ["--config.data.eval.eval_size=20", "--json=other.json"]

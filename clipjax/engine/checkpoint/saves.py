@@ -55,9 +55,10 @@ class Checkpoints:
     Args:
       keep: the latest this many steps are kept.
       every_keep: steps that it divides are kept for ever; 0: none.
-      best_metric: the step with the best value of this metric is kept too; "": none
-        when writing, that of the saved run when reading.
-      best_mode: "max" or "min".
+      best_metric: the step with the best value of this metric is kept too; "": that of
+        the saves so far.
+      best_mode: "max", "min", or "" for what was saved with the metric. While that is
+        not known, the steps with the largest and the smallest value are both kept.
       warn: takes one line about what was found damaged, ignored or moved.
 
     Raises:
@@ -76,10 +77,10 @@ class Checkpoints:
         read_only: bool = False,
         warn: Callable[[str], None] = logger.warning,
     ):
-        if keep < 1 or every_keep < 0 or best_mode not in ("max", "min"):
+        if keep < 1 or every_keep < 0 or best_mode not in ("", "max", "min"):
             raise UserError(
                 f"checkpoints: keep={keep} must be at least 1, every_keep={every_keep} "
-                f"at least 0, best_mode={best_mode!r} 'max' or 'min'"
+                f"at least 0, best_mode={best_mode!r} 'max', 'min' or empty"
             )
         self._store = Store(workdir, warn)
         self.workdir = self._store.workdir
@@ -130,14 +131,15 @@ class Checkpoints:
             raise UserError(self._store.damaged(step, [why])) from error
 
     def best_step(self) -> int | None:
-        """The step with the best finite value of the best metric; ties: the latest."""
-        metric, mode = self._best
-        if self._read_only and not metric:
-            metric, mode = self._store.followed()
-        return self._store.best(metric, mode) if metric else None
+        """The step with the best finite value; ties: the latest; None: not known."""
+        found = self._store.best(*self._followed())
+        return found.pop() if len(found) == 1 else None
+
+    def _followed(self) -> tuple[str, str]:
+        return self._best if self._best[0] else self._store.followed()
 
     def follow(self, metric: str, mode: str) -> None:
-        """Lets the best step be told by another metric, in the saves before too."""
+        """Lets another metric tell the best step; `mode` is as `best_mode`."""
         self._best = (metric, mode)
 
     def save(
@@ -146,6 +148,7 @@ class Checkpoints:
         state: Any,
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        modes: Mapping[str, str] | None = None,
     ) -> None:
         """Starts saving; returns when the state is copied, so it may be donated.
 
@@ -155,6 +158,7 @@ class Checkpoints:
           state: a pytree of arrays, numbers and typed keys.
           meta: JSON values.
           metrics: what `best_metric` chooses from.
+          modes: the better side of each, "max" or "min".
 
         Raises:
           UserError: this save, or the one before, failed.
@@ -169,8 +173,9 @@ class Checkpoints:
                 f"no metric {self._best[0]!r} among {', '.join(values)}: step {step} "
                 "cannot become the best checkpoint"
             )
+        told = {"metrics": values, "modes": dict(modes or {}), "best": self._followed()}
         items = {
-            "meta": {"meta": dict(meta), "metrics": values, "best": self._best},
+            "meta": {"meta": dict(meta), **told},
             "layout": layout.layout(state),
         }
         json.dumps(items)  # raises TypeError here rather than in the background
@@ -346,7 +351,7 @@ class Checkpoints:
             self._failure = (step, error)
             return
         try:
-            best = self.best_step()
+            best = self._store.best(*self._followed())
             self._store.prune(self._keep, self._every_keep, best)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"

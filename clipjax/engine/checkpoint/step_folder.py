@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from clipjax import atomic_files
@@ -91,17 +91,39 @@ class Store:
         )
 
     def followed(self) -> tuple[str, str]:
-        """The metric that tells the best step, and its mode; ("", "max") of no step."""
+        """The metric that tells the best step, and its mode; ("", "") of no step."""
         for step in reversed(self.steps()):
             try:
                 metric, mode = self.item(step, "meta")["best"]
                 return metric, mode
             except BROKEN:
                 continue  # damaged: the step before knows too
-        return "", "max"
+        return "", ""
 
-    def best(self, metric: str, mode: str) -> int | None:
-        """The step with the best finite value of a metric; ties: the latest."""
+    def mode(self, metric: str) -> str:
+        """The better side of a metric as saved with it; "" if no step says it.
+
+        Saves of older versions have that of the followed metric only.
+        """
+        followed = ""
+        for step in reversed(self.steps()):
+            try:
+                meta = self.item(step, "meta")
+                if mode := meta.get("modes", {}).get(metric):
+                    return mode
+                name, mode = meta["best"]
+            except BROKEN:
+                continue
+            followed = followed or (mode if name == metric else "")
+        return followed
+
+    def best(self, metric: str, mode: str) -> set[int]:
+        """The step with the best finite value of a metric; ties: the latest.
+
+        mode: "max", "min", or "" for `self.mode`. If that is not known, the steps with
+        the largest and the smallest value.
+        """
+        mode = mode or self.mode(metric)
         scores = []
         for step in self.steps():
             try:
@@ -109,20 +131,24 @@ class Store:
             except BROKEN:
                 continue  # damaged; whoever restores it is told
             if math.isfinite(value):
-                scores.append((value if mode == "max" else -value, step))
-        return max(scores)[1] if scores else None
+                scores.append((value, step))
+        if not scores:
+            return set()
+        most = max(scores)[1]
+        least = max((-value, step) for value, step in scores)[1]
+        return {"max": {most}, "min": {least}}.get(mode, {most, least})
 
-    def prune(self, keep: int, every_keep: int, best: int | None) -> None:
+    def prune(self, keep: int, every_keep: int, best: Collection[int]) -> None:
         """Deletes the steps that have `keep` newer ones with a manifest.
 
-        The best step and multiples of `every_keep` (0: none) stay. Raises OSError.
+        The `best` steps and multiples of `every_keep` (0: none) stay. Raises OSError.
         """
         steps = self.steps()
         sealed = [step for step in steps if self._manifest(step).exists()]
         for step in steps:
             newer = sum(other > step for other in sealed)
             multiple = every_keep and step % every_keep == 0
-            if newer >= keep and step != best and not multiple:
+            if newer >= keep and step not in best and not multiple:
                 # Renamed first, or a kill would leave a step with half its files.
                 doomed = self.path(step).rename(self.folder / f"{step}{_PRUNED}")
                 self._manifest(step).unlink(missing_ok=True)

@@ -247,6 +247,49 @@ def test_retention(opened, tmp_path, mode, keep, every):
     assert opened.said == []
 
 
+VALUES = {1: 0.3, 2: 0.1, 3: 0.4, 4: 0.2, 5: 0.25}
+
+
+def test_both_ends_are_kept_until_the_better_side_is_known(opened):
+    """As in a run whose config names a metric that no save has told of."""
+    saves = opened(keep=1, best_metric="r", best_mode="")
+    for step, value in VALUES.items():
+        saves.save(step, {"n": step}, {}, {"r": value})
+    saves.wait()
+    assert saves.steps() == [2, 3, 5] and saves.best_step() is None
+    saves.follow("r", "min")
+    saves.save(6, {"n": 6}, {}, {"r": 0.3})
+    saves.wait()
+    assert saves.steps() == [2, 6] and saves.best_step() == 2
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 3), ("min", 2)])
+def test_a_save_says_which_side_is_better(opened, mode, best):
+    """Of every metric; so a run that goes on knows it before it evaluates again."""
+    saves = opened(keep=5, best_metric="other", best_mode="max")
+    for step, value in VALUES.items():
+        metrics = {"r": value, "other": -float(step)}
+        saves.save(step, {"n": step}, {}, metrics, {"r": mode, "other": "max"})
+    saves.close()
+    saves = opened(keep=1, best_metric="r", best_mode="")
+    saves.save(6, {"n": 6}, {})
+    saves.wait()
+    assert saves.steps() == [best, 6] and saves.best_step() == best
+    assert opened(read_only=True).best_step() == best
+
+
+def test_a_run_goes_on_with_the_metric_that_it_followed(opened):
+    saves = opened(keep=5, best_metric="r", best_mode="min")
+    for step, value in VALUES.items():
+        saves.save(step, {"n": step}, {}, {"r": value})
+    saves.close()
+    saves = opened(keep=1)
+    saves.save(6, {"n": 6}, {})
+    saves.wait()
+    assert saves.steps() == [2, 6]
+    assert opened(read_only=True).best_step() == 2
+
+
 def test_unknown_best_metric_is_said(opened):
     saves = opened(best_metric="recal")
     saves.save(1, {"n": 1}, {}, {"recall": 1.0})

@@ -1,0 +1,83 @@
+"""Evaluators inside training: one of a user's own, for which less is better."""
+
+import json
+
+import pytest
+
+import clipjax
+from clipjax import evaluate
+from clipjax.engine.checkpoint.saves import Checkpoints
+from clipjax.engine.checkpoint.step_folder import Store
+from run_tools import one_device, rows, stop_at, tiny, train
+
+METRIC = "angle_evaluator/mean"
+
+
+def config(best="", **changes):
+    return tiny(
+        "evals=parts.angle_evaluator",
+        evals=True,
+        checkpoint__best=best,
+        checkpoint__keep=1,
+        checkpoint__every=1,
+        train__steps=8,
+        train__val_batches=0,
+        **{"train__eval_every": 2, **changes},
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with one_device(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("angle")
+    return workdir, train(config(), workdir)
+
+
+def smallest(workdir):
+    angles = dict(rows(workdir, f"eval/{METRIC}"))
+    best = min(angles, key=lambda step: (angles[step], -step))
+    assert best != max(angles, key=lambda step: (angles[step], step))
+    return best
+
+
+def test_the_best_checkpoint_has_the_smallest(trained):
+    workdir, said = trained
+    best = smallest(workdir)
+    assert clipjax.load(workdir).step == best
+    assert Checkpoints(workdir, read_only=True).steps() == sorted({best, 8})
+    assert Store(workdir, print).followed() == (METRIC, "min")
+    assert f"{METRIC.replace('/', ' ')} " in said
+    assert said.splitlines()[-1].endswith(" degrees (chance 90 degrees)")
+
+
+def test_evaluate_prints_its_unit(trained, capsys, tmp_path):
+    workdir, _ = trained
+    place = tmp_path / "found.json"
+    assert evaluate.main(["x", f"--workdir={workdir}", f"--json={place}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if "angle_evaluator: 32 pairs" in line)
+    assert lines[at + 1].split() == ["metric", "value", "chance"]
+    assert lines[at + 2].split()[3::2] == ["degrees", "degrees"]
+    assert lines[at + 3].split() == ["pairs", "32"]
+    found = json.loads(place.read_text())["results"]["angle_evaluator"]["metrics"]
+    assert found["mean"]["unit"] == "degrees" and not found["mean"]["higher_is_better"]
+    assert found["pairs"]["chance"] is None
+
+
+def test_a_metric_named_by_the_config_keeps_its_side_on_resume(tmp_path, monkeypatch):
+    """Saves come before the next evaluation; the best so far stays."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        train(config(METRIC), tmp_path)
+    best = smallest(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        said = train(config(METRIC, train__eval_every=8), tmp_path)
+    assert (said.resumed, said.outcome.step) == (5, 7)
+    assert Checkpoints(tmp_path, read_only=True).steps() == [best, 7]
+    assert clipjax.load(tmp_path).step == best
