@@ -117,7 +117,7 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "best_mode": Key(
             "",
-            '"max" or "min" of it; empty: min for val_loss and ranks, else max',
+            '"max" or "min" of it; empty: as the metric says',
         ),
     },
     "log": {
