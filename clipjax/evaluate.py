@@ -13,7 +13,14 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from clipjax import atomic_files, commandline, config_check, config_parts, paths
+from clipjax import (
+    atomic_files,
+    commandline,
+    config_check,
+    config_parts,
+    help_pages,
+    paths,
+)
 from clipjax.config_sections import source_section
 from clipjax.multihost import on_primary
 from clipjax.types import Config, UserError
@@ -46,7 +53,11 @@ def main(argv: list[str]) -> int:
     from clipjax import registry
 
     if "--help" in argv or "-h" in argv:
-        print(HELP.format(evals=", ".join(registry.names("evals"))))
+        print(
+            help_pages.asked(
+                argv, HELP.format(evals=", ".join(registry.names("evals")))
+            )
+        )
         return 0
     from clipjax.engine import host
 

@@ -9,7 +9,7 @@ import pathlib
 
 from rich.console import Console
 
-from clipjax import commandline, paths
+from clipjax import commandline, help_pages, paths
 from clipjax.types import UserError
 
 HELP = """\
@@ -30,7 +30,7 @@ usage: python -m clipjax.export --workdir DIR --format hf|open_clip --out FOLDER
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
-        print(HELP)
+        print(help_pages.asked(argv, HELP))
         return 0
     values = commandline.parse(
         argv,

@@ -16,7 +16,7 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from clipjax import atomic_files, commandline, paths, registry
+from clipjax import atomic_files, commandline, help_pages, paths, registry
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     threads = len(os.sched_getaffinity(0))
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
-        print(HELP.format(sources=sources, threads=threads))
+        print(help_pages.asked(argv, HELP.format(sources=sources, threads=threads)))
         return 0
     action = argv[1] if len(argv) > 1 else ""
     if action not in FLAGS:

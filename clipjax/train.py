@@ -10,7 +10,7 @@ import shlex
 
 from rich.console import Console
 
-from clipjax import commandline, config_check, paths
+from clipjax import commandline, config_check, help_pages, paths
 from clipjax.types import UserError
 
 HELP = """\
@@ -40,7 +40,11 @@ examples:
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
-        print(HELP.format(components=commandline.list_components()))
+        print(
+            help_pages.asked(
+                argv, HELP.format(components=commandline.list_components())
+            )
+        )
         return 0
     from clipjax.engine import host
 

@@ -14,7 +14,7 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "export", "prepare", "library"],
-    ["commandline"],
+    ["commandline", "help_pages"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
     + ["image_batches", "given_images"],

@@ -29,9 +29,13 @@ def make(
     covariance: float = 1.0,
 ) -> VicregLoss:
     """The VICReg loss, on the model's expanded features where it has them
-    (model.expander), else on its features before normalisation.
+    (model.expander), else on its features before normalisation. The model's logit_scale
+    has no part in it.
 
-    Options: the weights of the three terms. The model's logit_scale has no part in it.
+    Args:
+      invariance: weight of the distance of pairs.
+      variance: weight of the spread of each dimension.
+      covariance: weight of the correlation of dimensions.
 
     Raises UserError for weights that are not 0 or more, or all 0.
     """

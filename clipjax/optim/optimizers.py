@@ -35,6 +35,13 @@ def adamw(
     """Adam with decoupled weight decay (arXiv 1711.05101).
 
     The defaults are CLIP's for ViT towers (arXiv 2103.00020, appendix).
+
+    Args:
+      lr: the peak learning rate.
+      b1: decay of the mean of gradients, in [0, 1).
+      b2: decay of the mean of squared gradients, in [0, 1).
+      eps: added to the root of that mean, above 0.
+      weight_decay: strength of the decay, times the learning rate.
     """
     check(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return optax.chain(
@@ -57,6 +64,13 @@ def adam(
     """Adam (arXiv 1412.6980); weight decay is coupled: added to the gradient (L2).
 
     The same update as torch.optim.Adam, coupled decay included.
+
+    Args:
+      lr: the peak learning rate.
+      b1: decay of the mean of gradients, in [0, 1).
+      b2: decay of the mean of squared gradients, in [0, 1).
+      eps: added to the root of that mean, above 0.
+      weight_decay: strength of the decay, added to the gradient.
     """
     check(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return optax.chain(
@@ -78,6 +92,12 @@ def sgd(
     """Gradient descent with (Nesterov) momentum and coupled weight decay.
 
     The same update as torch.optim.SGD with dampening 0.
+
+    Args:
+      lr: the peak learning rate.
+      momentum: decay of the sum of gradients, in [0, 1).
+      nesterov: take Nesterov's form of the momentum.
+      weight_decay: strength of the decay, added to the gradient.
     """
     check(lr=lr, momentum=momentum, weight_decay=weight_decay)
     return optax.chain(
@@ -103,8 +123,16 @@ def muon(
     """Muon for the matrices, Adam for the rest (K. Jordan et al. 2024), scaled so that
     learning rate and decoupled weight decay are those of AdamW (arXiv 2502.16982).
 
-    momentum, nesterov: of matrices. b1, b2, eps: of Adam. by_adam: a pattern; matrices
-    whose path it matches, and everything of other than two dimensions, go to Adam.
+    Args:
+      lr: the peak learning rate, of Muon and Adam.
+      momentum: decay of the sum of a matrix's gradients, in [0, 1).
+      nesterov: take Nesterov's form of that momentum.
+      b1: Adam's decay of the mean of gradients, in [0, 1).
+      b2: Adam's decay of the mean of squared gradients, in [0, 1).
+      eps: added by Adam to the root of that mean, above 0.
+      weight_decay: strength of the decay, times the learning rate.
+      by_adam: pattern of matrices that go to Adam, as does everything that has other
+        than two dimensions.
     """
     check(lr=lr, momentum=momentum, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     left_out = re.compile(by_adam)

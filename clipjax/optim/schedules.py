@@ -53,8 +53,12 @@ def cosine(
 ) -> optax.Schedule:
     """Half a cosine from peak to floor (arXiv 1608.03983, without restarts).
 
-    floor is a rate, not a factor. per_epoch holds the rate for a whole epoch, as
-    PyTorch's CosineAnnealingLR does when it is stepped once an epoch.
+    Args:
+      warmup: steps of the linear rise to the peak; below 1, a fraction of the run.
+      warmup_start: the first rate as a factor of the peak.
+      floor: the last rate, not a factor.
+      per_epoch: hold the rate for a whole epoch, as PyTorch's CosineAnnealingLR does
+        when it is stepped once an epoch.
     """
     check(SECTION, warmup_start=warmup_start, floor=floor)
     rising = _warmup_steps(total_steps, warmup)
@@ -78,7 +82,13 @@ def linear(
     warmup_start: float = 0.0,
     floor: float = 0.0,
 ) -> optax.Schedule:
-    """A straight line from peak to floor (a rate)."""
+    """A straight line from peak to floor.
+
+    Args:
+      warmup: steps of the linear rise to the peak; below 1, a fraction of the run.
+      warmup_start: the first rate as a factor of the peak.
+      floor: the last rate, not a factor.
+    """
     check(SECTION, warmup_start=warmup_start, floor=floor)
     rising = _warmup_steps(total_steps, warmup)
     length = max(total_steps - rising, 1)
@@ -97,7 +107,12 @@ def constant(
     warmup: float = 0.0,
     warmup_start: float = 0.0,
 ) -> optax.Schedule:
-    """Always the peak, after warmup."""
+    """Always the peak, after warmup.
+
+    Args:
+      warmup: steps of the linear rise to the peak; below 1, a fraction of the run.
+      warmup_start: the first rate as a factor of the peak.
+    """
     check(SECTION, warmup_start=warmup_start)
     return _with_warmup(
         lambda count: jnp.full((), peak, jnp.float32),

@@ -58,6 +58,8 @@ def crop(
     takes the centre). Pillow bicubic; the filter looks a few pixels beyond the crop.
 
     Options:
+      scale: least and largest share of the image's area.
+      ratio: least and largest width / height.
       flip: probability of a mirror image. 0 because captions speak of left and right
         and pictures hold writing.
       color_jitter: s in [0, 1]: brightness, contrast and saturation, in this order, by
@@ -98,7 +100,11 @@ def none(image_size: int) -> Plain:
 
 
 def flip(image_size: int, *, p: float = 0.5) -> Step:
-    """A mirror image. Mind captions that say left and right."""
+    """A mirror image. Mind captions that say left and right.
+
+    Options:
+      p: probability of the change.
+    """
     return _step(image_size, p, 0, _flipped)
 
 
@@ -114,6 +120,7 @@ def jitter(
     """Colours, in a random order (SimCLR, arXiv:2002.05709, at half its strength).
 
     Options:
+      p: probability of the change.
       brightness, contrast, saturation: s in [0, 1]: by a factor uniform in [1 - s,
         1 + s].
       hue: h in [0, 0.5]: turned by up to h of the circle.
@@ -126,7 +133,11 @@ def jitter(
 
 
 def grayscale(image_size: int, *, p: float = 0.2) -> Step:
-    """Grey in three equal channels (SimCLR, arXiv:2002.05709)."""
+    """Grey in three equal channels (SimCLR, arXiv:2002.05709).
+
+    Options:
+      p: probability of the change.
+    """
     return _step(image_size, p, 0, _grey)
 
 
@@ -136,6 +147,10 @@ def blur(
     """A Gaussian blur, its radius in pixels uniform in `sigma`; as in SimCLR.
 
     Pillow's filter, as in MoCo v2 (arXiv:2003.04297): three box blurs, near a Gaussian.
+
+    Options:
+      p: probability of the change.
+      sigma: least and largest radius in pixels.
     """
     if not 0 <= sigma[0] <= sigma[1]:
         raise UserError(f"data.augment.sigma={sigma}: use 0 <= low <= high")
@@ -150,7 +165,9 @@ def randaugment(
     The 14 operations and their ranges are torchvision's; see auto_augment.py.
 
     Options:
-      n: how many, one after another. magnitude: from 0 to 30.
+      n: how many operations, one after another.
+      magnitude: strength of each, from 0 to 30.
+      p: probability of the change.
     """
     if n < 1:
         raise UserError(f"data.augment.n={n}: use 1 or more operations")
@@ -161,7 +178,11 @@ def randaugment(
 
 
 def autoaugment(image_size: int, *, p: float = 1.0) -> Step:
-    """AutoAugment's policy for ImageNet (arXiv:1805.09501); see auto_augment.py."""
+    """AutoAugment's policy for ImageNet (arXiv:1805.09501); see auto_augment.py.
+
+    Options:
+      p: probability of the change.
+    """
     return _step(image_size, p, 5, auto_augment.learned)
 
 
@@ -179,6 +200,9 @@ def erase(
     its height / width log-uniform in `ratio`, tried 10 times, else nothing is erased.
 
     Options:
+      p: probability of the change.
+      area: least and largest share of the image's area.
+      ratio: least and largest height / width.
       color: (red, green, blue) of the rectangle; () for random pixels, the paper's
         best. (124, 116, 104) is ImageNet's mean.
     """

@@ -48,6 +48,10 @@ def squash(
 
     For images already squashed, where the borders matter, and SigLIP, whose second
     generation (arXiv:2502.14786) in Hugging Face's form resizes "bilinear".
+
+    Options:
+      interpolation: of the resize, "bicubic" or "bilinear" among others.
+      exif: turn the image upright first.
     """
     if interpolation not in INTERPOLATIONS:
         raise UserError(

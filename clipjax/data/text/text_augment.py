@@ -34,13 +34,21 @@ class TextAugment(Protocol):
 
 
 def word_dropout(source: Source, *, p: float = 0.1) -> WordDropout:
-    """Leaves out each word with probability `p` (random deletion, arXiv:1901.11196)."""
+    """Leaves out each word with probability `p` (random deletion, arXiv:1901.11196).
+
+    Options:
+      p: probability of a word to be left out.
+    """
     del source
     return WordDropout(_share(p))
 
 
 def paraphrase(source: Source, *, p: float = 0.3) -> Paraphrase:
-    """Says the same in other words by the RULES, each with probability `p`."""
+    """Says the same in other words by the RULES, each with probability `p`.
+
+    Options:
+      p: probability of a rule to be applied.
+    """
     del source
     return Paraphrase(_share(p))
 
@@ -57,6 +65,7 @@ def templates(
     An example without a label keeps its caption.
 
     Options:
+      p: probability of a template in the caption's place.
       templates: "a photo of a {}."; () for the source's own.
       label_set: which labels; "" where there is only one set.
     """
@@ -86,6 +95,7 @@ def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
     (arXiv:2305.20088) and the like, made elsewhere. Without an entry nothing changes.
 
     Options:
+      p: probability of a further caption in the caption's place.
       path: JSON lines {"key": ..., "captions": [...]}, or a table with the columns key
         and caption (.csv, .tsv). A key is that of an example: the name of the image in
         a caption table, SPLIT/CLASS/NAME of an image folder, SHARD.tar:KEY.

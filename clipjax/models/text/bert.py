@@ -54,7 +54,8 @@ def make(
       vocab_size: number of token ids.
       context_length: largest number of tokens of a text; shorter batches are taken.
       variant: tiny, mini, small, medium, base or large.
-      width, depth, heads: None takes the variant's. mlp_dim: None for 4 x width.
+      width, depth, heads: None takes the variant's.
+      mlp_dim: width inside the MLPs; None for 4 x width.
       max_positions: rows of the position table, 512 in published weights.
       pool: "cls" (the first token), "mean" over the text's tokens, "last" (the text's
         last token), "pooler" (a dense layer and tanh over the first token).

@@ -27,7 +27,22 @@ def make(
 ) -> bert.Bert:
     """A DistilBERT encoder; by default distilbert-base, 66,362,880 parameters.
 
-    Arguments and errors are those of bert.make; pool is "cls", "mean" or "last".
+    Args:
+      vocab_size: number of token ids.
+      context_length: largest number of tokens of a text; shorter batches are taken.
+      width: size of the features.
+      depth: number of blocks.
+      heads: number of attention heads, which divides the width.
+      mlp_dim: width inside the MLPs; None for 4 x width.
+      max_positions: rows of the position table, 512 in published weights.
+      pool: "cls" (the first token), "mean" over the text's tokens, "last" (the text's
+        last token).
+      activation: "gelu", "gelu_tanh" or "quick_gelu".
+      dropout: rate after the embeddings and in every block.
+      remat: spend compute to save memory; see layers.Transformer.
+
+    Raises:
+      UserError: as bert.make.
     """
     option_checks.one_of("model.text.pool", pool, POOLS)
     return bert.make(
