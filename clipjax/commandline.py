@@ -309,35 +309,6 @@ def check_overrides(argv: list[str], chosen: Config) -> None:
             raise UserError(f"unknown config key {key!r}.{hint}")
 
 
-def data_flags(items: list[str]) -> tuple[str, dict[str, str], list[str]]:
-    """A source on a command line, --data=NAME --data.KEY=VALUE: its name ("" without
-    one), its options as text, and the rest of the line.
-
-    Raises UserError for a flag without a value, and for one that is given twice.
-    """
-    name, given, rest = "", {}, []
-    waiting = iter(items)
-    for item in waiting:
-        flag, equals, value = item.partition("=")
-        key = flag.lstrip("-")
-        if not item.startswith("-") or key.partition(".")[0] != "data":
-            rest.append(item)
-            continue
-        if not equals:
-            value = next(waiting, "")
-            if not value or value.startswith("--"):
-                raise UserError(f"{item}: write it as {item}=VALUE")
-        if key == "data" and name:
-            raise UserError("--data is given twice")
-        if key == "data":
-            name = value
-        elif key.removeprefix("data.") in given:
-            raise UserError(f"--{key} is given twice")
-        else:
-            given[key.removeprefix("data.")] = value
-    return name, given, rest
-
-
 def config_value(argv: list[str]) -> str | None:
     """What the command line says of --config, in either form.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from clipjax import (
     commandline,
     config_check,
     config_parts,
+    data_flags,
     help_pages,
     paths,
 )
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     value = commandline.config_value(argv)
     other = commandline.load_file(value) if value else None
     chosen = other.copy_and_resolve_references() if other is not None else None
-    source, given, rest = commandline.data_flags(argv[1:])
+    given, rest = data_flags.read(argv[1:])
     values = commandline.parse(
         [argv[0], *rest],
         other,
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
         name,
         base,
         shares,
-        (source, given),
+        given,
     )
     return 0
 
@@ -174,14 +174,14 @@ def evaluate(
     name: str,
     base: str = "",
     shares: tuple[float, ...] = (1.0,),
-    data: tuple[str, Mapping[str, str]] = ("", {}),
+    data: data_flags.DataFlags = data_flags.NONE,
 ) -> None:
     """Prints a table and writes the results as JSON.
 
     other: a config whose evaluators and data to take. name: of the results' file
     beside others of the same step. base: a run, or a released model, to mix the
     weights with, of which 1 - share is taken for each of `shares` (arXiv 2109.01903).
-    data: a source's name and options as text, to take in place of the evaluation data;
+    data: a source and its options, to take in place of the evaluation data;
     without a name the options are of those.
     """
     import jax
@@ -219,16 +219,16 @@ def evaluate(
     learnt = classes.saved(config, workdir)
     encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
     what = datasets.resolved(other or config)
-    if any(data):
-        what = datasets.resolved(_with_data(what, *data))
+    if data:
+        what = datasets.resolved(_with_data(what, data))
         section = what.data.eval
         name += f"-{section.name}-{section.split}".replace("/", "_")
-    flag = "--config.data.eval." if other else "--data."
+    flag = "--config.data.eval." if other else data_flags.FLAG
     shared = datasets.eval_source(what, val_loss=False, flag=flag)
     flag = "--config." if other else "--config FILE.py --config."
     own = datasets.own_sources(what, flag)
     if other is None:
-        unchanged = None if any(data) else shared
+        unchanged = None if data else shared
         datasets.check_evaluation(workdir, datasets.eval_fingerprints(unchanged, own))
     evaluators = assemble.evaluators(what, encoder, shared, own)
     start = variables
@@ -278,14 +278,12 @@ def evaluate(
         console.print(f"written to {path}", soft_wrap=True)
 
 
-def _with_data(config: Config, name: str, given: Mapping[str, str]) -> Config:
+def _with_data(config: Config, given: data_flags.DataFlags) -> Config:
     """The config with other evaluation data.
 
     Raises UserError for an option that the source does not have, and where every
     evaluator has data of its own.
     """
-    from clipjax.data import mixture_spec
-
     if all(
         "data" in config.evals[label]
         for label in config_parts.labels(config.evals, "evals")
@@ -296,12 +294,11 @@ def _with_data(config: Config, name: str, given: Mapping[str, str]) -> Config:
         )
     found = config.copy_and_resolve_references()
     with found.unlocked():
-        if name and name != found.data.eval.name:
-            found.data.eval = source_section("data.eval", name, {}, "val")
+        if given.name and given.name != found.data.eval.name:
+            found.data.eval = source_section("data.eval", given.name, {}, "val")
         section = found.data.eval
-        texts = dict(given)
-        section.split = texts.pop("split", section.split)
-        section.update(mixture_spec.options(section.name, texts, "--data."))
+        section.split = given.split or section.split
+        section.update(given.options(section.name))
     return found.lock()
 
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from clipjax import atomic_files, commandline, help_pages, paths, registry
+from clipjax import atomic_files, commandline, data_flags, help_pages, paths, registry
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -27,8 +28,7 @@ usage: python -m clipjax.prepare convert --data=NAME --data.path=DIR --out=DIR [
 
   --data=NAME          a source: {sources}
   --data.KEY=VALUE     an option of that source (docs/data.md)
-  --split=train        of the source, also --data.split; convert and tiny take several:
-                       train,val
+  --data.split=train   of the source; convert and tiny take several: train,val
   --threads={threads}          that read and decode
 
 convert: any source into shards that are read quickly in any order. Started again after
@@ -61,7 +61,7 @@ tiny: a few classes with a few images each, of data with labels.
 
 examples:
   python -m clipjax.prepare convert --data=captions --data.path=DATA/flickr8k \\
-      --split=train,val --resize=256 --out=DATA/flickr8k_256
+      --data.split=train,val --resize=256 --out=DATA/flickr8k_256
   python -m clipjax.prepare verify --data=arrayrecord --data.path=DATA/flickr8k_256
 """
 
@@ -91,42 +91,46 @@ def main(argv: list[str]) -> int:
         hint = registry.suggest(action, FLAGS)
         what = f"{action!r} is no action.{hint}" if action else "no action given."
         raise UserError(f"{what} Use {', '.join(FLAGS)}; --help explains them")
-    name, given, rest = commandline.data_flags(argv[2:])
+    given, rest = data_flags.read(argv[2:])
     argv = [f"{argv[0]} {action}", *rest]
-    own = {"data": "", "split": "train", "threads": threads}
+    own = {"data": "", "split": "", "threads": threads}
     values = commandline.parse(argv, None, **own, **FLAGS[action])
+    name = given.name
     if given and not name:
-        raise UserError(f"--data.{next(iter(given))} needs --data=NAME")
+        raise UserError(f"--data.{next(iter(given.texts), 'split')} needs --data=NAME")
     if not name:
         raise UserError(
             f"no --data given: a source, one of {', '.join(registry.names('data'))}"
         )
     if action in ("convert", "tiny") and not values.out:
         raise UserError("no --out given: the folder to write to")
-    if "split" in given and values["split"].present:
-        raise UserError("--split and --data.split are the same: give one of them")
-    values.split = given.pop("split", values.split)
+    if given.split and values.split:
+        raise UserError("--split and --data.split are the same: give --data.split")
+    if values.split:  # of earlier versions
+        print(f"write --split as --data.split={values.split}", file=sys.stderr)
+    values.split = given.split or values.split or "train"
     if action != "verify":
         _check_out(values.out)
     splits = [split for split in values.split.split(",") if split]
     if action in ("inspect", "verify") and len(splits) > 1 or not splits:
-        raise UserError(f"--split={values.split}: give one split")
+        raise UserError(f"--data.split={values.split}: give one split")
     if action == "convert" and values.out_split and len(splits) > 1:
-        raise UserError(f"--out_split={values.out_split}: give one --split with it")
+        raise UserError(
+            f"--out_split={values.out_split}: give one --data.split with it"
+        )
     if values.threads < 1:
         raise UserError(f"--threads={values.threads}: use 1 or more")
 
-    from clipjax.data import mixture_spec
     from clipjax.data.storage import local
 
-    options = mixture_spec.options(name, given, "--data.")
+    options = given.options(name)
     make = registry.load("data", name)
     if "path" in registry.options(make) and not options.get("path"):
         raise UserError("no --data.path given: the folder of the data")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     status = 0
     # All before the first is written, so that a wrong name is told at once.
-    with local.set_by_flags("--data."):
+    with local.set_by_flags(data_flags.FLAG):
         sources = {split: make(split, **options) for split in splits}
     for split, source in sources.items():
         described = {"data": name, "split": split, **options}

@@ -98,7 +98,7 @@ def records(folder):
     captions(folder.parent / "source")
     for split in ("train", "val"):
         flags = ["--data=captions", f"--data.path={folder.parent / 'source'}"]
-        flags += [f"--split={split}", f"--out={folder}"]
+        flags += [f"--data.split={split}", f"--out={folder}"]
         assert prepare.main(["prepare", "convert", *flags]) == 0
 
 

@@ -14,7 +14,7 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "export", "prepare", "library"],
-    ["commandline", "help_pages"],
+    ["commandline", "data_flags", "help_pages"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
     + ["image_batches", "given_images"],
@@ -76,6 +76,7 @@ HOMES = {
 TESTED_BY = {
     "cache": "test_paths",
     "commandline": "scenarios/test_commands",
+    "data_flags": "scenarios/test_run_data test_prepare",
     "config_*": "test_config scenarios/test_config_files "
     "scenarios/test_random_mistakes",
     "data/annotations/caption_entries": "data/annotations/test_image_list",

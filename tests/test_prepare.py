@@ -55,7 +55,7 @@ def told(capsys):
     return capsys.readouterr().out
 
 
-PAIRS = ("--data=captions", "--data.path=pairs", "--split=all")
+PAIRS = ("--data=captions", "--data.path=pairs", "--data.split=all")
 
 
 # convert
@@ -262,7 +262,7 @@ def test_what_stands_in_the_way_is_told_in_one_line(pairs, capsys):
     for action in ("convert", "inspect", "tiny"):
         line = failure(capsys, prepare.main, action, *PAIRS, "--out=file/x")
         assert "file/x" in line and "choose another --out" in line
-    line = failure(capsys, prepare.main, *argv[:3], "--split=all,al", "--out=p")
+    line = failure(capsys, prepare.main, *argv[:3], "--data.split=all,al", "--out=p")
     assert "'al'" in line and not pathlib.Path("p").exists()
 
 
@@ -340,7 +340,7 @@ def test_verify_lists_all_that_is_broken(pairs, capsys):
     assert lines[-1].startswith("9 examples and ")
     run("convert", *PAIRS, "--out=o")
     told(capsys)
-    run("verify", "--data=arrayrecord", "--data.path=o", "--split=all")
+    run("verify", "--data=arrayrecord", "--data.path=o", "--data.split=all")
     assert ": 0 broken" in told(capsys)
 
 
@@ -351,11 +351,11 @@ def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys, monkeypatch):
     data[data.index(b"\xff\xd8\xff", 200) + 300] ^= 1
     shard.write_bytes(data)
     told(capsys)
-    run("verify", "--data=arrayrecord", "--data.path=o", "--split=all", status=1)
+    run("verify", "--data=arrayrecord", "--data.path=o", "--data.split=all", status=1)
     printed = told(capsys)
     assert "all-00000.arrayrecord: its SHA-256 is not" in printed
     assert ": 1 broken, 1 problem(s)" in printed
-    argv = "verify", "--data=arrayrecord", "--data.path=o", "--split=all"
+    argv = "verify", "--data=arrayrecord", "--data.path=o", "--data.split=all"
     with monkeypatch.context() as patch:
         patch.setattr(record_shards, "altered", unreadable)
         line = failure(capsys, prepare.main, *argv)
@@ -491,7 +491,7 @@ LAYOUT = {f"{s}/{c}": 6 for s in ("train", "val") for c in ("a", "b", "c/d", "e"
 def test_tiny(tmp_path, capsys):
     make_classes(tmp_path / "d", LAYOUT)
     (tmp_path / "d/train/a/0.jpg").write_bytes(b"broken")
-    words = ("tiny", "--data=imagefolder", "--data.path=d", "--split=train,val")
+    words = ("tiny", "--data=imagefolder", "--data.path=d", "--data.split=train,val")
     words += ("--classes=3", "--per_class=4")
     run(*words, "--out=o", "--seed=3")
     found = {s: imagefolder.make(s, path="o") for s in ("train", "val")}
@@ -556,8 +556,8 @@ def test_tiny_takes_what_there_is():
             ["--data.size='many'", "int"],
         ),
         (["verify", "--data=captions"], ["no --data.path given"]),
-        (["verify", "--data=scenes", "--split=foo"], ["foo"]),
-        (["verify", "--data=scenes", "--split=train,val"], ["give one split"]),
+        (["verify", "--data=scenes", "--data.split=foo"], ["foo"]),
+        (["verify", "--data=scenes", "--data.split=train,val"], ["give one split"]),
         (["verify", "--data=scenes", "--out=x"], ["unknown flag '--out=x'"]),
         (
             ["verify", "--data=scenes", "--config=x.py"],
@@ -567,9 +567,9 @@ def test_tiny_takes_what_there_is():
         (["verify", "--data=scenes", "--threads=x"], ["threads"]),
         (["convert", "--data=scenes"], ["no --out given"]),
         (
-            ["convert", "--data=scenes", "--out=o", "--split=train,val"]
+            ["convert", "--data=scenes", "--out=o", "--data.split=train,val"]
             + ["--out_split=x"],
-            ["--out_split=x: give one --split"],
+            ["--out_split=x: give one --data.split"],
         ),
         (["convert", "--data=scenes", "--out=o", "--to=zip"], ["--to=zip"]),
         (["convert", "--data=scenes", "--out=o", "--quality=99"], ["--quality=99"]),
@@ -616,7 +616,13 @@ def test_help(capsys):
 
 def test_flickr8k_and_flowers_there_and_back(shared_data, capsys):
     path = shared_data / "flickr8k_original_200"
-    run("convert", "--data=captions", f"--data.path={path}", "--split=val", "--out=o")
+    run(
+        "convert",
+        "--data=captions",
+        f"--data.path={path}",
+        "--data.split=val",
+        "--out=o",
+    )
     before = captions.make("val", path=str(path))
     after = arrayrecord.make("val", path="o")
     assert len(after) == len(before) > 10

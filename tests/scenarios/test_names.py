@@ -66,7 +66,7 @@ def through_everything(call, tmp_path, name, trained=None):
     run, data = folder / "run", folder / "data"
     call(
         prepare.main,
-        *("convert", "--data=scenes", "--data.size=24", "--split=train,val"),
+        *("convert", "--data=scenes", "--data.size=24", "--data.split=train,val"),
         f"--out={data}",
     )
     read = ("--data=arrayrecord", f"--data.path={data}")

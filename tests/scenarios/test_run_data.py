@@ -260,6 +260,9 @@ def test_prepare_takes_the_split_in_either_form(tmp_path, monkeypatch, capsys):
     argv = ["prepare", "verify", "--data=captions", "--data.path=data"]
     assert prepare.main([*argv, "--data.split=all"]) == 0
     assert "3 examples" in capsys.readouterr().out
+    assert prepare.main([*argv, "--split=all"]) == 0  # of earlier versions
+    told = capsys.readouterr()
+    assert "3 examples" in told.out and "--data.split=all" in told.err
     line = failure(capsys, prepare.main, *argv[1:], "--data.split=all", "--split=all")
     assert "--split and --data.split are the same" in line
     line = failure(capsys, prepare.main, "verify", "--data=captions", "--data.path=x")

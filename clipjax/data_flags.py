@@ -1,0 +1,65 @@
+"""A source named on a command line: --data=NAME --data.KEY=VALUE --data.split=SPLIT."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.types import UserError
+
+FLAG = "--data."
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFlags:
+    """What a command line says of a source.
+
+    name: "" if it names none. texts: option -> its text, without the split. split: ""
+    if it names none.
+    """
+
+    name: str = ""
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    split: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.name or self.texts or self.split)
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The options of a source by name.
+
+        Raises UserError for one that the source does not have, and for a wrong type.
+        """
+        from clipjax.data import mixture_spec
+
+        return mixture_spec.options(name, self.texts, FLAG)
+
+
+NONE = DataFlags()  # a command line without a source
+
+
+def read(items: list[str]) -> tuple[DataFlags, list[str]]:
+    """The data flags of a command line, and the rest of it.
+
+    Raises UserError for a flag without a value, and for one that is given twice.
+    """
+    found: dict[str, str] = {}
+    rest: list[str] = []
+    waiting = iter(items)
+    for item in waiting:
+        flag, equals, value = item.partition("=")
+        key = flag.lstrip("-")
+        if not item.startswith("-") or key.partition(".")[0] != "data":
+            rest.append(item)
+            continue
+        if not equals:
+            value = next(waiting, "")
+            if not value or value.startswith("--"):
+                raise UserError(f"{item}: write it as {item}=VALUE")
+        if key in found:
+            raise UserError(f"--{key} is given twice")
+        found[key] = value
+    name, split = found.pop("data", ""), found.pop("data.split", "")
+    texts = {key.removeprefix("data."): value for key, value in found.items()}
+    return DataFlags(name, texts, split), rest
