@@ -254,7 +254,7 @@ def evaluate(
         for share in shares:
             mixed = interpolate.mix(start, variables, share)
             mixed = jax.device_put(mixed, sharding.replicated(mesh))
-            sweep[share] = assemble.evaluate(evaluators, mixed, progress)
+            sweep[share] = evaluators.run(mixed, progress)
     meta = {
         "workdir": str(workdir),
         "step": step,

@@ -279,7 +279,10 @@ class EvalResult:
 
 
 class Evaluator(Protocol):
-    """`make(encoder, source, *, options) -> Evaluator`.
+    """`make(inputs, *, options) -> Evaluator`; see evals/common/inputs.py.
+
+    `inputs` gives an evaluator its source's embeddings, captions, labels and keys on
+    demand, each encoded once for all evaluators of that source, and the encoder.
 
     One that encodes texts may also have `texts()`: what they are ("captions") -> (an
     iterable of them, each a tuple of what is taken together, such as a class's prompts;

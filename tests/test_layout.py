@@ -50,7 +50,7 @@ FOLDERS = {
     "losses": "losses/common models/multimodal",
     "losses/common": "models/multimodal",
     "evals": "data data/text evals/common encoder",
-    "evals/common": "",
+    "evals/common": "encoder",
     "optim": "",
     "weights": "data/storage data/tokenizers models models/common models/image "
     "weights/beside weights/formats weights/tensors",

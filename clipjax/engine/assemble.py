@@ -22,6 +22,7 @@ from clipjax.encoder import Encoder
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import variables
+from clipjax.evals.common.inputs import Inputs
 from clipjax.losses.common.combined import CombinedLoss
 from clipjax.models.common import lora
 from clipjax.types import (
@@ -194,19 +195,49 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
     return [create(family, section[label], *args, label=label) for label in order]
 
 
+class Evaluators(dict[str, Evaluator]):
+    """Evaluators by label.
+
+    inputs: of each; those of one source share theirs.
+    """
+
+    def __init__(self, made: Mapping[str, Evaluator], inputs: Mapping[str, Inputs]):
+        super().__init__(made)
+        self.inputs = inputs
+
+    def run(
+        self,
+        variables: Variables,
+        progress: Callable[[str], Callable[[int, int], None]] | None = None,
+    ) -> dict[str, EvalResult]:
+        """Runs them in turn; `progress(label)` gives each its callback."""
+        try:
+            return {
+                label: evaluator.run(variables, progress(label) if progress else None)
+                for label, evaluator in self.items()
+            }
+        finally:
+            for inputs in self.inputs.values():
+                inputs.forget()
+
+
 def evaluators(
     config: Config, made: Encoder, shared: Source | None, own: Mapping[str, Source]
-) -> dict[str, Evaluator]:
-    """Label -> evaluator, each over its own source or `shared`, the run's.
+) -> Evaluators:
+    """Each over its own source or `shared`, the run's.
 
     Raises UserError for one that needs another kind of model.
     """
-    found = {}
+    found, inputs = {}, {}
     for label in labels(config.evals, "evals"):
         section = config.evals[label]
         _check_output("evals", section.name, made.image_output)
-        found[label] = create("evals", section, made, own.get(label, shared))
-    return found
+        source = own.get(label, shared)
+        assert source is not None  # the run has one for evaluators without their own
+        same = (one for one in inputs.values() if one.source is source)
+        inputs[label] = next(same, None) or Inputs(made, source)
+        found[label] = create("evals", section, inputs[label])
+    return Evaluators(found, inputs)
 
 
 def _check_output(family: str, name: str, given: str) -> None:
@@ -220,18 +251,6 @@ def _check_output(family: str, name: str, given: str) -> None:
             f"{family}={name}: this model is {kind} embeddings; choose "
             + (f"{family}={fix}" if logits else "model=classifier")
         )
-
-
-def evaluate(
-    made: Mapping[str, Evaluator],
-    variables: Any,
-    progress: Callable[[str], Callable[[int, int], None]] | None = None,
-) -> dict[str, EvalResult]:
-    """Runs evaluators in turn; `progress(label)` gives each its callback."""
-    return {
-        label: evaluator.run(variables, progress(label) if progress else None)
-        for label, evaluator in made.items()
-    }
 
 
 def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:

@@ -37,9 +37,7 @@ class Evaluation:
         if config.train.val_batches:
             found["val_loss"] = self._val_loss(state)
         variables = states.eval_variables(state, config.train.eval_ema)
-        results = assemble.evaluate(
-            self._run.evaluators, variables, lambda label: self._progress.doing(label)
-        )
+        results = self._run.evaluators.run(variables, self._progress.doing)
         for label, result in results.items():
             for name, metric in result.metrics.items():
                 found[f"{label}/{name}"] = metric

@@ -59,8 +59,8 @@ def _tell(run: Run, tokenizer: Tokenizer, name: str, say: Say) -> None:
             f"{lost.remedy(name)}"
         )
     counted = {
-        id(getattr(evaluator, "source", None))
-        for evaluator in run.evaluators.values()
+        id(run.evaluators.inputs[label].source)
+        for label, evaluator in run.evaluators.items()
         if "captions" in getattr(evaluator, "texts", dict)()
     }
     source = run.eval_source

@@ -34,7 +34,6 @@ from clipjax.models.common.frozen import freeze
 from clipjax.optim import factory
 from clipjax.types import (
     Config,
-    Evaluator,
     Loss,
     LossSpec,
     Model,
@@ -63,7 +62,7 @@ class Run:
     optim: factory.Optim
     template: states.TrainState
     eval_source: Source | None
-    evaluators: dict[str, Evaluator]
+    evaluators: assemble.Evaluators
     data: dict[str, dict[str, Any]]
     text_buckets: buckets.Buckets | None
     epoch_size: int

@@ -8,17 +8,16 @@ from collections.abc import Callable
 import numpy as np
 
 from clipjax.data import class_lists
-from clipjax.encoder import Encoder
 from clipjax.evals.common import accuracy
+from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.ranking import finite, rank, spread
-from clipjax.types import BadExample, EvalResult, Example, Source, UserError, Variables
+from clipjax.types import EvalResult, UserError, Variables
 
 OUTPUT = "logits"  # what it needs of the model
 
 
 def make(
-    encoder: Encoder,
-    source: Source,
+    inputs: Inputs,
     *,
     ks: tuple[int, ...] = (1, 5),
     max_samples: int = 0,
@@ -47,7 +46,8 @@ def make(
             "on, max_samples from 0 on"
         )
     class_lists.check_same_name("classification", same_name)
-    known = encoder.classes.names
+    source, classes = inputs.source, inputs.encoder.classes
+    known = classes.names
     fitting = [
         label_set
         for label_set, names in source.class_names.items()
@@ -71,7 +71,7 @@ def make(
     else:
         groups = tuple(range(len(known)))
         try:
-            places, how = class_lists.places(encoder.classes, given)
+            places, how = class_lists.places(classes, given)
         except UserError as error:
             raise UserError(
                 f"evals=classification: {error}; give data with the training data's "
@@ -83,9 +83,7 @@ def make(
         said = f"; {class_lists.shared_words(shared)}, {how}"
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
-    return Classification(
-        encoder, source, fitting[0], places, groups, ks, indices, said
-    )
+    return Classification(inputs, fitting[0], places, groups, ks, indices, said)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +99,7 @@ class Classification:
     none of them fits.
     """
 
-    encoder: Encoder
-    source: Source
+    inputs: Inputs
     label_set: str
     places: tuple[int, ...]
     groups: tuple[int, ...]
@@ -119,18 +116,19 @@ class Classification:
 
         Raises UserError where no labelled image can be read.
         """
-        found = self.encoder.images(
-            variables, self.source, self.indices, keep=self._label, progress=progress
-        )
-        numbers = np.array([-1 if kept is None else kept for kept in found.kept])
-        counted = numbers >= 0
+        found = self.inputs.images(variables, self.indices, progress=progress)
+        labels = [own.get(self.label_set, -1) for own in found.labels]
+        found = found.without(lambda place: self._problem(labels[place]))
+        counted = found.valid & (np.array(labels) >= 0)
         if not counted.any():
-            why = f": {found.broken[0][1]}" if found.broken else ""
+            first = next(iter(found.broken.values()), ("", ""))[1]
+            why = f": {first}" if first else ""
             raise UserError(
                 f"evals=classification: no labelled image can be read{why}; mend the "
                 "evaluation data"
             )
-        numbers, logits = numbers[counted], self._grouped(found.embed[counted])
+        numbers = np.array([self.places[labels[i]] for i in np.flatnonzero(counted)])
+        logits = self._grouped(found.embed[counted])
         classes = np.eye(logits.shape[1], dtype=np.float32)
         ranks = rank(logits, classes, numbers[:, None])
         metrics = accuracy.of(ranks, numbers, len(classes), self.ks, "")
@@ -149,8 +147,7 @@ class Classification:
             found[:, new] = np.maximum(found[:, new], logits[:, old])
         return found
 
-    def _label(self, example: Example) -> int:
-        label = int(example.labels.get(self.label_set, -1))
-        if label >= len(self.places):
-            raise BadExample(f"its label {label} is no class of {self.label_set!r}")
-        return self.places[label] if label >= 0 else -1
+    def _problem(self, label: int) -> str:
+        if label < len(self.places):
+            return ""
+        return f"its label {label} is no class of {self.label_set!r}"

@@ -23,25 +23,17 @@ import numpy as np
 
 from clipjax import registry
 from clipjax.data.text.lost_texts import Item, captions
-from clipjax.encoder import Encoder, part_of
+from clipjax.encoder import part_of
+from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import mean, share
 from clipjax.evals.common.ranking import Ranks, chance, finite, rank, spread
-from clipjax.types import (
-    BadExample,
-    EvalResult,
-    Example,
-    Metric,
-    Source,
-    UserError,
-    Variables,
-)
+from clipjax.types import EvalResult, Metric, UserError, Variables
 
 PROTOCOLS = ("standard", "pair_diagonal")
 
 
 def make(
-    encoder: Encoder,
-    source: Source,
+    inputs: Inputs,
     *,
     ks: tuple[int, ...] = (1, 5, 10),
     block: int = 1024,
@@ -78,16 +70,14 @@ def make(
             "evals=retrieval: max_samples=1 leaves one image, which finds itself; give "
             "2 or more, or 0 for all"
         )
-    captioned = np.flatnonzero(source.caption_counts)
+    captioned = np.flatnonzero(inputs.source.caption_counts)
     if len(captioned) < 2:
         raise UserError(
             f"evals=retrieval needs two or more images with captions, and the data has "
             f"{len(captioned)}; choose other evaluation data or evals=zeroshot"
         )
     indices = captioned[spread(len(captioned), max_samples)].tolist()
-    return Retrieval(
-        encoder, source, tuple(sorted({1, *ks})), block, tuple(protocols), indices
-    )
+    return Retrieval(inputs, tuple(sorted({1, *ks})), block, tuple(protocols), indices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +91,7 @@ class Retrieval:
     gallery with their captions, which makes it slightly easier; `broken` counts them.
     """
 
-    encoder: Encoder
-    source: Source
+    inputs: Inputs
     ks: tuple[int, ...]
     block: int
     protocols: tuple[str, ...]
@@ -117,27 +106,30 @@ class Retrieval:
         Raises UserError where fewer than two images can be read.
         """
         images_total = len(self.indices)
-        total = images_total + int(self.source.caption_counts[self.indices].sum())
-        found = self.encoder.images(
-            variables,
-            self.source,
-            self.indices,
-            keep=_captions,
-            progress=part_of(progress, 0, total),
+        total = images_total + self._captions_total()
+        found = self.inputs.images(
+            variables, self.indices, progress=part_of(progress, 0, total)
+        )
+        found = found.without(
+            lambda place: (
+                "its captions are missing or not text"
+                if not found.captions[place] or None in found.captions[place]
+                else ""
+            )
         )
         if found.valid.sum() < 2:
-            key, reason = found.broken[0]
+            key, reason = next(iter(found.broken.values()))
             raise UserError(
                 f"evals=retrieval: {len(found.broken)} of {images_total} images cannot "
                 f"be read, the first is {key}: {reason}; mend the evaluation data"
             )
-        captions = [own for own in found.kept if own is not None]
+        captions = [found.captions[place] for place in np.flatnonzero(found.valid)]
         counts = np.array([len(own) for own in captions])
         owner = np.repeat(np.arange(len(captions)), counts)
         images = found.embed[found.valid]
-        texts = self.encoder.texts(
+        texts = self.inputs.texts(
             variables,
-            [text for own in captions for text in own],
+            [text for own in captions for text in own if text is not None],
             progress=part_of(progress, images_total, total),
         )
 
@@ -174,8 +166,11 @@ class Retrieval:
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
-        total = int(self.source.caption_counts[self.indices].sum())
-        return {"captions": (captions(self.source, self.indices), total)}
+        told = captions(self.inputs.source, self.indices)
+        return {"captions": (told, self._captions_total())}
+
+    def _captions_total(self) -> int:
+        return int(self.inputs.source.caption_counts[self.indices].sum())
 
     def _standard(
         self,
@@ -236,10 +231,3 @@ def _median(uninformed: Ranks) -> float:
         wrong = np.clip((total - own - place) / (total - place), 0, None)
         missed += weight / weights.sum() * np.cumprod(wrong)
     return 1.0 + float(np.argmax(missed <= 0.5))
-
-
-def _captions(example: Example) -> list[str]:
-    captions = list(example.captions)
-    if not captions or not all(isinstance(text, str) for text in captions):
-        raise BadExample("its captions are missing or not text")
-    return captions

@@ -10,26 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from clipjax import registry
 from clipjax.data import class_lists
 from clipjax.data.text.lost_texts import Item
-from clipjax.encoder import Encoder, Progress, part_of
+from clipjax.encoder import Progress, part_of
 from clipjax.evals.common import accuracy
+from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import mean
 from clipjax.evals.common.ranking import finite, rank, spread
-from clipjax.types import (
-    BadExample,
-    EvalResult,
-    Example,
-    Metric,
-    Source,
-    UserError,
-    Variables,
-)
+from clipjax.types import EvalResult, Metric, UserError, Variables
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -43,8 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def make(
-    encoder: Encoder,
-    source: Source,
+    inputs: Inputs,
     *,
     label_sets: tuple[str, ...] = (),
     templates: tuple[str, ...] = (),
@@ -73,6 +65,7 @@ def make(
             f"evals=zeroshot: ks={ks}, max_samples={max_samples}: use ks from 1 on, "
             f"max_samples from 0 on"
         )
+    source = inputs.source
     known = list(source.class_names)
     if not known or not len(source):
         raise UserError(
@@ -117,7 +110,7 @@ def make(
                 )
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
-    return ZeroShot(encoder, source, prompts, classes, groups, ks, indices, said)
+    return ZeroShot(inputs, prompts, classes, groups, ks, indices, said)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +129,7 @@ class ZeroShot:
     number does not say that it knows when none of them fits.
     """
 
-    encoder: Encoder
-    source: Source
+    inputs: Inputs
     prompts: dict[str, tuple[str, ...]]
     classes: dict[str, tuple[str, ...]]
     groups: dict[str, tuple[int, ...]]
@@ -162,34 +154,33 @@ class ZeroShot:
             for name, templates in self.prompts.items()
         }
         done, total = len(self.indices), len(self.indices) + sum(prompt_counts.values())
-        found = self.encoder.images(
-            variables,
-            self.source,
-            self.indices,
-            keep=self._labels,
-            progress=part_of(progress, 0, total),
+        found = self.inputs.images(
+            variables, self.indices, progress=part_of(progress, 0, total)
         )
+        found = found.without(lambda place: self._problem(found.labels[place]))
         metrics: dict[str, Metric] = {}
         words = []
         for name, templates in self.prompts.items():
             names = self.classes[name]
-            numbers = np.array([(kept or {}).get(name, -1) for kept in found.kept])
-            counted = numbers >= 0
+            labels = [own.get(name, -1) for own in found.labels]
+            counted = found.valid & (np.array(labels) >= 0)
             if not counted.any():
-                why = f"; {found.broken[0][1]}" if found.broken else ""
+                first = next(iter(found.broken.values()), ("", ""))[1]
+                why = f"; {first}" if first else ""
                 raise UserError(
                     f"evals=zeroshot: no image with a label in {name!r} can be read"
                     f"{why}; mend the evaluation data or leave it out of label_sets"
                 )
             classes = class_embeddings(
-                self.encoder,
+                self.inputs,
                 variables,
                 names,
                 templates,
                 part_of(progress, done, total),
             )
             done += prompt_counts[name]
-            numbers = numbers[counted]
+            groups = self.groups[name]
+            numbers = np.array([groups[labels[i]] for i in np.flatnonzero(counted)])
             ranks = rank(found.embed[counted], classes, numbers[:, None])
             metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
             words.append(f"{name}: {len(numbers)} images, {len(names)} classes")
@@ -215,15 +206,12 @@ class ZeroShot:
             for name, templates in self.prompts.items()
         }
 
-    def _labels(self, example: Example) -> dict[str, int]:
-        found = {}
+    def _problem(self, labels: Mapping[str, int]) -> str:
         for name in self.prompts:
-            if name in example.labels:
-                label = int(example.labels[name])
-                if not 0 <= label < len(self.groups[name]):
-                    raise BadExample(f"its label {label} is no class of {name!r}")
-                found[name] = self.groups[name][label]
-        return found
+            label = labels.get(name, 0)
+            if not 0 <= label < len(self.groups[name]):
+                return f"its label {label} is no class of {name!r}"
+        return ""
 
 
 def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
@@ -232,7 +220,7 @@ def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
 
 
 def class_embeddings(
-    encoder: Encoder,
+    inputs: Inputs,
     variables: Variables,
     names: Sequence[str],
     templates: Sequence[str],
@@ -240,7 +228,7 @@ def class_embeddings(
 ) -> np.ndarray:
     """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
     prompts = [prompt for name in names for prompt in prompts_of(name, templates)]
-    texts = encoder.texts(variables, prompts, progress=progress)
+    texts = inputs.texts(variables, prompts, progress=progress)
     with np.errstate(invalid="ignore"):  # what is not finite stays so, and ranks last
         means = texts.reshape(len(names), len(templates), -1).mean(axis=1)
         norms = np.linalg.norm(means, axis=1, keepdims=True)

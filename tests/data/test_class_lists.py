@@ -15,6 +15,7 @@ from clipjax.data.sources import imagefolder, mixture
 from clipjax.encoder import Encoder
 from clipjax.engine import classes
 from clipjax.evals import classification, zeroshot
+from clipjax.evals.common.inputs import Inputs
 from clipjax.types import Example, UserError
 
 BIRD, MACHINE, DOG = 0, 1, 2
@@ -53,7 +54,7 @@ class Coloured:
 def evaluate(source, known, **options):
     crop = registry.load("preprocess", "clip")(8)
     encoder = Encoder(Channels(), None, crop, classes=known)
-    return classification.make(encoder, source, **options).run({})
+    return classification.make(Inputs(encoder, source), **options).run({})
 
 
 def test_a_perfect_classifier_gets_everything_by_position_or_by_folder():
@@ -130,12 +131,12 @@ def test_zeroshot_says_what_no_text_can_tell_apart(caplog):
     crop = registry.load("preprocess", "clip")(8)
     encoder = Encoder(Texts(), Words(), crop)
     source = Coloured([BIRD, BIRD, DOG], [BIRD, MACHINE, DOG], NAMES)
-    found = zeroshot.make(encoder, source).run({})
+    found = zeroshot.make(Inputs(encoder, source)).run({})
     # Both cranes' texts are one: each of their images is right with probability 1/2.
     assert found.metrics["kind/top1"].value == pytest.approx((0.5 + 0.5 + 1) / 3)
     assert "2 classes called 'crane', which no text can tell apart" in found.size
     assert "2 classes called 'crane'" in caplog.text
-    merged = zeroshot.make(encoder, source, same_name="merge").run({})
+    merged = zeroshot.make(Inputs(encoder, source), same_name="merge").run({})
     assert (
         merged.metrics["kind/top1"].value == 1
         and merged.metrics["kind/top1"].chance == 1 / 2
@@ -143,7 +144,7 @@ def test_zeroshot_says_what_no_text_can_tell_apart(caplog):
     assert "3 images, 2 classes, 2 classes called 'crane', merged" in merged.size
     alike = Coloured([BIRD], [BIRD], ("crane", "crane"))
     with pytest.raises(UserError, match="fewer than two"):
-        zeroshot.make(encoder, alike, same_name="merge")
+        zeroshot.make(Inputs(encoder, alike), same_name="merge")
 
 
 def folders(base, split="train", named="n1\tdog\nn2\tcrane\nn3\tcrane\n"):

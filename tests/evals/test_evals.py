@@ -11,6 +11,7 @@ from clipjax import registry
 from clipjax.engine.sharding import make_mesh, replicated
 from clipjax.evals import retrieval, zeroshot
 from clipjax.evals.common import ranking
+from clipjax.evals.common.inputs import Inputs
 from clipjax.types import Example, UserError
 
 
@@ -30,7 +31,9 @@ def _retrieval(images, texts, owner, broken=(), mesh=None, **options):
     variables = _variables(images, texts)
     if mesh is not None:
         variables = jax.device_put(variables, replicated(mesh))
-    evaluator = retrieval.make(table_encoder(captions, mesh=mesh), data, **options)
+    evaluator = retrieval.make(
+        Inputs(table_encoder(captions, mesh=mesh), data), **options
+    )
     result = evaluator.run(variables)
     # Captions of images without any, or of broken ones, are never asked for.
     assert max(np.bincount(data.reads)) == 1
@@ -326,7 +329,9 @@ def test_eight_devices_give_the_same_result():
 
 def test_progress_covers_images_and_texts():
     data = Data([Example(pixels(i), [f"caption {i}"]) for i in range(5)])
-    evaluator = retrieval.make(table_encoder([f"caption {i}" for i in range(5)]), data)
+    evaluator = retrieval.make(
+        Inputs(table_encoder([f"caption {i}" for i in range(5)]), data)
+    )
     seen = []
     evaluator.run(_variables(np.eye(5), np.eye(5)), lambda *done: seen.append(done))
     assert seen == [(4, 10), (5, 10), (9, 10), (10, 10)]
@@ -347,13 +352,15 @@ def test_progress_covers_images_and_texts():
 def test_retrieval_refuses(options, message):
     data = Data([Example(pixels(i), ["a"]) for i in range(2)])
     with pytest.raises(UserError, match=message):
-        retrieval.make(table_encoder(["a"]), data, **options)
+        retrieval.make(Inputs(table_encoder(["a"]), data), **options)
 
 
 def test_retrieval_needs_captions():
     with pytest.raises(UserError, match="with captions, and the data has 1"):
         retrieval.make(
-            table_encoder([]), Data([Example(pixels(0), ["a"]), Example(pixels(1))])
+            Inputs(
+                table_encoder([]), Data([Example(pixels(0), ["a"]), Example(pixels(1))])
+            )
         )
 
 
@@ -367,7 +374,7 @@ def _zeroshot(images, labels, class_names, prompts, broken=(), data=None, **opti
         class_names,
         data,
     )
-    evaluator = zeroshot.make(table_encoder(list(prompts)), data, **options)
+    evaluator = zeroshot.make(Inputs(table_encoder(list(prompts)), data), **options)
     result = evaluator.run(_variables(images, list(prompts.values())))
     assert np.bincount(data.reads).max() == 1
     return result
@@ -432,7 +439,9 @@ def test_prompts_are_averaged_and_renormalised():
     encoder = table_encoder(list(prompts))
     variables = _variables(np.eye(2), list(prompts.values()))
     names, templates = ["{x} 1", "2", "3"], ["a {}", "one {}"]
-    found = zeroshot.class_embeddings(encoder, variables, names, templates)
+    found = zeroshot.class_embeddings(
+        Inputs(encoder, Data([])), variables, names, templates
+    )
     half = np.sqrt(0.5)
     np.testing.assert_allclose(found, [[half, half], [0.6, 0.8], [0, 0]], rtol=1e-6)
 
@@ -507,12 +516,12 @@ def test_zeroshot_refuses(options, message):
     )
     options = {"label_sets": ("kind",)} | options
     with pytest.raises(UserError, match=message):
-        zeroshot.make(table_encoder([]), data, **options)
+        zeroshot.make(Inputs(table_encoder([]), data), **options)
 
 
 def test_zeroshot_needs_labels():
     with pytest.raises(UserError, match="the data has none"):
-        zeroshot.make(table_encoder([]), Data([Example(pixels(0), ["a"])]))
+        zeroshot.make(Inputs(table_encoder([]), Data([Example(pixels(0), ["a"])])))
 
 
 @pytest.mark.parametrize("name", ["retrieval", "zeroshot"])

@@ -14,6 +14,7 @@ from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
 from clipjax.engine import run
 from clipjax.evals import classification
+from clipjax.evals.common.inputs import Inputs
 from clipjax.types import Example, UserError
 
 SHAPES = {"model__num_classes": 6, "data__label_set": "shape"}
@@ -95,12 +96,12 @@ def test_classes_are_matched_by_name(names):
     encoder = Encoder(Brightness(), None, crop, classes=Classes(("light", "dark")))
     light, dark = names.index("light"), names.index("dark")
     source = Grey([250, 200, 10, 240, 30], [light, light, dark, dark, None], names)
-    result = classification.make(encoder, source).run({})
+    result = classification.make(Inputs(encoder, source)).run({})
     assert result.metrics["top1"].value == 0.75 and result.metrics["top1"].chance == 0.5
     assert result.metrics["mean_class_recall"].value == 0.75
     assert result.size == "4 images, 2 classes"
     with pytest.raises(UserError, match="choose data with labels that it knows"):
-        classification.make(encoder, Grey([1], [0], ["bright", "dark"]))
+        classification.make(Inputs(encoder, Grey([1], [0], ["bright", "dark"])))
 
 
 def prepared(arg, tmp_path, **changes):

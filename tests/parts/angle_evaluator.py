@@ -6,21 +6,18 @@ import dataclasses
 
 import numpy as np
 
-from clipjax.encoder import Encoder
-from clipjax.types import EvalResult, Metric, Source
+from clipjax.evals.common.inputs import Inputs
+from clipjax.types import EvalResult, Metric
 
 
 @dataclasses.dataclass
 class Angle:
-    encoder: Encoder
-    source: Source
+    inputs: Inputs
     unit: str
 
     def run(self, variables, progress=None) -> EvalResult:
-        found = self.encoder.images(
-            variables, self.source, keep=lambda example: example.captions[0]
-        )
-        texts = self.encoder.texts(variables, found.kept)
+        found = self.inputs.images(variables, range(len(self.inputs.source)))
+        texts = self.inputs.texts(variables, [own[0] for own in found.captions])
         cosines = np.clip((found.embed * texts).sum(axis=1), -1, 1)
         angles = np.degrees(np.arccos(cosines))
         metrics = {
@@ -32,5 +29,5 @@ class Angle:
         return EvalResult(metrics, "mean", f"{len(texts)} pairs")
 
 
-def make(encoder: Encoder, source: Source, *, unit: str = "degrees") -> Angle:
-    return Angle(encoder, source, unit)
+def make(inputs: Inputs, *, unit: str = "degrees") -> Angle:
+    return Angle(inputs, unit)

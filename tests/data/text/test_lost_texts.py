@@ -14,6 +14,7 @@ from clipjax import registry
 from clipjax.data.text import lost_texts
 from clipjax.engine import describe, lost_text_report
 from clipjax.engine.run import prepare
+from clipjax.evals.common.inputs import Inputs
 from clipjax.types import BadExample, Example, UserError
 
 KNOWN = ["a dog runs", "a cat sits", "two dogs run"]
@@ -170,8 +171,8 @@ def test_evaluators_tell_their_texts():
     ]
     source = Data(examples, {"class": names}, {"class": ("a {}", "one {}")})
     encoder = table_encoder([])
-    zeroshot = registry.load("evals", "zeroshot")(encoder, source)
-    retrieval = registry.load("evals", "retrieval")(encoder, source)
+    zeroshot = registry.load("evals", "zeroshot")(Inputs(encoder, source))
+    retrieval = registry.load("evals", "retrieval")(Inputs(encoder, source))
     items, total = zeroshot.texts()["classes of class"]
     assert [tuple(item) for item in items] == [(f"a {n}", f"one {n}") for n in names]
     assert total == 3
