@@ -387,7 +387,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {here!r})
 from pipeline_tools import Noise, Tiny, Tokens
-from clipjax.data import order, pipeline
+from clipjax.data.batching import order, pipeline
 
 if __name__ == "__main__":
     made = pipeline.train_batches(

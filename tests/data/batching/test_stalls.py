@@ -157,7 +157,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {here!r})
 from test_stalls import Stuck, made_of
-from clipjax.data import workers
+from clipjax.data.batching import workers
 from clipjax.types import UserError
 
 if __name__ == "__main__":

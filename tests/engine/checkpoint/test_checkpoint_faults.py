@@ -158,7 +158,7 @@ def test_bad_options(tmp_path, options):
 
 HOLDER = """
 import sys
-from clipjax.engine.store import Store
+from clipjax.engine.checkpoint.step_folder import Store
 store = Store(sys.argv[1], print)
 store.open()
 print("held", flush=True)
@@ -194,7 +194,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from run_tools import join
 port, index, where = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 join(port, index)
-from clipjax.engine import manifest, store
+from clipjax.engine.checkpoint import manifest, step_folder
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.types import UserError
 
@@ -224,7 +224,7 @@ for step in (1, 2, 3):
 saves.wait()
 assert (saves.steps(), saves.best_step()) == ([1, 3], 1)
 if index == 0:
-    (store.Store(where, print).path(3) / "layout/metadata").write_text("[")
+    (step_folder.Store(where, print).path(3) / "layout/metadata").write_text("[")
 found, meta, step = saves.restore_latest(state(0))
 assert (step, meta) == (1, {"s": 1})
 holds(found, 1)
