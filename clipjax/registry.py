@@ -7,6 +7,7 @@ A family is one place: a package with one file per component (its factory is cal
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import importlib
@@ -16,7 +17,7 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipjax.types import UserError
@@ -192,6 +193,39 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
             raise UserError(f"{path}={shown(value)}: must have {len(members)} entries")
         return tuple(typed(v, m, path) for v, m in zip(value, members, strict=True))
     return value
+
+
+def from_text(text: str, annotation: Any, path: str) -> Any:
+    """A text as a value of an option's type; raises UserError."""
+    if annotation is str:
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(value, str) and annotation == tuple[str, ...]:
+        value = (value,)
+    return typed(value, annotation, path)
+
+
+def options_from_text(
+    family: str, name: str, given: Mapping[str, str], flag: str
+) -> dict[str, Any]:
+    """The options of a component from their text.
+
+    flag: how one is written, for messages ("--data."). Raises UserError for one that
+    the component does not have, and for a value of a wrong type.
+    """
+    known = options(load(family, name))
+    found = {}
+    for key, text in given.items():
+        if key not in known:
+            raise UserError(
+                f"{family}={name} has no option {flag}{key}.{suggest(key, known)} "
+                f"It has {', '.join(known)}"
+            )
+        found[key] = from_text(text, known[key].annotation, f"{flag}{key}")
+    return found
 
 
 def _type_name(annotation: Any) -> str:

@@ -6,7 +6,6 @@ data=mixture, and the data of `clipjax.prepare`.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import os
 import shlex
@@ -14,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax import paths, registry
-from clipjax.registry import typed
 from clipjax.types import Source, UserError
 
 FORM = "webdataset path=FOLDER weight=2 + captions path=FOLDER"
@@ -51,16 +49,7 @@ def options(name: str, given: Mapping[str, str], flag: str) -> dict[str, Any]:
     flag: how one is written, for messages ("--data."). Raises UserError for one that
     the source does not have, and for a value of a wrong type.
     """
-    known = registry.options(registry.load("data", name))
-    found = {}
-    for key, text in given.items():
-        if key not in known:
-            raise UserError(
-                f"data={name} has no option {flag}{key}.{registry.suggest(key, known)} "
-                f"It has {', '.join(known)}"
-            )
-        found[key] = _value(text, known[key].annotation, f"{flag}{key}")
-    return found
+    return registry.options_from_text("data", name, given, flag)
 
 
 def parts(text: str) -> list[Part]:
@@ -137,20 +126,7 @@ def _part(name: str, words: list[str]) -> Part:
     label = own.get("as", name.rpartition(".")[2])
     weight = None
     if "weight" in own:
-        weight = _value(own["weight"], float, f"{label}: weight")
+        weight = registry.from_text(own["weight"], float, f"{label}: weight")
         if not 0 < weight < float("inf"):
             raise UserError(f"{label}: weight={weight}: must be above 0")
     return Part(name, options(name, given, f"{label}: "), label, weight, splits)
-
-
-def _value(text: str, annotation: Any, path: str) -> Any:
-    """A text as a value of an option's type; raises UserError."""
-    if annotation is str:
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    if isinstance(value, str) and annotation == tuple[str, ...]:
-        value = (value,)
-    return typed(value, annotation, path)
