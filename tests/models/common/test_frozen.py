@@ -130,6 +130,21 @@ def test_layer_decay_by_hand():
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["image/layer0/kernel", "image/layer1/kernel"], "no parameters in block_0"),
+        (["text/block_0/kernel", "text/patchify/kernel"], "text/patchify/kernel is in"),
+        (["lora/image/dense/kernel/down"], "no parameters in block_0"),
+    ],
+)
+def test_layers_that_are_not_found_are_refused(names, message):
+    """Not silently given the whole rate; without decay no names are looked at."""
+    with pytest.raises(UserError, match=f"^optim.layer_decay=0.5: .*{message}"):
+        layer_decay.factors(names, 0.5)
+    assert set(layer_decay.factors(names, 1.0).values()) == {1.0}
+
+
 def test_layer_decay_in_a_run(cached):
     config = run_tools.tiny("optim=sgd", optim__layer_decay=0.5)
     made = run.prepare(config, cached, True)
