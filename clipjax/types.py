@@ -1,5 +1,7 @@
 """The contracts that keep towers, losses, sources and evaluators interchangeable.
 
+`clipjax.testing` holds a component to them.
+
 Dimensions in shape comments: b batch, h w c image, l text length, e embedding.
 """
 
@@ -92,11 +94,12 @@ class Source(Protocol):
     class_names: label set -> names in index order; empty without labels.
     templates: label set -> prompt templates with one `{}`; may lack a set.
 
-    A source may also have `captions_of(index)` and `key_of(index)`: the captions, and
-    the key, of an example without its image; and `class_ids`: label set -> what tells
-    its classes apart where two have one name, such as their folders. One of several
-    parts may have `shares`: (examples, weight) of each, by which training takes from
-    them.
+    A source may also have `problems`: what it left out or could not use, a text each,
+    for `clipjax.prepare` and warnings; `captions_of(index)` and `key_of(index)`: an
+    example's captions, and its key, without its image; and `class_ids`: label set ->
+    what tells its classes apart if two have one name, such as their folders. One of
+    several parts may have `shares`: (examples, weight) of each, by which training takes
+    from them.
     """
 
     max_captions: int
@@ -126,7 +129,8 @@ class Tokenizer(Protocol):
         """Returns ids int32 [b context_length] and mask bool, same shape.
 
         Every row holds at least one valid token; a text that is too long is cut and
-        keeps its end token. Raises BadExample for a text that is not a str.
+        keeps its end token. Tokens come first, padding after. Raises BadExample for a
+        text that is not a str, UserError for one text in place of several.
         """
         ...
 
@@ -139,6 +143,59 @@ class Tokenizer(Protocol):
 
         One of our own may also have `released() -> str`, its tokenizer.json for other
         libraries, with which its models can be exported; see framing.as_library.
+        """
+        ...
+
+
+class ImageTower(Protocol):
+    """`make(image_size, *, options) -> ImageTower`, a Linen module.
+
+    Names of its parameters say where layer-wise decay, LoRA and freezing apply:
+
+    - blocks are modules block_0, block_1, ... or stage_0/block_0, ...; what lies
+      outside them is named as something before (patch_embedding, positions,
+      class_token, pre_norm, stem, ...) or after them (post_norm, pool, head, ...): see
+      optim/layer_decay.py, which refuses others
+    - kernels of attention and MLP are leaves `kernel` of two dimensions in modules qkv,
+      query, key_value, out, fc1 or fc2, which LoRA adds to by default
+    - inner modules that differ in training take an argument named `train`, which is
+      False in those that are frozen
+
+    dtype: what it computes in, None for its parameters' type; parameters stay float32.
+    image_size: height and width in pixels.
+    """
+
+    dtype: Any
+    image_size: int
+
+    def __call__(self, image: Any, train: bool) -> Outputs:
+        """Encodes normalised images, float [b h w 3].
+
+        Returns "pooled" [b d] and "tokens" [b n d]. In evaluation (`train` False) a row
+        does not depend on the others; in training the key "dropout" may be drawn from
+        and the collection "batch_stats" be changed.
+        """
+        ...
+
+
+class TextTower(Protocol):
+    """`make(vocab_size, context_length, *, options) -> TextTower`, as an ImageTower.
+
+    context_length: the most tokens of a text; shorter batches are taken, longer ones
+      raise UserError.
+    padding_invariant: whether padding, and how much of it, leaves "pooled" as it is;
+      only then data.text_buckets is allowed.
+    """
+
+    dtype: Any
+    context_length: int
+    padding_invariant: bool
+
+    def __call__(self, text: Any, mask: Any, train: bool) -> Outputs:
+        """Encodes ids int32 [b l] with mask bool [b l], true on tokens.
+
+        Returns "pooled" [b d] and "tokens" [b l d], of which only those under the mask
+        mean something. A row without any token gives finite numbers.
         """
         ...
 
@@ -198,17 +255,31 @@ class LossSpec:
 class Loss(Protocol):
     """`make(spec, *, options) -> Loss`; pure, over the GLOBAL batch.
 
-    It gets floats of float32 or more, whatever the model computes in.
+    It gets floats of float32 or more, whatever the model computes in; its products of
+    embeddings are at the highest precision, and its value depends neither on the order
+    of pairs nor on the number of devices.
+
+    Its module may say
+
+    - OUTPUT: the output of the model that it needs, "image_embed" unless it says
+      "logits"; also an evaluator's
+    - MODEL_OPTIONS: values of the model's options to start with, such as a
+      logit_bias_init, unless the config file has its own
+    - TRAIN_OPTIONS: the same of the section `train`
     """
 
     def init(self) -> Any:
-        """The loss state, {} where there is none."""
+        """The loss state: nested dicts of arrays, {} if there is none."""
         ...
 
     def __call__(
         self, outputs: Outputs, batch: Batch, state: Any, step: Any
     ) -> tuple[Any, Any, Metrics]:
-        """Returns (scalar value, new state, metrics)."""
+        """Returns (scalar value, new state, metrics by name, scalars).
+
+        The new state has the shapes and types of the old one. Raises UserError for
+        outputs or a batch that it cannot use, such as a single pair.
+        """
         ...
 
 

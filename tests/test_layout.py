@@ -13,7 +13,7 @@ TESTS = ROOT / "tests"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "export", "prepare", "library"],
+    ["train", "evaluate", "export", "prepare", "library", "testing"],
     ["commandline", "data_flags", "help_pages"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
@@ -61,7 +61,7 @@ FOLDERS = {
     "engine/checkpoint": "",
 }
 HOMES = {
-    "flax.linen": ["models"],
+    "flax.linen": ["models", "testing/"],
     "orbax": ["engine/checkpoint/"],
     "grain": ["data/"],
     "array_record": ["data/containers/record_shards.py"],
@@ -69,7 +69,7 @@ HOMES = {
     "absl.flags": ["commandline.py", "data/batching/pipeline.py"],
     "tensorflow": [],
     "torch": [],
-    "pickle": ["weights/tensors/torch_zip.py"],
+    "pickle": ["weights/tensors/torch_zip.py", "testing/"],
 }
 # Modules without a test file of their name -> the files that test them: what they do
 # shows only together with others, or one file holds a whole family to one contract.
@@ -146,6 +146,7 @@ TESTED_BY = {
     "preempt": "engine/test_resume",
     "pulse": "test_peers",
     "registry": "test_config scenarios/test_config_files",
+    "testing/*": "testing/test_contracts",
     "train": "scenarios/test_commands",
     "types": "engine/test_step",
     "weights/beside/*": "weights/test_weights weights/test_weight_mistakes",

@@ -6,11 +6,7 @@
     variables = jax.jit(model.init)(jax.random.key(0))
     outputs, model_state = model.apply(variables, batch, True, key)
 
-A tower is a Linen module with a field `dtype` (None computes in the parameters' type)
-that returns "pooled" [b d] and "tokens" [b n d]. The image tower has `image_size` and
-is called with normalised images float [b h w 3] and `train`; the text tower has
-`context_length` and `padding_invariant` and is called with ids int32 [b l], mask bool
-[b l] and `train`.
+Towers are types.ImageTower and types.TextTower.
 
 Dimensions in shape comments: b batch, l text length, d tower width, e embedding.
 """

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 import tiny
-from clipjax import registry
+from clipjax import registry, testing
 from clipjax.engine import sharding
+from clipjax.testing import contract, loss_contract
+from clipjax.testing.loss_contract import example
 from clipjax.types import UserError
 
 # The losses whose formula does not tell images from texts.
@@ -35,31 +35,16 @@ def mostly(cases, default, *more):
 KINDS = ("clip", "siglip", "sogclr", "fastclip v2", "onlineclr", "xbm")
 # And the one that takes its sums row by row.
 IN_BLOCKS = (*KINDS, "sogclr hinge")
-BLOCKED = [case for case in tiny.LOSSES if case != "vicreg"]
-EACH = mostly(tiny.LOSSES, (*KINDS, "vicreg"))
+# What the whole contract is checked for: every loss of the registry.
+CASES = tiny.LOSSES | {"cross_entropy": ({}, {}), "tri_modal": ({}, {})}
 
 
-def example(size, seed, dtype=jnp.float32, alike=0.0, images=None):
-    """Outputs and a batch; alike: how near all embeddings are to one vector."""
-    draw = np.random.default_rng(seed)
-    found = {"logit_scale": jnp.asarray(8.0, dtype), "logit_bias": jnp.asarray(-2.0)}
-    common = draw.normal(size=16)
-    for side in ("image", "text"):
-        x = draw.normal(size=(size, 16)) * (1 - alike) + common * alike
-        found[f"{side}_features"] = jnp.asarray(x, dtype)
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        found[f"{side}_embed"] = jnp.asarray(x, dtype)
-    ids = (
-        draw.permutation(64)[:size]
-        if images is None
-        else draw.integers(0, images, size)
+def subject(case, **more):
+    """A loss of CASES for single checks of its contract."""
+    options = CASES[case][0] | more
+    return loss_contract.LossUnderTest(
+        contract.component("loss", case.split()[0], options)
     )
-    texts = draw.permutation(64)[:size] if images is None else ids
-    batch = {
-        "image_id": jnp.asarray(ids, jnp.int32),
-        "text_id": jnp.asarray(texts, jnp.int32),
-    }
-    return found, batch
 
 
 def visited(loss, size=16, dtype=jnp.float32):
@@ -88,56 +73,25 @@ def value_and_gradient(loss, out, batch, state):
 
 
 def assert_same(one, other, rtol):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        some = np.isfinite(a)
-        np.testing.assert_array_equal(some, np.isfinite(b))
-        scale = max(np.abs(a[some]).max(initial=0), 1e-3)
-        np.testing.assert_allclose(a[some], b[some], atol=rtol * scale, rtol=rtol)
+    contract.same(one, other, rtol, "not the same")
+
+
+def test_every_loss_is_here():
+    assert {case.split()[0] for case in CASES} == set(registry.names("loss"))
 
 
 @pytest.mark.parametrize(
-    ("case", "same_image"),
-    [
-        *mostly(BLOCKED, IN_BLOCKS, "negative"),
-        *mostly(("clip", "siglip", "sogclr", "hn_nce"), ("clip", "sogclr"), "mask"),
-    ],
+    "case", mostly(CASES, (*IN_BLOCKS, "vicreg", "cross_entropy", "tri_modal"))
 )
-def test_blocks_and_devices_change_nothing(case, same_image):
-    mesh = jax.make_mesh((2, 2), ("data", "fsdp"), devices=jax.devices()[:4])
-    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)  # axes of type Auto
-    with jax.enable_x64(True):
-        out, batch = example(16, 0, jnp.float64, images=12)
-        whole = tiny.any_loss(case, same_image=same_image)
-        state = tiny.to_float64(visited(whole, dtype=jnp.float64))
-        expected = value_and_gradient(whole, out, batch, state)
-        for block, over in ((5, None), (3, mesh)):
-            loss = tiny.any_loss(case, mesh=over, same_image=same_image, block=block)
-            given_ = out, batch
-            if over is not None:
-                split = NamedSharding(over, PartitionSpec(("data", "fsdp")))
-                given_ = jax.tree.map(
-                    lambda x, s=split: jax.device_put(x, s) if x.ndim else x, given_
-                )
-            found = value_and_gradient(loss, *given_, state)
-            assert_same(expected, found, 1e-10)
+def test_contract(case):
+    testing.check_loss(case.split()[0], **CASES[case][0])
 
 
-@pytest.mark.parametrize("case", EACH)
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 1000))
-def test_order_does_not_matter(case, seed):
-    loss = tiny.any_loss(case, batch=8)
-    state = visited(loss, 8)
-    out, batch = example(8, seed)
-    order = np.random.default_rng(seed).permutation(8)
-    shuffled = jax.tree.map(lambda x: x[order] if x.ndim else x, (out, batch))
-    one = value_and_gradient(loss, out, batch, state)
-    other = value_and_gradient(loss, *shuffled, state)
-    assert_same(one[0], other[0], 2e-5)
-    assert_same([g[order] if g.ndim else g for g in one[1]], list(other[1]), 2e-4)
-    if case != "xbm":  # whose queue keeps the order
-        assert_same(one[2], other[2], 2e-5)
+@pytest.mark.parametrize(
+    "case", mostly(("clip", "siglip", "sogclr", "hn_nce"), ("clip", "sogclr"))
+)
+def test_masked_pairs_in_blocks_and_on_devices(case):
+    loss_contract.splitting_changes_nothing(subject(case, same_image="mask"))
 
 
 @pytest.mark.parametrize("case", SYMMETRIC)
@@ -180,26 +134,21 @@ def test_gradient_by_differences(case):
         assert slope == pytest.approx(differences, rel=1e-6, abs=1e-8)
 
 
-@pytest.mark.parametrize("case", EACH)
-@pytest.mark.parametrize("temperature", [0.01, 0.005])
-@pytest.mark.parametrize("alike", [0.0, 1.0])
-def test_extremes_stay_finite(case, temperature, alike):
-    """Sharp temperatures, identical embeddings, examples never seen before."""
-    named = {
-        "sogclr": {"temperature": temperature},
-        "isogclr": {"temperature_init": temperature},
-        "onlineclr": {"negative_temperature": temperature},
-    }
-    named["fastclip v1"] = {"temperature": temperature}
-    named["fastclip v2"] = {"temperature": max(temperature, 0.01)}
-    loss = tiny.any_loss(case, **named.get(case.removesuffix(" hinge"), {}))
-    out, batch = example(16, 5, alike=alike)
-    out["logit_scale"] = jnp.asarray(1 / temperature, jnp.float32)
-    state = loss.init()
-    for _ in range(3):
-        value, gradient, state = value_and_gradient(loss, out, batch, state)
-        assert np.isfinite(value)
-        assert all(np.isfinite(g).all() for g in gradient)
+# A loss's own temperature in place of the model's.
+SHARP = {
+    "sogclr": "temperature",
+    "sogclr hinge": "temperature",
+    "isogclr": "temperature_init",
+    "onlineclr": "negative_temperature",
+    "fastclip v1": "temperature",
+    "fastclip v2": "temperature",
+}
+
+
+@pytest.mark.parametrize("case", mostly(SHARP, ("sogclr", "onlineclr", "fastclip v2")))
+def test_sharp_temperatures_of_its_own(case):
+    least = 0.01 if case == "fastclip v2" else 0.005
+    loss_contract.stays_finite(subject(case, **{SHARP[case]: least}))
 
 
 DEFINED_FOR_ONE = {"siglip", "xbm"}
@@ -398,17 +347,11 @@ def test_one_example_on_each_device(case):
     assert_same(expected, value_and_gradient(loss, given_, batch, loss.init()), 1e-5)
 
 
-@pytest.mark.parametrize("case", EACH)
+@pytest.mark.parametrize("case", mostly(tiny.LOSSES, KINDS))
 def test_a_batch_of_one_image_masked_costs_nothing_but_is_finite(case):
     if case == "vicreg":
         pytest.skip("has no pairs to mask")
-    loss = tiny.any_loss(case, same_image="mask")
-    out, batch = example(16, 11, images=1)
-    state = loss.init()
-    for _ in range(2):
-        value, gradient, state = value_and_gradient(loss, out, batch, state)
-        assert np.isfinite(value)
-        assert all(np.isfinite(g).all() for g in gradient)
+    loss_contract.stays_finite(subject(case, same_image="mask"))
 
 
 def anchors(s, ids):

@@ -6,41 +6,12 @@ On a CPU a lower one changes nothing, so that no number can tell; the program ca
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import tiny
+from clipjax.testing import contract, loss_contract
 
-B = 4
-HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
-
-
-def products(jaxpr):
-    """The precision of each dot_general, of inner programs too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.params["precision"], str(equation.source_info.traceback)
-        for inner in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr),
-        ):
-            if isinstance(inner, ClosedJaxpr):
-                yield from products(inner.jaxpr)
-            elif isinstance(inner, Jaxpr):
-                yield from products(inner)
-
-
-def given():
-    rows = jax.ShapeDtypeStruct((B, 16), jnp.float32)
-    ids = jax.ShapeDtypeStruct((B,), jnp.int32)
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    out = {f"{s}_{k}": rows for s in ("image", "text") for k in ("embed", "features")}
-    return (
-        {**out, "logit_scale": scalar, "logit_bias": scalar},
-        {"image_id": ids, "text_id": ids},
-    )
-
-
-CASES = [(case, options) for case in tiny.LOSSES for options in ({}, {"block": 2})] + [
+CASES = [
+    *((case, {}) for case in tiny.LOSSES),
     ("clip", {"same_image": "positive", "label_smoothing": 0.1}),
     ("onlineclr", {"same_image": "positive", "block": 2}),
     ("sogclr hinge", {"same_image": "mask", "include_own": True}),
@@ -50,21 +21,30 @@ CASES = [(case, options) for case in tiny.LOSSES for options in ({}, {"block": 2
 
 @pytest.mark.parametrize(("case", "options"), CASES)
 def test_of_value_and_gradient(case, options):
-    if case == "vicreg":
-        options = {}
-    if case == "tri_modal":
-        loss = tiny.loss(B, case, **options)
-    else:
-        loss = tiny.any_loss(case, B, **options)
-    out, batch = given()
+    """Whole and in blocks."""
+    options = tiny.LOSSES.get(case, ({},))[0] | options
+    one = contract.component("loss", case.split()[0], options)
+    loss_contract.products_are_precise(loss_contract.LossUnderTest(one))
 
-    def step(out, batch, state):
-        return jax.value_and_grad(
-            lambda out: loss(out, batch, state, 1)[0::2], has_aux=True
-        )(out)
 
-    made = jax.make_jaxpr(step)(out, batch, jax.eval_shape(loss.init))
-    found = list(products(made.jaxpr))
-    assert found
-    for precision, where in found:
-        assert precision == HIGHEST, where
+def test_products_are_found_wherever_they_are():
+    """The walk sees those of loops, branches and compiled parts."""
+
+    def step(x):
+        looped = jax.lax.scan(lambda a, _: (a @ x, None), x, None, 2)[0]
+        return jax.jit(jnp.dot)(looped, x) + jax.lax.cond(True, jnp.dot, jnp.add, x, x)
+
+    found = list(loss_contract.products(jax.make_jaxpr(step)(jnp.eye(2)).jaxpr))
+    assert len(found) == 3
+    assert all(precision != loss_contract.HIGHEST for precision, _ in found)
+    assert all("test_precision.py" in place for _, place in found)
+
+
+def test_every_loss_of_pairs_has_products():
+    for case in tiny.LOSSES:
+        one = contract.component("loss", case.split()[0], tiny.LOSSES[case][0])
+        subject = loss_contract.LossUnderTest(one)
+        step = loss_contract.stepping(subject.loss)
+        state = jax.eval_shape(subject.loss.init)
+        traced = jax.make_jaxpr(step)(*subject.inputs(16, 0), state, 1)
+        assert list(loss_contract.products(traced.jaxpr)), case

@@ -22,6 +22,7 @@ from model_tools import (
     run,
 )
 
+from clipjax import registry, testing
 from clipjax.models import two_tower
 from clipjax.models.image import vit
 from clipjax.models.text import transformer
@@ -280,3 +281,20 @@ def test_a_text_longer_than_the_context_is_named():
     batch = make_batch(length=LENGTH + 1)
     with pytest.raises(UserError, match="at most 9"):
         encode_text(model, init(model), batch["text"], batch["text_mask"])
+
+
+def test_every_model_is_here():
+    assert {case.values[0] for case in MODELS} == set(registry.names("model"))
+
+
+MEMORY = {"latent_dim": 32, "memory_size": 8, "top_k": 4, "heads": 4}
+MODELS = [
+    pytest.param("two_tower", {"embed_dim": 8}),
+    pytest.param("classifier", {"num_classes": 5}, marks=pytest.mark.slow),
+    pytest.param("memory_network", MEMORY, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), MODELS)
+def test_contract(name, options):
+    testing.check_model(name, **options)

@@ -1,0 +1,93 @@
+"""`python -m clipjax.testing loss=my_package.my_loss`: one line for each check."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import jax
+
+from clipjax import commandline, registry, testing
+from clipjax.types import UserError
+
+DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+HELP = """\
+usage: python -m clipjax.testing FAMILY=COMPONENT [--OPTION=VALUE ...] ...
+
+Holds components to the contract of their family, on 8 emulated devices:
+
+  loss=my_package.my_loss --temperature=0.1     a loss, with an option
+  image=my_package.my_tower text=transformer    several, each with what follows it
+  data=captions --path=DATA --split=test        a source's split, "train" if not said
+
+families: {families}
+A component is a name of clipjax's own or a dotted module with a function `make`.
+Exit status 1 if a check fails.
+"""
+
+
+def main(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv or len(argv) == 1:
+        print(HELP.format(families=", ".join(testing.CONTRACTS)))
+        return 0 if len(argv) > 1 else 2
+    emulate_devices()
+    failed = 0
+    for family, name, options in components(argv[1:]):
+        more = {"split": options.pop("split", "train")} if family == "data" else {}
+        values = registry.options_from_text(family, name, options, "--")
+        print(f"{family}={name}")
+        for check in testing.checks(family, name, values, **more):
+            start = time.monotonic()
+            message = run(check)
+            seconds = f"{time.monotonic() - start:5.1f} s"
+            print(f"  {message or 'ok'}  {check.name}  {seconds}", flush=True)
+            failed += bool(message)
+    print(f"{failed} failed" if failed else "all ok")
+    return 1 if failed else 0
+
+
+def emulate_devices() -> None:
+    """8 devices of the CPU, whatever the machine has; before jax starts its backend."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+    jax.config.update("jax_platforms", "cpu")
+
+
+def components(words: list[str]) -> list[tuple[str, str, dict[str, str]]]:
+    """(family, name, options as text) of each component on a command line.
+
+    Raises UserError for a word that is none, and a family without a contract.
+    """
+    found: list[tuple[str, str, dict[str, str]]] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not value:
+            raise UserError(f"{word!r}: write FAMILY=COMPONENT or --OPTION=VALUE")
+        if key.startswith("-"):
+            if not found:
+                raise UserError(f"{word!r}: name a component before its options")
+            found[-1][2][key.lstrip("-")] = value
+            continue
+        if key not in testing.CONTRACTS:
+            hint = registry.suggest(key, testing.CONTRACTS)
+            known = ", ".join(testing.CONTRACTS)
+            raise UserError(f"{word!r}: no such family.{hint} Known: {known}")
+        found.append((key, value, {}))
+    return found
+
+
+def run(check: Any) -> str:
+    """Why a check fails, in one line; "" if it holds."""
+    try:
+        check.run()
+    except AssertionError as error:
+        return f"FAILED: {' '.join(str(error).split())};"
+    except UserError as error:
+        return f"FAILED: refused: {' '.join(str(error).split())};"
+    except Exception as error:  # of the component's own code
+        return f"FAILED: {registry.told(error)};"
+    return ""
+
+
+if __name__ == "__main__":
+    commandline.run(main)

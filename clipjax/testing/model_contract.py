@@ -1,0 +1,199 @@
+"""The contract of a model: towers by name, embeddings, sides that agree."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax import config, param_paths, registry
+from clipjax.models.common import meaning
+from clipjax.optim import layer_decay
+from clipjax.testing import contract
+from clipjax.testing.contract import Check, Component, must
+from clipjax.types import GLOBAL_OUTPUTS, UserError
+
+VOCAB, LENGTH, SIZE, BATCH = 31, 9, 16, 8
+OUTPUTS = {
+    "image_embed": ("image_embed", "text_embed", "image_features", "text_features"),
+    "logits": ("logits",),
+}
+
+
+def checks(component: Component) -> Iterator[Check]:
+    """What types.Model promises, of one over small towers with its options."""
+    documented = functools.partial(contract.options_are_documented, component)
+    yield Check("options are typed and documented", documented)
+    subject = ModelUnderTest(component)
+    for name, check in {
+        "declares its towers and what goes with it": declares_what_is_known,
+        "starts with float32 parameters by tower": starts_by_tower,
+        "outputs are as declared": returns_as_declared,
+        "rows do not depend on each other": rows_are_alone,
+        "sides alone are encoded as both are": sides_agree,
+        "training is finite and drawn from its key": trains,
+        "one device and many agree": devices_change_nothing,
+    }.items():
+        yield Check(name, functools.partial(check, subject))
+
+
+class ModelUnderTest:
+    """A model over a small vision transformer and a small text transformer."""
+
+    def __init__(self, component: Component):
+        self.component = component
+        self.towers = component.constant("TOWERS") or ("image", "text")
+
+    def make(self) -> Any:
+        small = {"width": 16, "depth": 1, "heads": 2}
+        made = {
+            "image": lambda: registry.load("image", "vit")(
+                SIZE, variant="Ti/8", **small
+            ),
+            "text": lambda: registry.load("text", "transformer")(
+                VOCAB, LENGTH, **small
+            ),
+        }
+        return self.component.make(*(made[tower]() for tower in self.towers))
+
+    @functools.cached_property
+    def model(self) -> Any:
+        return self.make()
+
+    @functools.cached_property
+    def variables(self) -> Any:
+        return contract.jit(self.model.init)(jax.random.key(0))
+
+    def batch(self, seed: int = 0) -> dict[str, Any]:
+        draw = np.random.default_rng(seed)
+        mask = np.arange(LENGTH)[None] < draw.integers(2, LENGTH + 1, (BATCH, 1))
+        text = np.where(mask, draw.integers(1, VOCAB, (BATCH, LENGTH)), 0)
+        batch = {"image": draw.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)}
+        if "text" in self.towers:
+            batch |= {"text": text.astype("i4"), "text_mask": mask}
+        return batch
+
+    @functools.cached_property
+    def run(self) -> Any:
+        """(variables, batch) -> outputs in evaluation mode."""
+        key = jax.random.key(0)
+        return contract.jit(lambda v, batch: self.model.apply(v, batch, False, key)[0])
+
+
+def declares_what_is_known(subject: ModelUnderTest) -> None:
+    """TOWERS, WORDS and image_output; equal settings make equal models."""
+    unknown = set(subject.towers) - {"image", "text"}
+    must(not unknown, f"TOWERS names {unknown}: image and text are known")
+    words = (subject.component.constant("WORDS") or {}).keys() - set(config.WORDS)
+    must(not words, f"WORDS names no word of a config: {', '.join(words)}")
+    output = subject.model.image_output
+    must(output in OUTPUTS, f"image_output={output!r}: must be {' or '.join(OUTPUTS)}")
+    again = subject.make()
+    must(
+        subject.model == again and hash(subject.model) == hash(again),
+        "two models of equal settings must be equal and hashable",
+    )
+    differ = list(meaning.differences(subject.model, again))
+    must(not differ, f"two models of equal settings differ in {differ}")
+
+
+def starts_by_tower(subject: ModelUnderTest) -> None:
+    """Parameters of a tower lie under its name, which groups and layer decay use."""
+    shapes = jax.eval_shape(subject.model.init, jax.random.key(0))
+    for tower in subject.towers:
+        must(tower in shapes["params"], f"parameters lack {tower!r}, the tower's name")
+    for path, leaf in param_paths.named(dict(shapes)).items():
+        must(leaf.dtype == jnp.float32, f"{path} starts as {leaf.dtype}: use float32")
+    try:
+        layer_decay.factors(param_paths.named(shapes["params"]), 0.5)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
+    made = contract.shapes(jax.tree.map(np.asarray, subject.variables))
+    promised = jax.tree.map(lambda x: (x.shape, str(x.dtype)), shapes)
+    must(made == promised, "init under jit makes other shapes than under eval_shape")
+
+
+def returns_as_declared(subject: ModelUnderTest) -> None:
+    """Float32; embeddings of unit norm; scalars of GLOBAL_OUTPUTS."""
+    outputs = subject.run(subject.variables, subject.batch())
+    for name in OUTPUTS[subject.model.image_output]:
+        must(name in outputs, f"outputs lack {name!r}")
+        found = outputs[name]
+        must(
+            found.dtype == jnp.float32 and found.ndim == 2 and len(found) == BATCH,
+            f"{name} is {found.dtype}{list(found.shape)}: must be float32 [b d]",
+        )
+        if name.endswith("_embed"):
+            norms = np.linalg.norm(found, axis=1)
+            must(np.abs(norms - 1).max() < 1e-4, f"{name} must have unit norm")
+    for name in GLOBAL_OUTPUTS:
+        if name in outputs:
+            must(np.shape(outputs[name]) == (), f"{name} must be a scalar")
+    contract.finite(outputs, "the outputs")
+
+
+def rows_are_alone(subject: ModelUnderTest) -> None:
+    """In evaluation an example's outputs do not depend on the rest of its batch."""
+    batch = subject.batch()
+    order = np.random.default_rng(2).permutation(BATCH)
+    order[BATCH // 2 :] = order[: BATCH // 2]
+    straight = subject.run(subject.variables, batch)
+    other = subject.run(subject.variables, {k: x[order] for k, x in batch.items()})
+    for name in OUTPUTS[subject.model.image_output]:
+        message = f"{name} of an example depends on the others of its batch"
+        contract.same(straight[name][order], other[name], 1e-4, message)
+
+
+def sides_agree(subject: ModelUnderTest) -> None:
+    """encode_image and encode_text give what apply gives."""
+    batch, model = subject.batch(), subject.model
+    both = subject.run(subject.variables, batch)
+    encode = contract.jit(model.encode_image)
+    name = model.image_output
+    found = encode(subject.variables, batch["image"])[name]
+    contract.same(both[name], found, 1e-4, f"encode_image gives another {name}")
+    text = np.zeros((1, LENGTH), "i4"), np.ones((1, LENGTH), bool)
+    if "text" not in subject.towers:
+        try:
+            model.encode_text(subject.variables, *text)
+        except UserError:
+            return
+        raise AssertionError("encode_text without a text tower: raise UserError")
+    encode = contract.jit(model.encode_text)
+    found = encode(subject.variables, batch["text"], batch["text_mask"])
+    message = "encode_text gives another text_embed"
+    contract.same(both["text_embed"], found["text_embed"], 1e-4, message)
+
+
+def trains(subject: ModelUnderTest) -> None:
+    """Gradients are finite; equal keys give equal outputs."""
+
+    def value(params: Any, rest: Any, batch: Any, key: Any) -> Any:
+        variables = {**rest, "params": params}
+        outputs, _ = subject.model.apply(variables, batch, True, key)
+        wanted = OUTPUTS[subject.model.image_output]
+        return sum(jnp.sin(outputs[name]).sum() for name in wanted)
+
+    step = contract.jit(jax.value_and_grad(value))
+    rest = dict(subject.variables)
+    params = rest.pop("params")
+    one, other = (
+        step(params, rest, subject.batch(), jax.random.key(1)) for _ in range(2)
+    )
+    contract.finite(one, "the gradient")
+    contract.same_bits(one, other, "equal keys give different outputs in training")
+
+
+def devices_change_nothing(subject: ModelUnderTest) -> None:
+    """Rows over all devices, parameters split by their paths as in training."""
+    mesh, batch = contract.mesh(), subject.batch()
+    whole = subject.run(subject.variables, batch)
+    place = contract.split_state(mesh, subject.variables)
+    found = subject.run(place, contract.split_rows(mesh, batch))
+    for name in OUTPUTS[subject.model.image_output]:
+        message = f"{mesh.size} devices change {name}"
+        contract.same(whole[name], found[name], 1e-4, message)

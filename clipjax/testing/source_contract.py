@@ -1,0 +1,188 @@
+"""The contract of a source: random access, counts that hold, copies that agree."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from clipjax.data.images import decoding
+from clipjax.testing import contract
+from clipjax.testing.contract import Check, Component, must
+from clipjax.types import BadExample, Example, Source
+
+SAMPLES = 16  # examples that are looked at, from the first to the last
+
+
+def checks(component: Component, split: str = "train") -> Iterator[Check]:
+    """What types.Source promises, of a source with its options and a split."""
+    documented = functools.partial(contract.options_are_documented, component)
+    yield Check("options are typed and documented", documented)
+    make = functools.cache(lambda: component.make(split))
+    for name, check in PROMISES.items():
+        yield Check(name, lambda check=check: check(make()))
+
+    def again() -> None:
+        same_examples(make(), component.make(split), "made again, the source differs")
+
+    yield Check("made again, it is the same", again)
+
+
+def check(source: Source) -> None:
+    """What types.Source promises, of a source that is made."""
+    for promise in PROMISES.values():
+        promise(source)
+
+
+def has_its_fields(source: Any) -> None:
+    """Lengths, counts, classes and templates agree."""
+    must(isinstance(source, Source), f"lacks one of {', '.join(_declared())}")
+    counts, size = source.caption_counts, len(source)
+    must(size > 0, "the source has no examples: raise MissingData")
+    must(
+        isinstance(counts, np.ndarray)
+        and counts.dtype == np.int32
+        and counts.shape == (size,),
+        f"caption_counts must be int32 [{size}], one count for each example",
+    )
+    must(counts.min() >= 0, "caption_counts has a negative count")
+    must(
+        source.max_captions == counts.max(),
+        f"max_captions is {source.max_captions} and the largest count {counts.max()}",
+    )
+    extra = source.templates.keys() - source.class_names.keys()
+    must(not extra, f"templates of label sets without class_names: {extra}")
+    for label_set, names in source.class_names.items():
+        must(all(isinstance(name, str) for name in names), f"{label_set}: no texts")
+    for template in itertools.chain(*source.templates.values()):
+        must(template.count("{}") == 1, f"template {template!r}: needs one {{}}")
+    class_ids = getattr(source, "class_ids", {})
+    for label_set, ids in class_ids.items():
+        names = source.class_names.get(label_set, ())
+        must(len(ids) == len(names), f"class_ids[{label_set!r}]: one for each class")
+    problems = getattr(source, "problems", [])
+    must(
+        isinstance(problems, list) and all(isinstance(one, str) for one in problems),
+        "problems must be a list of texts",
+    )
+    if shares := getattr(source, "shares", None):
+        total = sum(examples for examples, _ in shares)
+        must(total == size, f"shares are of {total} examples; the source has {size}")
+
+
+def examples_hold(source: Any) -> None:
+    """Images decode; captions and labels are those that the source counts."""
+    others: dict[str, Any] | None = None
+    captions_of = getattr(source, "captions_of", None)
+    key_of = getattr(source, "key_of", None)
+    for index in places(source):
+        example = read(source, index)
+        if example is None:
+            continue
+        must(isinstance(example, Example), f"[{index}] is no types.Example")
+        try:
+            decoding.decode(example.image)
+        except BadExample:
+            continue
+        must(bool(example.key), f"[{index}] has no key to name it by in messages")
+        found, count = len(example.captions), int(source.caption_counts[index])
+        must(found == count, f"[{index}] has {found} captions; caption_counts {count}")
+        texts = all(isinstance(caption, str) for caption in example.captions)
+        must(texts, f"[{index}] has a caption that is no text")
+        for label_set, label in example.labels.items():
+            classes = len(source.class_names.get(label_set, ()))
+            must(
+                -1 <= label < classes,
+                f"[{index}] has label {label} of {classes} classes in {label_set!r}",
+            )
+        if captions_of:
+            own = list(captions_of(index)) == list(example.captions)
+            must(own, f"captions_of({index}) are not the example's captions")
+        if key_of:
+            must(key_of(index) == example.key, f"key_of({index}) is not its key")
+        own = {name: (x.shape, x.dtype) for name, x in example.others.items()}
+        must(others in (None, own), f"[{index}].others differ in form from [0]'s")
+        others = own
+
+
+def access_is_random(source: Any) -> None:
+    """Any order gives the same examples; there are none beyond the ends."""
+    order = places(source)
+    first = [read(source, index) for index in order]
+    second = [read(source, index) for index in reversed(order)]
+    for index, one, other in zip(order, first, reversed(second), strict=True):
+        must(equal(one, other), f"[{index}] read again is another example")
+    for index in (len(source), -1):
+        try:
+            source[index]
+        except IndexError:
+            continue
+        except Exception as error:
+            raise AssertionError(
+                f"source[{index}] raises {type(error).__name__}: raise IndexError"
+            ) from error
+        raise AssertionError(f"source[{index}] gives an example: raise IndexError")
+
+
+def pickles(source: Any) -> None:
+    """A copy in another process gives the same; workers get one."""
+    try:
+        copy = pickle.loads(pickle.dumps(source))
+    except Exception as error:
+        raise AssertionError(f"the source cannot be pickled: {error}") from error
+    same_examples(source, copy, "a pickled copy differs")
+
+
+PROMISES = {
+    "counts, classes and templates agree": has_its_fields,
+    "examples have the captions and labels that are counted": examples_hold,
+    "access is random and repeatable": access_is_random,
+    "a pickled copy is the same": pickles,
+}
+
+
+def same_examples(one: Any, other: Any, message: str) -> None:
+    must(len(one) == len(other), message)
+    counts = one.caption_counts, other.caption_counts
+    must(np.array_equal(*counts), f"{message} in caption_counts")
+    for index in places(one):
+        alike = equal(read(one, index), read(other, index))
+        must(alike, f"{message} at [{index}]")
+
+
+def places(source: Any) -> list[int]:
+    """Indices to look at: the ends and what lies evenly between."""
+    return sorted(set(np.linspace(0, len(source) - 1, SAMPLES).astype(int).tolist()))
+
+
+def read(source: Any, index: int) -> Example | None:
+    """An example, None for a broken one."""
+    try:
+        return source[index]
+    except BadExample:
+        return None
+
+
+def equal(one: Example | None, other: Example | None) -> bool:
+    """Whether two examples are the same, pixels and arrays too."""
+    if one is None or other is None:
+        return one is other
+    images = one.image, other.image
+    if any(isinstance(image, np.ndarray) for image in images):
+        images = tuple(np.asarray(image).tobytes() for image in images)
+    return (
+        images[0] == images[1]
+        and list(one.captions) == list(other.captions)
+        and dict(one.labels) == dict(other.labels)
+        and one.key == other.key
+        and one.others.keys() == other.others.keys()
+        and all(np.array_equal(one.others[k], other.others[k]) for k in one.others)
+    )
+
+
+def _declared() -> list[str]:
+    return ["max_captions", "caption_counts", "class_names", "templates", "len", "[]"]

@@ -1,0 +1,339 @@
+"""The contract of a tower: its calls, outputs, and the names that others rest on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from clipjax import config, param_paths
+from clipjax.models.common import frozen
+from clipjax.optim import layer_decay
+from clipjax.testing import contract
+from clipjax.testing.contract import Check, Component, must
+from clipjax.types import BadExample, Outputs, UserError
+
+VOCAB, LENGTH, BATCH = 31, 9, 8
+# Image sizes to try, from the smallest: a tower refuses those that it cannot take.
+SIZES = (16, 32, 48, 64, 96, 112, 128, 224, 256, 336, 384)
+CALL = {"image": ["image", "train"], "text": ["text", "mask", "train"]}
+
+
+def checks(component: Component) -> Iterator[Check]:
+    """What a tower promises, of one with its options."""
+    documented = functools.partial(contract.options_are_documented, component)
+    yield Check("options are typed and documented", documented)
+    subject = TowerUnderTest(component)
+    for name, check in {
+        "is a Linen module of the declared fields": has_its_fields,
+        "returns pooled and tokens": returns_as_declared,
+        "rows do not depend on each other": rows_are_alone,
+        "outputs and gradients stay finite": stays_finite,
+        "dtype is what it computes in": computes_in_its_dtype,
+        "one device and many agree": devices_change_nothing,
+        "layer-wise decay finds its blocks": layer_decay_finds_blocks,
+        "LoRA finds its kernels": lora_finds_kernels,
+        "a frozen tower runs as in evaluation": freezes,
+    }.items():
+        yield Check(name, functools.partial(check, subject))
+    if component.family == "text":
+        for name, check in {
+            "padding changes nothing if it says so": padding_is_as_declared,
+            "shorter texts are taken, longer ones refused": takes_lengths,
+        }.items():
+            yield Check(name, functools.partial(check, subject))
+
+
+class TowerUnderTest:
+    """A tower of a size that it takes, its parameters and inputs.
+
+    Parameters are noise: fresh biases of zero would hide errors.
+    """
+
+    def __init__(self, component: Component):
+        self.component = component
+        self.family = component.family
+
+    @functools.cached_property
+    def tower(self) -> Any:
+        if self.family == "text":
+            return self.component.make(VOCAB, LENGTH)
+        refused: UserError | None = None
+        for size in SIZES:
+            try:
+                return self.component.make(size)
+            except UserError as error:
+                refused = error
+        raise refused or UserError("no image size is taken")
+
+    def inputs(self, seed: int = 0, length: int = LENGTH) -> tuple[Any, ...]:
+        draw = np.random.default_rng(seed)
+        if self.family == "image":
+            size = self.tower.image_size
+            return (draw.standard_normal((BATCH, size, size, 3), np.float32),)
+        mask = np.arange(length)[None] < draw.integers(2, length + 1, (BATCH, 1))
+        text = draw.integers(1, VOCAB, (BATCH, length))
+        return np.where(mask, text, 0).astype("i4"), mask
+
+    @functools.cached_property
+    def shapes(self) -> Mapping[str, Any]:
+        """Of the variables."""
+        inputs = self.inputs()
+        return jax.eval_shape(
+            lambda: self.tower.init(jax.random.key(0), *inputs, False)
+        )
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        draw = np.random.default_rng(1)
+
+        def fill(path: Any, leaf: Any) -> np.ndarray:
+            one = path[-1].key in ("scale", "var", "layer_scale")
+            values = 0.5 * draw.uniform(-1, 1, leaf.shape)
+            if leaf.ndim > 1:
+                values *= 3 * math.prod(leaf.shape[:-1]) ** -0.5
+            return np.asarray(one + values, leaf.dtype)
+
+        return jax.tree_util.tree_map_with_path(fill, dict(self.shapes))
+
+    @functools.cached_property
+    def run(self) -> Any:
+        """(variables, *inputs) -> outputs in evaluation mode, compiled once."""
+        return contract.jit(lambda v, *inputs: self.tower.apply(v, *inputs, False))
+
+    def names(self) -> dict[str, Any]:
+        """Path in a model's parameters, "image/positions" -> shape."""
+        return param_paths.named({self.family: self.shapes["params"]})
+
+
+def has_its_fields(subject: TowerUnderTest) -> None:
+    """`dtype`, `image_size` or `context_length`, `padding_invariant`; equal settings
+    make equal towers."""
+    tower = subject.tower
+    must(isinstance(tower, nn.Module), "the factory must return a Linen module")
+    must(hasattr(tower, "dtype"), "the module needs a field `dtype: Any = None`")
+    size = "image_size" if subject.family == "image" else "context_length"
+    must(isinstance(getattr(tower, size, None), int), f"the module needs {size}")
+    if subject.family == "text":
+        must(
+            isinstance(getattr(tower, "padding_invariant", None), bool),
+            "the module needs `padding_invariant`: whether padding after a text leaves "
+            "its pooled features as they are",
+        )
+    again = TowerUnderTest(subject.component).tower
+    must(
+        tower == again and hash(tower) == hash(again),
+        "two towers of equal settings must be equal and hashable: they are compiled "
+        "once for both",
+    )
+    own = [name for name in inspect.signature(type(tower).__call__).parameters]
+    wanted = CALL[subject.family]
+    must(
+        own[1:] == wanted,
+        f"the module is called with {own[1:]}: name them {', '.join(wanted)}; freezing "
+        "finds `train` by its name",
+    )
+    fields = {field for field in getattr(type(tower), "FREE", ())}
+    missing = [name for name in fields if not hasattr(tower, name)]
+    must(not missing, f"FREE names no field of the module: {', '.join(missing)}")
+
+
+def returns_as_declared(subject: TowerUnderTest) -> None:
+    """Float32 parameters; pooled [b d] and tokens [b n d]."""
+    kinds = set(subject.shapes) - {"params", "batch_stats"}
+    must(not kinds, f"variables other than params and batch_stats: {kinds}")
+    for path, leaf in param_paths.named(dict(subject.shapes)).items():
+        must(leaf.dtype == jnp.float32, f"{path} starts as {leaf.dtype}: use float32")
+    outputs = subject.run(subject.variables, *subject.inputs())
+    must(isinstance(outputs, dict), "the module must return a dict")
+    for name, ndim in (("pooled", 2), ("tokens", 3)):
+        must(name in outputs, f"the module's dict lacks {name!r}")
+        shape = outputs[name].shape
+        must(
+            len(shape) == ndim and shape[0] == BATCH,
+            f"{name} is {list(shape)} for a batch of {BATCH}: must have {ndim} "
+            "dimensions, the batch first",
+        )
+
+
+def rows_are_alone(subject: TowerUnderTest) -> None:
+    """In evaluation an example's outputs do not depend on the rest of its batch."""
+    inputs = subject.inputs()
+    straight = subject.run(subject.variables, *inputs)
+    order = np.random.default_rng(2).permutation(BATCH)
+    # Half of the rows come twice, half never.
+    order[BATCH // 2 :] = order[: BATCH // 2]
+    other = subject.run(subject.variables, *(x[order] for x in inputs))
+    for name in ("pooled", "tokens"):
+        message = f"{name} of an example depends on the others of its batch"
+        contract.same(straight[name][order], other[name], 1e-4, message)
+
+
+def stays_finite(subject: TowerUnderTest) -> None:
+    """Blank and glaring images, texts without any token; in training."""
+
+    def value(variables: Any, *inputs: Any) -> Any:
+        outputs, _ = subject.tower.apply(
+            variables,
+            *inputs,
+            True,
+            rngs={"dropout": jax.random.key(0)},
+            mutable=["batch_stats"],
+        )
+        return jnp.sin(outputs["pooled"].astype(jnp.float32)).sum(), outputs
+
+    step = contract.jit(jax.value_and_grad(value, has_aux=True))
+    inputs = subject.inputs()
+    if subject.family == "image":
+        cases = {f"images of {c:g}": (np.full_like(inputs[0], c),) for c in (0, 1e3)}
+    else:
+        empty = inputs[1].copy()
+        empty[0] = False
+        cases = {"a text without a token": (inputs[0], empty)}
+    for name, given in {"any inputs": inputs, **cases}.items():
+        (_, outputs), gradient = step(subject.variables, *given)
+        contract.finite(outputs["pooled"], f"pooled of {name}")
+        contract.finite(gradient["params"], f"the gradient at {name}")
+    moved = [np.any(leaf) for leaf in jax.tree.leaves(gradient["params"])]
+    must(any(moved), "no parameter has a gradient")
+
+
+def computes_in_its_dtype(subject: TowerUnderTest) -> None:
+    """Under bfloat16 the outputs are bfloat16, and its parameters float32."""
+    half = subject.tower.clone(dtype=jnp.bfloat16)
+    found = jax.eval_shape(
+        lambda v, *inputs: half.apply(v, *inputs, False)["pooled"],
+        subject.shapes,
+        *subject.inputs(),
+    )
+    must(
+        found.dtype == jnp.bfloat16,
+        f"under dtype=bfloat16 pooled is {found.dtype}: pass `dtype` on to the layers",
+    )
+
+
+def devices_change_nothing(subject: TowerUnderTest) -> None:
+    """Rows over all devices, parameters split by their paths as in training."""
+    reserved = [
+        name
+        for name in subject.names()
+        if name.rpartition("/")[2] in ("step", "key", "count")
+    ]
+    must(
+        not reserved,
+        f"parameters of a reserved name, which are never split: {', '.join(reserved)}",
+    )
+    mesh = contract.mesh()
+    inputs = subject.inputs()
+    whole = subject.run(subject.variables, *inputs)["pooled"]
+    place = contract.split_state(mesh, subject.variables)
+    found = subject.run(place, *contract.split_rows(mesh, inputs))["pooled"]
+    contract.same(whole, found, 1e-4, f"{mesh.size} devices change pooled")
+
+
+def layer_decay_finds_blocks(subject: TowerUnderTest) -> None:
+    """Blocks are numbered, and what is outside them has a name that says where."""
+    try:
+        layer_decay.factors(subject.names(), 0.5)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
+
+
+def lora_finds_kernels(subject: TowerUnderTest) -> None:
+    """The default pattern finds kernels in every block that has matrices."""
+    pattern = config.SHARED["lora"]["on"]
+    matrices: dict[str, list[str]] = {}
+    for name, leaf in subject.names().items():
+        block = layer_decay.block_of(name)
+        if leaf.ndim == 2 and block:
+            matrices.setdefault(str(block), []).append(name)
+    for names in matrices.values():
+        must(
+            any(re.search(pattern, name) for name in names),
+            f"lora.on={pattern!r} matches none of {', '.join(names[:4])}: name the "
+            "kernels of attention and MLP so, and their leaves `kernel`",
+        )
+
+
+class Holder(nn.Module):
+    tower: nn.Module
+
+    @nn.compact
+    def __call__(self, inputs: tuple[Any, ...], train: bool) -> Outputs:
+        return self.tower(*inputs, train)
+
+
+class Alone:
+    """A tower as a types.Model, as far as freezing goes."""
+
+    image_output = "image_embed"
+
+    def __init__(self, tower: nn.Module):
+        self.module = Holder(tower)
+
+    def apply(self, variables: Any, batch: Any, train: bool, key: Any) -> Any:
+        keys, inputs = {"dropout": key}, batch["inputs"]
+        return self.module.apply(
+            variables, inputs, train, rngs=keys, mutable=["batch_stats"]
+        )
+
+
+def freezes(subject: TowerUnderTest) -> None:
+    """With all parameters frozen, training gives what evaluation gives."""
+    variables = {kind: {"tower": tree} for kind, tree in subject.variables.items()}
+    model: Any = Alone(subject.tower)
+    model = frozen.freeze(model, frozenset(param_paths.named(variables["params"])))
+    inputs, key = subject.inputs(), jax.random.key(3)
+    apply = contract.jit(lambda v, x, k: model.apply(v, {"inputs": x}, True, k)[0])
+    found = apply(variables, inputs, key)["pooled"]
+    expected = subject.run(subject.variables, *inputs)["pooled"]
+    contract.same(
+        expected,
+        found,
+        1e-4,
+        "frozen whole, the tower still drops or normalises as in training: give its "
+        "modules an argument named `train`",
+    )
+
+
+def padding_is_as_declared(subject: TowerUnderTest) -> None:
+    """What stands under the padding, and how much of it there is, changes nothing."""
+    if not subject.tower.padding_invariant:
+        return
+    text, mask = subject.inputs()
+    short = int(mask.sum(axis=1).min())
+    mask = mask & (np.arange(LENGTH) < max(short, 2))[None]
+    expected = subject.run(subject.variables, text, mask)["pooled"]
+    for name, other in {
+        "what stands under the padding": (np.where(mask, text, 5), mask),
+        "the length of the padding": (text[:, : short + 1], mask[:, : short + 1]),
+    }.items():
+        found = subject.run(subject.variables, *other)["pooled"]
+        contract.same(
+            expected,
+            found,
+            1e-4,
+            f"padding_invariant is True and {name} changes pooled",
+        )
+    changed = np.where(mask, 1 + text % (VOCAB - 1), text)
+    found = subject.run(subject.variables, changed, mask)["pooled"]
+    must(contract.gap(expected, found) > 1e-5, "the text itself changes nothing")
+
+
+def takes_lengths(subject: TowerUnderTest) -> None:
+    """Batches are padded to their own length, up to context_length."""
+    found = subject.run(subject.variables, *subject.inputs(length=4))["pooled"]
+    must(found.shape[0] == BATCH, "a batch of shorter texts is not taken")
+    try:
+        subject.run(subject.variables, *subject.inputs(length=LENGTH + 1))
+    except (UserError, BadExample):
+        return
+    raise AssertionError("a text beyond context_length is taken: raise UserError")
