@@ -155,7 +155,7 @@ def test_ahead_finishes_once_and_says_what_does_not_end():
 
 PROGRAM = """
 import sys
-sys.path.insert(0, {here!r})
+sys.path[:0] = {places!r}
 from test_stalls import Stuck, made_of
 from clipjax.data.batching import workers
 from clipjax.types import UserError
@@ -175,9 +175,10 @@ if __name__ == "__main__":
 
 def ended(tmp_path, options, then="next(made)"):
     """(what a process said, the seconds it took to end)."""
-    here = str(pathlib.Path(__file__).parents[2])
+    here = pathlib.Path(__file__)
+    places = [str(here.parent), str(here.parents[2])]  # this file, and its tools
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(here=here, options=options, then=then))
+    program.write_text(PROGRAM.format(places=places, options=options, then=then))
     begin = time.monotonic()
     ran = subprocess.run(
         [sys.executable, program], capture_output=True, text=True, timeout=60
