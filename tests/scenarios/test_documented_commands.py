@@ -17,12 +17,14 @@ from documented import ROOT
 
 import run_tools
 from clipjax import config_check, evaluate, export, prepare, train
+from clipjax.testing import __main__ as testing
 
 MAINS = {
     "clipjax.train": train,
     "clipjax.evaluate": evaluate,
     "clipjax.export": export,
     "clipjax.prepare": prepare,
+    "clipjax.testing": testing,
 }
 # What a training command is made smaller by, if its config has the key.
 TOWER = {"width": 32, "depth": 1, "heads": 2}
@@ -200,10 +202,12 @@ def benchmark(words):
 
 @contextlib.contextmanager
 def reader_at(place, monkeypatch):
-    """A reader's clone: the configs and benchmarks, and nothing else yet."""
-    for name in ("configs", "benchmarks"):
+    """A reader's clone: its configs, benchmarks and examples, and nothing else yet."""
+    for name in ("configs", "benchmarks", "examples"):
         (place / name).symlink_to(ROOT / name)
     monkeypatch.chdir(place)
+    # The test process emulates devices already.
+    monkeypatch.setattr(testing, "emulate_devices", lambda: None)
     fsspec.register_implementation("gs", documented_data.Bucket, clobber=True)
     yield
     fsspec.register_implementation("gs", "gcsfs.GCSFileSystem", clobber=True)
