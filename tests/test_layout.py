@@ -124,6 +124,7 @@ TESTED_BY = {
     "engine/run": "engine/test_loop",
     "engine/sharding": "engine/test_step",
     "engine/state": "engine/test_step",
+    "engine/step_log": "engine/test_loop engine/test_resume",
     "evals/*": "evals/test_evals",
     "evals/classification": "models/test_classifier",
     "evals/common/*": "evals/test_evals",

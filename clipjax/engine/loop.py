@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
 import signal
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -38,8 +36,9 @@ from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.engine.step import check_start
+from clipjax.engine.step_log import StepLog, due
 from clipjax.engine.watch import Watch
-from clipjax.multihost import gather, on_primary, same
+from clipjax.multihost import on_primary, same
 from clipjax.preempt import StopRequest
 from clipjax.pulse import pulse
 from clipjax.types import Config, EvalResult, Metric, UserError
@@ -220,41 +219,16 @@ def _loop(
     save_every = config.checkpoint.every or run.steps_per_epoch
     # Emulated devices share a thread pool: two steps in flight can wait for each other.
     one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
-    late: tuple[int, Any] | None = None
     names = jax.tree.leaves(param_paths.paths(run.template.params))
     watch = Watch(names, total, progress.say)
-    several, agreed = peers.group() is not None, 0  # signal that any of them received
+
+    def last_saved() -> str:
+        saves.wait()
+        return _last_saved(saves)
+
+    log = StepLog(run, source, progress, writer, watch, start, replaced, last_saved)
+    several = peers.group() is not None
     results: dict[str, EvalResult] = {}
-
-    def finish_log() -> None:
-        """Fetches and logs the step before; by now the device has its values."""
-        nonlocal late, replaced, agreed
-        if late is None:
-            return
-        step, values = late[0], jax.device_get(late[1])
-        late = None
-        agreed = max(agreed, int(values.pop("stop", 0)))
-        count = int(values.pop("replaced"))
-        replaced += count
-        if step == start + 1:
-            progress.first_step(step)
-        if count:  # in the block of any process
-            for notes in gather(json.dumps(source.take_broken())):
-                for key, reason in json.loads(notes):
-                    progress.say(f"replaced a broken example, {key}: {reason}")
-        watch.look(step, values)
-        diverged = int(values["bad_in_row"]) >= config.train.max_bad_steps
-        if due(step, config.log.every, total) or diverged:
-            row = {f"train/{name}": float(value) for name, value in values.items()}
-            row["train/replaced_total"] = float(replaced)
-            row["train/epoch"] = step * config.data.batch_size / run.epoch_size
-            row.update(progress.rates(step))
-            if writer is not None:
-                writer.write_scalars(step, row)
-            progress.show(step, row, final=step == total)
-        if diverged:
-            raise UserError(_diverged(saves, step, int(values["bad_in_row"]), watch))
-
     for step in range(start + 1, total + 1):
         # 1. Step: dispatched, not awaited.
         asked = time.monotonic()
@@ -264,20 +238,22 @@ def _loop(
         if several:  # the step itself agrees, so that all stop at the same one
             count = len(next(iter(local.values())))
             local["stop"] = np.full(count, stop.received(step), np.int32)
-        if late is None or late[1]["loss"].is_ready():
+        if log.device_is_idle():
             progress.wait(time.monotonic() - asked)
-        state, metrics = train_step(state, sharding.put_batch(run.mesh, local))
+        batch = sharding.put_batch(run.mesh, local)
+        with jax.transfer_guard("disallow"):  # a step waits for nothing of the host
+            state, metrics = train_step(state, batch)
         if one_at_a_time:
             jax.block_until_ready(metrics)
         # 2. Log the step before.
-        finish_log()
-        late = (step, metrics)
-        asked_to_stop = agreed if several else stop.received(step)
+        log.flush()
+        log.put(step, metrics)
+        asked_to_stop = log.stop if several else stop.received(step)
         # 3. Evaluate, unless asked to stop: who asks may not wait that long.
         found: dict[str, Metric] = {}
         stopping = asked_to_stop and step < total
         if due(step, config.train.eval_every, total) and not stopping:
-            finish_log()
+            log.flush()
             results, found = evaluation.run(state)
             if writer is not None:
                 writer.write_scalars(
@@ -285,8 +261,8 @@ def _loop(
                 )
         # 4. Save.
         if due(step, save_every, total) or found or asked_to_stop:
-            finish_log()
-            meta = {"replaced": replaced, "epoch_size": run.epoch_size}
+            log.flush()
+            meta = {"replaced": log.replaced, "epoch_size": run.epoch_size}
             if found:
                 saves.follow(*_best(config, results, found))
             saves.save(
@@ -307,17 +283,3 @@ def _loop(
 def _last_saved(saves: Checkpoints) -> str:
     steps = saves.steps()
     return f"the last checkpoint is step {steps[-1]}" if steps else "none was saved"
-
-
-def due(step: int, every: int, total: int) -> bool:
-    """True at multiples of `every` (0: at none of them) and at the last step."""
-    return step == total or (every > 0 and step % every == 0)
-
-
-def _diverged(saves: Checkpoints, step: int, bad: int, watch: Watch) -> str:
-    saves.wait()
-    return (
-        f"{watch.fault(step, bad)}; parameters have not changed since step "
-        f"{step - bad} and {_last_saved(saves)}. Start again in another --workdir with "
-        "a lower --config.optim.lr or more warmup"
-    )

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from checkpoint_helpers import bits
 
-from clipjax.engine import initial, loop, resume
+from clipjax.engine import initial, resume, step_log
 from clipjax.engine.checkpoint import saves
 from clipjax.types import UserError
 from run_tools import one_device, rows, saved, stop_at, tiny, train
@@ -333,9 +333,9 @@ def test_starting_from_another_model_is_refused(alone, tmp_path):
 
 
 def test_every_step_is_due_at_the_end():
-    assert [s for s in range(1, 9) if loop.due(s, 3, 8)] == [3, 6, 8]
-    assert [s for s in range(1, 9) if loop.due(s, 0, 8)] == [8]
-    assert [s for s in range(1, 9) if loop.due(s, 1, 8)] == list(range(1, 9))
+    assert [s for s in range(1, 9) if step_log.due(s, 3, 8)] == [3, 6, 8]
+    assert [s for s in range(1, 9) if step_log.due(s, 0, 8)] == [8]
+    assert [s for s in range(1, 9) if step_log.due(s, 1, 8)] == list(range(1, 9))
 
 
 def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch):
