@@ -19,6 +19,7 @@ from typing import Any
 
 from clipjax.testing import (
     contract,
+    evaluator_contract,
     loss_contract,
     model_contract,
     optimizer_contract,
@@ -37,6 +38,7 @@ CONTRACTS: Mapping[str, Callable[..., Iterator[contract.Check]]] = {
     "data": source_contract.checks,
     "tokenizer": tokenizer_contract.checks,
     "optim": optimizer_contract.checks,
+    "evals": evaluator_contract.checks,
 }
 
 
@@ -84,3 +86,8 @@ def check_tokenizer(tokenizer: Given, **options: Any) -> None:
 def check_optimizer(optimizer: Given, **options: Any) -> None:
     """Raises AssertionError if an optimizer's updates are not what a run needs."""
     contract.run(checks("optim", optimizer, options))
+
+
+def check_evaluator(evaluator: Given, **options: Any) -> None:
+    """Raises AssertionError if an evaluator breaks the contract of types.Evaluator."""
+    contract.run(checks("evals", evaluator, options))

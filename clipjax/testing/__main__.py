@@ -20,6 +20,7 @@ Holds components to the contract of their family, on 8 emulated devices:
   loss=my_package.my_loss --temperature=0.1     a loss, with an option
   image=my_package.my_tower text=transformer    several, each with what follows it
   data=captions --path=DATA --split=test        a source's split, "train" if not said
+  evals=my_package.my_evaluator                 an evaluator
 
 families: {families}
 A component is a name of clipjax's own or a dotted module with a function `make`.

@@ -1,0 +1,211 @@
+"""The contract of an evaluator: metrics that say what they mean, from a pure `run`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.data.class_lists import Classes
+from clipjax.encoder import Encoder
+from clipjax.evals.common.inputs import Inputs
+from clipjax.testing import contract
+from clipjax.testing.contract import Check, Component, must
+from clipjax.types import BadExample, EvalResult, Example, Variables
+
+CLASSES = ("circle", "square", "star")
+COUNT, WIDTH, BROKEN = 13, 8, 5
+
+
+class Pictures:
+    """COUNT pictures of one value each, with two captions and a class; one is broken.
+
+    reads: the number of every picture, as often as it was read.
+    """
+
+    max_captions = 2
+    class_names: Mapping[str, Sequence[str]] = {"shape": CLASSES}
+    templates: Mapping[str, Sequence[str]] = {"shape": ("a {}", "one {}")}
+
+    def __init__(self) -> None:
+        self.caption_counts = np.full(COUNT, 2, np.int32)
+        self.reads: list[int] = []
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> Example:
+        self.reads.append(index)
+        if index == BROKEN:
+            raise BadExample("it is broken", f"picture {index}")
+        shape = index % len(CLASSES)
+        captions = [f"a {CLASSES[shape]} {index}", f"one {CLASSES[shape]} {index}"]
+        image = np.full((4, 4, 3), index, np.uint8)
+        return Example(image, captions, {"shape": shape}, key=f"picture {index}")
+
+
+class Letters:
+    """A token for each letter of a text."""
+
+    vocab_size, context_length, pad_id = 256, 24, 0
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.zeros((len(texts), self.context_length), np.int32)
+        for row, text in zip(ids, texts, strict=True):
+            codes = [1, *text.encode()][: self.context_length]
+            row[: len(codes)] = codes
+        return ids, ids > 0
+
+
+class Model:
+    """Embeddings, or logits, looked up by a picture's value and a text's letters."""
+
+    def __init__(self, image_output: str) -> None:
+        self.image_output = image_output
+
+    def encode_image(self, variables: Variables, image: Any) -> dict[str, Any]:
+        found = variables["params"]["image"][image[:, 0, 0, 0]]
+        logits = found[:, : len(CLASSES)]
+        return {self.image_output: logits if self._classifies else _unit(found)}
+
+    def encode_text(self, variables: Variables, text: Any, mask: Any) -> dict[str, Any]:
+        found = variables["params"]["text"][text] * mask[..., None]
+        return {"text_embed": _unit(found.sum(axis=1))}
+
+    @property
+    def _classifies(self) -> bool:
+        return self.image_output == "logits"
+
+
+def _unit(x: Any) -> Any:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _variables(seed: int) -> Variables:
+    keys = jax.random.split(jax.random.key(seed))
+    image, text = (jax.random.normal(key, (256, WIDTH)) for key in keys)
+    return {"params": {"image": image, "text": text}}
+
+
+def checks(component: Component) -> Iterator[Check]:
+    """What types.Evaluator promises, over a small source with a broken picture."""
+    documented = functools.partial(contract.options_are_documented, component)
+    yield Check("options are typed and documented", documented)
+    bench = Bench(component)
+    yield Check("metrics are Metrics that say what they mean", bench.metrics)
+    yield Check("a broken picture is left out and counted", bench.broken)
+    yield Check("the same model gives the same numbers", bench.pure)
+    yield Check("another model gives other numbers", bench.depends)
+    yield Check("progress counts up to its total", bench.progress)
+    yield Check("the texts that it encodes are told", bench.texts)
+
+
+class Bench:
+    """An evaluator under test."""
+
+    def __init__(self, component: Component) -> None:
+        self._component = component
+        self._output = component.constant("OUTPUT") or "image_embed"
+
+    @functools.cached_property
+    def source(self) -> Pictures:
+        return Pictures()
+
+    @functools.cached_property
+    def evaluator(self) -> Any:
+        return self._component.make(self.inputs)
+
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        classes = Classes(CLASSES) if self._output == "logits" else Classes()
+        encoder = Encoder(
+            Model(self._output),  # type: ignore[arg-type]
+            Letters(),  # type: ignore[arg-type]
+            lambda image: np.asarray(image)[:1, :1],
+            batch_size=4,
+            classes=classes,
+        )
+        return Inputs(encoder, self.source)
+
+    def run(self, seed: int, progress: Any = None) -> EvalResult:
+        """The result for the model of a seed, encoded anew."""
+        self.inputs.forget()
+        return self.evaluator.run(_variables(seed), progress)
+
+    @functools.cached_property
+    def result(self) -> EvalResult:
+        found = self.run(0)
+        must(
+            isinstance(found, EvalResult),
+            f"run gives {type(found).__name__}: it must give a "
+            "clipjax.types.EvalResult",
+        )
+        return found
+
+    def metrics(self) -> None:
+        """Fractions lie in [0, 1], ranks from 1 on; the primary metric is finite."""
+        for name, metric in self.result.metrics.items():
+            for what in ("value", "chance"):
+                number = getattr(metric, what)
+                if number is None or not np.isfinite(number):
+                    continue
+                if metric.unit == "fraction":
+                    must(0 <= number <= 1, f"{name}: {what}={number} is no fraction")
+                if metric.unit == "rank":
+                    must(number >= 1, f"{name}: {what}={number} is no rank from 1 on")
+        primary = self.result.metrics[self.result.primary].value
+        must(
+            np.isfinite(primary), f"the primary metric is {primary}: it must be finite"
+        )
+        must(self.result.size, "size is empty: say what was evaluated")
+
+    def broken(self) -> None:
+        """A source's broken example ends no evaluation."""
+        read = BROKEN in self.source.reads
+        must(
+            self.result.broken == read,
+            f"broken={self.result.broken}: {int(read)} of the pictures read was broken",
+        )
+
+    def pure(self) -> None:
+        """`run` keeps nothing of another model."""
+        first, _, again = self.run(0), self.run(1), self.run(0)
+        same = _numbers(first) == _numbers(again)
+        must(
+            same, f"{_numbers(first)} at first, then {_numbers(again)}: run is not pure"
+        )
+
+    def depends(self) -> None:
+        """At least one of the numbers says something of the model."""
+        found = [_numbers(self.run(seed)) for seed in range(4)]
+        must(any(one != found[0] for one in found), "four models give the same numbers")
+
+    def progress(self) -> None:
+        calls: list[tuple[int, int]] = []
+        self.run(2, lambda done, total: calls.append((done, total)))
+        wrong = [call for call in calls if not 0 <= call[0] <= call[1]]
+        must(not wrong, f"progress{wrong[:1]}: done is not within total")
+
+    def texts(self) -> None:
+        """`texts()`, if there is one, names what the tokenizer is asked for."""
+        if not hasattr(self.evaluator, "texts"):
+            return
+        for what, (items, count) in self.evaluator.texts().items():
+            rows = list(items)
+            items_are_texts = all(
+                not isinstance(row, str) and all(isinstance(one, str) for one in row)
+                for row in rows
+            )
+            must(items_are_texts, f"texts()[{what!r}]: each item must be several texts")
+            must(
+                len(rows) <= count,
+                f"texts()[{what!r}]: {len(rows)} items, and it says {count}",
+            )
+
+
+def _numbers(result: EvalResult) -> dict[str, str]:
+    return {name: repr(metric.value) for name, metric in result.metrics.items()}

@@ -1,0 +1,82 @@
+"""Our evaluators hold to their contract, and a faulty one is told what it must do."""
+
+import dataclasses
+
+import pytest
+
+from clipjax import registry, testing
+from clipjax.evals.common.inputs import Inputs
+from clipjax.types import EvalResult, Metric
+
+
+@pytest.mark.parametrize("name", [*registry.names("evals"), "examples.alignment"])
+def test_contract(name):
+    testing.check_evaluator(name)
+
+
+@dataclasses.dataclass
+class Faulty:
+    """Mean similarity of pictures to one text, with one fault."""
+
+    inputs: Inputs
+    fault: str
+    kept: list = dataclasses.field(default_factory=list)
+
+    def run(self, variables, progress=None):
+        indices = range(0 if self.fault != "uncounted" else 1, len(self.inputs.source))
+        seen = self.inputs.images(variables, indices)
+        text = self.inputs.texts(variables, ["a star"])
+        value = float((seen.embed @ text.T).mean())
+        self.kept.append(value)
+        if progress is not None:
+            progress(3, 2 if self.fault == "progress" else 3)
+        if self.fault == "number":
+            return value
+        value = {
+            "impure": self.kept[0],
+            "constant": 0.5,
+            "percent": 100 * abs(value) + 2,
+            "infinite": float("nan"),
+        }.get(self.fault, value)
+        unit = "fraction" if self.fault == "percent" else ""
+        rank = Metric(0.0 if self.fault == "rank" else 1.0, unit="rank")
+        broken = 0 if self.fault == "uncounted" else len(seen.broken)
+        metrics = {"mean": Metric(value, unit=unit), "rank": rank}
+        return EvalResult(metrics, "mean", "13 pictures", broken=broken)
+
+    def texts(self):
+        items = ["a star"] if self.fault == "bare texts" else [("a star",)]
+        return {"text": (iter(items * (1 + (self.fault == "count"))), 1)}
+
+
+def make(inputs: Inputs, *, fault: str = "") -> Faulty:
+    """A faulty evaluator.
+
+    Args:
+      fault: which.
+    """
+    return Faulty(inputs, fault)
+
+
+def test_one_without_a_fault():
+    testing.check_evaluator(make)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("number", "run gives float: it must give a clipjax.types.EvalResult"),
+        ("percent", "mean: value=.* is no fraction"),
+        ("rank", "rank: value=0.0 is no rank"),
+        ("infinite", "the primary metric is nan"),
+        ("uncounted", "broken=0: 1 of the pictures"),
+        ("impure", "four models give the same numbers|run is not pure"),
+        ("constant", "four models give the same numbers"),
+        ("progress", r"progress\[\(3, 2\)\]: done is not within total"),
+        ("bare texts", "each item must be several texts"),
+        ("count", "2 items, and it says 1"),
+    ],
+)
+def test_faults_are_named(fault, message):
+    with pytest.raises(AssertionError, match=message):
+        testing.check_evaluator(make, fault=fault)
