@@ -198,7 +198,7 @@ def _data(chosen: Mapping[str, str], options: config_options.Options) -> Config:
 
 
 def _suit_model(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
-    """Adds the model options that a loss asks for, where the file sets none."""
+    """Adds the model options that a loss asks for, if the file sets none."""
     key = f"model={chosen['model']}"
     known = inspect.signature(registry.load("model", chosen["model"])).parameters
     for name in chosen["loss"].split("+"):
@@ -209,7 +209,7 @@ def _suit_model(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
 
 
 def _suit_training(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
-    """Adds the keys of `train` that all chosen losses ask for, where the file sets
+    """Adds the keys of `train` that all chosen losses ask for, if the file sets
     none."""
     modules = [registry.load("loss", name) for name in chosen["loss"].split("+")]
     wanted = [registry.module_of(one, "TRAIN_OPTIONS") or {} for one in modules]

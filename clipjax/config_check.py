@@ -59,7 +59,7 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
     Keys and options that are newer than the file have their defaults, which leave a run
     as it was.
 
-    Raises UserError where a component that it names is unknown.
+    Raises UserError if a component that it names is unknown.
     """
 
     def convert(node: Any) -> Any:

@@ -25,7 +25,7 @@ def opening(path: str | os.PathLike[str], what: str) -> bytes:
     Args:
       what: what it should be, for messages ("a vocab.txt").
 
-    Raises UserError where the file is absent, a folder, unreadable, empty, a web page
+    Raises UserError if the file is absent, a folder, unreadable, empty, a web page
     or a Git LFS pointer.
     """
     place = paths.given(path)
@@ -88,6 +88,6 @@ def fetch(url: str, most: int, timeout: float = 30.0) -> bytes:
 
 
 def one_line(error: BaseException) -> str:
-    """The words of an error in one line, its kind where it has none."""
+    """The words of an error in one line, its kind if it has none."""
     words = " ".join(str(error).split())
     return words[:300] if words else type(error).__name__

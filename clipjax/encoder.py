@@ -35,10 +35,10 @@ def part_of(progress: Progress | None, before: int, total: int) -> Progress | No
 class Images(NamedTuple):
     """What became of n images.
 
-    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros where not
+    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros if not
       valid.
-    valid: bool [n], false where the image could not be read or decoded.
-    kept: n values of `keep`, None where not valid.
+    valid: bool [n], false if the image could not be read or decoded.
+    kept: n values of `keep`, None if not valid.
     broken: the key of each image that is not valid, and the reason.
     """
 
@@ -129,7 +129,7 @@ class Encoder:
           examples: a Source, or a sequence of Examples or of images (encoded bytes,
             uint8 [h w 3], PIL), whose elements the threads take; or another iterable of
             them, whose elements this thread takes, two ahead for each thread.
-          indices: which of a Source or sequence, in this order; all where None.
+          indices: which of a Source or sequence, in this order; all if None.
           keep: called in a thread with each element of `examples`, for what the caller
             needs beside the image, so that a source is read once; returns JSON values.
             May raise BadExample too.

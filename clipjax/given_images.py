@@ -82,7 +82,7 @@ def _file(path: str | os.PathLike) -> bytes:
 
 
 def _rest(file: Any, read: Any) -> bytes:
-    """The content of an open file, from its beginning where it can be rewound."""
+    """The content of an open file, from its beginning if it can be rewound."""
     try:
         if file.seekable():
             file.seek(0)

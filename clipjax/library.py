@@ -113,11 +113,11 @@ def load(
       name: a run; a folder of Hugging Face's CLIPModel or SiglipModel or of open_clip;
         a file of OpenAI's CLIP; or "hf-hub:ORG/NAME" for such a folder on the Hugging
         Face hub.
-      checkpoint: of a run: "best" (the latest where none is best), "latest" or a step.
-      ema: of a run: the moving average of the parameters, where it kept one.
+      checkpoint: of a run: "best" (the latest if none is best), "latest" or a step.
+      ema: of a run: the moving average of the parameters, if it kept one.
 
     Raises:
-      UserError: where there is no such model, its checkpoint or weights cannot be read,
+      UserError: if there is no such model, its checkpoint or weights cannot be read,
         or it is none that our towers can be.
     """
     try:

@@ -14,7 +14,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
 def tune(settings: Mapping[int, int]) -> bool:
     """Sets parameter -> value in this process; returns whether it did.
 
-    Not without glibc, nor where the environment's GLIBC_TUNABLES sets malloc.
+    Not without glibc, nor if the environment's GLIBC_TUNABLES sets malloc.
     """
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if tuned or platform.libc_ver()[0] != "glibc":

@@ -10,7 +10,7 @@ from clipjax.types import UserError
 
 
 def one_of(option: str, value: str, known: Any) -> None:
-    """Raises UserError where an option's value is none of the known ones."""
+    """Raises UserError if an option's value is none of the known ones."""
     if value not in known:
         raise UserError(
             f"{option}={value!r}: must be one of {', '.join(known)}."
@@ -19,13 +19,13 @@ def one_of(option: str, value: str, known: Any) -> None:
 
 
 def at_least_one(option: str, size: int) -> None:
-    """Raises UserError where a size is no whole number above 0."""
+    """Raises UserError if a size is no whole number above 0."""
     if not isinstance(size, int) or size < 1:
         raise UserError(f"{option}={size!r}: must be a whole number of at least 1")
 
 
 def above_zero(option: str, value: float) -> None:
-    """Raises UserError where a value is not above 0, or not finite."""
+    """Raises UserError if a value is not above 0, or not finite."""
     if not 0 < value < math.inf:
         raise UserError(f"{option}={value}: must be above 0")
 
@@ -33,7 +33,7 @@ def above_zero(option: str, value: float) -> None:
 def check_pixels(
     mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> None:
-    """Raises UserError where images cannot be normalised with these."""
+    """Raises UserError if images cannot be normalised with these."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3 or not all(math.isfinite(value) for value in values):
             raise UserError(f"model.{name}={values}: must be three numbers")
@@ -42,7 +42,7 @@ def check_pixels(
 
 
 def in_range(option: str, value: float) -> None:
-    """Raises UserError where a dropout rate is not in [0, 1)."""
+    """Raises UserError if a dropout rate is not in [0, 1)."""
     if not 0.0 <= value < 1.0:
         raise UserError(f"{option}={value}: must be at least 0 and less than 1")
 
@@ -50,9 +50,9 @@ def in_range(option: str, value: float) -> None:
 def sizes(
     option: str, asked: tuple[int | None, ...], variant: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """(width, depth, heads, ...) as asked for, the variant's where that is None.
+    """(width, depth, heads, ...) as asked for, the variant's if that is None.
 
-    Raises UserError where a transformer of these sizes cannot be built.
+    Raises UserError if a transformer of these sizes cannot be built.
     """
     found = tuple(
         default if value is None else value
@@ -65,7 +65,7 @@ def sizes(
 def check_sizes(
     option: str, width: int, depth: int, heads: int, mlp_dim: int = 1
 ) -> None:
-    """Raises UserError where a transformer of these sizes cannot be built."""
+    """Raises UserError if a transformer of these sizes cannot be built."""
     sizes = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
     for name, size in sizes.items():
         at_least_one(f"{option}.{name}", size)

@@ -21,7 +21,7 @@ _LONGEST = 255  # bytes in a name, on every usual disk
 def given(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path that a user wrote: `~` and `~user` are folders of users, as in a shell.
 
-    Raises UserError for an address, for `~` where no home folder is known, for a path
+    Raises UserError for an address, for `~` if no home folder is known, for a path
     that no file can have, and for one that is not UTF-8, which libraries of C++ cannot
     be given.
     """

@@ -188,7 +188,7 @@ def _use(values: Any) -> str:
 
 @contextlib.contextmanager
 def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar while the work lasts; nothing where nobody looks."""
+    """A progress bar while the work lasts; nothing if nobody looks."""
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
@@ -356,7 +356,7 @@ def _tiny(
 
 
 def _tell_broken(console: Console, broken: list, what: str) -> None:
-    """The number of broken examples and the first few, where there are any."""
+    """The number of broken examples and the first few, if there are any."""
     if broken:
         console.print(f"{len(broken)} broken, {what}:")
         for bad in broken[:LISTED]:

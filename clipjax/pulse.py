@@ -67,7 +67,7 @@ def _compiling() -> bool:
 
 
 def _bytes_moved() -> int:
-    """Bytes that this process has read and written, where the system counts them."""
+    """Bytes that this process has read and written, if the system counts them."""
     try:
         with open("/proc/self/io", encoding="ascii") as file:
             counts = dict(line.split(": ") for line in file)

@@ -47,13 +47,13 @@ class Option:
 
 
 def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """Returns ' Did you mean ...?' where something known is near, else ''."""
+    """Returns ' Did you mean ...?' if something known is near, else ''."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: Any) -> str:
-    """A value in a message: its repr, cut where it is long."""
+    """A value in a message: its repr, cut if it is long."""
     try:
         text = repr(value)
     except Exception:  # of an int of thousands of digits, deep, or a user's own type
@@ -143,7 +143,7 @@ def _own(family: str, name: str) -> Callable[..., Any]:
 
 
 def module_of(factory: Callable[..., Any], name: str) -> Any:
-    """A constant of a factory's module, None where it has none of that name."""
+    """A constant of a factory's module, None if it has none of that name."""
     return getattr(inspect.getmodule(factory), name, None)
 
 

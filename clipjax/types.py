@@ -53,7 +53,7 @@ class MissingData(UserError):
 class BadExample(Exception):
     """One example cannot be used.
 
-    reason: why. key: the example's, where whoever raises knows it.
+    reason: why. key: the example's, if whoever raises knows it.
     """
 
     def __init__(self, reason: str, key: str = ""):
@@ -110,7 +110,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example:
-        """Raises BadExample where this one example is broken."""
+        """Raises BadExample if this one example is broken."""
         ...
 
 
@@ -204,7 +204,7 @@ class Model(Protocol):
     """A Linen module with its sizes fixed; holds no arrays.
 
     Its module may say TOWERS (which towers `make` takes, ("image", "text") unless it
-    does) and WORDS (the components that suit it where a config names none).
+    does) and WORDS (the components that suit it if a config names none).
     """
 
     @property
@@ -227,7 +227,7 @@ class Model(Protocol):
         text_features [b e] before normalisation, and the GLOBAL_OUTPUTS it has:
         logit_scale (exponentiated) and logit_bias, float32 scalars; a classifier:
         logits float32 [b c] instead.
-        new_model_state: the `batch_stats` tree, {} where the model has none.
+        new_model_state: the `batch_stats` tree, {} if the model has none.
         """
         ...
 

@@ -30,7 +30,7 @@ NONE = Classes()  # of a model without classes
 
 
 def find_label_set(source: Source, label_set: str) -> str | None:
-    """The label set of that name; for "" the only one, None where there are others.
+    """The label set of that name; for "" the only one, None if there are others.
 
     Raises UserError for one that the source does not have.
     """
@@ -74,7 +74,7 @@ def check_same_name(evals: str, same_name: str) -> None:
 
 
 def merged(names: Sequence[str], merge: bool = True) -> tuple[Classes, tuple[int, ...]]:
-    """The classes where those of one name are one, and of each given class its number
+    """The classes if those of one name are one, and of each given class its number
     there. merge=False: the classes as they are.
     """
     if not merge:
@@ -87,12 +87,12 @@ def places(known: Classes, given: Classes) -> tuple[tuple[int, ...], str]:
     """(the number in `known` of each class of `given`, how those of one name were told
     apart: "", "by their folders" or "by their position").
 
-    A class is found by its name. Where several have that name, in either list, it is
-    found by its id; where one list has no ids, by its position if both lists have the
+    A class is found by its name. If several have that name, in either list, it is
+    found by its id; if one list has no ids, by its position if both lists have the
     same names in the same order.
 
     Raises UserError for a name that `known` lacks, and for a name of several classes
-    where nothing tells which one is meant.
+    if nothing tells which one is meant.
     """
     number = {name: i for i, name in enumerate(known.names)}
     unknown = next((name for name in given.names if name not in number), None)

@@ -1,6 +1,6 @@
 """Sources written in words: `webdataset path=DATA/cc3m split.val=test weight=2`.
 
-Where several sources, or one outside a config, are to be named: the parts of
+If several sources, or one outside a config, are to be named: the parts of
 data=mixture, and the data of `clipjax.prepare`.
 """
 
@@ -24,7 +24,7 @@ OWN = ("weight", "split", "as")  # words of a part that are no option of its sou
 class Part:
     """One source of several.
 
-    label: what it is called. weight: None where none is given. splits: the split of
+    label: what it is called. weight: None if none is given. splits: the split of
     this source for a split of the whole; "" for any.
     """
 

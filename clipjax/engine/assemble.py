@@ -43,7 +43,7 @@ from clipjax.weights import value_checks
 def new_tokenizer(
     config: Config, train_source: Source, varied: TextAugment | None = None
 ) -> Tokenizer | None:
-    """A tokenizer made, and where it is of that kind trained, anew.
+    """A tokenizer made, and if it is of that kind trained, anew.
 
     varied: what varies the captions, whose words it is trained on too. None for a model
     without text.
@@ -62,7 +62,7 @@ def new_tokenizer(
 def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer | None:
     """The tokenizer kept with a run; None for a model without text.
 
-    Raises UserError where it is absent, damaged or of another kind than the config's.
+    Raises UserError if it is absent, damaged or of another kind than the config's.
     """
     if "tokenizer" not in config.data:
         return None
@@ -82,7 +82,7 @@ def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer | None:
 def save_tokenizer(
     config: Config, made: Tokenizer | None, workdir: pathlib.Path
 ) -> None:
-    """Keeps the tokenizer's state with the run, where there is one."""
+    """Keeps the tokenizer's state with the run, if there is one."""
     if made is not None:
         name = config.data.tokenizer.name
         kept = {"name": name, "state": made.state()}
@@ -101,9 +101,9 @@ def model(config: Config, made: Tokenizer | None) -> Model:
 
 
 def loss(config: Config, spec: LossSpec, given: str) -> Loss:
-    """The loss of a config, a sum where there are several.
+    """The loss of a config, a sum if there are several.
 
-    given: the model's `image_output`; raises UserError where the loss needs another.
+    given: the model's `image_output`; raises UserError if the loss needs another.
     """
     section = config.loss
     for _, part, _ in losses(config):
@@ -161,7 +161,7 @@ def augment(config: Config) -> Augment:
 
 
 def text_augment(config: Config, train_source: Source) -> TextAugment | None:
-    """What varies the captions of a run; None where nothing does."""
+    """What varies the captions of a run; None if nothing does."""
     if "text_augment" not in config.data:
         return None
     parts = _chain("text_augment", config.data.text_augment, train_source)
@@ -169,9 +169,9 @@ def text_augment(config: Config, train_source: Source) -> TextAugment | None:
 
 
 def mixing(config: Config) -> Mixing | None:
-    """How examples are mixed, None where they are not.
+    """How examples are mixed, None if they are not.
 
-    Raises UserError where they are to be and the model has no classes.
+    Raises UserError if they are to be and the model has no classes.
     """
     data = config.data
     key = "mixup" if data.mixup else "cutmix"
@@ -241,7 +241,7 @@ def evaluators(
 
 
 def _check_output(family: str, name: str, given: str) -> None:
-    """Raises UserError where a loss or evaluator needs another kind of model."""
+    """Raises UserError if a loss or evaluator needs another kind of model."""
     module = registry.module_of(registry.load(family, name), "OUTPUT")
     if (module or "image_embed") != given:
         logits = given == "logits"
@@ -256,8 +256,8 @@ def _check_output(family: str, name: str, given: str) -> None:
 def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
     """A saved state of a run as nested dicts of host arrays, and its step.
 
-    which: "best" (the latest where none is best), "latest" or a step's number.
-    Raises UserError where there is none such, or it holds numbers that are not finite.
+    which: "best" (the latest if none is best), "latest" or a step's number.
+    Raises UserError if there is none such, or it holds numbers that are not finite.
     """
     with Checkpoints(workdir, read_only=True) as saves:
         if which == "best" and saves.best_step() is None:
@@ -280,7 +280,7 @@ def load_variables(
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file of a run; raises UserError where it is damaged."""
+    """The JSON object in a file of a run; raises UserError if it is damaged."""
     try:
         value = atomic_files.parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -294,7 +294,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvalPreprocess:
-    """An evaluation preprocess where an augmentation is expected: draws nothing."""
+    """An evaluation preprocess if an augmentation is expected: draws nothing."""
 
     preprocess: Callable[[Any], Any]
 

@@ -20,7 +20,7 @@ def of_data(config: Config, source: Source) -> Classes:
     """The classes a run learns; none for a model without classes. Says which have one
     name.
 
-    Raises UserError where the data have no such labels, several label sets of which
+    Raises UserError if the data have no such labels, several label sets of which
     none was chosen, or another number of classes than the model.
     """
     if "num_classes" not in config.model:
@@ -49,7 +49,7 @@ def of_data(config: Config, source: Source) -> Classes:
 
 
 def check_validation(config: Config, learnt: Classes, source: Source) -> None:
-    """Raises UserError where the validation loss would mix classes up."""
+    """Raises UserError if the validation loss would mix classes up."""
     if not learnt.names:
         return
     label_set = class_lists.find_label_set(source, config.data.label_set)
@@ -64,7 +64,7 @@ def check_validation(config: Config, learnt: Classes, source: Source) -> None:
 
 
 def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
-    """Raises UserError where a run would go on with other classes than it has learnt,
+    """Raises UserError if a run would go on with other classes than it has learnt,
     or with the same ones in another order.
     """
     if not learnt.names or not (workdir / FILE).exists():
@@ -80,7 +80,7 @@ def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
 
 
 def save(learnt: Classes, workdir: pathlib.Path) -> None:
-    """Keeps the classes with the run, where there are any."""
+    """Keeps the classes with the run, if there are any."""
     if learnt.names:
         kept = {"names": learnt.names, "ids": learnt.ids}
         atomic_files.write_json(workdir / FILE, kept)
@@ -89,7 +89,7 @@ def save(learnt: Classes, workdir: pathlib.Path) -> None:
 def saved(config: Config, workdir: pathlib.Path) -> Classes:
     """The classes kept with a run; none for a model without classes.
 
-    Raises UserError where they are absent or damaged.
+    Raises UserError if they are absent or damaged.
     """
     if "num_classes" not in config.model:
         return class_lists.NONE

@@ -58,7 +58,7 @@ def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _readable(content: bytes) -> bool:
-    if content[:4] == b"\x28\xb5\x2f\xfd":  # zstd, which jax takes where installed
+    if content[:4] == b"\x28\xb5\x2f\xfd":  # zstd, which jax takes if installed
         try:
             import zstandard
         except ImportError:

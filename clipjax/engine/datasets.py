@@ -27,7 +27,7 @@ def source(section: Mapping[str, Any], flag: str) -> Source:
 
     flag: what its options' flags begin with on this command line, for messages.
 
-    Raises UserError where data is missing or empty.
+    Raises UserError if data is missing or empty.
     """
     with local.set_by_flags(flag):
         made = create("data", section, section["split"])
@@ -41,9 +41,9 @@ def source(section: Mapping[str, Any], flag: str) -> Source:
 def eval_source(
     config: Config, val_loss: bool, flag: str = "--config.data.eval."
 ) -> Source | None:
-    """The source of `data.eval`, None where nothing needs it.
+    """The source of `data.eval`, None if nothing needs it.
 
-    Raises UserError where the validation loss of a model with text needs captions and
+    Raises UserError if the validation loss of a model with text needs captions and
     it has none.
     """
     evals = labels(config.evals, "evals")
@@ -88,7 +88,7 @@ def resolved(config: Config) -> Config:
 
 
 def fingerprint(made: Source) -> dict[str, Any]:
-    """What tells a source from another at little cost; "" where it cannot say.
+    """What tells a source from another at little cost; "" if it cannot say.
 
     The counts are of all examples; the digests of names and captions are of a few,
     evenly spaced, so that nothing large is read.
@@ -129,7 +129,7 @@ def save(found: Mapping[str, Any], workdir: pathlib.Path) -> None:
 
 
 def saved(workdir: pathlib.Path) -> dict[str, Any]:
-    """Those kept with a run; none where an older version saved it."""
+    """Those kept with a run; none if an older version saved it."""
     path = workdir / FILE
     return read_json(path) if path.exists() else {}
 
@@ -139,7 +139,7 @@ def check_training(
 ) -> None:
     """Compares the data of a run that goes on with what it was trained on.
 
-    Raises UserError where the training data differ; evaluation data may, and are said
+    Raises UserError if the training data differ; evaluation data may, and are said
     to, unless the config names others.
     """
     before = saved(workdir)
@@ -160,7 +160,7 @@ def check_training(
 
 
 def check_evaluation(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
-    """Raises UserError where data that a run was evaluated on have changed."""
+    """Raises UserError if data that a run was evaluated on have changed."""
     before = saved(workdir)
     for path, now in found.items():
         if change := changes(before.get(path, {}), now):
@@ -174,7 +174,7 @@ def check_evaluation(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs of two fingerprints, in words; "" where nothing does."""
+    """What differs of two fingerprints, in words; "" if nothing does."""
     found = []
     for key, new in now.items():
         old = before.get(key, "")
@@ -202,7 +202,7 @@ def _digest(value: Any) -> str:
 
 
 def _sampled(read: Callable[[int], Any] | None, few: list[int]) -> str:
-    """The digest of what is read of a few examples; "" where one cannot be read."""
+    """The digest of what is read of a few examples; "" if one cannot be read."""
     if read is None:
         return ""
     try:

@@ -3,7 +3,7 @@
     host.fast_cpu_flags()
     host.keep_memory()
 
-Both do nothing where jax may use an accelerator, and never override the user.
+Both do nothing if jax may use an accelerator, and never override the user.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def cpu_only() -> bool:
 def fast_cpu_flags() -> bool:
     """Adds REDUCE_FLAG to XLA_FLAGS; returns whether it did.
 
-    Not where the user set that flag, nor with an untried jaxlib. Without effect once
+    Not if the user set that flag, nor with an untried jaxlib. Without effect once
     jax's backend has started.
     """
     flags = os.environ.get("XLA_FLAGS", "")
@@ -59,7 +59,7 @@ def keep_memory() -> bool:
 
     XLA:CPU allocates its temporary memory anew in every step, and the page faults cost
     a third of a training step. Steps are then dispatched one at a time: two in flight
-    would hold, and from then on keep, the memory of both. Not where GLIBC_TUNABLES
+    would hold, and from then on keep, the memory of both. Not if GLIBC_TUNABLES
     sets malloc. Without effect once jax's backend has started its threads.
     """
     if not cpu_only() or not malloc.tune(MALLOC):

@@ -37,7 +37,7 @@ FRESH = re.compile(r"(lora|image_expander|text_expander)/.*|logit_bias")
 def starts(config: Config) -> dict[str, str]:
     """The keys of SIDES that a config sets, with what they name.
 
-    Raises UserError where a whole model and a tower are both named.
+    Raises UserError if a whole model and a tower are both named.
     """
     found = {key: config[key] for key in SIDES if config[key]}
     if "init_from" in found and len(found) > 1:
@@ -75,14 +75,14 @@ def read(
 ) -> Given:
     """The weights that a config names by a key of SIDES: host arrays.
 
-    A run's are those of its best checkpoint, the moving average where it kept one. Said
+    A run's are those of its best checkpoint, the moving average if it kept one. Said
     and not refused are images that were normalised or prepared otherwise, to which
     training adapts.
 
     model, tokenizer: the run's.
 
-    Raises UserError where there are none, where they would mean something else in the
-    model (see models/common/meaning.py), or where their tokenizer gives other ids.
+    Raises UserError if there are none, if they would mean something else in the
+    model (see models/common/meaning.py), or if their tokenizer gives other ids.
     """
     name, side = config[key], SIDES[key]
     foreigner = read_model.is_foreign(name)
@@ -157,7 +157,7 @@ def take(given: Given, state: TrainState, template: TrainState, say: Say) -> Tra
 
     template: its shapes and shardings.
 
-    Raises UserError where an array is missing, left over or of another shape.
+    Raises UserError if an array is missing, left over or of another shape.
     """
     for part in ("params", "model_state"):
         before, shapes = getattr(state, part), getattr(template, part)
@@ -179,7 +179,7 @@ def take(given: Given, state: TrainState, template: TrainState, say: Say) -> Tra
 
 
 def check_same_ids(what: str, ours: Tokenizer, theirs: Tokenizer) -> None:
-    """Raises UserError, beginning with `what`, where two tokenizers differ on texts.
+    """Raises UserError, beginning with `what`, if two tokenizers differ on texts.
 
     Then every row of the embedding table would mean another word.
     """

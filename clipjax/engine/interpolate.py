@@ -24,7 +24,7 @@ def plain(model: Model, variables: Variables) -> tuple[Model, Variables]:
 def check_same_model(
     what: str, base: tuple[Model, Variables], tuned: tuple[Model, Variables]
 ) -> None:
-    """Raises UserError, naming `what`, where weights of one model would mean
+    """Raises UserError, naming `what`, if weights of one model would mean
     something else in the other: a setting or a parameter differs.
 
     base, tuned: as `plain` gives them.

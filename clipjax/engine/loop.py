@@ -49,7 +49,7 @@ class Outcome:
     """How a call of `train` ended.
 
     step: steps done. results: of the evaluators at the last evaluation. stopped_by: the
-    signal that asked for the end, 0 where the run is complete.
+    signal that asked for the end, 0 if the run is complete.
     """
 
     step: int

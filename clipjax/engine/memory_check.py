@@ -18,7 +18,7 @@ def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
 
     template: the shapes and shardings of the training state.
 
-    Raises UserError where the state on a device, or the pixels of a batch or the
+    Raises UserError if the state on a device, or the pixels of a batch or the
     processes of data.workers, take more bytes than the device, or the host, has.
     """
     device, host = _of_device(mesh.devices.flat[0]), _of_host()
@@ -48,7 +48,7 @@ def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
 
 
 def _of_device(device: Any) -> int:
-    """Bytes of a device, 0 where it does not say."""
+    """Bytes of a device, 0 if it does not say."""
     if device.platform == "cpu":
         return _of_host()
     return (device.memory_stats() or {}).get("bytes_limit", 0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-# Between lines where there is no terminal to rewrite: a twentieth of the time so far,
+# Between lines if there is no terminal to rewrite: a twentieth of the time so far,
 # within these seconds.
 PLAIN_SECONDS = (5.0, 60.0)
 
@@ -59,7 +59,7 @@ class Progress:
     def rates(self, step: int) -> dict[str, float]:
         """images/s and the share of time in want of data, since the last call.
 
-        Empty where no step was done since.
+        Empty if no step was done since.
         """
         now = time.monotonic()
         then, from_step = self._mark

@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 def load_config(workdir: pathlib.Path) -> Config:
     """The config of a run directory.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -78,7 +78,7 @@ def check(
 
     A run that has saved no checkpoint yet holds nobody to its config. Writes nothing.
 
-    Raises UserError where there is a run to go on with and a result key differs, with
+    Raises UserError if there is a run to go on with and a result key differs, with
     every difference; a longer run needs `extend`.
     """
     held = bool(Store(workdir, say).candidates())

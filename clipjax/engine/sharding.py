@@ -28,7 +28,7 @@ RULES = (
 def make_mesh(config: Mapping[str, int]) -> Mesh:
     """The mesh (data, fsdp) of the `mesh` section over all devices of all hosts.
 
-    Raises UserError where the two do not multiply to the number of devices.
+    Raises UserError if the two do not multiply to the number of devices.
     """
     count = jax.device_count()
     data, fsdp = config["data"], config["fsdp"]

@@ -37,7 +37,7 @@ def variables(params: Any, model_state: Any) -> dict[str, Any]:
 
 
 def eval_variables(state: TrainState, ema: bool) -> dict[str, Any]:
-    """The variables to evaluate: the moving averages where asked and there."""
+    """The variables to evaluate: the moving averages if asked and there."""
     if ema and state.ema:
         return variables(state.ema["params"], state.ema["model_state"])
     return variables(state.params, state.model_state)

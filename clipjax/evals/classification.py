@@ -37,7 +37,7 @@ def make(
         one, whose logit is the largest of theirs.
 
     Raises:
-      UserError: for an option out of range, a source without such labels, or one where
+      UserError: for an option out of range, a source without such labels, or one if
         it cannot be told which of several classes of one name is meant.
     """
     if not ks or min(ks) < 1 or max_samples < 0:
@@ -93,7 +93,7 @@ class Classification:
     groups: of each class of the model, the class that it counts as. places: which of
     these each class of the data is. said: how classes of one name are matched.
 
-    What the numbers do not mean. Top-1 rewards the frequent classes where the set is
+    What the numbers do not mean. Top-1 rewards the frequent classes if the set is
     not balanced; compare it with majority_share, and see mean_class_recall. The model
     always names one of its classes, so a high number does not say that it knows when
     none of them fits.
@@ -114,7 +114,7 @@ class Classification:
 
         Ties count in expectation; see clipjax/evals/common/ranking.py.
 
-        Raises UserError where no labelled image can be read.
+        Raises UserError if no labelled image can be read.
         """
         found = self.inputs.images(variables, self.indices, progress=progress)
         labels = [own.get(self.label_set, -1) for own in found.labels]

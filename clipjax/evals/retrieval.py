@@ -2,8 +2,8 @@
 
 Two protocols, each with the chance level of every recall and mean rank beside it:
 
-- standard: N distinct images against all M captions. Image to text hits where any of
-  the image's own captions is among the first k of M; text to image where the caption's
+- standard: N distinct images against all M captions. Image to text hits if any of
+  the image's own captions is among the first k of M; text to image if the caption's
   image is among the first k of N. As papers report it since Karpathy and Fei-Fei
   (arXiv:1412.2306) for Flickr and COCO.
 - pair_diagonal: M (image, caption) pairs, each image repeated for each caption, and
@@ -103,7 +103,7 @@ class Retrieval:
         """Metrics by direction (image_to_text, text_to_image, and their mean):
         recall@k, and the mean and median of the rank of the best right answer.
 
-        Raises UserError where fewer than two images can be read.
+        Raises UserError if fewer than two images can be read.
         """
         images_total = len(self.indices)
         total = images_total + self._captions_total()

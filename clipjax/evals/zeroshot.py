@@ -119,12 +119,12 @@ class ZeroShot:
 
     Of each label set: prompts: its templates. classes: the names to choose among.
     groups: the place there of each of the source's classes. said: of classes of one
-    name, where it has such.
+    name, if it has such.
 
     What the numbers do not mean. "Zero-shot" says that no label was fitted, not that
     the classes were absent from the training captions. The prompts are part of the
     model under test: other templates move the result by points. Top-1 rewards the
-    frequent classes where the set is not balanced; compare it with majority_share, and
+    frequent classes if the set is not balanced; compare it with majority_share, and
     see mean_class_recall. The model chooses among the given names only, so a high
     number does not say that it knows when none of them fits.
     """
@@ -147,7 +147,7 @@ class ZeroShot:
         Ties count in expectation; see evals/common/ranking.py. An image without a
         label in a set does not count there.
 
-        Raises UserError where no image with a label of a set can be read.
+        Raises UserError if no image with a label of a set can be read.
         """
         prompt_counts = {
             name: len(self.classes[name]) * len(templates)

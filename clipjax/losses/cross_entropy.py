@@ -1,6 +1,6 @@
 """Cross-entropy of a classifier: softmax over classes, or a sigmoid for each.
 
-The target is batch["label"], or where the batch has them the soft targets
+The target is batch["label"], or if the batch has them the soft targets
 batch["label_weights"] [b c] of mixed examples.
 """
 

@@ -84,7 +84,7 @@ class HclLoss:
 
 
 def _log_less(a: jax.Array, b: jax.Array, floor: jax.Array) -> jax.Array:
-    """log max(e^a - e^b, e^floor); where the floor holds, the gradient is its own."""
+    """log max(e^a - e^b, e^floor); if the floor holds, the gradient is its own."""
     above = a + jnp.log1p(-jnp.exp(jnp.minimum(b - a, -1e-6)))
     enough = (a > b) & (above > floor)
     # Chosen before the logarithm, whose gradient at 0 would spoil the other's.

@@ -70,8 +70,8 @@ class TriModalLoss:
         """Needs image_embed, text_embed [b d], logit_scale; image_id by same_image,
         text and text_mask by same_caption.
 
-        Takes audio_embed where there is one, then by `reconstruction` decoded_audio and
-        audio_encoded [b d]; joint_embed by `joint`. Raises UserError where what an
+        Takes audio_embed if there is one, then by `reconstruction` decoded_audio and
+        audio_encoded [b d]; joint_embed by `joint`. Raises UserError if what an
         option asks for is missing, and for a batch of one, which has no negatives.
         """
         matches.at_least_two(outputs["image_embed"])
@@ -129,7 +129,7 @@ class TriModalLoss:
 
 
 def _mean(cost: jax.Array, here: jax.Array) -> jax.Array:
-    """Over the rows that are here; 0 where none is."""
+    """Over the rows that are here; 0 if none is."""
     return jnp.where(here, cost, 0).sum() / jnp.maximum(here.sum(), 1)
 
 

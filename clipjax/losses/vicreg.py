@@ -28,7 +28,7 @@ def make(
     variance: float = 25.0,
     covariance: float = 1.0,
 ) -> VicregLoss:
-    """The VICReg loss, on the model's expanded features where it has them
+    """The VICReg loss, on the model's expanded features if it has them
     (model.expander), else on its features before normalisation. The model's logit_scale
     has no part in it.
 

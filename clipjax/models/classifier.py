@@ -17,7 +17,7 @@ from clipjax.models.common import layers
 from clipjax.types import Batch, Outputs, UserError, Variables
 
 TOWERS = ("image",)
-# The components that go with it where a config names none.
+# The components that go with it if a config names none.
 WORDS = {"loss": "cross_entropy", "evals": "classification"}
 
 

@@ -364,9 +364,9 @@ class MemoryNetworkModel:
         given: as a batch, any of "text" (with "text_mask"), "image" and "audio".
         state: of the memories, as an earlier call returned it; None: what was learned.
 
-        Returns the outputs and the new state, {} where `test_time` is "off".
+        Returns the outputs and the new state, {} if `test_time` is "off".
 
-        Raises UserError where no modality is known, or counts of examples differ.
+        Raises UserError if no modality is known, or counts of examples differ.
         """
         if not (names := self._given(given)):
             known = ", ".join(self._known())

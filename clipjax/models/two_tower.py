@@ -50,7 +50,7 @@ def make(
       learnable_scale: False keeps the inverse temperature; then it is no parameter.
       logit_bias_init: a learned bias of the logits (SigLIP), None for none.
       image_head, text_head: from a tower to the embedding: "linear", "affine" (with
-        bias), "mlp", or "none" where the tower gives embed_dim numbers itself.
+        bias), "mlp", or "none" if the tower gives embed_dim numbers itself.
       expander: widths of an MLP over each side's features, which the vicreg loss looks
         at in their place; () for none. Its outputs are no embeddings.
       mean, std: of red, green and blue in [0, 1], to normalise images with.
@@ -160,7 +160,7 @@ class TwoTowerModel:
     """The two towers as a types.Model. Equal settings give equal, hashable models.
 
     Outputs of a side: {side}_embed float32 [b e] of unit norm, {side}_features float32
-    [b e] before normalisation, {side}_tokens [b n d] of the tower; where both sides are
+    [b e] before normalisation, {side}_tokens [b n d] of the tower; if both sides are
     given also {side}_expanded [b expander[-1]], if the model has expanders.
     """
 
@@ -180,7 +180,7 @@ class TwoTowerModel:
     ) -> tuple[Outputs, Any]:
         """Encodes batch["image"] uint8 [b h w 3], ["text"] and ["text_mask"] [b l].
 
-        Where `train` is set, `key` draws the dropout masks, over the whole batch, so
+        If `train` is set, `key` draws the dropout masks, over the whole batch, so
         that they do not depend on the number of devices.
 
         Returns both sides' outputs, logit_scale, logit_bias if there is one, and the

@@ -44,7 +44,7 @@ def make(
     Args:
       config: the `optim` section.
       params: the parameter tree, or its shapes.
-      groups: in place of the section's, where given.
+      groups: in place of the section's, if given.
 
     Raises:
       UserError: where a group's pattern matches no parameter, none is left to train, or

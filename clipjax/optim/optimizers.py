@@ -1,7 +1,7 @@
 """Optimizers: each `name(rate, decay, *, lr, options)` returns an optax transformation.
 
 rate: makes the schedule from the peak learning rate. decay: makes the transformation
-that adds weight decay, given its strength, under the run's exclusions and groups; where
+that adds weight decay, given its strength, under the run's exclusions and groups; if
 an optimizer puts it decides whether the decay is decoupled.
 
 All raise UserError for a value with which they cannot work, see `limits.check`.

@@ -1,7 +1,7 @@
 """Learning-rate schedules: each `name(peak, total_steps, steps_per_epoch, *, options)`
 returns a function of the step (int32 array or int) giving a float32 rate.
 
-`warmup` is in steps where it is 1 or more, else a fraction of the run.
+`warmup` is in steps if it is 1 or more, else a fraction of the run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _with_warmup(
 
 
 def _warmup_steps(total_steps: int, warmup: float) -> int:
-    """Raises UserError where the run is too short for its warmup."""
+    """Raises UserError if the run is too short for its warmup."""
     steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
     if not 0 <= steps < max(total_steps, 1):
         raise UserError(

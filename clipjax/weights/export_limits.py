@@ -9,7 +9,7 @@ from clipjax.types import UserError
 
 
 def require(module: Any, path: str, target: str, **only: Any) -> None:
-    """Raises UserError where a module's field has another value than the format.
+    """Raises UserError if a module's field has another value than the format.
 
     path: the module's section of the config, "model.image". target: the format.
     """
@@ -24,7 +24,7 @@ def require(module: Any, path: str, target: str, **only: Any) -> None:
 
 
 def require_tower(module: Any, kinds: Any, path: str, target: str) -> None:
-    """Raises UserError where a tower is of none of the kinds that a format has."""
+    """Raises UserError if a tower is of none of the kinds that a format has."""
     if not isinstance(module, kinds):
         raise UserError(
             f"{path}: {target} has no tower like {type(module).__name__}: it cannot be "
@@ -33,7 +33,7 @@ def require_tower(module: Any, kinds: Any, path: str, target: str) -> None:
 
 
 def require_head(side: str, kind: str, target: str, only: tuple[str, ...]) -> None:
-    """Raises UserError where a tower's head is none that a format has."""
+    """Raises UserError if a tower's head is none that a format has."""
     if kind not in only:
         raise UserError(
             f"model.{side}_head={kind!r} cannot be exported: {target} has "

@@ -17,12 +17,12 @@ class Settings:
 
     format: of the files, "hf_clip" for example.
     image, text, preprocess, tokenizer: names of components, with the options that
-      differ from their defaults. preprocess and tokenizer are empty where none fits;
+      differ from their defaults. preprocess and tokenizer are empty if none fits;
       no_preprocess and no_tokenizer say why.
     end_id: the id at which the text tower pools, None where it pools elsewhere. Ours
       pools at the last token of a text, which is the same under a tokenizer whose last
       token that is; see `check_tokenizer`.
-    pad_id: the id that the text tower takes for padding, None where it goes by the mask
+    pad_id: the id that the text tower takes for padding, None if it goes by the mask
       of a tokenizer.
     layout: what the file's tensors look like beyond the model, for the format's table.
     """
@@ -48,7 +48,7 @@ class Settings:
 
 
 def build(settings: Settings) -> two_tower.TwoTowerModel:
-    """The model; raises UserError where our towers have no such sizes."""
+    """The model; raises UserError if our towers have no such sizes."""
     make = registry.load("image", settings.image)
     image = make(settings.image_size, **settings.image_options)
     make = registry.load("text", settings.text)
@@ -61,7 +61,7 @@ def to_config(settings: Settings, place: str) -> Config:
 
     place: where the model comes from, for the message.
 
-    Raises UserError where no tokenizer or image transform of ours fits.
+    Raises UserError if no tokenizer or image transform of ours fits.
     """
     if not settings.preprocess:
         raise UserError(settings.no_preprocess)
@@ -103,7 +103,7 @@ def _tokenizer_options(settings: Settings) -> dict[str, Any]:
 
 
 def check_tokenizer(settings: Settings, tokenizer: Any, place: str) -> None:
-    """Raises UserError where a tokenizer is not this model's.
+    """Raises UserError if a tokenizer is not this model's.
 
     It may know fewer ids than the model, not more, must end texts with the token at
     which the model pools, and pad them, and nothing else, with what it takes for that.

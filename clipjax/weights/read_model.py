@@ -92,7 +92,7 @@ def read_model(name: str) -> tuple[Settings, Variables]:
     name: a folder, a file, or "hf-hub:org/name" of the Hugging Face hub, which is kept
     in the hub's cache.
 
-    Raises UserError, naming the file and the cause, where there is no such model, its
+    Raises UserError, naming the file and the cause, if there is no such model, its
     format is unknown, or our towers cannot be what it is.
     """
     if name.startswith(hub.PREFIX):
@@ -147,7 +147,7 @@ def half(settings: Settings, side: str) -> TowerSettings:
 def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
     """The settings of a model, None for a bare file, and the file of its weights.
 
-    A file is read by the settings in its folder where there are some: without them a
+    A file is read by the settings in its folder if there are some: without them a
     model of another activation, or of blocks with the same names, would pass for one
     that it is not.
     """

@@ -71,10 +71,10 @@ def read_tower(
       side: "image" or "text".
       options: of the tower, to be other than the file's: {"pool": "pooler"}.
 
-    Returns batch_stats {} where the tower has none.
+    Returns batch_stats {} if the tower has none.
 
     Raises:
-      UserError: naming the file and the cause, where there is no such tower, its format
+      UserError: naming the file and the cause, if there is no such tower, its format
         is unknown, or ours cannot be what it is.
     """
     one_of("side", side, SIDES)
@@ -97,7 +97,7 @@ def read_classifier(
 ) -> tuple[TowerSettings, classifier.ClassifierModel, Variables]:
     """An image tower with the classifier over it.
 
-    Raises UserError as `read_tower` does, and where the file has no classifier.
+    Raises UserError as `read_tower` does, and if the file has no classifier.
     """
     opened = _open(name, "image")
     if opened is None or not opened.settings.num_classes:
@@ -138,7 +138,7 @@ def to_tensors(
 
 
 def build(settings: TowerSettings) -> Any:
-    """The tower, a Linen module; raises UserError where ours has no such sizes."""
+    """The tower, a Linen module; raises UserError if ours has no such sizes."""
     make = registry.load(settings.side, settings.component)
     sizes = (settings.size,)
     if settings.side == "text":
@@ -167,7 +167,7 @@ def tower_shapes(tower: Any) -> Variables:
 
 
 def check_same(tower: Any, settings: TowerSettings, place: str) -> None:
-    """Raises UserError where a tower computes otherwise than the released one.
+    """Raises UserError if a tower computes otherwise than the released one.
 
     Rates of dropout and the like may differ, and how a text is pooled; see
     models/common/meaning.py.
@@ -221,7 +221,7 @@ def _described(
         settings = kind.settings(config, shapes, weights.parent, str(weights))
         try:
             build(settings)
-        except UserError as error:  # of a config's words, where no file is known
+        except UserError as error:  # of a config's words, if no file is known
             raise UserError(f"{weights}: {error}") from error
         return settings
     except (KeyError, TypeError, ValueError, AttributeError) as error:

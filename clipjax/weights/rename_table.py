@@ -225,7 +225,7 @@ def to_theirs(
     that variables were read from, every byte is as it was there: float32 holds float16
     and bfloat16 exactly.
 
-    Raises UserError where the table has no place for a variable, or for an unknown
+    Raises UserError if the table has no place for a variable, or for an unknown
     type.
     """
     given = param_paths.named(variables)

@@ -29,9 +29,9 @@ class TowerSettings:
     format: of the files, "hf_bert" for example. side: "image" or "text".
     component, options: the tower's name and options.
     size: height and width of images, or the context length. vocab_size: of a text
-    tower. num_classes: of the classifier in the file, 0 where there is none.
+    tower. num_classes: of the classifier in the file, 0 if there is none.
     mean, std: of an image tower's images, for the model's options. preprocess: of half
-      of a two-tower model, its section of a config; {} where it is not known.
+      of a two-tower model, its section of a config; {} if it is not known.
     prefix: before the tower's tensors. layout: what they look like beyond the tower.
     """
 
@@ -55,8 +55,8 @@ class TowerFormat:
 
     side: "image" or "text".
     recognise(config, shapes): whether a file is of this kind; config is the content of
-      the config.json beside it, None where there is none.
-    settings(config, shapes, folder, place): raises UserError where the tower cannot be
+      the config.json beside it, None if there is none.
+    settings(config, shapes, folder, place): raises UserError if the tower cannot be
       ours. folder has the config, place is for messages.
     rules(tower, layout): of the tower's tensors, without their prefix.
     head: rules of a classifier's last layer, "head/kernel" of models/classifier.py;
@@ -99,7 +99,7 @@ def count(shapes: Iterable[str], pattern: str) -> int:
 def shape_of(shapes: Shapes, name: str, dims: int, place: str) -> tuple[int, ...]:
     """The shape of a tensor that says a size.
 
-    Raises UserError where it is missing or of another number of dimensions.
+    Raises UserError if it is missing or of another number of dimensions.
     """
     if name not in shapes:
         raise UserError(f"{place} lacks {name}, which says a size of the tower")
@@ -111,7 +111,7 @@ def shape_of(shapes: Shapes, name: str, dims: int, place: str) -> tuple[int, ...
 
 
 def classes(shapes: Shapes, bias: str) -> int:
-    """How many classes the bias of a classifier has, 0 where there is none."""
+    """How many classes the bias of a classifier has, 0 if there is none."""
     return math.prod(shapes[bias]) if bias in shapes else 0
 
 
@@ -126,7 +126,7 @@ def side_of_square(rows: int, name: str, place: str) -> int:
 def hf_normalisation(
     folder: pathlib.Path, default: tuple[Three, Three]
 ) -> tuple[Three, Three]:
-    """Mean and std of the image processor beside a tower, where there is one.
+    """Mean and std of the image processor beside a tower, if there is one.
 
     How it resizes is left to whoever prepares images: a tower alone can be given any.
     """
@@ -137,7 +137,7 @@ def hf_normalisation(
 def timm_normalisation(
     config: Mapping[str, Any] | None, place: str
 ) -> tuple[Three, Three]:
-    """Mean and std of a timm config.json; ImageNet's where nothing is said."""
+    """Mean and std of a timm config.json; ImageNet's if nothing is said."""
     config = config or {}
     given = config.get("pretrained_cfg") or config
     return _normalisation(given, ("mean", "std"), place, IMAGENET)
@@ -149,7 +149,7 @@ def _normalisation(
     place: str,
     default: tuple[Three, Three],
 ) -> tuple[Three, Three]:
-    """The default where neither of the two is there, or only one of them."""
+    """The default if neither of the two is there, or only one of them."""
     mean, std = (given.get(key) for key in keys)
     if not (mean and std):
         return default

@@ -18,7 +18,7 @@ LARGEST = 10_000_000
 def check_sizes(
     given: Mapping[str, Any], keys: Iterable[str], place: str, least: int = 1
 ) -> None:
-    """Raises UserError where one of these is no plain integer of at least `least`.
+    """Raises UserError if one of these is no plain integer of at least `least`.
 
     place: the file and section, for the message.
     """
@@ -47,7 +47,7 @@ def check_depth(
 
 
 def check_positive(given: Mapping[str, Any], keys: Iterable[str], place: str) -> None:
-    """Raises UserError where one of these is no finite number above 0."""
+    """Raises UserError if one of these is no finite number above 0."""
     for key in keys:
         if not _finite(given[key]) or given[key] <= 0:
             raise UserError(f"{place}: {key}={given[key]!r}: must be a number above 0")
@@ -69,7 +69,7 @@ def three(value: Any, key: str, place: str, positive: bool = False) -> Three:
 
 
 def check_finite(arrays: Iterable[tuple[str, Any]], place: str) -> None:
-    """Raises UserError where arrays hold NaN or infinite numbers, naming the first.
+    """Raises UserError if arrays hold NaN or infinite numbers, naming the first.
 
     arrays: with their names. place: where they come from, for the message.
     """

@@ -45,7 +45,7 @@ def write(
       dtype: of the tensors: float32, float16 or bfloat16.
 
     Raises:
-      UserError: for a setting that the format cannot say, or where out exists.
+      UserError: for a setting that the format cannot say, or if out exists.
     """
     if target not in FORMATS:
         raise UserError(f"--format={target}: must be one of {', '.join(FORMATS)}")
@@ -137,7 +137,7 @@ def _plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables
 def _folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to fill, which becomes `out` when all went well and vanishes else.
 
-    Raises UserError where `out` exists, its parent does not, or nothing can be written
+    Raises UserError if `out` exists, its parent does not, or nothing can be written
     there.
     """
     if out.exists():

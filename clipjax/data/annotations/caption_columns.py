@@ -43,7 +43,7 @@ def find(names: Sequence[str], wanted: str, usual: Iterable[str]) -> int | None:
 
 
 def captions(names: Sequence[str], wanted: str) -> list[list[int]]:
-    """Groups of columns that hold captions, the best first; [] where there are none.
+    """Groups of columns that hold captions, the best first; [] if there are none.
 
     wanted: a name, or a pattern with `*`; "" finds the usual ones. All columns of a
     group are captions of the same row.

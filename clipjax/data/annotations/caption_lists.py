@@ -30,7 +30,7 @@ def may_be(text: str) -> bool:
 
 
 def spelt(text: str) -> list[str | None] | None:
-    """The list that a text spells, None where it spells none.
+    """The list that a text spells, None if it spells none.
 
     A list is one of texts, and of None; brackets around anything else are a caption's
     own.

@@ -122,7 +122,7 @@ def _rows(
     caption_column: str,
     counts: Counts,
 ) -> Iterator[caption_json.Row]:
-    """(image name, captions) of each row; None as captions where they are missing."""
+    """(image name, captions) of each row; None as captions if they are missing."""
     first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
     if flickr_tables.is_token(first) and not (image_column or caption_column):
         yield from flickr_tables.token_rows(_lines(text))
@@ -147,7 +147,7 @@ def _rows(
 def _captions(
     row: list[str], raw: list[str], form: Form, counts: Counts
 ) -> list[Any] | None:
-    """The captions of a row; None where it has no such field, or too many fields.
+    """The captions of a row; None if it has no such field, or too many fields.
 
     raw: the row's lines as they stand in the file, [] if it quotes nothing.
     """

@@ -61,7 +61,7 @@ class Listed:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one image; raises BadExample, naming it, where it is broken."""
+        """Reads one image; raises BadExample, naming it, if it is broken."""
         captions = self.captions_of(index)
         key = self.key_of(index)
         image = local.read_bytes(_file(self._folder, self._names[index]), key)
@@ -92,10 +92,10 @@ def make(
     subset_seed: int,
     folders: tuple[str, ...] = FOLDERS,
 ) -> Listed:
-    """The source of these entries, in part where the limits say so.
+    """The source of these entries, in part if the limits say so.
 
     images: the option that names the images' folder; "" finds it among `folders`.
-    table: the file that lists them, for messages. Raises UserError where no image of
+    table: the file that lists them, for messages. Raises UserError if no image of
     the list is found.
     """
     names = list(entries)
@@ -177,7 +177,7 @@ def _folders(
 
 
 def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The file of an image, also where its name's accents are characters of their own
+    """The file of an image, also if its name's accents are characters of their own
     in the list and not on the disk, or the other way (macOS unpacks so).
     """
     place = folder / name

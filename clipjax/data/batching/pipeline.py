@@ -50,7 +50,7 @@ def epoch_size(source: Source, unit: str) -> int:
 def steps_per_epoch(source: Source, unit: str, global_batch: int) -> int:
     """Whole steps nearest to one epoch; nothing is dropped between epochs.
 
-    Raises UserError where one batch would hold more than an epoch.
+    Raises UserError if one batch would hold more than an epoch.
     """
     size = epoch_size(source, unit)
     if not 1 <= global_batch <= size:
@@ -99,11 +99,11 @@ def train_batches(
       unit: "image": an epoch visits every image once, with one caption drawn at random;
         "pair": every caption once, with its image. In a source with captions, examples
         without one are left out.
-      label_set: which labels; "": those of the only set, where there is only one.
+      label_set: which labels; "": those of the only set, if there is only one.
       text_buckets: lengths to which texts are padded, by the batch; None: all alike.
       workers: processes that make batches ahead; each needs seconds to start.
       threads: where workers is 0, threads that make batches ahead; 0: none ahead.
-      timeout: seconds that a batch is awaited, 0 for ever; of no effect where both
+      timeout: seconds that a batch is awaited, 0 for ever; of no effect if both
         workers and threads are 0.
       on_broken: "replace" or "raise".
       text_augment: what varies captions, with draws of their own.
@@ -190,7 +190,7 @@ def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Raises UserError where `others` of two examples differ in names or shapes."""
+    """Raises UserError if `others` of two examples differ in names or shapes."""
     for row in rows:
         for name in {*rows[0], *row}:
             shapes = [

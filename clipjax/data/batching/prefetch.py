@@ -125,7 +125,7 @@ class Ahead(Generic[Made]):
 
 
 def name_of(examples: Any, index: int) -> str:
-    """What to call an example that hangs: its key, where that can be had."""
+    """What to call an example that hangs: its key, if that can be had."""
     if read := getattr(examples, "key_of", None):
         with contextlib.suppress(Exception):  # a key too may have to be read
             return Ahead(read, range(index, index + 1), threads=1, depth=0).take(1.0)

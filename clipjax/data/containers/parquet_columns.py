@@ -38,10 +38,10 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of columns, "" where there is none.
+    """Names of columns, "" if there is none.
 
     path: where an image's bytes may be instead. labels: column -> the names of its
-    classes, () where the file does not say them. words: those of them that hold text,
+    classes, () if the file does not say them. words: those of them that hold text,
     the classes themselves. called: of other columns with numbers, what these say.
     unused: columns of text that nothing is taken from. splits: columns that seem to
     say the split, if none was chosen.

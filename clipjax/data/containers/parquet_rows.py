@@ -212,7 +212,7 @@ class RowGroups:
     def values(self, rows: Rows, i: int, columns: tuple[str, ...]) -> list[Any]:
         """The values of row i, text as its bytes (or a list of them), null as b"".
 
-        Raises BadExample where the file is gone, changed or damaged.
+        Raises BadExample if the file is gone, changed or damaged.
         """
         place = (rows.path, int(rows.group[i]), columns)
         with self._lock:  # a reader of parquet is not for several threads at once
@@ -283,7 +283,7 @@ def _damage() -> tuple[type[Exception], ...]:
 
 
 def _largest(path: pathlib.Path, file: Any, columns: parquet_columns.Columns) -> int:
-    """The bytes of the images of the largest row group; raises UserError where there
+    """The bytes of the images of the largest row group; raises UserError if there
     are but paths of images.
     """
     sizes, nulls = [0], 0

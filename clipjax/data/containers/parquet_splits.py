@@ -31,8 +31,8 @@ def canonical(split: str) -> str:
 def find(base: pathlib.Path) -> dict[str, list[str]]:
     """Split -> its files, relative to the folder, sorted; "" for files of no split.
 
-    Raises UserError where there are none, where they lie in several folders, which may
-    be different data, and where numbered ones are missing.
+    Raises UserError if there are none, if they lie in several folders, which may
+    be different data, and if numbered ones are missing.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for name in _all(base):
@@ -87,7 +87,7 @@ def _split(name: pathlib.PurePosixPath) -> tuple[str, str]:
 
 
 def _complete(base: pathlib.Path, names: list[str]) -> None:
-    """Raises UserError where `-00003-of-00042` is missing among its like."""
+    """Raises UserError if `-00003-of-00042` is missing among its like."""
     groups: dict[tuple[str, int], set[int]] = {}
     for name in names:
         if match := NUMBERED.fullmatch(name.removesuffix(SUFFIX)):

@@ -226,7 +226,7 @@ class Readers:
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
     def read(self, shard: int, index: int) -> bytes:
-        """Raises BadExample where the file is damaged there, or is no such file."""
+        """Raises BadExample if the file is damaged there, or is no such file."""
         try:
             return self._reader(shard).read([index])[0]
         except (RuntimeError, OSError, IndexError) as error:
@@ -255,14 +255,14 @@ class Readers:
 
 
 def _open(path: str, size: int) -> Any:
-    with open(path, "rb"):  # for the system's own words where it cannot be read
+    with open(path, "rb"):  # for the system's own words if it cannot be read
         pass
     reader = array_record_module.ArrayRecordReader(
         path, READING, file_reader_buffer_size=1 << 15
     )
     found = reader.num_records()
     if not reader.ok() or found != size:
-        reader.read([0])  # says why, where it is no ArrayRecord file
+        reader.read([0])  # says why, if it is no ArrayRecord file
         raise OSError(f"it holds {found} records, not {size}")
     return reader
 

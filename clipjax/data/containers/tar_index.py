@@ -42,8 +42,8 @@ class ShardIndex:
     keys: uint8, the keys' UTF-8 bytes joined; key_end: int64 [n], where each ends.
     image_start, image_size, text_start, text_size: int64 [n], bytes within the shard.
     text_kind: uint8 [n], of caption_files.
-    captions: int32 [n], how many captions; 1 where they cannot be read.
-    label: int32 [n], from `.cls`; NO_LABEL where there is none, BAD_LABEL if broken.
+    captions: int32 [n], how many captions; 1 if they cannot be read.
+    label: int32 [n], from `.cls`; NO_LABEL if there is none, BAD_LABEL if broken.
     problems: what was ignored or is damaged, in words, without the shard's name.
     """
 
@@ -72,7 +72,7 @@ ARRAYS = tuple(f.name for f in dataclasses.fields(ShardIndex) if f.name != "prob
 
 
 def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
-    """Returns the index of a shard, from the cache folder where it is still valid.
+    """Returns the index of a shard, from the cache folder if it is still valid.
 
     Raises UserError for a file that is no readable tar (compressed, for one).
     """
@@ -106,7 +106,7 @@ def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
 
 
 def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
-    """Reads a cached index; None where it is absent, outdated or damaged."""
+    """Reads a cached index; None if it is absent, outdated or damaged."""
     try:
         line, _, data = place.read_bytes().partition(b"\n")
         head = json.loads(line)

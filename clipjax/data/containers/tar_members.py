@@ -48,7 +48,7 @@ def _archive(
     file: BinaryIO, part: int, start: int, shard: Shard, problems: list[str]
 ) -> Generator[tuple[int, tarfile.TarInfo], None, int | None]:
     """Yields the members of the archive that starts there; returns the position of its
-    end mark, None where it has none.
+    end mark, None if it has none.
     """
     file.seek(start)
     size, position = shard.stamp[0], start

@@ -40,7 +40,7 @@ class Crop:
     def as_evaluated(self, evaluation: Evaluation) -> Crop:
         """This crop, upright by EXIF only if the evaluation turns images upright too.
 
-        Raises UserError where the crop was told not to and the evaluation does.
+        Raises UserError if the crop was told not to and the evaluation does.
         """
         upright = getattr(evaluation, "exif", self.exif)
         if upright and not self.exif:

@@ -52,13 +52,13 @@ def decode(
       exif: turn the picture upright as its EXIF orientation says; an unreadable EXIF
         block says nothing. Arrays have none.
       at_least: (width, height) of the upright picture that will do. A JPEG is then
-        decoded at 1/2, 1/4 or 1/8 of its size (rounded up) where that is no smaller:
+        decoded at 1/2, 1/4 or 1/8 of its size (rounded up) if that is no smaller:
         faster, and slightly different pixels.
 
     Transparency is dropped, not composited, as `convert("RGB")` does (and with it
     OpenAI's CLIP); 16-bit grey keeps its upper 8 bits.
 
-    Raises BadExample with a short reason where the image cannot be used: empty, cut
+    Raises BadExample with a short reason if the image cannot be used: empty, cut
     off, not an image, a decompression bomb (Pillow's limit), an array of another form.
     """
     picture = read(image, exif=exif, at_least=at_least)
@@ -158,7 +158,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none that can be read."""
+    """The EXIF orientation, 1 if there is none that can be read."""
     try:
         value = picture.getexif().get(ORIENTATION_TAG)
     except MemoryError:

@@ -60,7 +60,7 @@ def find(place: str | os.PathLike[str], others: Suffixes) -> list[str]:
 
 
 def left_out(others: Suffixes) -> list[str]:
-    """The problem that files were left out, in words; none where none were."""
+    """The problem that files were left out, in words; none if none were."""
     if not others:
         return []
     seen = file_contents.tally(others)

@@ -45,7 +45,7 @@ NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 def library() -> ModuleType:
     """OpenCV, with one thread a call in all of this process: workers are many.
 
-    Raises UserError where it is not installed.
+    Raises UserError if it is not installed.
     """
     try:
         import cv2
@@ -97,7 +97,7 @@ def _sigma(shrink: float) -> float:
 
 
 def _jpeg(data: bytes, opened: Image.Image) -> np.ndarray | None:
-    """The pixels as they are stored, or None where Pillow must decide."""
+    """The pixels as they are stored, or None if Pillow must decide."""
     usual = opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L")
     if not usual or not is_whole(data):
         return None

@@ -76,7 +76,7 @@ class Outcome:
     """What was made; `kept_shards` of them by an earlier, interrupted conversion.
 
     repeated: an example left out because of its image, and the example it repeats.
-    read: bytes of the images in the source; 0 where nothing was to be done.
+    read: bytes of the images in the source; 0 if nothing was to be done.
     """
 
     split: record_shards.Split
@@ -139,7 +139,7 @@ def convert(
 
 
 def _finished(final: pathlib.Path, plan: dict) -> Outcome:
-    """What an earlier call made, where it was to make the same."""
+    """What an earlier call made, if it was to make the same."""
     how = "choose another --out, or delete that split's files"
     try:
         found = json.loads(final.read_bytes())
@@ -167,7 +167,7 @@ def _finished(final: pathlib.Path, plan: dict) -> Outcome:
 
 
 def _same_plan(part: pathlib.Path, plan: dict) -> None:
-    """Raises UserError where the interrupted conversion was to make something else."""
+    """Raises UserError if the interrupted conversion was to make something else."""
     place = part / "plan.json"
     if not place.exists():
         atomic_files.write_json(place, plan)

@@ -66,7 +66,7 @@ def each(
 
 
 def check(source: Source, index: int, example: Example) -> None:
-    """Raises BadExample where captions or labels are not what the source declares."""
+    """Raises BadExample if captions or labels are not what the source declares."""
     if not all(isinstance(caption, str) for caption in example.captions):
         raise BadExample("a caption is not text")
     declared = int(source.caption_counts[index])

@@ -62,7 +62,7 @@ def choose(
     """Draws `classes` classes, and of each `per_class` images that can be decoded.
 
     Which classes depends on the seed and their number alone, so that all splits
-    of a data set get the same ones; they keep their order. Where a class has fewer
+    of a data set get the same ones; they keep their order. If a class has fewer
     images, all are taken.
 
     Raises UserError for a source without labels, or with fewer classes.
@@ -110,7 +110,7 @@ def write_folders(
 ) -> dict[str, int]:
     """Writes OUT/SPLIT/CLASS/NUMBER.jpg, whole or not at all; returns class -> images.
 
-    Captions have no place there. Raises UserError where that split is there already, or
+    Captions have no place there. Raises UserError if that split is there already, or
     for classes whose folders would have one name.
     """
     place = out / split

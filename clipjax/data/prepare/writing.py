@@ -91,7 +91,7 @@ class RecordWriter:
         self._writer.write(record_shards.encode(example))
 
     def close(self) -> None:
-        """Raises OSError where something could not be written."""
+        """Raises OSError if something could not be written."""
         try:
             self._writer.close()
         except RuntimeError as error:
@@ -138,7 +138,7 @@ def write_shard(
 ) -> record_shards.Shard | None:
     """Writes (index, example) into a shard, whole or not at all.
 
-    Returns its metadata, None (and no file) where there are no examples.
+    Returns its metadata, None (and no file) if there are no examples.
     """
     scratch = path.with_name(path.name + ".tmp")
     counts = []

@@ -52,7 +52,7 @@ def make(
     The split is "all", or "train", "val" or "test" of Flickr8k's official lists
     (Flickr_8k.trainImages.txt, devImages, testImages) where they lie beside the table
     or in a folder beside it. Without them it is "train" or "val": an image belongs to
-    "val" where the first 8 bytes of its name's SHA-256, as a number in [0, 1), are
+    "val" if the first 8 bytes of its name's SHA-256, as a number in [0, 1), are
     below `val_fraction`: the same on every machine, whatever else the table holds.
 
     Options (paths are relative to `path`, or absolute):
@@ -64,11 +64,11 @@ def make(
       val_fraction: share of the images in "val", in [0, 1].
       split_file: image names of this split, one a line, with their suffixes or
         without, instead of all this; the split may then have any name.
-      official: use the official lists where there are some.
+      official: use the official lists if there are some.
       max_samples: use so many images (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
-    Raises UserError for missing folders or tables, and where no image is left.
+    Raises UserError for missing folders or tables, and if no image is left.
     """
     base = local.folder(path, "images and captions")
     selection.check_fraction(val_fraction)
@@ -113,9 +113,9 @@ def _listed(name: str, entries: Container[str]) -> str:
 
 
 def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
-    """The official list of a split, None where there are no such lists.
+    """The official list of a split, None if there are no such lists.
 
-    Raises UserError where there are some, but not of this split.
+    Raises UserError if there are some, but not of this split.
     """
     inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     for place in (folder, *(folder / name for name in inner)):

@@ -3,7 +3,7 @@
 A split whose images lie in PATH/SPLIT itself, such as ImageNet's val, needs a table of
 their classes; see annotations/class_tables.py for its forms. The label set is "class",
 the class names are the folders' names (or those of `class_names_file`), in the order of
-the sorted folders. Captions are made of them where asked for.
+the sorted folders. Captions are made of them if asked for.
 
     --config configs/x.py:data=imagefolder --config.data.eval.path=FOLDER
 """
@@ -38,7 +38,7 @@ def make(
 
     Other files are left out and counted; image_files.py says which.
 
-    Classes are numbered as in PATH/train where that has all classes of this split, so
+    Classes are numbered as in PATH/train if that has all classes of this split, so
     that a split that lacks some keeps the numbers; else by this split's own folders.
 
     Options:
@@ -156,7 +156,7 @@ class ImageFolder:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one image; raises BadExample, naming it, where that fails."""
+        """Reads one image; raises BadExample, naming it, if that fails."""
         index = local.position(index, len(self))
         key = self.key_of(index)
         return Example(
@@ -179,7 +179,7 @@ class ImageFolder:
 
 def _folders(place: pathlib.Path) -> list[str]:
     """Names of the subfolders, sorted; hidden ones and what macOS adds to archives left
-    out; [] where none.
+    out; [] if none.
     """
     if not place.is_dir():
         return []

@@ -66,7 +66,7 @@ def make(
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for missing folders and shards, for files of another form, and
-    where no example is left.
+    if no example is left.
     """
     if split not in SPLITS:
         raise UserError(
@@ -300,7 +300,7 @@ def _texts(folder: pathlib.Path, key: str, there: set[str]) -> list[caption_file
 
 
 def _has_folders(base: pathlib.Path) -> bool:
-    """Whether this is the form `files`; raises UserError where it is `webdataset`, or
+    """Whether this is the form `files`; raises UserError if it is `webdataset`, or
     holds nothing of img2dataset.
     """
     entries = sorted(

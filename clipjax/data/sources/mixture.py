@@ -33,7 +33,7 @@ def make(split: str, *, parts: str = "") -> Mixture:
       parts: NAME key=value ... + NAME key=value ..., of any sources with their options,
         and for each: `weight`, its share of the training examples (all parts or none);
         `as`, its label in messages, its source's name unless given; `split`, its split
-        whatever the mixture's, or `split.val`, its split where the mixture's is val.
+        whatever the mixture's, or `split.val`, its split if the mixture's is val.
 
     Label sets of the same name and the same classes are one; others are kept apart as
     LABEL.SET.
@@ -108,14 +108,14 @@ class Mixture:
         )
 
     def captions_of(self, index: int) -> Sequence[str]:
-        """The captions of an example, without its image where the part can do so."""
+        """The captions of an example, without its image if the part can do so."""
         part, inside = self._place(index)
         source = self._sources[part]
         read = getattr(source, "captions_of", None)
         return read(inside) if read is not None else source[inside].captions
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without its image where the part can do so."""
+        """The key of an example, without its image if the part can do so."""
         part, inside = self._place(index)
         source = self._sources[part]
         read = getattr(source, "key_of", None)

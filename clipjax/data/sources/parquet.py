@@ -46,10 +46,10 @@ def make(
 ) -> Parquet:
     """Finds the files of a split and reads which rows they have, but no image.
 
-    The split is one of those in the files' names or folders, "val" also where they say
+    The split is one of those in the files' names or folders, "val" also if they say
     validation, valid or dev; "all" is all files. Where there is no "val", a part of
     "train" is held out for it, by a hash of the keys: storage/selection.py.
-    So are "train" and "val" divided where the files' names say no split.
+    So are "train" and "val" divided if the files' names say no split.
 
     Options:
       path: the folder; its files may lie in a folder inside, such as data.
@@ -64,16 +64,16 @@ def make(
         each a label set; () finds those of which the files say so, or label, labels and
         their like. Names are numbered in the order of the alphabet, over all splits.
       classes: text file of class names, one a line, in the order of their numbers,
-        where the files do not say them; relative to `path`.
+        if the files do not say them; relative to `path`.
       split_column: a column that says the split of each row, instead of all this; text,
         categories, or numbers whose names the files say.
-      val_fraction: share of the examples in "val" where it is not there, in [0, 1].
+      val_fraction: share of the examples in "val" if it is not there, in [0, 1].
       max_samples: use so many examples (0: all).
       max_classes, max_samples_per_class: of one label set, use so many classes,
         numbered anew, and of each so many examples (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
-    Raises UserError for missing folders, files, columns and splits, and where no
+    Raises UserError for missing folders, files, columns and splits, and if no
     example is left.
     """
     selection.check_fraction(val_fraction)
@@ -249,7 +249,7 @@ class Parquet:
     def _values(
         self, rows: parquet_rows.Rows, i: int, columns: tuple[str, ...]
     ) -> tuple[list[Any], str]:
-        """The values of a row, b"" where there is none, and its key."""
+        """The values of a row, b"" if there is none, and its key."""
         place = f"{rows.name}:{rows.group[i]}/{rows.row[i]}"
         key = rows.columns.key
         wanted = (*columns, key) if key else columns
@@ -350,7 +350,7 @@ def _class_names(
     classes: str,
     problems: list[str],
 ) -> dict[str, list[str]]:
-    """Label set -> names in order; raises UserError where files differ in them.
+    """Label set -> names in order; raises UserError if files differ in them.
 
     inside: the files of all splits, whose texts are the names of a label set of text.
     """

@@ -25,7 +25,7 @@ from clipjax.data.storage import local, selection
 from clipjax.types import BadExample, Example, UserError
 
 INFO = "dataset_info.json"
-CAPTIONS = ("captions", "caption", "text")  # where the option says nothing
+CAPTIONS = ("captions", "caption", "text")  # if the option says nothing
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 PREPARE = (
     "prepare it, with a network, by `tfds build {name} --file_format=array_record "
@@ -49,7 +49,7 @@ def make(
     """Opens a split of a prepared data set.
 
     The split may be a slice, as TFDS writes it ("train[:90%]"); "val" is also the
-    split "validation". Where captions are a sequence, all are read once to be counted.
+    split "validation". If captions are a sequence, all are read once to be counted.
 
     Options:
       dataset: "name", "name/config", "name:1.2.3"; "" where data_dir is the prepared
@@ -63,10 +63,10 @@ def make(
       max_samples: use so many images (0: all).
       subset_seed: which ones; -1: the first.
 
-    Raises UserError where nothing is prepared there, or in another file format, and for
+    Raises UserError if nothing is prepared there, or in another file format, and for
     splits and features that do not exist.
     """
-    import tensorflow_datasets as tfds  # half a second, so only where it is chosen
+    import tensorflow_datasets as tfds  # half a second, so only if it is chosen
 
     place = _prepared(dataset, data_dir)
     try:
@@ -134,11 +134,11 @@ class Tfds:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one example; raises BadExample, naming it, where it is broken."""
+        """Reads one example; raises BadExample, naming it, if it is broken."""
         index = int(self._chosen[local.position(index, len(self))])
         key = f"{self._split}:{index}"
         fields = self._fields(index)
-        image = fields[self._image]  # None where TFDS reads past a cut
+        image = fields[self._image]  # None if TFDS reads past a cut
         if not isinstance(image, bytes):
             raise BadExample("it has no image; its shard may be damaged", key)
         labels = {name: int(fields[name]) for name in self.class_names}
@@ -166,7 +166,7 @@ class Tfds:
             raise BadExample(reason, f"{self._split}:{index}") from error
 
     def _counts(self, place: pathlib.Path) -> np.ndarray:
-        """Captions of each record, int32; counted once where they are sequences."""
+        """Captions of each record, int32; counted once if they are sequences."""
         total = len(self._data)
         if not self._path:
             return np.zeros(total, np.int32)
@@ -214,7 +214,7 @@ def _texts(fields: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
-    """The folder of a prepared data set; raises UserError where there is none."""
+    """The folder of a prepared data set; raises UserError if there is none."""
     given = data_dir or os.environ.get("TFDS_DATA_DIR")
     if not given and os.path.expanduser("~") == "~":
         raise UserError(
@@ -277,7 +277,7 @@ def _split(builder: Any, split: str, place: pathlib.Path) -> str:
 def _one(
     option: str, chosen: str, usual: str, fitting: list[str], place: pathlib.Path
 ) -> str:
-    """The feature that an option names or that is found; "" where there is none."""
+    """The feature that an option names or that is found; "" if there is none."""
     if not chosen:
         if usual in fitting:
             return usual

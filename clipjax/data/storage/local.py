@@ -72,7 +72,7 @@ def missing(path: str | os.PathLike[str], how: str) -> MissingData:
 
 
 def folder(path: str, kind: str) -> pathlib.Path:
-    """Returns the data folder; raises UserError where it is unset or absent.
+    """Returns the data folder; raises UserError if it is unset or absent.
 
     kind: what the folder should hold, for the message ("webdataset shards").
     """
@@ -129,7 +129,7 @@ def lines_of(raw: bytes, address: str) -> list[str]:
 
 
 def read_bytes(path: pathlib.Path, key: str) -> bytes:
-    """The content of an example's file; raises BadExample where it cannot be read."""
+    """The content of an example's file; raises BadExample if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -164,7 +164,7 @@ def stamp_of(stat: os.stat_result) -> tuple[int, str]:
 
 
 def report(source: str, problems: list[str]) -> None:
-    """Logs a source's problems as one warning line; nothing where there are none.
+    """Logs a source's problems as one warning line; nothing if there are none.
 
     Of many, as a thousand shards may have, it names the first SAID.
     """
@@ -191,7 +191,7 @@ class FilePool:
     ) -> bytes:
         """Returns `size` bytes from `start`, fewer at the end.
 
-        Raises OSError, also where `stamp` is given and the file no longer has it.
+        Raises OSError, also if `stamp` is given and the file no longer has it.
         """
         handle = self._handle(path)
         if stamp is not None and stamp_of(os.fstat(handle.descriptor)) != tuple(stamp):

@@ -85,7 +85,7 @@ class RemoteFolder:
         self.__init__(address)
 
     def matching(self, patterns: Sequence[str]) -> list[list[str]]:
-        """Lists each folder once where it can; else asks for each file."""
+        """Lists each folder once if it can; else asks for each file."""
         self._fs.invalidate_cache()  # of the folders' listings, as of another time
         plain = [name for name in patterns if not GLOB.search(name)]
         for folder in {name.rpartition("/")[0] for name in plain}:
@@ -257,7 +257,7 @@ class _Errors(io.RawIOBase):
 
 
 def _patiently(request: Callable[[], Found]) -> Found:
-    """Makes a request again where it fails, but for a file that is not there."""
+    """Makes a request again if it fails, but for a file that is not there."""
     for wait in WAITS:
         try:
             return request()
@@ -269,7 +269,7 @@ def _patiently(request: Callable[[], Found]) -> Found:
 
 
 def _stamp(info: dict[str, Any]) -> tuple[int, str]:
-    """Raises OSError where the file system does not tell the size."""
+    """Raises OSError if the file system does not tell the size."""
     size = info.get("size")
     if not isinstance(size, int):
         raise OSError(errno.EIO, "its server does not tell its size")

@@ -38,7 +38,7 @@ def examples(
     """int64, ascending: which of `count` examples are kept.
 
     labels: int [count], the class of each, for max_samples_per_class. Of each class,
-    and then of all, that many are kept (0: all): the first ones where subset_seed is
+    and then of all, that many are kept (0: all): the first ones if subset_seed is
     -1.
 
     Raises UserError for a limit or seed out of range.
@@ -52,7 +52,7 @@ def examples(
 
 
 def check_fraction(val_fraction: float) -> None:
-    """Raises UserError where it is no share."""
+    """Raises UserError if it is no share."""
     if not 0 <= val_fraction <= 1:
         raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
 

@@ -47,11 +47,11 @@ class Folder(Protocol):
         ...
 
     def shard(self, name: str) -> Shard:
-        """Raises UserError where it cannot be read."""
+        """Raises UserError if it cannot be read."""
         ...
 
     def read(self, name: str, start: int, size: int, stamp: tuple[int, str]) -> bytes:
-        """Part of a file, shorter at its end. Raises OSError, also where the file is no
+        """Part of a file, shorter at its end. Raises OSError, also if the file is no
         longer the one of that stamp."""
         ...
 
@@ -64,7 +64,7 @@ def find(folder: Folder, shards: str, split: str) -> list[str]:
     """The names of the shards, each once, sorted within each pattern.
 
     shards: the option's value.
-    Raises UserError where a numbered shard is missing or a pattern names nothing, with
+    Raises UserError if a numbered shard is missing or a pattern names nothing, with
     what there is instead.
     """
     found: list[str] = []

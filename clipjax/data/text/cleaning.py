@@ -64,7 +64,7 @@ def check_list(texts: Sequence[str]) -> Sequence[str]:
 def training_captions(name: str, captions: Captions | None) -> Iterator[str]:
     """The captions that a tokenizer is trained on, cleaned by nobody yet.
 
-    Raises UserError where there are none to be had.
+    Raises UserError if there are none to be had.
     """
     if captions is None:
         raise UserError(

@@ -152,7 +152,7 @@ def _lines(data: bytes, place: str) -> list[str]:
 
 
 def wheel() -> Any:
-    """The tokenizer of the wheel; raises UserError where it is missing."""
+    """The tokenizer of the wheel; raises UserError if it is missing."""
     try:
         return importlib.import_module("instant_clip_tokenizer").Tokenizer()
     except ImportError as error:

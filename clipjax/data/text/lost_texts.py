@@ -90,7 +90,7 @@ class Lost:
         return found
 
     def remedy(self, tokenizer: str) -> str:
-        """What helps where texts become alike."""
+        """What helps if texts become alike."""
         if self.cut > self.unknown:
             return "raise data.tokenizer.context_length"
         known = "bpe" if tokenizer != "bpe" else "clip_bpe"

@@ -13,7 +13,7 @@ import numpy as np
 from clipjax.data.text import cleaning
 from clipjax.types import UserError
 
-# Their names where one of our own tokenizers is written for other libraries.
+# Their names if one of our own tokenizers is written for other libraries.
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 PLAIN = (("[\u02bc\u2018-\u201b]", "'"), ("[\u201c-\u201f]", '"'), (r"\s+", " "))
 
@@ -59,7 +59,7 @@ def encodable(caption: str) -> str:
 
 
 def library(module: str, tokenizer: str) -> Any:
-    """Imports a library of the `text` extra; raises UserError where it is missing."""
+    """Imports a library of the `text` extra; raises UserError if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -118,7 +118,7 @@ def as_library(
 
 
 def given(path: str, tokenizer: str, what: str) -> str:
-    """The option `path`; raises UserError where it is not set."""
+    """The option `path`; raises UserError if it is not set."""
     if not path:
         raise UserError(
             f"tokenizer {tokenizer}: no file is given: set {what} with "

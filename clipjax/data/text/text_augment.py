@@ -67,7 +67,7 @@ def templates(
     Options:
       p: probability of a template in the caption's place.
       templates: "a photo of a {}."; () for the source's own.
-      label_set: which labels; "" where there is only one set.
+      label_set: which labels; "" if there is only one set.
     """
     found = find_label_set(source, label_set)
     if found is None:
@@ -233,7 +233,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
 
 
 def _entry(line: str) -> tuple[str | None, tuple[str, ...]]:
-    """(key, captions) of a line of JSON; the key is None where the form is another."""
+    """(key, captions) of a line of JSON; the key is None if the form is another."""
     try:
         value: Any = json.loads(line)
         key, captions = value["key"], value["captions"]
@@ -277,7 +277,7 @@ class Rule:
     texts: tuple[str, ...] = ()
 
     def __call__(self, caption: str, place: float, wording: float) -> str:
-        """The caption with one of the places changed, as it is where there is none."""
+        """The caption with one of the places changed, as it is if there is none."""
         places = list(self.pattern.finditer(caption))
         if not places:
             return caption
@@ -290,7 +290,7 @@ class Rule:
 
 
 def _as_begun(before: str, after: str) -> str:
-    """After with a capital where the words before began with one."""
+    """After with a capital if the words before began with one."""
     return after[:1].upper() + after[1:] if before[:1].isupper() else after
 
 

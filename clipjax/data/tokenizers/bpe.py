@@ -82,7 +82,7 @@ def make(
     """The trained tokenizer: padding 0, start 1, end 2, then bytes and their merges.
 
     Args:
-      captions: training captions, read once where there is no state.
+      captions: training captions, read once if there is no state.
       state: of an earlier run; then vocab_size has no effect.
       vocab_size: ids at most, special ones included; few captions may yield fewer.
       context_length: tokens of a row, start and end included.

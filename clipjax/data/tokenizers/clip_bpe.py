@@ -34,7 +34,7 @@ WORD = regex.compile(
 
 
 class ClipTokenizer:
-    """See `make`. place: a file of merges, or WHEEL; loaded anew where unpickled."""
+    """See `make`. place: a file of merges, or WHEEL; loaded anew if unpickled."""
 
     vocab_size = VOCAB_SIZE
     pad_id = 0
@@ -93,7 +93,7 @@ def make(
       canonicalize: drop punctuation, as open_clip with clean="canonicalize". Released
         models were trained without.
 
-    Raises UserError where the vocabulary is missing or is another one.
+    Raises UserError if the vocabulary is missing or is another one.
     """
     del captions, state
     return ClipTokenizer(vocab or _find(), context_length, canonicalize)

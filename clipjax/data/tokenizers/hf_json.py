@@ -144,7 +144,7 @@ def _unspelt(spec: dict[str, Any], lowercase: bool) -> str:
     """The tokenizer without its post-processor, the special tokens' names hidden.
 
     Ids and everything else stay. The library would find special tokens in captions, and
-    a Unigram model would even where it is told not to.
+    a Unigram model would even if it is told not to.
     """
     special = {
         token["content"] for token in spec.get("added_tokens", []) if token["special"]

@@ -81,7 +81,7 @@ def make(
     """The word tokenizer: padding 0, start 1, end 2, unknown 3, then the words.
 
     Args:
-      captions: training captions, read once where there is no state.
+      captions: training captions, read once if there is no state.
       state: of an earlier run; then vocab_size and min_count have no effect.
       vocab_size: ids at most, the four special ones included. The most frequent words
         are kept; among equally frequent ones the first in the order of code points.

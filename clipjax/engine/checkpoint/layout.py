@@ -2,7 +2,7 @@
 
 A file holds nested dicts of plain arrays (typed keys as their uint32 data, Python
 numbers as 0-d arrays) and a layout: rows of path and description, "float32[8,2]",
-"key<threefry2x32>[]", or "{}" and "None" where a subtree is empty. The layout is what
+"key<threefry2x32>[]", or "{}" and "None" if a subtree is empty. The layout is what
 a template is compared with before anything is read, since orbax casts dtypes silently.
 """
 

@@ -33,7 +33,7 @@ def is_plain(folder: pathlib.Path) -> bool:
 class Reachable:
     """`folder`, a path that names `given`; valid until `close`.
 
-    Raises UserError where a name is not plain and the system has no other for it, or
+    Raises UserError if a name is not plain and the system has no other for it, or
     several processes have different ones.
     """
 

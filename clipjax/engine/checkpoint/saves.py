@@ -197,7 +197,7 @@ class Checkpoints:
             self._thread.start()
 
     def wait(self, agree: bool = True) -> None:
-        """Returns when all is on the disk; raises UserError where that failed.
+        """Returns when all is on the disk; raises UserError if that failed.
 
         agree: whether all processes call it and hear of a failure in any of them.
         """
@@ -233,7 +233,7 @@ class Checkpoints:
     def restore_latest(
         self, template: State
     ) -> tuple[State, dict[str, Any], int] | None:
-        """The newest good step: (state, meta, step), or None where none was saved.
+        """The newest good step: (state, meta, step), or None if none was saved.
 
         A damaged step is named through `warn`, passed over and, unless read-only, set
         aside, so that it can be saved again.
@@ -257,7 +257,7 @@ class Checkpoints:
         Without a template the state comes as nested dicts of host arrays, tuples by
         index and typed keys as their uint32 data.
 
-        Raises UserError where there is no such step, or it is damaged ("latest" passes
+        Raises UserError if there is no such step, or it is damaged ("latest" passes
         over damaged steps), or it does not fit the template.
         """
         self.wait()

@@ -56,7 +56,7 @@ class Store:
         """Steps to restore, newest first: committed ones, and any whose folder is gone
         although nothing here deletes the newest.
 
-        Raises UserError where all that is left was set aside.
+        Raises UserError if all that is left was set aside.
         """
         steps = self.steps()
         newest = steps[-1] if steps else -1
@@ -157,7 +157,7 @@ class Store:
     def open(self) -> None:
         """Takes the lock, proves that writing works, clears away what a kill left.
 
-        Raises UserError where the folder cannot be written or another process writes.
+        Raises UserError if the folder cannot be written or another process writes.
         """
         try:
             self._manifests.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ class Store:
             )
 
     def check_room(self, size: int) -> None:
-        """Warns where a checkpoint of `size` bytes may not find room."""
+        """Warns if a checkpoint of `size` bytes may not find room."""
         free = shutil.disk_usage(self.folder).free
         if free < size:
             self._warn(

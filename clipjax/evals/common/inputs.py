@@ -14,9 +14,9 @@ from clipjax.types import Example, Source, Variables
 class Seen(NamedTuple):
     """What became of n examples.
 
-    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros where not
+    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros if not
       valid.
-    valid: bool [n], false where the image could not be read or decoded.
+    valid: bool [n], false if the image could not be read or decoded.
     captions: each valid example's; None in place of one that is not text.
     labels: label set -> class index, of each valid example.
     keys: of each valid example.

@@ -63,10 +63,10 @@ def rank(
       queries: float32 [n e].
       gallery: float32 [m e].
       right: int [n p], the right answers of each query as places in the gallery, -1
-        where there are fewer than p; at least one each.
+        if there are fewer than p; at least one each.
       copies: int [m], how often each entry is in the gallery, of which one is right;
-        once where None.
-      block: queries at a time; fewer where the gallery is large.
+        once if None.
+      block: queries at a time; fewer if the gallery is large.
     """
     ok, usable = finite(queries), finite(gallery)
     # A product may differ in the last bit with the place of a column in the matrix, so
@@ -112,7 +112,7 @@ def finite(embed: np.ndarray) -> np.ndarray:
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """int64: `count` of `total` places, evenly spread; all where count is 0."""
+    """int64: `count` of `total` places, evenly spread; all if count is 0."""
     count = min(count or total, total)
     return np.arange(count) * total // max(count, 1)
 

@@ -26,7 +26,7 @@ def measure(
 ) -> Metrics:
     """The metrics above, scalars without gradient.
 
-    sums: of all pairs of the batch, where the loss has them already.
+    sums: of all pairs of the batch, if the loss has them already.
     """
     image = jax.lax.stop_gradient(outputs["image_embed"])
     text = jax.lax.stop_gradient(outputs["text_embed"])

@@ -194,7 +194,7 @@ def _group_sum(x: jax.Array, slot: jax.Array) -> jax.Array:
 
 
 def slots(ids: jax.Array) -> jax.Array:
-    """A number in [0, b) for each row of ids int32 [b] or [b k], equal where the rows
+    """A number in [0, b) for each row of ids int32 [b] or [b k], equal if the rows
     are equal."""
     ids = jnp.asarray(ids)
     if ids.ndim == 1:

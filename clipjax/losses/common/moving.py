@@ -26,7 +26,7 @@ def table(count: int, value: float) -> jax.Array:
 def log_average(
     old: jax.Array, log_values: jax.Array, gamma: Any, warm: bool = True
 ) -> jax.Array:
-    """log((1 - gamma) u + gamma g) of log u and log g; where u was never set g, or if
+    """log((1 - gamma) u + gamma g) of log u and log g; if u was never set g, or if
     not `warm` gamma * g.
     """
     gamma = jnp.asarray(gamma, log_values.dtype)

@@ -201,7 +201,7 @@ def _sums(part: _Part, scale: jax.Array) -> Sums:
 
 
 def _one(weight: jax.Array) -> jax.Array:
-    """The weight, 1 where there is none."""
+    """The weight, 1 if there is none."""
     return jnp.where(weight > 0, weight, 1)
 
 

@@ -26,7 +26,7 @@ STAGES = 4
 
 
 def check_sizes(image_size: int, width: int, depths: tuple[int, ...]) -> None:
-    """Raises UserError where a convolutional tower of these sizes cannot be built."""
+    """Raises UserError if a convolutional tower of these sizes cannot be built."""
     option_checks.at_least_one("data.image_size", image_size)
     option_checks.at_least_one("model.image.width", width)
     if len(depths) != STAGES or min(depths) < 1:
@@ -40,7 +40,7 @@ class Conv(nn.Module):
     """A convolution with square windows of `size`, `stride` apart.
 
     Padding is size // 2 on every side, as PyTorch's models have it ("SAME" differs at a
-    stride of 2), and none where size == stride.
+    stride of 2), and none if size == stride.
 
     depthwise: a filter of size x size for each channel; odd size, stride 1.
     kernel_init: by default He's (arXiv 1502.01852) by fan-out.

@@ -122,7 +122,7 @@ def attention_weights(
     Args:
       query, key: [b n h e], [b m h e].
       causal: position i sees positions up to i only.
-      key_mask: bool [b m], false where nobody may look; a row without any true key
+      key_mask: bool [b m], false if nobody may look; a row without any true key
         looks at all of them evenly, so that no NaN arises.
 
     Returns:
@@ -199,7 +199,7 @@ def _has_fused_kernel(query: jax.Array) -> bool:
 
 
 def masked_mean(tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the tokens [b n d] under the mask [b n]; zeros where there is none."""
+    """Mean over the tokens [b n d] under the mask [b n]; zeros if there is none."""
     weights = mask.astype(tokens.dtype)
     count = jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
     return (tokens * weights[:, :, None]).sum(axis=1) / count

@@ -24,13 +24,13 @@ FROZEN = ((r"^(image|text)/", 0.0, 0.0),)
 
 
 def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
-    """The model with additions, or as it is where rank is 0.
+    """The model with additions, or as it is if rank is 0.
 
     Args:
       on: regular expression over '/'-joined paths of two-dimensional kernels.
 
     Raises:
-      UserError: for a value out of range, or where nothing matches.
+      UserError: for a value out of range, or if nothing matches.
     """
     if rank == 0:
         return model

@@ -7,9 +7,9 @@ names:
     FREE          fields that change nothing that weights mean in evaluation: rates of
                   training, initial values, memory for compute, and sizes to which
                   weights are fitted
-    FREE_ALONE    field -> the values between which it may change where a tower is taken
+    FREE_ALONE    field -> the values between which it may change if a tower is taken
                   alone, with a fresh projection over it
-    OPTIONS       field -> the option that sets it, where it has another name; several
+    OPTIONS       field -> the option that sets it, if it has another name; several
                   of a field that is a tuple
 
 A component of your own that names none is compared whole.
@@ -62,7 +62,7 @@ def differences(
 def check(
     ours: Any, theirs: Any, place: str, path: str = "model", alone: bool = False
 ) -> None:
-    """Raises UserError, naming the option and both values, where weights of `theirs`
+    """Raises UserError, naming the option and both values, if weights of `theirs`
     would mean something else in `ours`; see `differences`.
 
     place: where theirs come from, for the message.

@@ -9,7 +9,7 @@ from clipjax.types import UserError
 
 
 def check_length(length: int, context_length: int) -> None:
-    """Raises UserError where a text is longer than a text tower takes."""
+    """Raises UserError if a text is longer than a text tower takes."""
     if length > context_length:
         raise UserError(
             f"text of {length} tokens: the text tower takes at most {context_length}; "

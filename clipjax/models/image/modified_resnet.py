@@ -103,7 +103,7 @@ def make(
 
 
 class ModifiedResNet(nn.Module):
-    """See `make`. Initial values: OpenAI CLIP's, with zero biases where it leaves
+    """See `make`. Initial values: OpenAI CLIP's, with zero biases if it leaves
     PyTorch's default.
     """
 

@@ -148,7 +148,7 @@ def make(
 
 class VisionTransformer(nn.Module):
     """See `make`. Initial values: OpenAI CLIP's, with zero biases and normal kernels
-    of std fan_in^-0.5 where OpenAI leaves PyTorch's default.
+    of std fan_in^-0.5 if OpenAI leaves PyTorch's default.
     """
 
     # crop_to_patches only allows an image size.

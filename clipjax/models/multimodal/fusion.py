@@ -21,7 +21,7 @@ MODALITIES = ("text", "image", "audio")
 class Fusion(nn.Module):
     """What is there of the modalities, with signs of which, to one vector.
 
-    To each modality's vector, zeros where it is absent, its learned type is added; the
+    To each modality's vector, zeros if it is absent, its learned type is added; the
     three and three bits go through an MLP.
     """
 
@@ -38,7 +38,7 @@ class Fusion(nn.Module):
         """Fuses several sets of modalities of each example.
 
         read: a vector [b d] of each modality. sets: of each set the modalities in it,
-        bool [b] where an example has them. Returns [b*sets d], an example's together.
+        bool [b] if an example has them. Returns [b*sets d], an example's together.
         """
         types = self.param("types", nn.initializers.normal(0.02), (3, self.width))
         absent = jnp.zeros_like(next(iter(read.values())))
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
 
 
 def rows_with(batch: Batch, name: str, count: int) -> jax.Array:
-    """bool [count]: rows that have the modality; all where the batch says nothing."""
+    """bool [count]: rows that have the modality; all if the batch says nothing."""
     here = batch.get(f"{name}_present")
     return jnp.ones(count, bool) if here is None else jnp.asarray(here, bool)
 

@@ -6,7 +6,7 @@ by a learned gate; it happens in evaluation only, has no gradient, and keeps the
 slots in the collection "ttt", never among the parameters. After
 github.com/intrinsicD/DeepLearning2.
 
-Dimensions in shape comments: b batch, s slots, k slots written, d width; g is 1 where
+Dimensions in shape comments: b batch, s slots, k slots written, d width; g is 1 if
 all examples share the slots, else b.
 """
 

@@ -159,7 +159,7 @@ class TextTransformer(nn.Module):
         Returns "pooled" [b d], and "tokens" [b l d] of which only those under the mask
         mean something.
 
-        Raises UserError where l exceeds the context length.
+        Raises UserError if l exceeds the context length.
         """
         b, length = text.shape
         text_lengths.check_length(length, self.context_length)

@@ -22,8 +22,8 @@ HALF = (0.5, 0.5, 0.5)
 class Preprocessing(NamedTuple):
     """A component of data/images/preprocess.py, and the model's normalisation.
 
-    name: empty where no component does it; why says what cannot be done.
-    options: of the component, where they are not its defaults.
+    name: empty if no component does it; why says what cannot be done.
+    options: of the component, if they are not its defaults.
     """
 
     name: str
@@ -45,7 +45,7 @@ def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     """The settings of a folder's image processor, {} for none, and their file.
 
     As in transformers (ImageProcessingMixin.get_image_processor_dict) those of
-    processor_config.json count where they are there; older ones have other settings.
+    processor_config.json count if they are there; older ones have other settings.
 
     Raises UserError for damaged files.
     """
@@ -78,7 +78,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hf_limit(given: Mapping[str, Any], image_size: int, square: bool) -> str:
-    """What our transforms cannot do of it, "" where they can do all."""
+    """What our transforms cannot do of it, "" if they can do all."""
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not given.get(key, True):
             return f"{key}=False: clipjax resizes and normalises every image"

@@ -80,9 +80,9 @@ def clip(**options: Any) -> Chosen:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object of a file, {} where there is none.
+    """The JSON object of a file, {} if there is none.
 
-    Raises UserError where it is damaged.
+    Raises UserError if it is damaged.
     """
     if not path.is_file():
         return {}

@@ -42,7 +42,7 @@ NUMBERED = "numbered"
 INSIDE = "inside"
 POSITIONS = {True: "Transformer/posembed_input/pos_embedding", False: "pos_embedding"}
 
-SINCOS_SIZE = 224  # of images, where fixed positions do not say it
+SINCOS_SIZE = 224  # of images, if fixed positions do not say it
 SHARED = {"norm_epsilon": 1e-6, "activation": "gelu_tanh"}
 
 

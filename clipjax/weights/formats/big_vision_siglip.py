@@ -36,7 +36,7 @@ def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
 def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
     """The settings that a file's shapes say.
 
-    Raises UserError where they are not of what our towers can be.
+    Raises UserError if they are not of what our towers can be.
     """
     shapes = {name: array.shape for name, array in tensors.items()}
     folder = pathlib.Path(place).parent

@@ -1,8 +1,8 @@
 """Hugging Face's CLIPModel: its config.json and tensors (huggingface/transformers).
 
-CLIPModel pools a text at its first `eos_token_id`, or, where the config says 2 as the
+CLIPModel pools a text at its first `eos_token_id`, or, if the config says 2 as the
 first ones published did, at its largest id. We pool at the last token under the mask:
-the same where a tokenizer ends texts with that id and with no other of it inside, as
+the same if a tokenizer ends texts with that id and with no other of it inside, as
 CLIP's does.
 """
 
@@ -118,7 +118,7 @@ def settings(
 ) -> Settings:
     """The settings that a config.json, and the files beside it, describe.
 
-    Raises UserError where it describes what our towers cannot be.
+    Raises UserError if it describes what our towers cannot be.
     """
     place = str(folder / CONFIG)
     text = section(config, "text", TEXT)
@@ -159,7 +159,7 @@ def section(
 ) -> dict[str, Any]:
     """The settings of a tower, with defaults.
 
-    Old files have them twice; "text_config_dict" counts where it is there.
+    Old files have them twice; "text_config_dict" counts if it is there.
     """
     given = config.get(f"{tower}_config_dict") or config.get(f"{tower}_config") or {}
     return {**defaults, **given}

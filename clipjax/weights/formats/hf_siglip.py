@@ -70,7 +70,7 @@ def settings(
 ) -> Settings:
     """The settings that a config.json, and the files beside it, describe.
 
-    Raises UserError where it describes what our towers cannot be.
+    Raises UserError if it describes what our towers cannot be.
     """
     place = str(folder / hf_clip.CONFIG)
     if config["model_type"] == "siglip2":

@@ -1,7 +1,7 @@
 """open_clip's models and OpenAI's state dicts, whose names they keep.
 
 mlfoundations/open_clip, openai/CLIP. Of CoCa its two towers are read. A file without
-an open_clip_config.json is read where it is OpenAI's, since then the activation is
+an open_clip_config.json is read if it is OpenAI's, since then the activation is
 known. Texts are pooled where ours are under the model's own tokenizer: at the end
 token, which is its largest id.
 """
@@ -64,7 +64,7 @@ def settings(
     folder: where the tokenizer's files would be. place: for messages, the config's path
     unless given.
 
-    Raises UserError where it describes what our towers cannot be.
+    Raises UserError if it describes what our towers cannot be.
     """
     place = place or f"{folder}/{CONFIG}"
     model = config.get("model_cfg", config)
@@ -173,7 +173,7 @@ def _text_head(shapes: towers.Shapes, name: str) -> str:
 def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
     """The settings of a file without an open_clip_config.json: one of OpenAI's.
 
-    Raises UserError where nothing says that it is: OpenAI's have three numbers beside
+    Raises UserError if nothing says that it is: OpenAI's have three numbers beside
     their weights. Float16, names and shapes are no proof, since open_clip has models of
     the same sizes with GELU.
     """
@@ -189,7 +189,7 @@ def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
 def openai_config(shapes: towers.Shapes, place: str) -> dict[str, Any]:
     """The config of one of OpenAI's models, from its shapes; heads are 64 wide.
 
-    Raises UserError where a tensor is missing that says a size.
+    Raises UserError if a tensor is missing that says a size.
     """
 
     def shape(name: str) -> tuple[int, ...]:

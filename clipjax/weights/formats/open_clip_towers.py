@@ -161,7 +161,7 @@ def vit_rules(tower: VisionTransformer) -> list[Rule]:
         rules += norm("ln_pre", "image/pre_norm")
     if tower.pool != "query":
         return rules + norm("ln_post", "image/post_norm")
-    # torch keeps the three products as one where it can.
+    # torch keeps the three products as one if it can.
     if tower.pool_width == tower.width:
         ours = ("query/kernel", "key_value/kernel")
         products = [Rule("in_proj_weight", ours, transpose)]

@@ -46,7 +46,7 @@ BASIC, BOTTLENECK = "18", "50"  # variants that have these blocks
 
 
 def _options(bottleneck: bool, width: int, depths: tuple[int, ...]) -> dict[str, Any]:
-    """The variant with these blocks, by its own depths where there is one."""
+    """The variant with these blocks, by its own depths if there is one."""
     block = VARIANTS[BOTTLENECK if bottleneck else BASIC][0]
     named = [name for name, found in VARIANTS.items() if found == (block, depths)]
     if named:

@@ -50,7 +50,7 @@ from clipjax.weights.value_checks import check_sizes
 # after reading; see towers.to_tensors for the way back.
 BARE_CLASS = "bare_class"
 
-# Width -> heads of the published sizes, where no config says them.
+# Width -> heads of the published sizes, if no config says them.
 HEADS = {192: 3, 256: 4, 384: 6, 512: 8, 640: 10, 768: 12}
 HEADS |= dict.fromkeys((1024, 1152, 1280, 1408, 1664), 16)
 # timm's architectures that have others, or of whose width there are several.
@@ -103,7 +103,7 @@ def grid(rows: int, token: bool, place: str) -> tuple[int, bool]:
 
     rows: of the position table. token: whether there is a class token.
 
-    Raises UserError where the patches make no square.
+    Raises UserError if the patches make no square.
     """
     side = math.isqrt(rows)
     bare = token and side * side == rows

@@ -20,7 +20,7 @@ def fetch(name: str, weights: Mapping[str, tuple[str, ...]]) -> pathlib.Path:
     weights: the file of settings -> names that its weights may have, best first. Only
     the first that is there is downloaded.
 
-    Raises UserError, in one line, where the library or the network is missing.
+    Raises UserError, in one line, if the library or the network is missing.
     """
     repository = name.removeprefix(PREFIX)
     if repository.count("/") != 1 or not all(repository.split("/")):

@@ -17,7 +17,7 @@ def resize_image(table: np.ndarray, rows: int, name: str) -> np.ndarray:
 
     Args:
       table: [n d] or [1+n d], n a square.
-      rows: of the table to make, with one before the grid where `table` has one.
+      rows: of the table to make, with one before the grid if `table` has one.
       name: for the message.
 
     Raises:

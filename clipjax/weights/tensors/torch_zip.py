@@ -85,7 +85,7 @@ def read(
     under "state_dict" or another of wrappers.NESTED is taken, and what is no tensor is
     left out.
 
-    Raises UserError where the file asks to run anything, holds no tensors, or a tensor
+    Raises UserError if the file asks to run anything, holds no tensors, or a tensor
     reaches beyond its storage; and what damaged bytes make pickle and zipfile raise.
     """
     if f"{root}byteorder" in archive.NameToInfo:
@@ -276,7 +276,7 @@ def _bytes(
 def _stored(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: pathlib.Path
 ) -> bytes:
-    """An entry's bytes; raises UserError where it is compressed.
+    """An entry's bytes; raises UserError if it is compressed.
 
     PyTorch compresses TorchScript's code only, and a few bytes can unpack to any size.
     """

@@ -30,7 +30,7 @@ NPY = ".npy"
 def opened(place: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     """A zip archive whose list of contents is whole.
 
-    Raises UserError where entries are missing from the list or are there twice, which
+    Raises UserError if entries are missing from the list or are there twice, which
     zipfile overlooks, or would unpack to far more than weights can, and what zipfile
     raises.
     """
