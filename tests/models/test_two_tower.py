@@ -252,7 +252,7 @@ def test_equal_settings_give_equal_models():
         (lambda: vit.make(225), "such as 224"),
         (lambda: vit.make(8), "such as 16"),
         (lambda: vit.make(224, pool="gap"), "image.pool='gap'"),
-        (lambda: vit.make(224, pool_heads=8), "no effect on image.pool='cls'"),
+        (lambda: vit.make(224, pool_heads=8), "no effect on model.image.pool='cls'"),
         (lambda: vit.make(224, pool="query", pool_width=20), "image.pool_heads=12"),
         (lambda: vit.make(224, pool="query", pool_heads=0), "image.pool_heads=0"),
         (lambda: vit.make(224, positions="sin"), "Did you mean 'sincos'?"),

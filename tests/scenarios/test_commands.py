@@ -259,7 +259,9 @@ def test_messages_name_extras_that_there_are():
         *ROOT.glob("clipjax/**/*.py"),
     ]
     texts = [place.read_text(encoding="utf-8") for place in places]
-    named = [name for text in texts for name in re.findall(r"\[([a-z,0-9]+)\]'", text)]
+    named = [
+        name for text in texts for name in re.findall(r"\.\[([a-z,0-9]+)\]'", text)
+    ]
     assert len(named) >= 8
     assert {one for name in named for one in name.split(",")} <= extras
     assert not any("clipjax[" in text for text in texts)

@@ -132,12 +132,13 @@ class Mixture:
             own, here = class_lists.classes_of(source, name), name
             if name in self.class_names:
                 there = tuple(self.class_names[name])
-                known = class_lists.Classes(there, tuple(self.class_ids[name]))
+                known = class_lists.Classes(there, tuple(self.class_ids.get(name, ())))
                 same = class_lists.same(known, own)
                 here = name if same else f"{label}.{name}"
             called[name] = here
             self.class_names.setdefault(here, names)
-            self.class_ids.setdefault(here, own.ids)
+            if own.ids:
+                self.class_ids.setdefault(here, own.ids)
             if name in source.templates:
                 self.templates.setdefault(here, source.templates[name])
         return called
