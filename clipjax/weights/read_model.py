@@ -26,7 +26,13 @@ from clipjax.data.storage import file_contents
 from clipjax.models.two_tower import TwoTowerModel
 from clipjax.types import UserError, Variables
 from clipjax.weights.beside import tokenizer_choice
-from clipjax.weights.formats import big_vision_siglip, hf_clip, hf_siglip, open_clip
+from clipjax.weights.formats import (
+    big_vision_siglip,
+    hf_clip,
+    hf_common,
+    hf_siglip,
+    open_clip,
+)
 from clipjax.weights.model_description import Settings, build, section
 from clipjax.weights.rename_table import model_shapes, to_ours
 from clipjax.weights.tensors import hub, tensor_files, wrappers
@@ -44,7 +50,7 @@ WEIGHTS = {
         "open_clip_model.safetensors.index.json",
         "open_clip_pytorch_model.bin.index.json",
     ),
-    hf_clip.CONFIG: (
+    hf_common.CONFIG: (
         "model.safetensors",
         "model.safetensors.index.json",
         "pytorch_model.bin",
@@ -64,7 +70,7 @@ WEIGHTS = {
 NPZ = ".npz"
 SCALE = "logit_scale"  # which every model of two towers has, of those with settings
 KNOWN = (
-    f"a folder with {hf_clip.CONFIG} of Hugging Face's CLIPModel or SiglipModel, one "
+    f"a folder with {hf_common.CONFIG} of Hugging Face's CLIPModel or SiglipModel, one "
     f"with {open_clip.CONFIG}, a file of OpenAI's CLIP, or an .npz of SigLIP's two "
     "towers"
 )
@@ -80,7 +86,7 @@ def is_foreign(name: str) -> bool:
     if (place / open_clip.CONFIG).is_file():
         return True
     try:
-        config = tokenizer_choice.read_json(place / hf_clip.CONFIG)
+        config = tokenizer_choice.read_json(place / hf_common.CONFIG)
     except UserError:
         return False  # whoever reads it as a run says what is wrong
     return bool(config) and "evals" not in config  # as every run's has

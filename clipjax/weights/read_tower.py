@@ -203,7 +203,7 @@ def _open(name: str, side: str) -> _Opened | None:
             return _Opened(tensors, kind, settings, place)
     if kinds:
         raise UserError(f"{place} holds {kinds[0].side}, not a tower for side={side!r}")
-    beside = f" with the {read_model.hf_clip.CONFIG} beside it" if config else ""
+    beside = f" with the {read_model.hf_common.CONFIG} beside it" if config else ""
     raise UserError(
         f"{place}{beside} is no tower that clipjax reads (its tensors are called "
         f"{read_model.some(tensors)}); it reads {KNOWN}"

@@ -19,7 +19,13 @@ from clipjax.models.image.vit import VisionTransformer
 from clipjax.models.two_tower import TwoTowerModel
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 from clipjax.weights.beside import preprocessing, tokenizer_files
-from clipjax.weights.formats import hf_clip, hf_siglip, open_clip, open_clip_config
+from clipjax.weights.formats import (
+    hf_clip,
+    hf_common,
+    hf_siglip,
+    open_clip,
+    open_clip_config,
+)
 from clipjax.weights.read_model import WEIGHTS
 from clipjax.weights.rename_table import DTYPES, to_theirs
 from clipjax.weights.tensors import tensor_files
@@ -72,10 +78,10 @@ def write(
             described = kind.config_json(plain, ends) | {"dtype": dtype}
             size = module.image.image_size
             seen = preprocessing.to_hf(preprocess, size, module.mean, module.std)
-            tokenizer_files.write_json(folder / hf_clip.CONFIG, described)
+            tokenizer_files.write_json(folder / hf_common.CONFIG, described)
             tokenizer_files.write_json(folder / preprocessing.HF_FILE, seen)
             table = kind.table(plain, frozenset())
-            name = WEIGHTS[hf_clip.CONFIG][0]
+            name = WEIGHTS[hf_common.CONFIG][0]
             tokenizer_files.write(section, tokenizer, folder)
         tensors = to_theirs(table, variables, dtype)
         # What transformers wants to find there.

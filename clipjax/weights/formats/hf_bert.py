@@ -12,7 +12,7 @@ from typing import Any
 
 from clipjax.models.text.bert import Bert
 from clipjax.types import UserError
-from clipjax.weights.formats import hf_clip
+from clipjax.weights.formats import hf_common
 from clipjax.weights.rename_table import Rule, dense, norm, repeated
 from clipjax.weights.tower_description import (
     QKV,
@@ -84,7 +84,7 @@ def _is(kind: str) -> Any:
 def _bert_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
-    place = str(folder / hf_clip.CONFIG)
+    place = str(folder / hf_common.CONFIG)
     given = {**BERT_DEFAULTS, **(config or {})}
     for key, value in PLAIN.items():
         if given.get(key, value) not in (value, None):
@@ -102,7 +102,7 @@ def _bert_settings(
 def _distilbert_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
-    place = str(folder / hf_clip.CONFIG)
+    place = str(folder / hf_common.CONFIG)
     given = {**DISTILBERT_DEFAULTS, **(config or {})}
     _check(given, DISTILBERT_OPTIONS, shapes, place)
     options = {name: given[key] for name, key in DISTILBERT_OPTIONS.items()}
@@ -144,7 +144,7 @@ def _settings(
 
 
 def _activation(given: Mapping[str, Any], key: str, place: str) -> str:
-    known = hf_clip.ACTIVATIONS
+    known = hf_common.ACTIVATIONS
     if given[key] not in known:
         raise UserError(
             f"{place}: {key}={given[key]!r}: clipjax has {', '.join(known)}"

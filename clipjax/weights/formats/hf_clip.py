@@ -20,33 +20,19 @@ from clipjax.types import UserError
 from clipjax.weights.beside import preprocessing, tokenizer_choice
 from clipjax.weights.beside.tokenizer_files import Ends
 from clipjax.weights.export_limits import require, require_head, require_tower
+from clipjax.weights.formats import hf_common
 from clipjax.weights.model_description import Settings
 from clipjax.weights.rename_table import (
     Rule,
     Table,
-    dense,
     norm,
-    patches,
     renamed,
-    repeated,
     transpose,
 )
-from clipjax.weights.tower_description import patch_options
-from clipjax.weights.value_checks import check_depth, check_positive, check_sizes
+from clipjax.weights.value_checks import check_sizes
 
 FORMAT = "hf_clip"
-CONFIG = "config.json"
-# Activations by their names there; the first of each of ours is the one written.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "quick_gelu": "quick_gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-}
 LEGACY_END = 2
-SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
-DEPTH = "num_hidden_layers"
-TEXT_SIZES = ("vocab_size", "max_position_embeddings")
 
 # What a config.json may leave out, as CLIPTextConfig and CLIPVisionConfig have it.
 TOWER = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -75,39 +61,6 @@ PREPROCESSING = {
     "image_std": layers.STD,
 }
 
-# Buffers of position numbers, which older versions saved.
-IGNORED = (r"(text|vision)_model\.embeddings\.position_ids",)
-
-
-def encoder(theirs: str, ours: str, depth: int) -> list[Rule]:
-    """The blocks of either tower, of CLIP and SigLIP."""
-    block = [
-        *norm("layer_norm1", "norm_1"),
-        *dense([f"self_attn.{part}_proj" for part in "qkv"], "attention/qkv"),
-        *dense("self_attn.out_proj", "attention/out"),
-        *norm("layer_norm2", "norm_2"),
-        *dense("mlp.fc1", "mlp/fc1"),
-        *dense("mlp.fc2", "mlp/fc2"),
-    ]
-    return repeated(
-        block,
-        depth,
-        f"{theirs}.encoder.layers.{{i}}.",
-        f"{ours}/transformer/block_{{i}}/",
-    )
-
-
-TEXT_RULES = [
-    Rule("embeddings.token_embedding.weight", "token_embedding"),
-    Rule("embeddings.position_embedding.weight", "positions"),
-    *norm("final_layer_norm", "post_norm"),
-]
-IMAGE_RULES = [
-    Rule("embeddings.patch_embedding.weight", "patch_embedding/kernel", patches),
-    Rule("embeddings.position_embedding.weight", "positions"),
-    *norm("post_layernorm", "post_norm"),
-]
-
 
 def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
     return config is not None and config.get("model_type") == "clip"
@@ -120,13 +73,13 @@ def settings(
 
     Raises UserError if it describes what our towers cannot be.
     """
-    place = str(folder / CONFIG)
-    text = section(config, "text", TEXT)
-    image = section(config, "vision", IMAGE)
+    place = str(folder / hf_common.CONFIG)
+    text = hf_common.section(config, "text", TEXT)
+    image = hf_common.section(config, "vision", IMAGE)
     size = image["image_size"]
     image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
-    check_channels(image, image_place)
-    check_sizes(text, TEXT_SIZES, text_place)
+    hf_common.check_channels(image, image_place)
+    check_sizes(text, hf_common.TEXT_SIZES, text_place)
     check_sizes(text, ("eos_token_id",), text_place, least=0)
     joint = {"projection_dim": 512, **config}
     check_sizes(joint, ("projection_dim",), place)
@@ -137,9 +90,9 @@ def settings(
     return Settings(
         format=FORMAT,
         image="vit",
-        image_options=image_options(image, image_place, shapes),
+        image_options=hf_common.image_options(image, image_place, shapes),
         text="transformer",
-        text_options=tower_options(text, text_place, shapes),
+        text_options=hf_common.tower_options(text, text_place, shapes),
         model_options={
             "embed_dim": joint["projection_dim"],
             "mean": seen.mean,
@@ -154,59 +107,6 @@ def settings(
     )
 
 
-def section(
-    config: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings of a tower, with defaults.
-
-    Old files have them twice; "text_config_dict" counts if it is there.
-    """
-    given = config.get(f"{tower}_config_dict") or config.get(f"{tower}_config") or {}
-    return {**defaults, **given}
-
-
-def image_options(
-    image: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Options of vit that CLIP's and SigLIP's vision_config share."""
-    sizes = patch_options(image["patch_size"], image["image_size"])
-    return tower_options(image, place, shapes) | sizes
-
-
-def tower_options(
-    tower: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Options of a tower's transformer, whose file has tensors of these shapes.
-
-    Raises UserError for an activation that we lack, and for what is no size.
-    """
-    check_sizes(tower, SIZES, place)
-    check_depth(tower, DEPTH, shapes, place)
-    check_positive(tower, ("layer_norm_eps",), place)
-    activation = tower["hidden_act"]
-    if activation not in ACTIVATIONS:
-        raise UserError(
-            f"{place}: hidden_act={activation!r}: clipjax has {', '.join(ACTIVATIONS)}"
-        )
-    return {
-        "width": tower["hidden_size"],
-        "depth": tower["num_hidden_layers"],
-        "heads": tower["num_attention_heads"],
-        "mlp_dim": tower["intermediate_size"],
-        "norm_epsilon": tower["layer_norm_eps"],
-        "activation": ACTIVATIONS[activation],
-    }
-
-
-def check_channels(image: Mapping[str, Any], place: str) -> None:
-    if image["num_channels"] != 3:
-        raise UserError(f"{place}: num_channels={image['num_channels']}: must be 3")
-    for key in ("image_size", "patch_size"):
-        if isinstance(image[key], list):
-            raise UserError(f"{place}: {key}={image[key]}: clipjax takes squares only")
-        check_sizes(image, (key,), place)
-
-
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
     """The rules for a model of these settings; `layout` has no meaning here."""
     image, text = model.module.image, model.module.text
@@ -216,12 +116,12 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         Rule("text_projection.weight", "text_projection/kernel", transpose),
         Rule("vision_model.embeddings.class_embedding", "image/class_token"),
         *norm("vision_model.pre_layrnorm", "image/pre_norm"),  # their spelling
-        *renamed(IMAGE_RULES, "vision_model.", "image/"),
-        *renamed(TEXT_RULES, "text_model.", "text/"),
-        *encoder("vision_model", "image", image.depth),
-        *encoder("text_model", "text", text.depth),
+        *renamed(hf_common.IMAGE_RULES, "vision_model.", "image/"),
+        *renamed(hf_common.TEXT_RULES, "text_model.", "text/"),
+        *hf_common.encoder("vision_model", "image", image.depth),
+        *hf_common.encoder("text_model", "text", text.depth),
     ]
-    return Table(FORMAT, tuple(rules), IGNORED)
+    return Table(FORMAT, tuple(rules), hf_common.IGNORED)
 
 
 def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
@@ -249,35 +149,8 @@ def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": module.embed_dim,
-        "text_config": text_json(text, ends) | {"model_type": "clip_text_model"},
-        "vision_config": image_json(image) | {"model_type": "clip_vision_model"},
-    }
-
-
-def text_json(tower: TextTransformer, ends: Ends) -> dict[str, Any]:
-    """What CLIP's and SigLIP's text_config share."""
-    return _tower_json(tower) | {
-        "vocab_size": tower.vocab_size,
-        "max_position_embeddings": tower.context_length,
-        "bos_token_id": ends.begin,
-        "eos_token_id": ends.end,
-        "pad_token_id": ends.pad,
-    }
-
-
-def image_json(tower: VisionTransformer) -> dict[str, Any]:
-    """What CLIP's and SigLIP's vision_config share."""
-    sizes = {"image_size": tower.image_size, "patch_size": tower.patch}
-    return _tower_json(tower) | sizes
-
-
-def _tower_json(tower: Any) -> dict[str, Any]:
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    return {
-        "hidden_size": tower.width,
-        "num_hidden_layers": tower.depth,
-        "num_attention_heads": tower.heads,
-        "intermediate_size": tower.hidden,
-        "hidden_act": names[tower.activation],
-        "layer_norm_eps": tower.norm_epsilon,
+        "text_config": hf_common.text_json(text, ends)
+        | {"model_type": "clip_text_model"},
+        "vision_config": hf_common.image_json(image)
+        | {"model_type": "clip_vision_model"},
     }

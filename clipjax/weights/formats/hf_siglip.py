@@ -18,7 +18,7 @@ from clipjax.types import UserError
 from clipjax.weights.beside import preprocessing, tokenizer_choice
 from clipjax.weights.beside.tokenizer_files import Ends
 from clipjax.weights.export_limits import require, require_head, require_tower
-from clipjax.weights.formats import hf_clip
+from clipjax.weights.formats import hf_common
 from clipjax.weights.model_description import Settings
 from clipjax.weights.rename_table import (
     Rule,
@@ -72,19 +72,19 @@ def settings(
 
     Raises UserError if it describes what our towers cannot be.
     """
-    place = str(folder / hf_clip.CONFIG)
+    place = str(folder / hf_common.CONFIG)
     if config["model_type"] == "siglip2":
         raise UserError(
             f"{place}: model_type='siglip2' is NaFlex, whose grids vary with the "
             "image; clipjax reads the fixed-resolution models of SigLIP 2, whose "
             "model_type is 'siglip'"
         )
-    text = hf_clip.section(config, "text", TEXT)
-    image = hf_clip.section(config, "vision", IMAGE)
+    text = hf_common.section(config, "text", TEXT)
+    image = hf_common.section(config, "vision", IMAGE)
     size, width = image["image_size"], image["hidden_size"]
     image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
-    hf_clip.check_channels(image, image_place)
-    check_sizes(text, hf_clip.TEXT_SIZES, text_place)
+    hf_common.check_channels(image, image_place)
+    check_sizes(text, hf_common.TEXT_SIZES, text_place)
     if not image["vision_use_head"]:
         raise UserError(
             f"{place}: vision_use_head=False: an image would have no pooling"
@@ -100,9 +100,9 @@ def settings(
     return Settings(
         format=FORMAT,
         image="vit",
-        image_options=hf_clip.image_options(image, image_place, shapes) | towers,
+        image_options=hf_common.image_options(image, image_place, shapes) | towers,
         text="transformer",
-        text_options=hf_clip.tower_options(text, text_place, shapes)
+        text_options=hf_common.tower_options(text, text_place, shapes)
         | {"causal": False, "masked": False, "pool": "last"},
         model_options={
             "embed_dim": width,
@@ -129,14 +129,14 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         Rule(
             "vision_model.embeddings.patch_embedding.bias", "image/patch_embedding/bias"
         ),
-        *renamed(hf_clip.IMAGE_RULES, "vision_model.", "image/"),
+        *renamed(hf_common.IMAGE_RULES, "vision_model.", "image/"),
         *renamed(HEAD_RULES, "vision_model.head.", "image/map/"),
-        *renamed(hf_clip.TEXT_RULES, "text_model.", "text/"),
+        *renamed(hf_common.TEXT_RULES, "text_model.", "text/"),
         *dense("text_model.head", "text_projection"),
-        *hf_clip.encoder("vision_model", "image", image.depth),
-        *hf_clip.encoder("text_model", "text", text.depth),
+        *hf_common.encoder("vision_model", "image", image.depth),
+        *hf_common.encoder("text_model", "text", text.depth),
     ]
-    return Table(FORMAT, tuple(rules), hf_clip.IGNORED)
+    return Table(FORMAT, tuple(rules), hf_common.IGNORED)
 
 
 def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "text_config": hf_clip.text_json(text, ends) | words,
-        "vision_config": hf_clip.image_json(image)
+        "text_config": hf_common.text_json(text, ends) | words,
+        "vision_config": hf_common.image_json(image)
         | {"model_type": "siglip_vision_model"},
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipjax.models.image.resnet import VARIANTS, ResNet
 from clipjax.types import UserError
-from clipjax.weights.formats import hf_clip
+from clipjax.weights.formats import hf_common
 from clipjax.weights.rename_table import (
     Rule,
     batch_norm,
@@ -87,8 +87,8 @@ def _torch_settings(
     )
     given = (config.get("pretrained_cfg") or config).get("input_size")
     size = {"input_size": given[-1] if given else SIZE}
-    check_sizes(size, size, str(folder / hf_clip.CONFIG))
-    mean, std = timm_normalisation(config, str(folder / hf_clip.CONFIG))
+    check_sizes(size, size, str(folder / hf_common.CONFIG))
+    mean, std = timm_normalisation(config, str(folder / hf_common.CONFIG))
     return TowerSettings(
         format="torch_resnet",
         side="image",
@@ -137,7 +137,7 @@ def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 def _hf_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
-    place = str(folder / hf_clip.CONFIG)
+    place = str(folder / hf_common.CONFIG)
     given = {
         "embedding_size": 64,
         "hidden_sizes": (256, 512, 1024, 2048),

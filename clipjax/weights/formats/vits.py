@@ -17,7 +17,7 @@ import numpy as np
 
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.types import UserError
-from clipjax.weights.formats import hf_clip
+from clipjax.weights.formats import hf_clip, hf_common
 from clipjax.weights.rename_table import (
     Change,
     Rule,
@@ -162,8 +162,8 @@ def _timm_settings(
     if heads is None:
         heads = special if pattern.fullmatch(name) else heads_of(width, place)
     else:
-        check_sizes(args, ("num_heads",), f"{folder / hf_clip.CONFIG}: model_args")
-    mean, std = timm_normalisation(config, str(folder / hf_clip.CONFIG))
+        check_sizes(args, ("num_heads",), f"{folder / hf_common.CONFIG}: model_args")
+    mean, std = timm_normalisation(config, str(folder / hf_common.CONFIG))
     return TowerSettings(
         format="timm_vit",
         side="image",
@@ -238,7 +238,7 @@ def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 def _hf_settings(
     config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
 ) -> TowerSettings:
-    place = str(folder / hf_clip.CONFIG)
+    place = str(folder / hf_common.CONFIG)
     defaults = hf_clip.IMAGE | {
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
@@ -246,7 +246,7 @@ def _hf_settings(
         "qkv_bias": True,
     }
     given = {**defaults, **(config or {})}
-    hf_clip.check_channels(given, place)
+    hf_common.check_channels(given, place)
     if not given["qkv_bias"]:
         raise UserError(f"{place}: qkv_bias=False: clipjax's vit has biases")
     mean, std = hf_normalisation(folder, HALVES)
@@ -255,7 +255,7 @@ def _hf_settings(
         format="hf_vit",
         side="image",
         component="vit",
-        options=hf_clip.image_options(given, place, shapes) | options,
+        options=hf_common.image_options(given, place, shapes) | options,
         size=given["image_size"],
         num_classes=classes(shapes, "classifier.bias"),
         mean=mean,
