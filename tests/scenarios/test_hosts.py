@@ -96,6 +96,14 @@ def wait_for(processes, words, index=0, seconds=600):
         time.sleep(0.02)
 
 
+def wait_until(place, pattern=""):
+    """Waits until a file is there, or one of a pattern in a folder."""
+    limit = time.monotonic() + 600
+    while not (any(place.glob(pattern)) if pattern else place.exists()):
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
 def error_line(text):
     """The one line of an error; gloo says a line of its own at each start."""
     (line,) = [line for line in text.splitlines() if "error" in line.lower()]
@@ -151,21 +159,19 @@ def test_a_killed_process_is_named_and_the_restart_is_exact(
     launch, tmp_path, victim, moment
 ):
     flags = ("--config.train.steps=8", "--config.checkpoint.every=2")
+    manifests = tmp_path / "two" / "checkpoints" / "manifests"
     ends(launch("undisturbed", 2, *flags))
     if moment == "resuming":
         shorter = launch("two", 2, *flags)
-        wait_for(shorter, "step      5/8")
+        wait_until(manifests / "4.json")
         shorter[1][0].kill()
         ends(shorter[:1], 1)
     processes = launch("two", 2, *flags)
-    if moment == "retrieval":  # the one evaluation is at the end
-        wait_for(processes, "step      7/8")
+    if moment == "retrieval":  # the one evaluation is at the end, before a save
+        wait_until(manifests / "6.json")
+        time.sleep(1)
     elif moment == "saving":
-        path = tmp_path / "two" / "checkpoints"
-        limit = time.monotonic() + 600
-        while not any(path.glob("2*")):
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        wait_until(manifests.parent, "2*")
     else:
         wait_for(processes, moment)
     processes[victim][0].kill()
