@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax import registry
 from clipjax.types import UserError
 
 FLAG = "--data."
@@ -31,9 +32,7 @@ class DataFlags:
 
         Raises UserError for one that the source does not have, and for a wrong type.
         """
-        from clipjax.data import mixture_spec
-
-        return mixture_spec.options(name, self.texts, FLAG)
+        return registry.options_from_text("data", name, self.texts, FLAG)
 
 
 NONE = DataFlags()  # a command line without a source

@@ -43,15 +43,6 @@ class Part:
             raise UserError(f"{self.label}: {error}") from error
 
 
-def options(name: str, given: Mapping[str, str], flag: str) -> dict[str, Any]:
-    """The options of a source from their text.
-
-    flag: how one is written, for messages ("--data."). Raises UserError for one that
-    the source does not have, and for a value of a wrong type.
-    """
-    return registry.options_from_text("data", name, given, flag)
-
-
 def parts(text: str) -> list[Part]:
     """`NAME key=value ... + NAME key=value ...`, values quoted as in a shell.
 
@@ -129,4 +120,5 @@ def _part(name: str, words: list[str]) -> Part:
         weight = registry.from_text(own["weight"], float, f"{label}: weight")
         if not 0 < weight < float("inf"):
             raise UserError(f"{label}: weight={weight}: must be above 0")
-    return Part(name, options(name, given, f"{label}: "), label, weight, splits)
+    options = registry.options_from_text("data", name, given, f"{label}: ")
+    return Part(name, options, label, weight, splits)
