@@ -51,7 +51,7 @@ def labels(
     for number, line in enumerate(local.read_lines(place), 1):
         fields = re.split("[,\t]", line, maxsplit=1)
         image, *given = (field.strip().strip('"') for field in fields)
-        image = image_list.IDLE.sub("", image.replace("\\", "/"))
+        image = image_list.plain(image)
         if not line.strip():
             continue
         if not given or not given[0]:

@@ -34,6 +34,11 @@ WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 IDLE = re.compile(r"(?:(?<=/)|^)(?:\./+)+|(?<=(?<!:)/)/+")
 
 
+def plain(name: str) -> str:
+    """A path as this machine writes it, wherever it was written, without idle parts."""
+    return IDLE.sub("", name.replace("\\", "/"))
+
+
 class Listed:
     """See `clipjax.types.Source`; `problems` says what of the list was ignored.
 

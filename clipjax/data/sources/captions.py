@@ -109,7 +109,7 @@ def make(
 
 def _listed(name: str, entries: Container[str]) -> str:
     """A name of a split's list as the table has it, also if Windows wrote it."""
-    return name if name in entries else image_list.IDLE.sub("", name.replace("\\", "/"))
+    return name if name in entries else image_list.plain(name)
 
 
 def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
