@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -85,6 +86,14 @@ def run(checks: Iterable[Check]) -> None:
     """Runs checks in turn; the first that fails raises."""
     for check in checks:
         check.run()
+
+
+def pickled(subject: Any, what: str) -> Any:
+    """A copy as another process gets it; what: "the source", for the message."""
+    try:
+        return pickle.loads(pickle.dumps(subject))
+    except Exception as error:
+        raise AssertionError(f"{what} cannot be pickled: {error}") from error
 
 
 def options_are_documented(subject: Component) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,10 +129,7 @@ def access_is_random(source: Any) -> None:
 
 def pickles(source: Any) -> None:
     """A copy in another process gives the same; workers get one."""
-    try:
-        copy = pickle.loads(pickle.dumps(source))
-    except Exception as error:
-        raise AssertionError(f"the source cannot be pickled: {error}") from error
+    copy = contract.pickled(source, "the source")
     same_examples(source, copy, "a pickled copy differs")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,11 +115,7 @@ def no_texts_are_refused(tokenizer: Any) -> None:
 
 def pickles(tokenizer: Any) -> None:
     """A copy in another process gives the same ids."""
-    try:
-        copy = pickle.loads(pickle.dumps(tokenizer))
-    except Exception as error:
-        raise AssertionError(f"the tokenizer cannot be pickled: {error}") from error
-    same(tokenizer, copy, "a pickled copy")
+    same(tokenizer, contract.pickled(tokenizer, "the tokenizer"), "a pickled copy")
 
 
 PROMISES = {
