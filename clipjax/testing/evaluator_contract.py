@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.class_lists import Classes
+from clipjax.data.tokenizers import char
 from clipjax.encoder import Encoder
 from clipjax.evals.common.inputs import Inputs
 from clipjax.testing import contract
@@ -43,22 +44,10 @@ class Pictures:
         if index == BROKEN:
             raise BadExample("it is broken", f"picture {index}")
         shape = index % len(CLASSES)
-        captions = [f"a {CLASSES[shape]} {index}", f"one {CLASSES[shape]} {index}"]
+        own = f"{CLASSES[shape]} {chr(ord('a') + index)}"
+        captions = [f"a {own}", f"one {own}"]
         image = np.full((4, 4, 3), index, np.uint8)
         return Example(image, captions, {"shape": shape}, key=f"picture {index}")
-
-
-class Letters:
-    """A token for each letter of a text."""
-
-    vocab_size, context_length, pad_id = 256, 24, 0
-
-    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.zeros((len(texts), self.context_length), np.int32)
-        for row, text in zip(ids, texts, strict=True):
-            codes = [1, *text.encode()][: self.context_length]
-            row[: len(codes)] = codes
-        return ids, ids > 0
 
 
 class Model:
@@ -124,7 +113,7 @@ class Bench:
         classes = Classes(CLASSES) if self._output == "logits" else Classes()
         encoder = Encoder(
             Model(self._output),  # type: ignore[arg-type]
-            Letters(),  # type: ignore[arg-type]
+            char.make(None, None, context_length=24),
             lambda image: np.asarray(image)[:1, :1],
             batch_size=4,
             classes=classes,
