@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from clipjax import param_paths, paths, peers
+from clipjax import paths, peers
 from clipjax.engine import (
     assemble,
     classes,
@@ -37,7 +37,6 @@ from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.engine.step import check_start
 from clipjax.engine.step_log import StepLog, due
-from clipjax.engine.watch import Watch
 from clipjax.multihost import on_primary, same
 from clipjax.preempt import StopRequest
 from clipjax.pulse import pulse
@@ -219,14 +218,12 @@ def _loop(
     save_every = config.checkpoint.every or run.steps_per_epoch
     # Emulated devices share a thread pool: two steps in flight can wait for each other.
     one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
-    names = jax.tree.leaves(param_paths.paths(run.template.params))
-    watch = Watch(names, total, progress.say)
 
     def last_saved() -> str:
         saves.wait()
         return _last_saved(saves)
 
-    log = StepLog(run, source, progress, writer, watch, start, replaced, last_saved)
+    log = StepLog(run, source, progress, writer, start, replaced, last_saved)
     several = peers.group() is not None
     results: dict[str, EvalResult] = {}
     for step in range(start + 1, total + 1):

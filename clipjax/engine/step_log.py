@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from clipjax import param_paths
 from clipjax.data.batching.batches import TrainBatches
 from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
@@ -37,7 +38,6 @@ class StepLog:
         source: TrainBatches,
         progress: Progress,
         writer: MetricWriter | None,
-        watch: Watch,
         start: int,
         replaced: int,
         last_saved: Callable[[], str],
@@ -45,7 +45,9 @@ class StepLog:
         self.replaced = replaced
         self.stop = 0
         self._run, self._source, self._progress = run, source, progress
-        self._writer, self._watch, self._last_saved = writer, watch, last_saved
+        self._writer, self._last_saved = writer, last_saved
+        names = jax.tree.leaves(param_paths.paths(run.template.params))
+        self._watch = Watch(names, run.total_steps, progress.say)
         self._first = start + 1
         self._late: tuple[int, Metrics] | None = None
 
