@@ -294,7 +294,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvalPreprocess:
-    """An evaluation preprocess if an augmentation is expected: draws nothing."""
+    """An evaluation preprocess in place of an augmentation: draws nothing."""
 
     preprocess: Callable[[Any], Any]
 

@@ -1,7 +1,7 @@
 """Operations on pictures with a magnitude, and the policies that draw from them.
 
 Operations, ranges and magnitudes are torchvision's RandAugment and AutoAugment: nearest
-pixels, black if a picture is moved away. An operation is one entry of OPERATIONS.
+pixels, black where a picture is moved away. An operation is one entry of OPERATIONS.
 """
 
 from __future__ import annotations

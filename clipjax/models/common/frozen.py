@@ -72,7 +72,7 @@ class FrozenParts:
 
 
 def _stop(node: Any, path: str, still: set[str]) -> Any:
-    """The tree without gradients if it is frozen; adds modules that wholly are."""
+    """The tree without gradients where it is frozen; adds modules that wholly are."""
     if not isinstance(node, dict):
         return jax.lax.stop_gradient(node) if path in still else node
     below = {name: f"{path}/{name}" if path else name for name in node}

@@ -38,7 +38,7 @@ class Fusion(nn.Module):
         """Fuses several sets of modalities of each example.
 
         read: a vector [b d] of each modality. sets: of each set the modalities in it,
-        bool [b] if an example has them. Returns [b*sets d], an example's together.
+        bool [b] where an example has them. Returns [b*sets d], an example's together.
         """
         types = self.param("types", nn.initializers.normal(0.02), (3, self.width))
         absent = jnp.zeros_like(next(iter(read.values())))
