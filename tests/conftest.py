@@ -33,6 +33,15 @@ def shared_data():
     return SHARED_DATA
 
 
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    """Runs take one device, and share what they compile."""
+    from run_tools import one_device
+
+    with one_device(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     """Opens the checkpoints of one folder as often as asked, and closes them."""

@@ -8,7 +8,9 @@ import clipjax
 from clipjax import evaluate
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
-from run_tools import one_device, rows, stop_at, tiny, train
+from run_tools import rows, stop_at, tiny, train
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 METRIC = "angle_evaluator/mean"
 
@@ -24,12 +26,6 @@ def config(best="", **changes):
         train__val_batches=0,
         **{"train__eval_every": 2, **changes},
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 @pytest.fixture(scope="module")

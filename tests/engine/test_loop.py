@@ -25,7 +25,9 @@ from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.engine.progress import Progress
 from clipjax.types import Metric, UserError
-from run_tools import one_device, rows, saved, tiny, train
+from run_tools import rows, saved, tiny, train
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 STEPS = 8
 
@@ -45,12 +47,6 @@ def eventful(**changes):
         log__every=1,
         **changes,
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 @pytest.fixture(scope="module")

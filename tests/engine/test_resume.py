@@ -15,15 +15,11 @@ from checkpoint_helpers import bits
 from clipjax.engine import initial, resume, step_log
 from clipjax.engine.checkpoint import saves
 from clipjax.types import UserError
-from run_tools import one_device, rows, saved, stop_at, tiny, train
+from run_tools import rows, saved, stop_at, tiny, train
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 DEEP = "[" * 100_000 + "]" * 100_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 @pytest.fixture(scope="module")

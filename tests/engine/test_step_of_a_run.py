@@ -10,13 +10,9 @@ from rich.console import Console
 from clipjax.engine import evaluation, run, sharding
 from clipjax.engine import state as states
 from clipjax.engine.progress import Progress
-from run_tools import one_device, tiny
+from run_tools import tiny
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
-        yield
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 
 def prepared(folder, arg="", **changes):

@@ -14,7 +14,9 @@ from clipjax import config_check, evaluate, prepare, types
 from clipjax.data.sources import captions, scenes
 from clipjax.engine import datasets, resume
 from clipjax.types import UserError
-from run_tools import one_device, tiny, train
+from run_tools import tiny, train
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 
 def write(folder, count, word="shade", first=0):
@@ -37,12 +39,6 @@ def config(path, steps=1):
         train__steps=steps,
         train__val_batches=0,
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 @pytest.fixture(scope="module")
