@@ -171,7 +171,7 @@ def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
         names = ", ".join(WEIGHTS[found[0]][:4])
         raise UserError(
             f"{place} has {found[0]} but no weights by a name that clipjax reads "
-            f"({names}, ...): {file_contents.held(place)}. Name the file if it is "
+            f"({names}, ...): {file_contents.summary(place)}. Name the file if it is "
             "called otherwise; shards need their .index.json"
         )
     raise UserError(f"{place} holds no model that clipjax reads; it reads {KNOWN}")

@@ -115,8 +115,8 @@ def test_a_file_of_another_kind_is_named(content, words, tmp_path):
     (tmp_path / "tars").mkdir()
     write_tar(tmp_path / "tars" / "train-0.tar", [("a.jpg", jpeg()), ("a.cls", b"0")])
     for source, table in (
-        ("coco", "captions_train2017.json is no JSON, but"),
-        ("karpathy", "dataset.json is no JSON, but"),
+        ("coco", "captions_train2017.json is not JSON, but"),
+        ("karpathy", "dataset.json is not JSON, but"),
         ("parquet", "a.parquet is "),
         ("captions", "captions.csv is no table of text, but"),
     ):
@@ -172,13 +172,13 @@ def test_a_wrong_split_lists_those_that_are_there(tmp_path):
 
 
 def test_folders_in_words(tmp_path):
-    assert file_contents.held(tmp_path) == "it is empty"
-    assert file_contents.held(tmp_path / "none") == "there is no such folder"
+    assert file_contents.summary(tmp_path) == "it is empty"
+    assert file_contents.summary(tmp_path / "none") == "there is no such folder"
     for i in range(12):
         (tmp_path / f"{'abcdefghijkl'[i]}.jpg").write_bytes(b"")
     (tmp_path / ".hidden").write_bytes(b"")
     (tmp_path / "note.txt").write_bytes(b"")
-    assert file_contents.held(tmp_path) == "it holds 12 files *.jpg, note.txt"
+    assert file_contents.summary(tmp_path) == "it holds 12 files *.jpg, note.txt"
 
 
 # Hand-made by `echo PATTERN` in bash.

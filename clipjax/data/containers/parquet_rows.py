@@ -270,7 +270,7 @@ def _open(path: pathlib.Path) -> Any:
         if what and not what.startswith("a parquet file"):
             raise UserError(f"{path} is no parquet file, but {what}") from error
         raise UserError(
-            f"{path} is no parquet file, or cut off: get it anew or remove it "
+            f"{path} is no parquet file, or truncated: get it anew or remove it "
             f"({_words(error)})"
         ) from error
 

@@ -39,7 +39,7 @@ def find(base: pathlib.Path) -> dict[str, list[str]]:
         folder, split = _split(pathlib.PurePosixPath(name))
         found.setdefault(folder, {}).setdefault(split, []).append(name)
     if not found:
-        seen = file_contents.held(base)
+        seen = file_contents.summary(base)
         raise UserError(f"{base} holds no {SUFFIX} files ({seen}): {local.set_path()}")
     if len(found) > 1:
         raise UserError(

@@ -33,7 +33,7 @@ def make(
       subset_seed: which ones; -1: the first.
 
     Raises UserError for a missing folder or split, for damaged or foreign metadata, and
-    for shards that are missing or cut off.
+    for shards that are missing or truncated.
     """
     base = local.folder(path, "clipjax ArrayRecord files")
     place = base / f"{split}.json"
@@ -71,7 +71,7 @@ class ArrayRecord:
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and place, if broken."""
         index = local.position(index, len(self))
-        shard, inside = local.place_in(self._ends, int(self._chosen[index]))
+        shard, inside = local.part_and_offset(self._ends, int(self._chosen[index]))
         key = f"{self._names[shard]}:{inside}"
         try:
             example = record_shards.decode(self._readers.read(shard, inside))
@@ -105,8 +105,8 @@ def _no_split(base: pathlib.Path, split: str) -> str:
             f"same `python -m clipjax.prepare convert` again to finish it"
         )
     return (
-        f"{base} holds no {split}.json ({file_contents.held(base)}): it is no folder "
-        f"that `python -m clipjax.prepare convert` wrote; for data in another form "
+        f"{base} holds no {split}.json ({file_contents.summary(base)}): `python -m "
+        f"clipjax.prepare convert` did not write this folder; for data in another form "
         f"choose data=webdataset, captions, imagefolder or tfds"
     )
 

@@ -154,7 +154,7 @@ def _find_table(base: pathlib.Path) -> pathlib.Path:
     if len(others) == 1:
         return others[0]
     seen = ", ".join(entry.name for entry in others[:5])
-    seen = f"it holds {seen}" if seen else file_contents.held(base)
+    seen = f"it holds {seen}" if seen else file_contents.summary(base)
     raise UserError(
         f"{base} has no captions.txt, captions.csv or results.csv ({seen}); name the "
         f"caption table by the option table"

@@ -76,7 +76,7 @@ def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
         return table
     found = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
     if not found:
-        held = file_contents.held(folder if folder.is_dir() else base)
+        held = file_contents.summary(folder if folder.is_dir() else base)
         raise UserError(
             f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json"
             f" ({held}): unpack MS-COCO's "

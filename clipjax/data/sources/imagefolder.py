@@ -98,7 +98,7 @@ def make(
     if not paths:
         raise UserError(
             f"{place} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
-            f"...): {file_contents.held(place)}"
+            f"...): {file_contents.summary(place)}"
         )
     problems += image_files.left_out(others)
     shared = class_lists.shared_names(names) if caption_templates else {}
@@ -214,5 +214,5 @@ def _no_split(base: pathlib.Path, split: str) -> str:
         )
     return (
         f"{base / split} does not exist, and {base} has no SPLIT/CLASS/*.jpg: "
-        f"{file_contents.held(base)}. {local.set_path()}"
+        f"{file_contents.summary(base)}. {local.set_path()}"
     )

@@ -123,7 +123,7 @@ def make(
         hint = ", but parquet files: read them with data=parquet"
         raise UserError(
             f"the {len(names)} shards of {base} hold no images"
-            f"{hint if inside else f': {file_contents.held(base)}'}"
+            f"{hint if inside else f': {file_contents.summary(base)}'}"
         )
     if not len(usable):
         raise UserError(
@@ -212,7 +212,7 @@ class Files:
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of an example and its number there."""
         position = int(self._chosen[local.position(index, len(self))])
-        return local.place_in(self._ends, position)
+        return local.part_and_offset(self._ends, position)
 
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """The file of an image, and what it is called in messages."""
@@ -319,6 +319,6 @@ def _has_folders(base: pathlib.Path) -> bool:
     if not tables:
         raise UserError(
             f"{base} holds neither folders (00000/) nor parquet files (00000.parquet) "
-            f"of img2dataset: {file_contents.held(base)}; {local.set_path()}"
+            f"of img2dataset: {file_contents.summary(base)}; {local.set_path()}"
         )
     return False

@@ -120,8 +120,8 @@ def _find(base: pathlib.Path) -> pathlib.Path:
     found = [base / name for name in FILES if (base / name).is_file()]
     if not found:
         raise UserError(
-            f"{base} has none of {', '.join(FILES)} ({file_contents.held(base)}): put "
-            "one there, of caption_datasets.zip of Karpathy's page, or set the "
+            f"{base} has none of {', '.join(FILES)} ({file_contents.summary(base)}): "
+            "put one there, from caption_datasets.zip on Karpathy's page, or set the "
             "option file"
         )
     if len(found) > 1:

@@ -123,7 +123,7 @@ class Mixture:
         return f"{self._labels[part]}: {key or f'example {inside}'}"
 
     def _place(self, index: int) -> tuple[int, int]:
-        return local.place_in(self._ends, local.position(index, len(self)))
+        return local.part_and_offset(self._ends, local.position(index, len(self)))
 
     def _merge(self, label: str, source: Source) -> dict[str, str]:
         """Takes a part's label sets in; returns what each is called here."""

@@ -243,7 +243,7 @@ class Parquet:
     def _place(self, index: int) -> tuple[parquet_rows.Rows, int]:
         """The file of an example and its number there."""
         position = int(self._chosen[local.position(index, len(self))])
-        shard, i = local.place_in(self._ends, position)
+        shard, i = local.part_and_offset(self._ends, position)
         return self._rows[shard], i
 
     def _values(

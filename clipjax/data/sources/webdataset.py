@@ -164,7 +164,7 @@ class WebDataset:
         index = local.position(index, len(self))
         if self._chosen is not None:
             index = int(self._chosen[index])
-        shard, i = local.place_in(self._ends, index)
+        shard, i = local.part_and_offset(self._ends, index)
         return shard, i, f"{self._names[shard]}:{self._indexes[shard].key(i)}"
 
     def _class_names(self, classes: str) -> list[str]:

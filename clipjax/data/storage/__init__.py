@@ -1,1 +1,1 @@
-"""Files, folders and object stores: what is read, before it is an example."""
+"""Reads files, folders and object stores, which hold the examples of the sources."""

@@ -1,4 +1,4 @@
-"""Braces in the patterns of options, as in a shell."""
+"""Expands braces in options' patterns, as a shell does."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from clipjax.types import UserError
 
 RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
 LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
-MOST = 1_000_000  # names that one pattern stands for
-LONGEST = 2**28  # characters of all of them
-DEEPEST = 10  # braces in braces
+MAX_NAMES = 1_000_000  # that one pattern stands for
+MAX_CHARACTERS = 2**28  # of all its names
+MAX_DEPTH = 10  # of nested braces
 
 
 def expand(pattern: str, option: str = "shards") -> list[str]:
@@ -21,13 +21,13 @@ def expand(pattern: str, option: str = "shards") -> list[str]:
 
     Braces that hold neither a range nor a comma are part of the name.
 
-    Raises UserError for a range that runs backwards, for more names than MOST, and for
-    braces more than DEEPEST deep.
+    Raises UserError for a range that runs backwards, for more than MAX_NAMES names, and
+    for braces nested deeper than MAX_DEPTH.
     """
     depth = list(itertools.accumulate({"{": 1, "}": -1}.get(c, 0) for c in pattern))
-    if depth and max(depth) - min(0, *depth) > DEEPEST:
+    if depth and max(depth) - min(0, *depth) > MAX_DEPTH:
         raise UserError(
-            f"{option}={registry.shown(pattern)}: its braces are more than {DEEPEST} "
+            f"{option}={registry.shown(pattern)}: its braces are more than {MAX_DEPTH} "
             "deep"
         )
     return _expand(pattern, pattern, option)
@@ -35,22 +35,22 @@ def expand(pattern: str, option: str = "shards") -> list[str]:
 
 def _expand(part: str, pattern: str, option: str) -> list[str]:
     names = [""]
-    while (found := _braces(part)) is not None:
-        start, end, parts = found
+    while (braces := _first_braces(part)) is not None:
+        start, end, parts = braces
         if len(parts) == 1:
-            middle = _range(parts[0], len(names), pattern, option)
+            choices = _range(parts[0], len(names), pattern, option)
         else:
-            middle = []
+            choices = []
             for inner in parts:
-                middle += _expand(inner, pattern, option)
-                _check(len(names) * len(middle), pattern, option)
+                choices += _expand(inner, pattern, option)
+                _check(len(names) * len(choices), pattern, option)
         before, part = part[:start], part[end:]
-        names = [f"{name}{before}{one}" for name in names for one in middle]
+        names = [f"{name}{before}{choice}" for name in names for choice in choices]
     return [name + part for name in names]
 
 
 def _range(text: str, times: int, pattern: str, option: str) -> list[str]:
-    """What a range stands for, which is written so often (`times`)."""
+    """Expands a range, which is repeated `times` times in the result."""
     if match := LETTERS.fullmatch(text):
         first, last = (ord(letter) for letter in match.groups() if letter)
         if last >= first:
@@ -70,28 +70,28 @@ def _range(text: str, times: int, pattern: str, option: str) -> list[str]:
 
 
 def _check(count: int, pattern: str, option: str) -> None:
-    most = min(MOST, LONGEST // max(len(pattern), 1))
-    if count > most:
+    limit = min(MAX_NAMES, MAX_CHARACTERS // max(len(pattern), 1))
+    if count > limit:
         raise UserError(
             f"{option}={registry.shown(pattern)}: it stands for {count:,} names, more "
-            f"than {most:,}"
+            f"than {limit:,}"
         )
 
 
-def _braces(pattern: str) -> tuple[int, int, list[str]] | None:
-    """(start, end, parts) of the first braces that hold a range or alternatives."""
+def _first_braces(pattern: str) -> tuple[int, int, list[str]] | None:
+    """Returns (start, end, parts) of the first braces with a range or alternatives."""
     for start, letter in enumerate(pattern):
         if letter != "{":
             continue
         depth, begin, parts = 0, start + 1, []
-        for place in range(start, len(pattern)):
-            depth += {"{": 1, "}": -1}.get(pattern[place], 0)
-            if depth == 0 or (depth == 1 and pattern[place] == ","):
-                parts.append(pattern[begin:place])
-                begin = place + 1
+        for i in range(start, len(pattern)):
+            depth += {"{": 1, "}": -1}.get(pattern[i], 0)
+            if depth == 0 or (depth == 1 and pattern[i] == ","):
+                parts.append(pattern[begin:i])
+                begin = i + 1
             if depth == 0:
                 if len(parts) > 1 or _is_range(parts[0]):
-                    return start, place + 1, parts
+                    return start, i + 1, parts
                 break
     return None
 

@@ -1,6 +1,6 @@
-"""What a file or a folder holds, in words, for a complaint that something is not there.
+"""Describes a file's or folder's content, for messages about missing data.
 
-Nothing is opened beyond its first bytes.
+No more than a file's first bytes is read.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ AS_SHARD = {
     "web page": "a web page, which a failed download leaves: get the file anew",
     "office": "an Office document: read another file",
 }
-# And what it is otherwise; more forms are "compressed by FORM".
+# Form -> what any other file is; forms not listed are "compressed by FORM".
 AS_OTHER = {
     "zip": "a zip archive, or a spreadsheet",
     "7z": "a 7z archive: unpack it",
@@ -72,7 +72,7 @@ AS_OTHER = {
     **{form: AS_SHARD[form] for form in ("arrow stream", "arrow", "git lfs")},
     **{form: AS_SHARD[form] for form in ("web page", "office")},
 }
-PACKED = re.compile(
+COMPRESSED = re.compile(
     r"\.(t(gz|bz2?|b2|xz|zst|az|lz|lzma|zo|z)|zip|7z|rar|gz|bz2?|xz|zstd?|lz4|lz|lzma|"
     r"lzo|br|sz|z)$",
     re.IGNORECASE,
@@ -81,77 +81,79 @@ ARROW = (
     "an Arrow data set of datasets' save_to_disk: write each split as parquet, "
     "load_from_disk(PATH).to_parquet('train.parquet'), and read that by data=parquet"
 )
-MOST = 10_000  # files looked at, of a folder that may hold millions
+MAX_FILES = 10_000  # names to collect from a folder, which may hold millions
 
 
 def form_of(head: bytes) -> str:
-    """The form of a file that starts so, if it is one of SIGNATURES; else ""."""
-    fitting = (form for sign, form in SIGNATURES.items() if head.startswith(sign))
-    return next(fitting, "")
+    """Returns the form in SIGNATURES of a file's first bytes; "" if there is none."""
+    matches = (form for sign, form in SIGNATURES.items() if head.startswith(sign))
+    return next(matches, "")
 
 
 def other(head: bytes) -> str:
-    """In words, what a file that starts so is in place of text or parquet; else ""."""
+    """Describes a file that is not the expected text or parquet, by its first bytes;
+    returns "" if they are unknown.
+    """
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "UTF-16 text: save it as UTF-8"
     form = form_of(head[:16])
     return AS_OTHER.get(form, f"compressed by {form}: unpack it" if form else "")
 
 
-def held(folder: pathlib.Path) -> str:
-    """What a folder holds at any depth: "it holds 3 files train-*.tar.gz (...)"."""
+def summary(folder: pathlib.Path) -> str:
+    """Lists a folder's files at any depth: "it holds 3 files train-*.tar.gz (...)"."""
     if not folder.is_dir():
         return "there is no such folder"
     names: list[str] = []
-    for place, inner, found in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        where = os.path.relpath(place, folder)
+    for directory, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        relative = os.path.relpath(directory, folder)
         names += [
-            os.path.normpath(os.path.join(where, name)).replace(os.sep, "/")
-            for name in sorted(found)
+            os.path.normpath(os.path.join(relative, name)).replace(os.sep, "/")
+            for name in sorted(files)
             if not name.startswith(".")
         ]
-        if len(names) > MOST:
+        if len(names) > MAX_FILES:
             break
-    return in_words(names, more=len(names) > MOST)
+    return summary_of(names, more=len(names) > MAX_FILES)
 
 
-def in_words(names: Iterable[str], more: bool = False) -> str:
-    """As `held`, of files' names; more: whether there are more than these.
+def summary_of(names: Iterable[str], more: bool = False) -> str:
+    """Lists file names as `summary` does; more: whether there are more than these.
 
-    Names that differ in their numbers are one.
+    Names that differ only in their numbers form one pattern.
     """
     names = sorted(names)
     if any(name.endswith(".arrow") for name in names):
         return f"it holds {ARROW}"
-    alike: dict[str, list[str]] = collections.defaultdict(list)
+    by_pattern: dict[str, list[str]] = collections.defaultdict(list)
     for name in names:
-        stem, suffix = os.path.splitext(name)  # which may be .lz4
-        alike[re.sub(r"\d+", "*", stem) + suffix].append(name)
-    if len(alike) > 8:  # of no pattern: their suffixes
-        alike = collections.defaultdict(list)
+        stem, suffix = os.path.splitext(name)  # the suffix may be .lz4
+        by_pattern[re.sub(r"\d+", "*", stem) + suffix].append(name)
+    if len(by_pattern) > 8:  # too many patterns: suffixes instead
+        by_pattern = collections.defaultdict(list)
         for name in names:
-            alike[f"*{suffix_of(name)}"].append(name)
-    largest = sorted(alike.items(), key=lambda item: -len(item[1]))
-    words = [
-        found[0] if len(found) == 1 else f"{len(found)} files {pattern}"
-        for pattern, found in largest[:4]
+            by_pattern[f"*{suffix_of(name)}"].append(name)
+    largest = sorted(by_pattern.items(), key=lambda item: -len(item[1]))
+    parts = [
+        files[0] if len(files) == 1 else f"{len(files)} files {pattern}"
+        for pattern, files in largest[:4]
     ]
     if len(largest) > 4 or more:
-        words.append("others")
-    seen = f"it holds {', '.join(words)}" if words else "it is empty"
-    if any(PACKED.search(name) for name in names):
-        seen += " (compressed: unpack them, tar shards to plain .tar)"
-    return seen
+        parts.append("others")
+    text = f"it holds {', '.join(parts)}" if parts else "it is empty"
+    if any(COMPRESSED.search(name) for name in names):
+        text += " (compressed: unpack them, tar shards to plain .tar)"
+    return text
 
 
 def suffix_of(name: str) -> str:
-    """A file's suffix in small letters: what stands after the last dot."""
+    """Returns a file's suffix in lower case: its last dot and what follows."""
     return os.path.splitext(name)[1].lower() or " without a suffix"
 
 
 def tally(suffixes: collections.Counter[str]) -> str:
-    """Counts of suffixes in words: ".txt 5, .json 2"."""
-    listed = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{suffix.strip()} {n}" for suffix, n in listed[:6]]
-    return ", ".join([*words, "..."] if len(suffixes) > 6 else words)
+    """Formats counts of suffixes: ".txt 5, .json 2"."""
+    largest = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{suffix.strip()} {n}" for suffix, n in largest[:6]]
+    return ", ".join([*parts, "..."] if len(suffixes) > 6 else parts)

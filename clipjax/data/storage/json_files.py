@@ -1,4 +1,4 @@
-"""JSON that others wrote: read whole, and described when it has another form."""
+"""Reads JSON files, and describes those that have another form than expected."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ SHOWN = 8  # fields of an object
 
 
 def parse(path: pathlib.Path, text: str) -> Any:
-    """What a JSON text holds; raises UserError for one that is none, or too deep."""
+    """Parses JSON; raises UserError if the text is not JSON or is nested too deep."""
     try:
         return json.loads(text)
     except RecursionError as error:
         raise UserError(f"{path}: its JSON is nested too deep to be read") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON, or cut off: {error}") from error
+        raise UserError(f"{path} is not JSON, or truncated: {error}") from error
 
 
 def read(path: pathlib.Path) -> Any:
-    """What a JSON file holds; raises UserError as `parse`, and for no file.
+    """Parses a JSON file; raises UserError as `parse` does, or if there is no file.
 
     Bytes that are not UTF-8 become surrogates, so that they mark their image alone.
     """
     raw = local.content(path)
-    if what := file_contents.other(raw):
-        raise UserError(f"{path} is no JSON, but {what}")
+    if other_form := file_contents.other(raw):
+        raise UserError(f"{path} is not JSON, but {other_form}")
     return parse(path, raw.decode("utf-8-sig", "surrogateescape"))
 
 
 def shown(value: Any, length: int = 40) -> str:
-    """The beginning of a value as JSON, on one line."""
+    """Returns the first `length` characters of a value as JSON, on one line."""
     try:
         return json.dumps(value, ensure_ascii=False)[:length]
     except RecursionError:
@@ -42,15 +42,16 @@ def shown(value: Any, length: int = 40) -> str:
 
 
 def described(value: Any) -> str:
-    """What form a value has: "an object with images (a list of 3 objects)"."""
+    """Describes a value's form: "an object with images (a list of 3 objects)"."""
     if isinstance(value, dict):
-        parts = [f"{name!r}{_inner(one)}" for name, one in list(value.items())[:SHOWN]]
+        fields = list(value.items())[:SHOWN]
+        parts = [f"{name!r}{_inner(field)}" for name, field in fields]
         more = f" and {len(value) - SHOWN} more" if len(value) > SHOWN else ""
         return (
             f"an object with {', '.join(parts)}{more}" if parts else "an empty object"
         )
     if isinstance(value, list):
-        first = next((one for one in value if isinstance(one, dict)), None)
+        first = next((item for item in value if isinstance(item, dict)), None)
         if first is None:
             kind = f" of {_kind(value[0])}" if value else ""
             return f"a list of {len(value)} items{kind}" if value else "an empty list"

@@ -1,7 +1,7 @@
-"""Local files for the file-based sources: reading them, and complaints.
+"""Reads local files for the file-based sources, and words their messages.
 
-Paths are local (storage/remote.py has the others). Whatever a source must say
-about missing data is worded here, so that all sources say it alike.
+storage/remote.py reads remote files. All messages about missing data are worded here,
+so that all sources give the same.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ADDRESSES = (
     "(docs/data.md has the command)"
 )
 ADDRESS = re.compile(r"https?://|\burl\b", re.IGNORECASE)
-# Of the formats that decoding.py decodes; by these alone the sources find image files.
+# Suffixes of the formats that decoding.py decodes; the sources find images by them.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp"),
     *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     *(".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
-# What the column of image names is called in tables.
+# Usual headers of the column of image names in tables.
 IMAGE_HEADERS = (
     *("image", "image_name", "file_name", "filename", "filepath", "file", "img"),
     *("image_path", "path", "name", "key"),
 )
 
-# What a source's options begin with on this command line.
+# The prefix of a source's options on this command line.
 _FLAG = contextvars.ContextVar("flag", default="--config.data.train.")
 
 logger = logging.getLogger(__name__)
@@ -48,33 +48,33 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def set_by_flags(flag: str) -> Iterator[None]:
-    """Lets messages about a source that is made name its own flags (`--data.`)."""
-    before = _FLAG.set(flag)
+    """Makes messages name options by this prefix (`--data.`) while a source is made."""
+    token = _FLAG.set(flag)
     try:
         yield
     finally:
-        _FLAG.reset(before)
+        _FLAG.reset(token)
 
 
 def set_by(option: str, value: str) -> str:
-    """The flag that sets an option of the source that is being made."""
+    """Returns the flag that sets an option of the source that is being made."""
     return f"{_FLAG.get()}{option}={value}"
 
 
 def set_path() -> str:
-    """How the folder of the data is named, for a message."""
+    """Says how to set the data folder, for a message."""
     return f"set it with {set_by('path', 'FOLDER')}; docs/data.md says how to get some"
 
 
-def missing(path: str | os.PathLike[str], how: str) -> MissingData:
-    """The complaint about data that are not there; `how` is how to get or name them."""
-    return MissingData(f"{path} does not exist. {how}")
+def missing(path: str | os.PathLike[str], fix: str) -> MissingData:
+    """Returns the error for missing data; `fix` says how to get or name them."""
+    return MissingData(f"{path} does not exist. {fix}")
 
 
 def folder(path: str, kind: str) -> pathlib.Path:
-    """Returns the data folder; raises UserError if it is unset or absent.
+    """Returns the data folder; raises UserError if it is unset or does not exist.
 
-    kind: what the folder should hold, for the message ("webdataset shards").
+    kind: the content it should have, for the message ("webdataset shards").
     """
     if not path:
         raise MissingData(f"no folder of {kind} is given: {set_path()}")
@@ -83,24 +83,27 @@ def folder(path: str, kind: str) -> pathlib.Path:
             f"{path}: {kind} are read from a local folder; of the sources only "
             f"webdataset reads from elsewhere"
         )
-    place = paths.given(path)
-    if not place.exists():
-        raise missing(place, f"Put the {kind} there, or {set_path()}")
-    if not place.is_dir():
-        raise UserError(f"{place} is not a folder of {kind}: {set_path()}")
-    return place
+    directory = paths.given(path)
+    if not directory.exists():
+        raise missing(directory, f"Put the {kind} there, or {set_path()}")
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a folder of {kind}: {set_path()}")
+    return directory
 
 
 def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
-    """The file that an option names, relative to the data folder or absolute."""
-    place = base / paths.given(name)
-    if not place.is_file():
-        raise missing(place, f"It is named by the option {option}={name}")
-    return place
+    """Returns the file that an option names, relative to the data folder or absolute.
+
+    Raises MissingData if there is no such file.
+    """
+    path = base / paths.given(name)
+    if not path.is_file():
+        raise missing(path, f"It is named by the option {option}={name}")
+    return path
 
 
 def content(path: pathlib.Path) -> bytes:
-    """The content of a file that the data cannot do without; raises UserError."""
+    """Reads a file that the source requires; raises UserError if it cannot."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -108,7 +111,7 @@ def content(path: pathlib.Path) -> bytes:
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-    """The lines of a UTF-8 text file without their ends; blank lines at the end go.
+    """Returns a UTF-8 text file's lines without line ends or trailing blank lines.
 
     Raises UserError for another encoding.
     """
@@ -116,69 +119,75 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 
 def lines_of(raw: bytes, address: str) -> list[str]:
-    """As `read_lines`, of a file's content; address: which, for the message."""
+    """Splits a file's content as `read_lines` does; messages name `address`."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        what = file_contents.other(raw)
-        told = (
-            f"is no text, but {what}" if what else f"is not UTF-8 text ({error.reason})"
+        form = file_contents.other(raw)
+        fault = (
+            f"is not text, but {form}"
+            if form
+            else f"is not UTF-8 text ({error.reason})"
         )
-        raise UserError(f"{address} {told}") from error
+        raise UserError(f"{address} {fault}") from error
     return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
 
 
 def read_bytes(path: pathlib.Path, key: str) -> bytes:
-    """The content of an example's file; raises BadExample if it cannot be read."""
+    """Reads an example's file; raises BadExample if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise BadExample(f"the file {path} is missing", key) from error
     except OSError as error:
         raise BadExample(f"cannot read {path}: {error.strerror}", key) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # an invalid file name
         raise BadExample(f"cannot read the file: {error}", key) from error
 
 
 def position(index: int, length: int) -> int:
-    """Checks an example's index as sequences do; raises IndexError outside."""
+    """Returns the index as int; raises IndexError unless 0 <= index < length."""
     index = operator.index(index)
     if not 0 <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index
 
 
-def place_in(ends: Sequence[int], position: int) -> tuple[int, int]:
-    """The part that holds a position, and its place there; ends: of the parts."""
+def part_and_offset(ends: Sequence[int], position: int) -> tuple[int, int]:
+    """Returns the part that holds a position, and the position's offset in it.
+
+    ends: each part's end.
+    """
     part = bisect.bisect_right(ends, position)
     return part, position - (ends[part - 1] if part else 0)
 
 
 CHANGED = "it has changed since it was indexed; start again to index it anew"
-SAID = 4  # problems in a line of warning
+SHOWN = 4  # problems in a line of warning
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, str]:
-    """What changes when a file does: its size and time."""
+    """Returns a file's size and time, which change when the file does."""
     return stat.st_size, str(stat.st_mtime_ns)
 
 
 def report(source: str, problems: list[str]) -> None:
     """Logs a source's problems as one warning line; nothing if there are none.
 
-    Of many, as a thousand shards may have, it names the first SAID.
+    The line names the first SHOWN and counts the others, since a thousand shards may
+    have as many.
     """
     if problems:
-        hidden = len(problems) - SAID
+        hidden = len(problems) - SHOWN
         more = f" (and {hidden} more)" if hidden > 0 else ""
-        logger.warning("%s: %s%s", source, "; ".join(problems[:SAID]), more)
+        logger.warning("%s: %s%s", source, "; ".join(problems[:SHOWN]), more)
 
 
 class FilePool:
     """Reads parts of many files through a bounded number of open handles.
 
-    Safe among threads (positioned reads; a handle closes when its last reader is
-    done). A pickled pool arrives empty, so each process opens its own handles.
+    Thread-safe, because reads are positioned and a handle closes when its last reader
+    is done. A pool is pickled empty, so that each process opens its own handles.
     """
 
     def __init__(self, limit: int = 64):
@@ -197,7 +206,7 @@ class FilePool:
         if stamp is not None and stamp_of(os.fstat(handle.descriptor)) != tuple(stamp):
             raise OSError(errno.ESTALE, CHANGED)
         parts = []
-        while size > 0:  # a network file system may return less than asked
+        while size > 0:  # a network file system may return fewer bytes
             part = os.pread(handle.descriptor, size, start)
             if not part:
                 break
@@ -227,12 +236,12 @@ class FilePool:
 
 
 class _Handle:
-    """A file descriptor that closes with its last reference."""
+    """A file descriptor; it closes with its last reference."""
 
     def __init__(self, path: str):
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
-    def __del__(self, close=os.close):  # bound now: at exit modules are emptied
+    def __del__(self, close=os.close):  # a default, as modules are emptied at exit
         if self.descriptor >= 0:
             close(self.descriptor)

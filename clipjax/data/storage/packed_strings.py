@@ -1,4 +1,4 @@
-"""Many strings in one array: a few bytes each, quick to hand to a worker process."""
+"""Many strings in one array: a few bytes each, quick to pickle for a worker process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-# Names that are no UTF-8 have surrogates, which must survive.
+# File names that are not UTF-8 have surrogates, which must survive.
 ERRORS = "surrogatepass"
 
 
 class Strings:
-    """An immutable sequence of strings, which are made anew when asked for."""
+    """An immutable sequence of strings; each access decodes one."""
 
     def __init__(self, strings: Iterable[str]):
         joined, ends = bytearray(), array.array("q", [0])

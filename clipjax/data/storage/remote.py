@@ -1,7 +1,7 @@
 """Folders in object stores (gs://, s3://, hf://, https://), read through fsspec.
 
-Nothing is copied as a whole: a shard is streamed once to be indexed, and examples are
-read by position.
+No shard is downloaded as a file: indexing streams it once, and examples are read by
+position.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from clipjax.data.storage import file_contents, local
 from clipjax.data.storage.shard_files import GLOB, Shard
 from clipjax.types import UserError
 
-THREADS = 16  # requests under way at once, while shards are looked up
-WAITS = (0.5, 2.0, 8.0)  # seconds, before a request that failed is made again
-BLOCK = 2**24  # bytes, of a shard that is streamed
-# What file systems call a sign that a file has changed; the first that there is.
+THREADS = 16  # concurrent requests while shards are looked up
+WAITS = (0.5, 2.0, 8.0)  # seconds before each retry of a failed request
+BLOCK = 2**24  # bytes per read of a streamed shard
+# File systems' names of a value that changes with the file; the first present is used.
 TAGS = (
     *("ETag", "etag", "md5Hash", "checksum", "generation", "blob_id", "sha"),
     *("mtime", "LastModified", "last_modified", "updated", "created"),
@@ -38,20 +38,20 @@ PACKAGES = {
 
 HTTP = ("http", "https")
 
-Found = TypeVar("Found")
+Answer = TypeVar("Answer")
 
 
 class RemoteFolder:
-    """See `folders.Folder`. Raises UserError for a place that cannot be reached."""
+    """A remote `shard_files.Folder`. Raises UserError if it cannot be reached."""
 
     def __init__(self, url: str):
         self.address = url.rstrip("/")
         self._connect()
         self._checked: set[str] = set()
-        self._in_parts = False  # not known yet
+        self._serves_ranges = False  # until a shard has shown it
 
     def _connect(self) -> None:
-        import fsspec  # a second to import, with what it looks for
+        import fsspec  # here, because it takes a second to import
 
         scheme = self.address.partition("://")[0]
         if scheme in HTTP and "?" in self.address:
@@ -59,7 +59,7 @@ class RemoteFolder:
                 f"{self.address}: an address of shards has no query (?...); in a "
                 "name write the ? as %3F"
             )
-        if scheme == "file":  # where fsspec takes :: for its own
+        if scheme == "file":  # url_to_fs would give :: in a path its own meaning
             self._fs = fsspec.filesystem("file")
             self._root = self.address.removeprefix("file://").removeprefix("localhost")
             return
@@ -85,13 +85,13 @@ class RemoteFolder:
         self.__init__(address)
 
     def matching(self, patterns: Sequence[str]) -> list[list[str]]:
-        """Lists each folder once if it can; else asks for each file."""
-        self._fs.invalidate_cache()  # of the folders' listings, as of another time
+        """Lists each folder once if the server can; else looks up each file."""
+        self._fs.invalidate_cache()  # drops outdated listings
         plain = [name for name in patterns if not GLOB.search(name)]
         for folder in {name.rpartition("/")[0] for name in plain}:
-            try:  # so that what follows is answered from the listing
-                self._fs.ls(self._place(folder) if folder else self._root, detail=True)
-            except Exception:  # noqa: S110 -- a server without listings has its files
+            try:  # fills the cache, from which the look-ups below are answered
+                self._fs.ls(self._path(folder) if folder else self._root, detail=True)
+            except Exception:  # noqa: S110 -- a server without listings serves files
                 pass
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(self._matching, patterns))
@@ -99,105 +99,107 @@ class RemoteFolder:
     def _matching(self, pattern: str) -> list[str]:
         try:
             if not GLOB.search(pattern):
-                info = self._fs.info(self._place(pattern))
+                info = self._fs.info(self._path(pattern))
                 return [pattern] if info.get("type") != "directory" else []
             if self.address.partition("://")[0] in HTTP:
-                return self._listed(pattern)
-            place = f"{glob.escape(self._root.rstrip('/'))}/{pattern}"
-            found = self._fs.glob(place, detail=True)
+                return self._matching_pages(pattern)
+            path = f"{glob.escape(self._root.rstrip('/'))}/{pattern}"
+            matches = self._fs.glob(path, detail=True)
         except FileNotFoundError:
             return []
         except Exception as error:
             self._unreachable(error)
         return sorted(
-            self._name(place)
-            for place, info in found.items()
+            self._name(path)
+            for path, info in matches.items()
             if info.get("type") != "directory"
         )
 
-    def _listed(self, pattern: str) -> list[str]:
-        """As `_matching`, of a server's pages: they spell names with % and the folder
-        need not be spelled so, which fsspec's glob cannot see.
+    def _matching_pages(self, pattern: str) -> list[str]:
+        """Matches the links of a web server's pages, for `_matching`.
+
+        Links escape names with %, which the folder's address need not; fsspec's glob
+        does not match the two.
         """
         from fsspec.utils import glob_translate
 
-        fits = re.compile(glob_translate(pattern)).match
+        matches = re.compile(glob_translate(pattern)).match
         literal = pattern[: GLOB.search(pattern).start()].rpartition("/")[0]  # pyright: ignore
-        top = self._place(literal) if literal else self._root
+        top = self._path(literal) if literal else self._root
         depth = None if "**" in pattern else pattern.count("/", len(literal) + 1) + 1
-        names = [self._name(place) for place in self._fs.find(top, maxdepth=depth)]
-        return sorted(name for name in names if fits(urllib.parse.unquote(name)))
+        names = [self._name(path) for path in self._fs.find(top, maxdepth=depth)]
+        return sorted(name for name in names if matches(urllib.parse.unquote(name)))
 
-    def held(self) -> str:
+    def summary(self) -> str:
         try:
-            places = self._fs.ls(self._root, detail=False)
+            entries = self._fs.ls(self._root, detail=False)
         except FileNotFoundError as error:
             raise UserError(f"{self.address} does not exist, or is empty") from error
         except Exception as error:
             self._unreachable(error)
-        return file_contents.in_words(self._name(place) for place in places)
+        return file_contents.summary_of(self._name(path) for path in entries)
 
     def shard(self, name: str) -> Shard:
-        place = self._place(name)
+        path = self._path(name)
         try:
-            stamp = _stamp(_patiently(functools.partial(self._fs.info, place)))
-            if not self._in_parts:
-                self._in_parts = _patiently(lambda: self._sends_parts(place, stamp[0]))
+            stamp = _stamp(_with_retries(functools.partial(self._fs.info, path)))
+            if not self._serves_ranges:
+                self._serves_ranges = _with_retries(
+                    lambda: self._can_read_range(path, stamp[0])
+                )
         except Exception as error:
             raise UserError(
-                f"cannot read the shard {self.address}/{name}: {_words(error)}"
+                f"cannot read the shard {self.address}/{name}: {_one_line(error)}"
             ) from error
-        if not self._in_parts:
+        if not self._serves_ranges:
             raise UserError(
                 f"{self.address}: its server sends whole files only (it has no Range "
                 "requests), and every example would be a download of a shard: use "
                 "another server, or download the shards"
             )
-        return Shard(f"{self.address}/{name}", stamp, lambda: self._stream(place))
+        return Shard(f"{self.address}/{name}", stamp, lambda: self._stream(path))
 
-    def _sends_parts(self, place: str, size: int) -> bool:
-        """Whether a part of a file can be asked for; every object store has parts."""
+    def _can_read_range(self, path: str, size: int) -> bool:
+        """Whether the server serves byte ranges; every object store does."""
         if self.address.partition("://")[0] not in HTTP or size < 2:
             return True
         try:
-            with self._fs.open(place, "rb", block_size=1, cache_type="none") as file:
+            with self._fs.open(path, "rb", block_size=1, cache_type="none") as file:
                 file.seek(1)
                 return len(file.read(1)) == 1
-        except ValueError:  # fsspec's word for a server without them
+        except ValueError:  # fsspec raises it for a server without them
             return False
 
-    def _stream(self, place: str) -> BinaryIO:
+    def _stream(self, path: str) -> BinaryIO:
         try:
-            opened = self._fs.open(
-                place, "rb", block_size=BLOCK, cache_type="readahead"
-            )
+            file = self._fs.open(path, "rb", block_size=BLOCK, cache_type="readahead")
         except Exception as error:
-            raise OSError(errno.EIO, _words(error)) from error
-        return io.BufferedReader(_Errors(opened), 2**20)
+            raise OSError(errno.EIO, _one_line(error)) from error
+        return io.BufferedReader(_RemoteFile(file), 2**20)
 
     def read(self, name: str, start: int, size: int, stamp: tuple[int, str]) -> bytes:
-        """The file's stamp is looked up before its first use in this process."""
-        place = self._place(name)
+        """Reads as `Folder.read`; checks a file's stamp once per process."""
+        path = self._path(name)
         try:
             if name not in self._checked:
-                self._fs.invalidate_cache()  # else it is what was listed at first
-                now = _patiently(functools.partial(self._fs.info, place))
-                if _stamp(now) != tuple(stamp):
+                self._fs.invalidate_cache()  # which holds the first listing
+                info = _with_retries(functools.partial(self._fs.info, path))
+                if _stamp(info) != tuple(stamp):
                     raise OSError(errno.ESTALE, local.CHANGED)
                 self._checked.add(name)
             if size == 0:
                 return b""
-            return _patiently(
-                functools.partial(self._fs.cat_file, place, start, start + size)
+            return _with_retries(
+                functools.partial(self._fs.cat_file, path, start, start + size)
             )
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ESTALE:
                 raise
-            raise OSError(errno.EIO, _words(error)) from error
+            raise OSError(errno.EIO, _one_line(error)) from error
 
     def read_lines(self, name: str, option: str) -> list[str]:
         try:
-            raw = _patiently(functools.partial(self._fs.cat_file, self._place(name)))
+            raw = _with_retries(functools.partial(self._fs.cat_file, self._path(name)))
             return local.lines_of(raw, f"{self.address}/{name}")
         except FileNotFoundError as error:
             raise local.missing(
@@ -208,19 +210,19 @@ class RemoteFolder:
         except Exception as error:
             self._unreachable(error)
 
-    def _place(self, name: str) -> str:
+    def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _name(self, place: str) -> str:
+    def _name(self, path: str) -> str:
         root = self._root.strip("/")
-        return str(place).strip("/").removeprefix(root).strip("/")
+        return str(path).strip("/").removeprefix(root).strip("/")
 
     def _unreachable(self, error: Exception) -> NoReturn:
-        raise UserError(f"cannot reach {self.address}: {_words(error)}") from error
+        raise UserError(f"cannot reach {self.address}: {_one_line(error)}") from error
 
 
-class _Errors(io.RawIOBase):
-    """A remote file whose errors, of whatever library, are OSErrors."""
+class _RemoteFile(io.RawIOBase):
+    """A remote file; it raises OSError in place of any library's own errors."""
 
     def __init__(self, file: Any):
         self._file = file
@@ -238,16 +240,16 @@ class _Errors(io.RawIOBase):
         return self._file.tell()
 
     def readinto(self, buffer: Any) -> int:
-        at = self._file.tell()
+        start = self._file.tell()
 
         def read() -> bytes:
-            self._file.seek(at)
+            self._file.seek(start)
             return self._file.read(len(buffer))
 
         try:
-            data = _patiently(read)
+            data = _with_retries(read)
         except Exception as error:
-            raise OSError(errno.EIO, _words(error)) from error
+            raise OSError(errno.EIO, _one_line(error)) from error
         buffer[: len(data)] = data
         return len(data)
 
@@ -256,8 +258,8 @@ class _Errors(io.RawIOBase):
         super().close()
 
 
-def _patiently(request: Callable[[], Found]) -> Found:
-    """Makes a request again if it fails, but for a file that is not there."""
+def _with_retries(request: Callable[[], Answer]) -> Answer:
+    """Retries a failed request, unless the file does not exist or is forbidden."""
     for wait in WAITS:
         try:
             return request()
@@ -269,7 +271,7 @@ def _patiently(request: Callable[[], Found]) -> Found:
 
 
 def _stamp(info: dict[str, Any]) -> tuple[int, str]:
-    """Raises OSError if the file system does not tell the size."""
+    """Returns the file's size and tag; raises OSError if the size is unknown."""
     size = info.get("size")
     if not isinstance(size, int):
         raise OSError(errno.EIO, "its server does not tell its size")
@@ -279,8 +281,8 @@ def _stamp(info: dict[str, Any]) -> tuple[int, str]:
     return size, str(tag)
 
 
-def _words(error: BaseException) -> str:
-    """An error on one line."""
+def _one_line(error: BaseException) -> str:
+    """Formats an error on one line."""
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
     text = " ".join(str(error).split()) or type(error).__name__

@@ -1,9 +1,9 @@
-"""A part of a source's examples: the first ones, a choice by a seed, a held-out share.
+"""Selects a source's examples: the first ones, a seeded choice, a held-out share.
 
-What the options `max_classes`, `max_samples_per_class`, `max_samples` and `subset_seed`
-mean, in this order, for all sources. A choice is a function of the seed and of the
-examples' positions alone, the same on every machine; of two limits the larger one takes
-all that the smaller one takes.
+All sources apply the options `max_classes`, `max_samples_per_class`, `max_samples` and
+`subset_seed` in this order. A choice depends on the seed and the examples' positions
+alone, so that it is the same on every machine. A larger limit selects all examples that
+a smaller one does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EXAMPLES, _CLASSES = 0, 1  # streams of one seed
 
 
 def classes(count: int, max_classes: int, subset_seed: int) -> np.ndarray:
-    """int64, ascending: which of `count` classes are kept (max_classes=0: all).
+    """Returns the classes to keep of `count`, int64, ascending (max_classes=0: all).
 
     Raises UserError for a limit or seed out of range.
     """
@@ -35,11 +35,10 @@ def examples(
     labels: np.ndarray | None = None,
     max_samples_per_class: int = 0,
 ) -> np.ndarray:
-    """int64, ascending: which of `count` examples are kept.
+    """Returns the examples to keep of `count`, int64, ascending.
 
-    labels: int [count], the class of each, for max_samples_per_class. Of each class,
-    and then of all, that many are kept (0: all): the first ones if subset_seed is
-    -1.
+    labels: int [count], each example's class. max_samples_per_class limits each class,
+    then max_samples limits all (0: no limit). subset_seed=-1 keeps the first ones.
 
     Raises UserError for a limit or seed out of range.
     """
@@ -52,14 +51,14 @@ def examples(
 
 
 def check_fraction(val_fraction: float) -> None:
-    """Raises UserError if it is no share."""
+    """Raises UserError unless it is from 0 to 1."""
     if not 0 <= val_fraction <= 1:
         raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
 
 
 def held_out(name: str, val_fraction: float) -> bool:
-    """Whether an example belongs to "val": where the first 8 bytes of its name's
-    SHA-256, as a number in [0, 1), are below `val_fraction`.
+    """Whether an example belongs to "val": if the first 8 bytes of its name's SHA-256,
+    as a number in [0, 1), are below `val_fraction`.
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
@@ -71,7 +70,7 @@ def _check(option: str, value: int) -> None:
 
 
 def _order(count: int, stream: int, seed: int) -> np.ndarray:
-    """All numbers below `count` in the order in which they are taken."""
+    """Returns all numbers below `count` in the order in which they are selected."""
     if not -1 <= seed < 2**63:
         raise UserError(f"subset_seed={seed}: use -1 for the first ones, or a seed")
     if seed == -1:
@@ -82,7 +81,7 @@ def _order(count: int, stream: int, seed: int) -> np.ndarray:
 
 
 def _nth_of_its_class(labels: np.ndarray) -> np.ndarray:
-    """How many of the same class come before each."""
+    """Counts, per example, the examples of its class before it."""
     by_class = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(
         labels[by_class], return_index=True, return_counts=True

@@ -1,8 +1,8 @@
-"""Which files of a folder, local or remote, a pattern of shards names.
+"""Patterns of shards, and the files of a local or remote folder that match them.
 
 A pattern is relative to the folder. `{split}` in it stands for the split's name,
-`{00000..00331}` for numbered shards, `{a,b}` or `{a..c}` for alternatives, of which
-none may be missing, `*` and `?` are as in a shell, and `::` joins several patterns.
+`{00000..00331}` for numbered shards, `{a,b}` or `{a..c}` for alternatives; none of
+these may be missing. `*` and `?` are as in a shell. `::` joins several patterns.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ GLOB = re.compile(r"[*?\[]")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to be indexed.
+    """A file to index.
 
-    address: in full, unique. stamp: what changes when the file does, its size first.
-    open: opens it for reading from its start.
+    address: the full address, unique. stamp: (size, time or tag), which changes with
+    the file. open: opens the file for reading from its start.
     """
 
     address: str
@@ -34,77 +34,77 @@ class Shard:
 
 
 class Folder(Protocol):
-    """A place of shards; picklable. Names are relative to it, with `/`."""
+    """A folder of shards; picklable. Names are relative to it and use `/`."""
 
     address: str
 
     def matching(self, patterns: Sequence[str]) -> list[list[str]]:
-        """The files, sorted, that each pattern names; `*` and `?` as in a shell."""
+        """Returns each pattern's files, sorted; `*` and `?` are as in a shell."""
         ...
 
-    def held(self) -> str:
-        """What it holds, in words for messages: "it holds 12 files train-*.tar"."""
+    def summary(self) -> str:
+        """Lists the folder's files for messages: "it holds 12 files train-*.tar"."""
         ...
 
     def shard(self, name: str) -> Shard:
-        """Raises UserError if it cannot be read."""
+        """Returns the shard; raises UserError if it cannot be read."""
         ...
 
     def read(self, name: str, start: int, size: int, stamp: tuple[int, str]) -> bytes:
-        """Part of a file, shorter at its end. Raises OSError, also if the file is no
-        longer the one of that stamp."""
+        """Returns `size` bytes of a file, fewer at its end. Raises OSError if it cannot
+        be read or no longer has that stamp."""
         ...
 
     def read_lines(self, name: str, option: str) -> list[str]:
-        """The lines of a text file that an option names; raises UserError."""
+        """Returns the lines of the text file that `option` names; raises UserError."""
         ...
 
 
 def find(folder: Folder, shards: str, split: str) -> list[str]:
-    """The names of the shards, each once, sorted within each pattern.
+    """Returns the shards' names, each once, sorted within each pattern.
 
     shards: the option's value.
-    Raises UserError if a numbered shard is missing or a pattern names nothing, with
-    what there is instead.
+    Raises UserError, which lists the folder's content, if a numbered shard is missing
+    or a pattern matches nothing.
     """
-    found: list[str] = []
-    for pattern in shards.split("::"):
-        wanted = pattern.replace("{split}", split)
-        if not wanted or wanted.startswith("/") or "://" in wanted:
+    matches: list[str] = []
+    for unfilled in shards.split("::"):
+        pattern = unfilled.replace("{split}", split)
+        if not pattern or pattern.startswith("/") or "://" in pattern:
             raise UserError(
                 f"shards={shards}: give patterns relative to path={folder.address}"
             )
-        names = brace_patterns.expand(wanted)
-        count = len(found)
+        names = brace_patterns.expand(pattern)
+        count = len(matches)
         try:
-            matches = folder.matching(names)
+            files_by_name = folder.matching(names)
         except ValueError as error:
             raise UserError(f"shards={shards}: {error}") from error
-        for name, here in zip(names, matches, strict=True):
-            if not here and name != wanted:
+        for name, files in zip(names, files_by_name, strict=True):
+            if not files and name != pattern:
                 raise local.missing(
                     f"{folder.address}/{name}",
-                    f"shards={shards} names it, and {folder.held()}",
+                    f"shards={shards} names it, and {folder.summary()}",
                 )
-            found += here
-        if len(found) == count:
+            matches += files
+        if len(matches) == count:
             raise UserError(
-                f"no shard of {folder.address} matches {wanted}: {folder.held()}; set "
-                f"the option shards, or another split than {split!r}"
+                f"no shard of {folder.address} matches {pattern}: {folder.summary()}; "
+                f"set the option shards, or another split than {split!r}"
             )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(matches))
 
 
 class LocalFolder:
-    """See `Folder`; keeps a bounded number of files open.
+    """A local `Folder`; keeps a bounded number of files open.
 
-    subfolders: its shards are folders, not files.
+    subfolders: whether its shards are folders, not files.
     """
 
     def __init__(self, base: pathlib.Path, subfolders: bool = False):
         self.address = str(base)
         self._base = base
-        self._there = pathlib.Path.is_dir if subfolders else pathlib.Path.is_file
+        self._is_shard = pathlib.Path.is_dir if subfolders else pathlib.Path.is_file
         self._pool = local.FilePool()
 
     def matching(self, patterns: Sequence[str]) -> list[list[str]]:
@@ -112,25 +112,25 @@ class LocalFolder:
 
     def _matching(self, pattern: str) -> list[str]:
         if not GLOB.search(pattern):
-            return [pattern] if self._there(self._base / pattern) else []
+            return [pattern] if self._is_shard(self._base / pattern) else []
         return sorted(
-            place.relative_to(self._base).as_posix()
-            for place in self._base.glob(pattern)
-            if self._there(place)
+            path.relative_to(self._base).as_posix()
+            for path in self._base.glob(pattern)
+            if self._is_shard(path)
         )
 
-    def held(self) -> str:
-        return file_contents.held(self._base)
+    def summary(self) -> str:
+        return file_contents.summary(self._base)
 
     def shard(self, name: str) -> Shard:
-        place = (self._base / name).resolve()
+        path = (self._base / name).resolve()
         try:
-            stamp = local.stamp_of(os.stat(place))
+            stamp = local.stamp_of(os.stat(path))
         except OSError as error:
             raise UserError(
-                f"cannot read the shard {place}: {error.strerror}"
+                f"cannot read the shard {path}: {error.strerror}"
             ) from error
-        return Shard(str(place), stamp, lambda: open(place, "rb"))
+        return Shard(str(path), stamp, lambda: open(path, "rb"))
 
     def read(self, name: str, start: int, size: int, stamp: tuple[int, str]) -> bytes:
         return self._pool.read(str(self._base / name), start, size, stamp)

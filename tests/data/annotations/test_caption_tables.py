@@ -135,7 +135,7 @@ def test_json_lists_as_blip_and_llava_distribute_them(tmp_path):
     source = captions.make("all", path=str(tmp_path), **named)
     assert source.problems == ["1 rows that name no image, left out"]
     place.write_text(place.read_text()[:90])
-    with pytest.raises(UserError, match="captions.json is not JSON, or cut off: "):
+    with pytest.raises(UserError, match="captions.json is not JSON, or truncated: "):
         captions.make("all", path=str(tmp_path))
     place.write_text("[]")
     with pytest.raises(UserError, match="captions.json: none of its .* JSON object"):

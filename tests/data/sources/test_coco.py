@@ -128,8 +128,8 @@ def test_coco_entries_that_cannot_be_used_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        (b"", "is not JSON, or cut off"),
-        (b'{"images": [{"id": 1, "file_name": "a.jpg"}, {"id"', "not JSON, or cut"),
+        (b"", "is not JSON, or truncated"),
+        (b'{"images": [{"id": 1, "file_name": "a.jpg"}, {"id"', "or truncated"),
         (
             b"[]",
             "an object with the lists 'images' and 'annotations', but an empty list",

@@ -277,7 +277,9 @@ def test_a_parquet_file_that_is_cut_or_changes(tmp_path):
     assert source[0] == first and read(
         img2dataset.make("all", path=path, shards="00001")
     )
-    with pytest.raises(UserError, match="00000.parquet is no parquet file, or cut off"):
+    with pytest.raises(
+        UserError, match="00000.parquet is no parquet file, or truncated"
+    ):
         img2dataset.make("all", path=path)
     place.unlink()
     with pytest.raises(BadExample, match="cannot read .*00000.parquet: No such file"):

@@ -165,7 +165,7 @@ def test_files_that_do_not_fit_together(tmp_path):
     for content, words in (
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         (b"", "is empty"),
-        (kept[: len(kept) // 2], "is no parquet file, or cut off"),
+        (kept[: len(kept) // 2], "is no parquet file, or truncated"),
     ):
         place.write_bytes(content)
         with pytest.raises(UserError, match=f"{place.name} {words}") as caught:
