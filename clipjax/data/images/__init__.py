@@ -1,1 +1,1 @@
-"""Pictures: decoding, evaluation pixels, training pixels."""
+"""Images: decoding, evaluation transforms, training transforms."""

@@ -1,15 +1,16 @@
 """Random image transforms for training: `name(image_size)` -> callable(image, rng).
 
-Every public function is a component, and several are one after another in the order of
-`augment=crop+jitter+blur`. What it returns takes encoded bytes, a uint8 array or a PIL
-image, gives uint8 [s s 3], can be pickled, and can be shared by threads. All chance
-comes from `rng`, and every call draws the same number of numbers whatever the image is,
-so that one image never shifts the draws of the next.
+Every public function is a component. `augment=crop+jitter+blur` applies several in that
+order. The callable takes encoded bytes, a uint8 array or a PIL image and returns uint8
+[s s 3]. It can be pickled and shared by threads. All its random numbers come from
+`rng`. Every call draws as many numbers, whatever the image, so that one image never
+shifts the next one's draws.
 
-`crop` and `none` make a picture of the size. The others change a finished picture with
-probability `p`; one that is not finished becomes so as in the evaluation. What has
-`as_evaluated(preprocess)` is asked once for its form beside a run's `data.preprocess`.
-To add one, write a factory that returns a `Step`: its module is its only place.
+`crop` and `none` return an image of `image_size`. The others change an image of that
+size with probability `p`; they first apply the evaluation transform to any other image.
+The run calls `as_evaluated(preprocess)` once, if the callable has it, to fit it to
+`data.preprocess`. To add a component, write a factory that returns a `Step`; nothing
+else registers it.
 """
 
 from __future__ import annotations
@@ -50,28 +51,30 @@ def crop(
 ) -> Crop:
     """A random crop resized to the square (Szegedy et al. 2015, arXiv:1409.4842).
 
-    Its draws are the same whatever its options are.
+    The options do not change the draws.
 
     The crop is distributed as torchvision's RandomResizedCrop: its share of the image's
-    area uniform in `scale`, its width / height log-uniform in `ratio`, tried 10 times;
-    else it is the largest of a permitted ratio (placed at random, where torchvision
-    takes the centre). Pillow bicubic; the filter looks a few pixels beyond the crop.
+    area is uniform in `scale`, its width / height log-uniform in `ratio`. If none of 10
+    tries fits, the crop is the largest with an allowed ratio, at a random position
+    (torchvision's is at the centre). Pillow resizes it (bicubic); the filter reads a
+    few pixels outside the crop.
 
     Options:
-      scale: least and largest share of the image's area.
-      ratio: least and largest width / height.
-      flip: probability of a mirror image. 0 because captions speak of left and right
-        and pictures hold writing.
+      scale: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height.
+      flip: probability of a mirror image. The default is 0 because captions say left
+        and right, and images contain writing.
       color_jitter: s in [0, 1]: brightness, contrast and saturation, in this order, by
         factors uniform in [1 - s, 1 + s].
       hue: h in [0, 0.5]: turns the hue by up to h of the circle, after the others.
-      exif: turn the image upright first if data.preprocess does so; False is refused
-        if it does.
+      exif: turn the image upright first, if data.preprocess does so; False raises an
+        error if it does.
       draft: let libjpeg shrink JPEGs of over twice `image_size` while decoding, the
         crop never below `image_size`. On 500 x 375 photographs at 112 and 64 pixels:
         about 1.4 and 1.6 times the speed, pixels 1.3 and 1.8 (of 255) off on average.
-      decoder: "opencv" (see opencv.py) decodes JPEGs to the same pixels and resizes
-        otherwise: at 224 pixels about 1.4 times the speed, 1.1 (of 255) off.
+      decoder: "opencv" (see opencv.py) decodes JPEGs to the same pixels and resizes to
+        slightly different ones: at 224 pixels about 1.4 times the speed, 1.1 (of 255)
+        off.
     """
     low, high = scale
     if not 0 < low <= high <= 1:
@@ -87,20 +90,21 @@ def crop(
     if decoder == "opencv":
         if draft:
             raise UserError("data.augment.draft=True goes with decoder='pillow' only")
-        opencv.library()  # not to fail in the middle of training
+        opencv.library()  # raises here, not during training
     size = preprocess.clip(image_size).image_size  # checks the size
     return Crop(size, scale, ratio, flip, color_jitter, hue, exif, draft, decoder)
 
 
 def none(image_size: int) -> Plain:
-    """No augmentation: the pixels of the evaluation, `clip`'s unless data.preprocess
-    says otherwise; draws nothing.
+    """No augmentation: the evaluation transform of data.preprocess, `clip` by default.
+
+    Draws no random numbers.
     """
     return Plain(preprocess.clip(image_size))
 
 
 def flip(image_size: int, *, p: float = 0.5) -> Step:
-    """A mirror image. Mind captions that say left and right.
+    """A mirror image. Captions that say left and right become wrong.
 
     Options:
       p: probability of the change.
@@ -117,13 +121,13 @@ def jitter(
     saturation: float = 0.4,
     hue: float = 0.1,
 ) -> Step:
-    """Colours, in a random order (SimCLR, arXiv:2002.05709, at half its strength).
+    """Colour jitter in a random order (SimCLR, arXiv:2002.05709, at half its strength).
 
     Options:
       p: probability of the change.
-      brightness, contrast, saturation: s in [0, 1]: by a factor uniform in [1 - s,
-        1 + s].
-      hue: h in [0, 0.5]: turned by up to h of the circle.
+      brightness, contrast, saturation: s in [0, 1]: changes by a factor uniform in
+        [1 - s, 1 + s].
+      hue: h in [0, 0.5]: turns the hue by up to h of the circle.
     """
     _check_shares(brightness=brightness, contrast=contrast, saturation=saturation)
     _check_shares(0.5, hue=hue)
@@ -146,11 +150,12 @@ def blur(
 ) -> Step:
     """A Gaussian blur, its radius in pixels uniform in `sigma`; as in SimCLR.
 
-    Pillow's filter, as in MoCo v2 (arXiv:2003.04297): three box blurs, near a Gaussian.
+    Pillow's filter, as in MoCo v2 (arXiv:2003.04297): three box blurs approximate the
+    Gaussian.
 
     Options:
       p: probability of the change.
-      sigma: least and largest radius in pixels.
+      sigma: smallest and largest radius in pixels.
     """
     if not 0 <= sigma[0] <= sigma[1]:
         raise UserError(f"data.augment.sigma={sigma}: use 0 <= low <= high")
@@ -160,7 +165,7 @@ def blur(
 def randaugment(
     image_size: int, *, n: int = 2, magnitude: int = 9, p: float = 1.0
 ) -> Step:
-    """RandAugment (arXiv:1909.13719): `n` random operations of one magnitude.
+    """RandAugment (arXiv:1909.13719): `n` random operations with one magnitude.
 
     The 14 operations and their ranges are torchvision's; see auto_augment.py.
 
@@ -178,7 +183,7 @@ def randaugment(
 
 
 def autoaugment(image_size: int, *, p: float = 1.0) -> Step:
-    """AutoAugment's policy for ImageNet (arXiv:1805.09501); see auto_augment.py.
+    """AutoAugment's ImageNet policy (arXiv:1805.09501); see auto_augment.py.
 
     Options:
       p: probability of the change.
@@ -194,16 +199,17 @@ def erase(
     ratio: tuple[float, float] = (0.3, 3.3),
     color: tuple[int, ...] = (),
 ) -> Step:
-    """Random erasing (arXiv:1708.04896): a rectangle at random gives way.
+    """Random erasing (arXiv:1708.04896): overwrites a random rectangle.
 
-    Distributed as torchvision's RandomErasing: its share of the area uniform in `area`,
-    its height / width log-uniform in `ratio`, tried 10 times, else nothing is erased.
+    The rectangle is distributed as torchvision's RandomErasing: its share of the area
+    is uniform in `area`, its height / width log-uniform in `ratio`. If none of 10 tries
+    fits, nothing is erased.
 
     Options:
       p: probability of the change.
-      area: least and largest share of the image's area.
-      ratio: least and largest height / width.
-      color: (red, green, blue) of the rectangle; () for random pixels, the paper's
+      area: smallest and largest share of the image's area.
+      ratio: smallest and largest height / width.
+      color: the rectangle's (red, green, blue); () for random pixels, the paper's
         best. (124, 116, 104) is ImageNet's mean.
     """
     if not 0 < area[0] <= area[1] < 1:
@@ -218,12 +224,12 @@ def erase(
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Augmentations one after another, each with its own draws."""
+    """Applies several augmentations in order, each with its own draws."""
 
     parts: tuple[Augment, ...]
 
     def __call__(self, image: decoding.Picture, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        """Returns uint8 [s s 3]; raises BadExample for an unusable image."""
         for part in self.parts:
             image = part(image, rng)
         assert isinstance(image, np.ndarray)
@@ -232,10 +238,10 @@ class Chain:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Changes a finished picture with probability p.
+    """Changes an image with probability p.
 
-    plain: finishes one that is not of `image_size`. change(picture, draws) -> picture,
-    with as many draws from [0, 1) as said.
+    plain: the transform that brings an image of another size to `image_size`.
+    change(picture, draws) -> picture; `draws` numbers uniform in [0, 1).
     """
 
     image_size: int
@@ -245,11 +251,11 @@ class Step:
     change: Callable[[Image.Image, Sequence[float]], Image.Image]
 
     def as_evaluated(self, evaluation: Evaluation) -> Step:
-        """This step, after the evaluation's transform where it comes first."""
+        """This step, with the evaluation transform as its `plain`."""
         return dataclasses.replace(self, plain=evaluation)
 
     def __call__(self, image: decoding.Picture, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        """Returns uint8 [s s 3]; raises BadExample for an unusable image."""
         chance, *draws = rng.random(1 + self.draws).tolist()
         size = self.image_size
         if not isinstance(image, np.ndarray) or image.shape != (size, size, 3):
@@ -261,16 +267,16 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """A fixed transform in the form of an augmentation; see `none`."""
+    """A fixed transform with the signature of an augmentation; see `none`."""
 
     transform: Evaluation
 
     def as_evaluated(self, evaluation: Evaluation) -> Plain:
-        """The evaluation's pixels."""
+        """The evaluation transform as an augmentation."""
         return Plain(evaluation)
 
     def __call__(self, image: decoding.Picture, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        """Returns uint8 [s s 3]; raises BadExample for an unusable image."""
         del rng
         return self.transform(image)
 
@@ -296,7 +302,7 @@ def _flipped(picture: Image.Image, draws: Sequence[float]) -> Image.Image:
 def _jittered(
     picture: Image.Image, draws: Sequence[float], *, strengths: tuple[float, ...]
 ) -> Image.Image:
-    """draws: how far in each property, then what sorts the properties."""
+    """draws: one strength per property, then one sort key per property."""
     for i in np.argsort(draws[4:]):
         amount = strengths[i] * (2 * draws[i] - 1)
         if not strengths[i]:
@@ -328,15 +334,15 @@ def _erased(
     ratio: tuple[float, float],
     color: tuple[int, ...],
 ) -> Image.Image:
-    """draws: area and shape of each try, place, and what the pixels are drawn from."""
+    """draws: area and ratio per try, position (x, y), seed of the random pixels."""
     (x, y, noise), (width, height) = draws[2 * TRIES :], picture.size
     tries = draws[: 2 * TRIES]
     for high, wide in rectangles(width * height, area, ratio, tries):
         if wide < width and high < height:
             left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
             pixels = np.array(picture)
-            own = np.random.Generator(np.random.PCG64(int(noise * 2**53)))
-            pixels[top : top + high, left : left + wide] = color or own.integers(
+            pixel_rng = np.random.Generator(np.random.PCG64(int(noise * 2**53)))
+            pixels[top : top + high, left : left + wide] = color or pixel_rng.integers(
                 0, 256, (high, wide, 3), np.uint8
             )
             return Image.fromarray(pixels)

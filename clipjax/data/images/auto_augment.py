@@ -1,7 +1,8 @@
-"""Operations on pictures with a magnitude, and the policies that draw from them.
+"""Image operations with a magnitude, and the policies that draw from them.
 
-Operations, ranges and magnitudes are torchvision's RandAugment and AutoAugment: nearest
-pixels, black where a picture is moved away. An operation is one entry of OPERATIONS.
+Operations, ranges and magnitudes are those of torchvision's RandAugment and
+AutoAugment: nearest-neighbour pixels, black outside the moved image. Each entry of
+OPERATIONS is one operation.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ Picture = Image.Image
 class Operation:
     """apply(picture, amount) -> picture.
 
-    amount: of (level in [0, 1], side in pixels). signed: whether the amount's sign is
-    drawn. ImageNet's sides are in proportion to 331 pixels, as in AutoAugment.
+    amount(level in [0, 1], side in pixels) -> amount. signed: whether the amount's sign
+    is random. AutoAugment's translations are for 331 pixels; they scale with the side.
     """
 
     apply: Callable[[Picture, float], Picture]
@@ -36,7 +37,7 @@ def _share(level: float, side: int) -> float:
 
 
 def _moved(picture: Picture, matrix: tuple[float, ...]) -> Picture:
-    """matrix: of the place that each pixel comes from, (a b c; d e f)."""
+    """matrix: (a b c; d e f), from each output pixel to the input pixel it copies."""
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix)
 
 
@@ -64,7 +65,7 @@ OPERATIONS = {
         lambda level, _: 8 - round(4 * level),
     ),
     "solarize": Operation(
-        lambda p, a: ImageOps.solarize(p, a),  # pyright: ignore  (a float serves)
+        lambda p, a: ImageOps.solarize(p, a),  # pyright: ignore  (a float works)
         lambda level, _: 255 * (1 - level),
     ),
     "auto_contrast": Operation(lambda p, a: ImageOps.autocontrast(p)),
@@ -72,11 +73,11 @@ OPERATIONS = {
     "invert": Operation(lambda p, a: ImageOps.invert(p)),
 }
 
-# RandAugment draws from all but this one.
+# RandAugment draws from all operations except "invert".
 RANDOM = tuple(name for name in OPERATIONS if name != "invert")
 
-# The ImageNet policy of AutoAugment (arXiv 1805.09501, table 9): each line a
-# sub-policy of two (operation, probability, magnitude of 0 to 9).
+# AutoAugment's ImageNet policy (arXiv 1805.09501, table 9): each line is a sub-policy
+# of two (operation, probability, magnitude from 0 to 9).
 IMAGENET = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
     (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
@@ -107,23 +108,26 @@ IMAGENET = (
 
 
 def apply(name: str, picture: Picture, level: float, sign: float = 1.0) -> Picture:
-    """One operation; level in [0, 1], and -1 as sign turns a signed one around."""
-    one = OPERATIONS[name]
+    """Applies one operation; level in [0, 1]; sign=-1 negates a signed amount."""
+    operation = OPERATIONS[name]
     side = picture.height if name.endswith("_y") else picture.width
-    amount = one.amount(level, side)
-    return one.apply(picture, amount * sign if one.signed else amount)
+    amount = operation.amount(level, side)
+    return operation.apply(picture, amount * sign if operation.signed else amount)
 
 
 def random(picture: Picture, draws: Sequence[float], magnitude: int) -> Picture:
-    """RandAugment: an operation for each two draws in [0, 1), magnitude of 0 to 30."""
-    for which, sign in zip(draws[::2], draws[1::2], strict=True):
-        name = RANDOM[int(which * len(RANDOM))]
+    """RandAugment: one operation per two draws in [0, 1); magnitude from 0 to 30."""
+    for choice, sign in zip(draws[::2], draws[1::2], strict=True):
+        name = RANDOM[int(choice * len(RANDOM))]
         picture = apply(name, picture, magnitude / 30, _sign(sign))
     return picture
 
 
 def learned(picture: Picture, draws: Sequence[float]) -> Picture:
-    """A sub-policy of IMAGENET; draws: which, then (chance, sign) of either part."""
+    """Applies a sub-policy of IMAGENET.
+
+    draws: the sub-policy's choice, then (chance, sign) for each of its two operations.
+    """
     policy = IMAGENET[int(draws[0] * len(IMAGENET))]
     for i, (name, share, magnitude) in enumerate(policy):
         chance, sign = draws[1 + 2 * i : 3 + 2 * i]

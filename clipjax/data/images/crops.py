@@ -12,9 +12,9 @@ from PIL import Image, ImageEnhance
 from clipjax.data.images import decoding, opencv, preprocess
 from clipjax.types import UserError
 
-# As torchvision's RandomResizedCrop: so many tries to fit a crop into the image.
+# Tries to fit a crop into the image, as many as torchvision's RandomResizedCrop has.
 TRIES = 10
-DRAWS = 2 * TRIES + 2 + 1 + 4  # area and aspect each try, place, flip, colours
+DRAWS = 2 * TRIES + 2 + 1 + 4  # area and ratio per try, position, flip, colours
 
 DECODERS = ("pillow", "opencv")
 
@@ -40,7 +40,8 @@ class Crop:
     def as_evaluated(self, evaluation: Evaluation) -> Crop:
         """This crop, upright by EXIF only if the evaluation turns images upright too.
 
-        Raises UserError if the crop was told not to and the evaluation does.
+        Raises UserError if the crop has exif=False and the evaluation turns images
+        upright.
         """
         upright = getattr(evaluation, "exif", self.exif)
         if upright and not self.exif:
@@ -51,13 +52,13 @@ class Crop:
         return dataclasses.replace(self, exif=upright)
 
     def __call__(self, image: decoding.Picture, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        """Returns uint8 [s s 3]; raises BadExample for an unusable image."""
         draws = rng.random(DRAWS)
         mirror, *colours = draws[2 * TRIES + 2 :]
         if self.decoder == "opencv":
-            whole = opencv.decode(image, exif=self.exif)
-            box = self._box(whole.shape[1], whole.shape[0], draws)
-            pixels = opencv.resize(whole, box, self.image_size)
+            decoded = opencv.decode(image, exif=self.exif)
+            box = self._box(decoded.shape[1], decoded.shape[0], draws)
+            pixels = opencv.resize(decoded, box, self.image_size)
         else:
             pixels = self._by_pillow(image, draws)
         if mirror < self.flip:
@@ -71,13 +72,13 @@ class Crop:
         )
         box = self._box(width, height, draws)
         if picture is None:
-            enough = (
+            least_size = (
                 math.ceil(width * self.image_size / (box[2] - box[0])),
                 math.ceil(height * self.image_size / (box[3] - box[1])),
             )
-            picture = decoding.decode(image, exif=self.exif, at_least=enough)
-            shrunk = round(max(width, height) / max(picture.size))
-            left, top, right, bottom = (edge / shrunk for edge in box)
+            picture = decoding.decode(image, exif=self.exif, at_least=least_size)
+            reduction = round(max(width, height) / max(picture.size))
+            left, top, right, bottom = (edge / reduction for edge in box)
             box = (left, top, right, bottom)
         size = (self.image_size, self.image_size)
         return np.array(picture.resize(size, preprocess.BICUBIC, box=box))
@@ -91,7 +92,7 @@ class Crop:
         return left, top, left + wide, top + high
 
     def _crop_size(self, width: int, height: int, tries: np.ndarray) -> tuple[int, int]:
-        """(width, height) in pixels of the first try that fits, else of the largest."""
+        """(width, height) in pixels: the first try that fits, else the largest crop."""
         for wide, high in rectangles(width * height, self.scale, self.ratio, tries):
             if 0 < wide <= width and 0 < high <= height:
                 return wide, high
@@ -119,17 +120,17 @@ def rectangles(
     ratio: tuple[float, float],
     draws: Sequence[float] | np.ndarray,
 ) -> Iterator[tuple[int, int]]:
-    """Two sides for each two draws: the share of the pixels uniform in `scale`, the
-    first side by the second log-uniform in `ratio`."""
+    """Yields two sides per two draws: their product's share of the pixels is uniform in
+    `scale`, first side / second side is log-uniform in `ratio`."""
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for share, shape in np.reshape(draws, (-1, 2)):
         area = pixels * (scale[0] + share * (scale[1] - scale[0]))
-        quotient = math.exp(log_low + shape * (log_high - log_low))
-        yield round(math.sqrt(area * quotient)), round(math.sqrt(area / quotient))
+        aspect = math.exp(log_low + shape * (log_high - log_low))
+        yield round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
 def turned(picture: Image.Image, share: float) -> Image.Image:
-    """The hues turned by a share of the circle."""
+    """The picture with its hues turned by a share of the circle."""
     turn = np.uint8(round(share * 256) % 256)
     hue, saturation, value = picture.convert("HSV").split()
     hue = Image.fromarray(np.asarray(hue) + turn)

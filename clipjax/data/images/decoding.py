@@ -1,7 +1,7 @@
-"""From encoded bytes or arrays to RGB pictures: the one place that decodes images.
+"""Decodes encoded bytes and arrays to RGB pictures; no other module decodes images.
 
-`decode` serves training and evaluation; `read` stops before the conversion to RGB, for
-the preprocessing that must convert last. Both are safe to call from many threads.
+Training and evaluation call `decode`. `read` stops before the conversion to RGB, for
+preprocessing that converts last. Both are thread-safe.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from PIL import Image, features
 
 from clipjax.types import BadExample
 
-# Named so that no other plugin is tried: some (EPS) start external programs.
+# Pillow tries these plugins only, because others (EPS) start external programs.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"),
     *(name for name in ("AVIF",) if name.lower() in features.modules),  # Pillow 11.3
 )
 
 ORIENTATION_TAG = 0x0112
-# EXIF orientation -> what brings the picture upright (JEITA CP-3451, tag 274).
+# EXIF orientation -> the operation that turns the picture upright (JEITA CP-3451, tag
+# 274).
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,18 +49,19 @@ def decode(
 
     Args:
       image: encoded bytes, uint8 [h w 3] (also [h w], [h w 1] and [h w 4]), or a PIL
-        image. Of several frames the first is used.
-      exif: turn the picture upright as its EXIF orientation says; an unreadable EXIF
-        block says nothing. Arrays have none.
-      at_least: (width, height) of the upright picture that will do. A JPEG is then
-        decoded at 1/2, 1/4 or 1/8 of its size (rounded up) if that is no smaller:
-        faster, and slightly different pixels.
+        image. If it has several frames, the first is used.
+      exif: turn the picture upright by its EXIF orientation; an unreadable EXIF block
+        is ignored. Arrays have none.
+      at_least: the smallest (width, height) of the upright picture that is enough. A
+        JPEG is decoded at 1/2, 1/4 or 1/8 of its size (rounded up) unless that is
+        smaller: faster, and slightly different pixels.
 
     Transparency is dropped, not composited, as `convert("RGB")` does (and with it
     OpenAI's CLIP); 16-bit grey keeps its upper 8 bits.
 
-    Raises BadExample with a short reason if the image cannot be used: empty, cut
-    off, not an image, a decompression bomb (Pillow's limit), an array of another form.
+    Raises BadExample with a short reason if the image cannot be used: empty, truncated,
+    not an image, a decompression bomb (Pillow's limit), an array of another shape or
+    dtype.
     """
     picture = read(image, exif=exif, at_least=at_least)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
@@ -68,7 +70,7 @@ def decode(
 def read(
     image: Picture, *, exif: bool = True, at_least: tuple[int, int] | None = None
 ) -> Image.Image:
-    """As `decode`, but in the image's own 8-bit mode (RGB, L, P, RGBA, CMYK, ...)."""
+    """Like `decode`, but keeps the image's 8-bit mode (RGB, L, P, RGBA, CMYK, ...)."""
     picture = opened(image)
     try:
         if at_least is not None and picture is not image:
@@ -81,7 +83,7 @@ def read(
         return _to_8_bit(picture)
     except (BadExample, MemoryError):
         raise
-    except Exception as error:  # broken bytes make the plugins raise nearly anything
+    except Exception as error:  # on broken bytes the plugins raise nearly anything
         raise BadExample(f"the image cannot be decoded: {_reason(error)}") from error
 
 
@@ -94,16 +96,16 @@ def size(image: Picture, *, exif: bool = True) -> tuple[int, int]:
 
 
 def format_of(image: Picture) -> str:
-    """The format of encoded bytes as Pillow calls it ("JPEG", "PNG"), "" of others.
+    """Pillow's name for the format of encoded bytes ("JPEG", "PNG"), else "".
 
     Raises BadExample.
     """
-    found = opened(image).format or ""
-    return "JPEG" if found == "MPO" else found  # a JPEG with further pictures behind
+    name = opened(image).format or ""
+    return "JPEG" if name == "MPO" else name  # a JPEG followed by further pictures
 
 
 def is_known(file: BinaryIO) -> bool:
-    """Whether a file starts as an image of a known format does; reads its header."""
+    """Whether a file's header is that of an image in one of FORMATS."""
     _silence_pillow()
     try:
         Image.open(file, formats=FORMATS)
@@ -111,13 +113,16 @@ def is_known(file: BinaryIO) -> bool:
         return True
     except MemoryError:
         raise
-    except Exception:  # whatever a plugin says of bytes that are none of its own
+    except Exception:  # on foreign bytes the plugins raise nearly anything
         return False
     return True
 
 
 def opened(image: Picture) -> Image.Image:
-    """The picture with its header read and within the limits; raises BadExample."""
+    """Opens a picture: reads the header, checks Pillow's size limit.
+
+    Raises BadExample.
+    """
     if isinstance(image, np.ndarray):
         return _from_array(image)
     _silence_pillow()
@@ -158,7 +163,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 if there is none that can be read."""
+    """The EXIF orientation; 1 if it is missing or unreadable."""
     try:
         value = picture.getexif().get(ORIENTATION_TAG)
     except MemoryError:
@@ -169,8 +174,8 @@ def orientation(picture: Image.Image) -> int:
 
 
 def _to_8_bit(picture: Image.Image) -> Image.Image:
-    """Pillow's own conversion of the wide grey modes clips them to white."""
-    if picture.mode.startswith("I"):  # "I" too holds 16 bits in PNG and PGM files
+    """Keeps the upper 8 of 16 bits, because Pillow's conversion clips to white."""
+    if picture.mode.startswith("I"):  # mode "I" also holds 16-bit PNG and PGM files
         grey = np.clip(np.asarray(picture), 0, 0xFFFF) >> 8
         return Image.fromarray(grey.astype(np.uint8))
     if picture.mode == "F":
@@ -179,15 +184,15 @@ def _to_8_bit(picture: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 120 else words[:117] + "..."
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _silence_pillow() -> None:
-    """Ignores the warnings of Pillow's modules: each is an image's fault, not ours.
+    """Ignores warnings from Pillow's modules, because they concern an image's bytes.
 
-    Not `warnings.catch_warnings`, which is not safe among threads. Checked on every
-    call, since other code may put its filters before this one or drop it.
+    `warnings.catch_warnings` is not thread-safe. Every call checks the filter, because
+    other code may put its own first or drop this one.
     """
     first = warnings.filters[0] if warnings.filters else None
     if first is None or first[0] != "ignore" or first[3] != PILLOW_MODULES:

@@ -1,8 +1,8 @@
-"""Which files of a folder are images: those that `images` can open.
+"""Finds a folder's images: the files that decoding.py can open.
 
-A usual suffix (`files.IMAGE_SUFFIXES`) is enough. Of any other file the header is read,
-unless its suffix is one of what usually lies beside images; what is left aside is
-counted by its suffix.
+A usual suffix (`local.IMAGE_SUFFIXES`) is enough. For other files the header decides,
+except for suffixes of files that often accompany images. Skipped files are counted by
+suffix.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from clipjax.data.images import decoding
 from clipjax.data.storage import file_contents, local
 
-# Never opened: there may be one for every image.
+# Never opened, because a folder may have one per image.
 BESIDE = (
     *(".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".cls", ".caption"),
     *(".npy", ".npz", ".pt", ".yaml", ".yml", ".md", ".html"),
@@ -37,13 +37,13 @@ def is_image(place: str | os.PathLike[str]) -> bool:
 
 
 def find(place: str | os.PathLike[str], others: Suffixes) -> list[str]:
-    """Paths of the images at any depth, sorted, through links too; hidden files and
-    folders left out. others: gets the suffixes of the files that are no images.
+    """Sorted paths of the images at any depth; follows links, skips hidden files and
+    folders. Adds the suffixes of files that are not images to `others`.
     """
-    found, seen = [], set()
+    images, seen = [], set()
     for folder, inner, names in os.walk(place, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or to one twice
+        if real in seen:  # a link to a parent, or a second link to one folder
             inner.clear()
             continue
         seen.add(real)
@@ -53,14 +53,14 @@ def find(place: str | os.PathLike[str], others: Suffixes) -> list[str]:
                 continue
             path = os.path.join(folder, name)
             if is_image(path):
-                found.append(path)
+                images.append(path)
             else:
                 others[file_contents.suffix_of(name)] += 1
-    return sorted(found)
+    return sorted(images)
 
 
 def left_out(others: Suffixes) -> list[str]:
-    """The problem that files were left out, in words; none if none were."""
+    """A message that says how many files were left out; empty if none were."""
     if not others:
         return []
     seen = file_contents.tally(others)

@@ -1,9 +1,9 @@
-"""OpenCV for the crops of training: faster than Pillow, and slightly other pixels.
+"""OpenCV for training crops: faster than Pillow, with slightly different pixels.
 
-What is decoded stays as in `images`: the same examples are bad for the same reasons,
-and decoded pixels are equal bit for bit. Only JPEGs in RGB and grey that are whole are
-left to OpenCV (progressive ones too); all else, where modes, frames and damage matter,
-goes to Pillow. Resized pixels differ: see `resize`.
+Decoded pixels equal decoding.py's bit for bit, and the same examples are bad for the
+same reasons. OpenCV decodes complete RGB and grey JPEGs only (progressive ones too);
+Pillow decodes everything else, because modes, frames and damage matter there. Resized
+pixels differ: see `resize`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from clipjax.types import UserError
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
-# EXIF orientation -> what brings an array upright, as images.UPRIGHT a picture.
+# EXIF orientation -> the operation that turns an array upright; decoding.UPRIGHT has
+# those for pictures.
 UPRIGHT = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -32,18 +33,18 @@ UPRIGHT = {
     8: lambda pixels: np.rot90(pixels),
 }
 
-# By how many times a side shrinks at most; and the Gaussian's sigma where shrink^2 - 1
-# is 1, found on photographs as nearest to Pillow's bicubic.
+# The largest reduction that a Gaussian softens; and its sigma where reduction^2 - 1 is
+# 1, which on photographs came nearest to Pillow's bicubic.
 SOFT, SIGMA = 2.25, 0.5
 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# In entropy-coded data FF is followed by 0, by a restart, or by another FF.
+# In entropy-coded data, 0, a restart marker or another FF follows FF.
 NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 @functools.cache
 def library() -> ModuleType:
-    """OpenCV, with one thread a call in all of this process: workers are many.
+    """OpenCV, limited to one thread per call in this process, because workers are many.
 
     Raises UserError if it is not installed.
     """
@@ -59,9 +60,9 @@ def library() -> ModuleType:
 
 
 def decode(image: decoding.Picture, *, exif: bool = True) -> np.ndarray:
-    """As `images.decode`, but uint8 [h w 3], not always in one piece of memory."""
+    """Like `decoding.decode`, but returns uint8 [h w 3], not always contiguous."""
     if not isinstance(image, (np.ndarray, Image.Image)):
-        opened = decoding.opened(image)  # its limits hold before a pixel is decoded
+        opened = decoding.opened(image)  # checks its limits before a pixel is decoded
         if (pixels := _jpeg(image, opened)) is not None:
             turn = UPRIGHT.get(decoding.orientation(opened)) if exif else None
             return pixels if turn is None else turn(pixels)
@@ -69,12 +70,12 @@ def decode(image: decoding.Picture, *, exif: bool = True) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, box: Box, image_size: int) -> np.ndarray:
-    """The box of uint8 [h w 3] as uint8 [s s 3].
+    """Crops uint8 [h w 3] to the box and resizes it to uint8 [s s 3].
 
-    A box up to SOFT times as large is softened by a narrow Gaussian, so that bicubic
-    interpolation does not alias: half the time of averaging over areas (INTER_AREA),
-    which larger ones are, and as near to Pillow's bicubic or nearer. Unlike Pillow's
-    these filters see nothing beyond the box.
+    If a side shrinks by up to SOFT times, a narrow Gaussian softens the box first, so
+    that bicubic interpolation does not alias. This takes half the time of averaging
+    over areas (INTER_AREA), which larger boxes get, and is as near to Pillow's bicubic
+    or nearer. Unlike Pillow's, these filters read nothing outside the box.
     """
     cv2 = library()
     left, top, right, bottom = box
@@ -91,20 +92,20 @@ def resize(pixels: np.ndarray, box: Box, image_size: int) -> np.ndarray:
     return np.array(part) if np.may_share_memory(part, pixels) else part
 
 
-def _sigma(shrink: float) -> float:
-    """Of the Gaussian, in pixels; 0 would mean another choice to OpenCV."""
-    return max(SIGMA * math.sqrt(max(shrink, 1.0) ** 2 - 1), 0.01)
+def _sigma(reduction: float) -> float:
+    """The Gaussian's sigma in pixels, above 0, for which OpenCV picks its own."""
+    return max(SIGMA * math.sqrt(max(reduction, 1.0) ** 2 - 1), 0.01)
 
 
 def _jpeg(data: bytes, opened: Image.Image) -> np.ndarray | None:
-    """The pixels as they are stored, or None if Pillow must decide."""
+    """The pixels as stored, not turned; None if Pillow must decode them."""
     usual = opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L")
     if not usual or not is_whole(data):
         return None
     cv2 = library()
-    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     usable = pixels is not None and pixels.shape[1::-1] == opened.size
@@ -112,9 +113,9 @@ def _jpeg(data: bytes, opened: Image.Image) -> np.ndarray | None:
 
 
 def is_whole(jpeg: bytes) -> bool:
-    """Whether a JPEG's segments follow one another up to its end-of-image marker.
+    """Whether a JPEG's segments are contiguous up to its end-of-image marker.
 
-    OpenCV fills with grey what a damaged marker hides, where Pillow gives an error.
+    Behind a damaged marker OpenCV fills in grey, but Pillow raises an error.
     """
     jpeg, at = bytes(jpeg), 2
     while len(jpeg) >= at + 2 and jpeg[at] == 0xFF:
@@ -126,8 +127,8 @@ def is_whole(jpeg: bytes) -> bool:
         else:
             at += 1
         if code == START_OF_SCAN:
-            found = NEXT_MARKER.search(jpeg, at)
-            if found is None:
+            marker = NEXT_MARKER.search(jpeg, at)
+            if marker is None:
                 return False
-            at = found.start()
+            at = marker.start()
     return False

@@ -1,8 +1,8 @@
 """Fixed image transforms for evaluation: `name(image_size)` -> callable -> uint8 array.
 
-Every public function is a component. What it returns takes encoded bytes, a uint8 array
-or a PIL image, gives uint8 [s s 3], can be pickled, and can be shared by threads.
-Normalisation is not here: the model does it on the device.
+Every public function is a component. The callable takes encoded bytes, a uint8 array or
+a PIL image and returns uint8 [s s 3]. It can be pickled and shared by threads. The
+model normalises on the device.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from clipjax.types import BadExample, UserError
 BICUBIC = Image.Resampling.BICUBIC
 INTERPOLATIONS = {"bicubic": BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-# Beyond this a picture's long side would fill the memory once its short side fits.
+# The largest long side / short side. Above it, resizing the short side to `image_size`
+# could make the long side fill the memory.
 MAX_ASPECT = 200
 
 
 def clip(image_size: int) -> Shortest:
-    """CLIP's transform, upright: shortest side to `image_size`, then the centre.
+    """CLIP's transform, upright: resizes the shortest side, then crops the centre.
 
-    Pillow bicubic, rounding as torchvision does: equal bit for bit to open_clip's
-    evaluation transform on upright RGB images. Others become upright RGB first.
+    Pillow bicubic, rounding as torchvision does: on upright RGB images it equals
+    open_clip's evaluation transform bit for bit. Others become upright RGB first.
     """
     return Shortest(_checked(image_size), exif=True, convert_first=True)
 
 
 def openai(image_size: int) -> Shortest:
-    """CLIP's transform to the letter (Radford et al. 2021, arXiv:2103.00020).
+    """CLIP's exact transform (Radford et al. 2021, arXiv:2103.00020).
 
-    EXIF orientation is ignored and the conversion to RGB comes last, which matters for
-    palettes (resized to the nearest colour) and transparency. Wide grey images alone
-    differ from the original, which clips them to white.
+    It ignores EXIF orientation and converts to RGB last, which matters for palettes
+    (resized by nearest pixels) and transparency. Only 16-bit grey images differ from
+    the original, which clips them to white.
     """
     return Shortest(_checked(image_size), exif=False, convert_first=False)
 
@@ -44,13 +45,14 @@ def openai(image_size: int) -> Shortest:
 def squash(
     image_size: int, *, interpolation: str = "bicubic", exif: bool = True
 ) -> Squash:
-    """Both sides to `image_size`, whatever the aspect: nothing is cut away.
+    """Resizes both sides to `image_size`, whatever the aspect ratio; crops nothing.
 
-    For images already squashed, where the borders matter, and SigLIP, whose second
-    generation (arXiv:2502.14786) in Hugging Face's form resizes "bilinear".
+    For images that are already squashed, for images whose borders matter, and for
+    SigLIP, whose second generation (arXiv:2502.14786) in Hugging Face's form resizes
+    "bilinear".
 
     Options:
-      interpolation: of the resize, "bicubic" or "bilinear" among others.
+      interpolation: the resize's filter, "bicubic" or "bilinear".
       exif: turn the image upright first.
     """
     if interpolation not in INTERPOLATIONS:
@@ -70,9 +72,9 @@ class Shortest:
     convert_first: bool
 
     def __call__(self, image: decoding.Picture) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
-        take = decoding.decode if self.convert_first else decoding.read
-        picture = take(image, exif=self.exif)
+        """Returns uint8 [s s 3]; raises BadExample for an unusable image."""
+        read = decoding.decode if self.convert_first else decoding.read
+        picture = read(image, exif=self.exif)
         width, height = picture.size
         short, long = min(width, height), max(width, height)
         if long > MAX_ASPECT * short:
@@ -97,10 +99,10 @@ class Squash:
     exif: bool
 
     def __call__(self, image: decoding.Picture) -> np.ndarray:
-        """Returns uint8 [s s 3]; raises BadExample for an image that is no use."""
+        """Returns uint8 [s s 3]; raises BadExample for an unusable image."""
         picture = decoding.decode(image, exif=self.exif)
-        size, how = self.image_size, INTERPOLATIONS[self.interpolation]
-        return np.array(picture.resize((size, size), how))
+        size, resample = self.image_size, INTERPOLATIONS[self.interpolation]
+        return np.array(picture.resize((size, size), resample))
 
 
 def _checked(image_size: int) -> int:
