@@ -405,7 +405,7 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path):
     np.savez_compressed(path, w=np.zeros(1000, np.float32))
     assert tensor_files.read(path)["w"].shape == (1000,)
     np.savez_compressed(path, w=np.zeros(17 << 20, np.float32))
-    refusal(path, "would unpack to 71,303,[0-9]+ bytes, over 100 times its own")
+    refusal(path, "would unpack to 71,303,[0-9]+ bytes, over 100 times its size")
 
 
 def test_too_little_memory_names_the_file(tmp_path, monkeypatch):
@@ -415,7 +415,7 @@ def test_too_little_memory_names_the_file(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(zip_npz, "read_npz", exhausted)
-    refusal(path, "asks for more memory than there is")
+    refusal(path, "needs more memory than this machine has")
 
 
 def test_export_to_where_nothing_can_be_written(tmp_path):

@@ -15,31 +15,31 @@ SMALL = ("*.json", "*.txt", "*.model")
 
 
 def fetch(name: str, weights: Mapping[str, tuple[str, ...]]) -> pathlib.Path:
-    """The folder of "hf-hub:org/name" with its settings and one file of weights.
+    """The folder of "hf-hub:org/name" with its settings and one weight file.
 
-    weights: the file of settings -> names that its weights may have, best first. Only
-    the first that is there is downloaded.
+    weights: the settings file's name -> names of its weight files, best first. Only
+    the first that exists is downloaded.
 
     Raises UserError, in one line, if the library or the network is missing.
     """
     repository = name.removeprefix(PREFIX)
     if repository.count("/") != 1 or not all(repository.split("/")):
-        raise UserError(f"{name}: a model of the hub is written {PREFIX}ORG/NAME")
+        raise UserError(f"{name}: a model on the hub is written {PREFIX}ORG/NAME")
     folder = _snapshot(repository, SMALL)
     for settings, names in weights.items():
         if not (folder / settings).is_file():
             continue
-        for wanted in names:
-            patterns = (wanted,)
-            if wanted.endswith(".json"):
-                if not (folder / wanted).is_file():
+        for name_of_file in names:
+            patterns = (name_of_file,)
+            if name_of_file.endswith(".json"):
+                if not (folder / name_of_file).is_file():
                     continue
-                shard_of = tokenizer_choice.read_json(folder / wanted).get(
+                shard_of = tokenizer_choice.read_json(folder / name_of_file).get(
                     "weight_map", {}
                 )
                 patterns = tuple(sorted({*map(str, shard_of.values())}))
             _snapshot(repository, patterns)
-            if (folder / wanted).is_file():
+            if (folder / name_of_file).is_file():
                 return folder
     return folder
 
@@ -54,10 +54,10 @@ def _snapshot(repository: str, patterns: tuple[str, ...]) -> pathlib.Path:
         ) from error
     try:
         folder = library.snapshot_download(repository, allow_patterns=list(patterns))
-    except Exception as error:  # offline, refused, unknown, disk full: it has many
+    except Exception as error:  # the library raises many: offline, refused, disk full
         raise UserError(
             f"{PREFIX}{repository} could not be fetched and is not in the cache "
-            f"({type(error).__name__}: {downloads.one_line(error)}); download it by "
-            "other means and name the folder"
+            f"({type(error).__name__}: {downloads.one_line(error)}); download it "
+            "another way and name the folder"
         ) from error
     return pathlib.Path(folder)

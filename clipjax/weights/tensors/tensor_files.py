@@ -1,6 +1,6 @@
 """`read(path)`: name -> array from safetensors, .npz and PyTorch files.
 
-Nothing in a file is ever run, and a file is read whole or not at all.
+Reading never runs code in a file. It returns every tensor or raises.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipjax.weights.tensors import torch_zip, wrappers, zip_npz
 
 WHAT = "a weight file (.safetensors, .npz, .pt, .bin, or the .index.json of several)"
 INDEX = re.compile(r".*\.index(\.\w+)?\.json")  # also "model...index.fp16.json"
-SAFE = ".safetensors"
+SAFETENSORS = ".safetensors"
 PICKLE_MARK = b"\x80"
 # safetensors' names of the types that NumPy has.
 DTYPES: dict[str, Any] = {
@@ -48,87 +48,85 @@ METADATA = "__metadata__"
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of a weight file by name; they may be read-only and strided.
 
-    What it is is told by its content: safetensors, NumPy's .npz, or PyTorch's zip
-    format, see `torch_zip.read`; or several of them through the .index.json beside
-    them. What training programs put before every name is dropped, see `wrappers`.
+    The content decides the format: safetensors, NumPy's .npz, or PyTorch's zip (see
+    `torch_zip.read`). An .index.json reads all shards that it names. Prefixes that
+    training programs put before every name are dropped, see `wrappers`.
 
-    Raises UserError, naming the file and the cause, for one that is absent, damaged,
-    cut short, of another kind, or asks to run code.
+    Raises UserError, naming the file and the cause, if the file is absent, damaged,
+    truncated, of another kind, or asks to run code.
     """
     return wrappers.unwrapped(_read(paths.given(path)))
 
 
-def _read(place: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays by the names that the file has."""
-    head = downloads.opening(place, WHAT)
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays by the file's own names."""
+    head = downloads.opening(path, WHAT)
     try:
         if head.startswith(zip_npz.SIGNATURE):
-            return _read_archive(place)
-        if INDEX.fullmatch(place.name):
-            return _read_sharded(place)
-        if place.suffix == SAFE or head[8:9] == b"{":
-            return _read_safetensors(place)
+            return _read_archive(path)
+        if INDEX.fullmatch(path.name):
+            return _read_sharded(path)
+        if path.suffix == SAFETENSORS or head[8:9] == b"{":
+            return _read_safetensors(path)
     except UserError:
         raise
     except MemoryError as error:
         raise UserError(
-            f"{place} asks for more memory than there is: use a machine with more, "
-            "unless it is damaged"
+            f"{path} needs more memory than this machine has: use a larger one, "
+            "unless the file is damaged"
         ) from error
-    except Exception as error:  # each library has errors of its own for damaged bytes
+    except Exception as error:  # each library raises its own errors for damaged bytes
         raise UserError(
-            f"{place} is damaged or cut short ({type(error).__name__}: "
+            f"{path} is damaged or truncated ({type(error).__name__}: "
             f"{downloads.one_line(error)}): fetch it again"
         ) from error
     if head.startswith(PICKLE_MARK):
-        raise torch_zip.refuse_legacy(place)
-    raise UserError(f"{place} is not {WHAT}: it begins with {head[:8]!r}")
+        raise torch_zip.legacy_error(path)
+    raise UserError(f"{path} is not {WHAT}: it begins with {head[:8]!r}")
 
 
-def _read_archive(place: pathlib.Path) -> dict[str, np.ndarray]:
-    with zip_npz.opened(place) as archive:
+def _read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with zip_npz.opened(path) as archive:
         root = torch_zip.root_of(archive)
         if root is not None:
-            return torch_zip.read(archive, root, place)
+            return torch_zip.read(archive, root, path)
         if zip_npz.is_npz(archive):
-            return zip_npz.read_npz(archive, place)
+            return zip_npz.read_npz(archive, path)
     raise UserError(
-        f"{place} is a zip archive, but neither NumPy's nor PyTorch's: unpack it and "
-        f"name the weight file inside"
+        f"{path} is a zip archive, but neither NumPy's nor PyTorch's: unpack it and "
+        "name the weight file inside"
     )
 
 
-def _read_safetensors(place: pathlib.Path) -> dict[str, np.ndarray]:
-    with safetensors.safe_open(place, framework="numpy") as file:
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with safetensors.safe_open(path, framework="numpy") as file:
         names = list(file.keys())
         for name in names:
             dtype = file.get_slice(name).get_dtype()
             if dtype not in DTYPES:
                 raise UserError(
-                    f"{place}: tensor {name!r} is of type {dtype}; known are "
+                    f"{path}: tensor {name!r} has type {dtype}; clipjax reads "
                     f"{', '.join(DTYPES)}"
                 )
         return {name: file.get_tensor(name) for name in names}
 
 
-def _read_sharded(place: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of all files that an index names, each exactly where it says."""
-    shard_of = json.loads(place.read_text(encoding="utf-8"))["weight_map"]
-    found = {}
+def _read_sharded(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of all shards that an index names; each must hold those listed."""
+    shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    tensors = {}
     for shard in sorted(set(shard_of.values())):
         if pathlib.PurePath(shard).name != shard:
-            raise UserError(f"{place} names {shard!r}, which is no file beside it")
-        tensors = _read(place.with_name(shard))
-        named = {name for name in shard_of if shard_of[name] == shard}
-        for name in sorted(named ^ set(tensors)):
-            where = "not in it" if name in named else "not in the index"
-            raise UserError(
-                f"{place} and {shard} do not belong together: {name!r} is {where}"
-            )
-        found |= tensors
-    if not found:
-        raise UserError(f"{place} names no tensors")
-    return found
+            raise UserError(f"{path} names {shard!r}, which is not in its folder")
+        in_shard = _read(path.with_name(shard))
+        expected = {name for name in shard_of if shard_of[name] == shard}
+        for name in sorted(expected ^ set(in_shard)):
+            holder = "the shard" if name in expected else "the index"
+            raise UserError(f"{path} and {shard} do not match: {holder} lacks {name!r}")
+        tensors |= in_shard
+    if not tensors:
+        raise UserError(f"{path} names no tensors")
+    return tensors
 
 
 def write_safetensors(
@@ -138,22 +136,22 @@ def write_safetensors(
 ) -> None:
     """Writes arrays as a safetensors file, atomically.
 
-    Raises UserError for an array of a type that the format lacks, or a name that it
-    keeps for itself; and OSError.
+    Raises UserError for a type that the format lacks, or for the name that it
+    reserves; and OSError.
     """
-    place = paths.given(path)
+    path = paths.given(path)
     types = {np.dtype(dtype) for dtype in DTYPES.values()}
     arrays = {}
     for name, value in tensors.items():
         array = np.asarray(value)
-        # The library writes the memory as it lies, strided or not.
+        # The library writes raw memory, whatever the strides.
         array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
         if array.dtype not in types or name == METADATA:
             raise UserError(
-                f"{place}: cannot hold {name!r} of type {array.dtype}; known are "
+                f"{path}: cannot hold {name!r} of type {array.dtype}; the format has "
                 f"{', '.join(DTYPES)}"
             )
         arrays[name] = array
     content = safetensors.numpy.save(arrays, dict(metadata or {}) or None)
-    with atomic_files.opened(place, "wb") as file:
+    with atomic_files.opened(path, "wb") as file:
         file.write(content)

@@ -1,8 +1,8 @@
 """PyTorch's checkpoints (torch.save since 1.6, TorchScript) without PyTorch.
 
-Such a file is a zip archive of plain storages and a pickle that says which tensor is
-which part of one. A pickle may ask to call any function; here it gets stand-ins for the
-few that build tensors, and whatever else it asks for refuses the file. TorchScript's
+Such a file is a zip archive of plain storages and a pickle. The pickle says which part
+of a storage each tensor is. A pickle may ask to call any function: stand-ins replace
+the few that build tensors, and a file that asks for any other is refused. TorchScript's
 code is never read: the tree of its modules' attributes has the parameters.
 
 Format: torch/serialization.py and torch/csrc/jit/docs/serialization.md in
@@ -41,15 +41,15 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Types of tensors that a checkpoint may name among its settings.
+# Tensor types that a checkpoint's settings may name.
 DTYPES = (
     "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64"
 ).split()
-# What TorchScript calls, each with the value that it is to return.
+# Functions of TorchScript, each called with the value that it returns.
 SCRIPT = (
     "restore_type_tag build_tensorlist build_intlist build_doublelist build_boollist"
 ).split()
-DEEPEST = 100
+MAX_DEPTH = 100
 MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
@@ -68,7 +68,7 @@ class _Tensor(NamedTuple):
 
 
 def root_of(archive: zipfile.ZipFile) -> str | None:
-    """The folder inside that has the pickle; None: the archive is not PyTorch's."""
+    """The folder inside that has the pickle; None if the archive is not PyTorch's."""
     for name in archive.namelist():
         folder, _, file = name.rpartition("/")
         if file == PICKLE and "/" not in folder:
@@ -77,101 +77,101 @@ def root_of(archive: zipfile.ZipFile) -> str | None:
 
 
 def read(
-    archive: zipfile.ZipFile, root: str, place: pathlib.Path
+    archive: zipfile.ZipFile, root: str, path: pathlib.Path
 ) -> dict[str, np.ndarray]:
     """Name -> tensor of a checkpoint, read-only views of the storages in the file.
 
-    Nested dicts and modules are joined by ".". Of a training checkpoint only what is
-    under "state_dict" or another of wrappers.NESTED is taken, and what is no tensor is
-    left out.
+    The names of nested dicts and modules are joined by ".". If a checkpoint has
+    "state_dict" or another key of wrappers.NESTED, only that part is read. Values that
+    are not tensors are left out.
 
     Raises UserError if the file asks to run anything, holds no tensors, or a tensor
-    reaches beyond its storage; and what damaged bytes make pickle and zipfile raise.
+    reaches beyond its storage; and what pickle and zipfile raise for damaged bytes.
     """
     if f"{root}byteorder" in archive.NameToInfo:
-        order = _stored(archive, archive.getinfo(f"{root}byteorder"), place)
+        order = _stored(archive, archive.getinfo(f"{root}byteorder"), path)
         if order != b"little":
-            raise UserError(f"{place}: byte order {order!r}: only 'little' is read")
-    data = _stored(archive, archive.getinfo(root + PICKLE), place)
-    _check_memo(data, place)
-    content = _Reader(data, place).load()
-    for _ in range(DEEPEST):  # each wrapper may be in another
+            raise UserError(f"{path}: byte order {order!r}: only 'little' is read")
+    data = _stored(archive, archive.getinfo(root + PICKLE), path)
+    _check_memo(data, path)
+    content = _Reader(data, path).load()
+    for _ in range(MAX_DEPTH):  # each wrapper may be in another
         if type(content) not in (dict, collections.OrderedDict):
             break
-        inner = (content[key] for key in wrappers.NESTED if key in content)
-        inside = next((one for one in inner if isinstance(one, dict)), None)
-        if inside is None:
+        parts = (content[key] for key in wrappers.NESTED if key in content)
+        inner = next((part for part in parts if isinstance(part, dict)), None)
+        if inner is None:
             break
-        content = inside
-    # No honest file has more entries than bytes, however its dicts share parts.
+        content = inner
+    # A valid file has fewer entries than bytes, even if its dicts share parts.
     budget = iter(range(len(data)))
-    found: dict[str, _Tensor] = {}
-    for name, tensor in _walk(content, "", 0, budget, place):
-        if name in found:
-            raise UserError(f"{place} holds two tensors called {name!r}")
-        found[name] = tensor
-    if not found:
-        raise UserError(f"{place} holds no tensors")
+    tensors: dict[str, _Tensor] = {}
+    for name, tensor in _walk(content, "", 0, budget, path):
+        if name in tensors:
+            raise UserError(f"{path} holds two tensors called {name!r}")
+        tensors[name] = tensor
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
     storages: dict[_Storage, bytes] = {}
     return {
-        name: _array(name, tensor, archive, root, storages, place)
-        for name, tensor in found.items()
+        name: _array(name, tensor, archive, root, storages, path)
+        for name, tensor in tensors.items()
     }
 
 
-def _check_memo(data: bytes, place: pathlib.Path) -> None:
-    """Raises UserError for a pickle that asks for a memo beyond any use.
+def _check_memo(data: bytes, path: pathlib.Path) -> None:
+    """Raises UserError if a pickle asks for a larger memo than it can fill.
 
-    A number written in five bytes makes the unpickler allocate for all below it.
+    A memo index of five bytes makes the unpickler allocate every slot below it.
     """
     for opcode, number, _ in pickletools.genops(data):
         if opcode.name not in MEMO or not isinstance(number, int):
             continue
         if number > len(data):
             raise UserError(
-                f"{place}: refused: its pickle of {len(data):,} bytes asks for a memo "
+                f"{path}: refused: its pickle of {len(data):,} bytes asks for a memo "
                 f"of {number:,} entries"
             )
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that can call nothing but the stand-ins of `_stand_ins`."""
+    """An unpickler that can call only the functions of `_stand_ins`."""
 
-    def __init__(self, data: bytes, place: pathlib.Path):
+    def __init__(self, data: bytes, path: pathlib.Path):
         super().__init__(io.BytesIO(data), encoding="utf-8")
-        self._place = place
-        # Made anew for each file: a pickle may set attributes of what it is given.
-        self._known = _stand_ins()
-        self._module = _module_class(place)
+        self._path = path
+        # New ones per file: a pickle may set attributes of the objects it gets.
+        self._callables = _stand_ins()
+        self._module = _module_class(path)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and (name in STORAGES or name in DTYPES):
             return name
         if module == "__torch__" or module.startswith("__torch__."):
             return self._module
-        if (module, name) in self._known:
-            return self._known[module, name]
+        if (module, name) in self._callables:
+            return self._callables[module, name]
         raise UserError(
-            f"{self._place}: refused: the file asks to run {f'{module}.{name}'!r}, "
-            f"which weights do not need; {_convert(self._place)}"
+            f"{self._path}: refused: the file asks to run {f'{module}.{name}'!r}, "
+            f"which weights do not need; {_conversion_advice(self._path)}"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
         tag, kind, key, _, length = pid
-        if tag != "storage" or type(key) is not str or not _natural(length):
-            raise ValueError(f"no storage: {pid!r}")
+        if tag != "storage" or type(key) is not str or not _is_natural(length):
+            raise ValueError(f"not a storage: {pid!r}")
         return _Storage(kind, key, length)
 
 
-def _module_class(place: pathlib.Path) -> type:
-    """What stands for any class of TorchScript: a dict of the object's attributes."""
+def _module_class(path: pathlib.Path) -> type:
+    """A stand-in for any class of TorchScript: a dict of the object's attributes."""
 
     class Module(dict):
         def __setstate__(self, state: Any) -> None:
             if type(state) is not dict:
                 raise UserError(
-                    f"{place}: refused: only its own code could read its modules' "
-                    f"state; {_convert(place)}"
+                    f"{path}: refused: only its own code can read its modules' "
+                    f"state; {_conversion_advice(path)}"
                 )
             self.update(state)
 
@@ -179,7 +179,7 @@ def _module_class(place: pathlib.Path) -> type:
 
 
 def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
-    """What a checkpoint may call, as functions that only put values together."""
+    """What a checkpoint may call -> a function that only combines values."""
 
     def tensor(storage, offset, size, stride, *ignored):
         return _Tensor(storage, offset, size, stride)
@@ -201,9 +201,9 @@ def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
 
 
 def _walk(
-    node: Any, name: str, depth: int, budget: Iterator[int], place: pathlib.Path
+    node: Any, name: str, depth: int, budget: Iterator[int], path: pathlib.Path
 ) -> Iterator[tuple[str, _Tensor]]:
-    """The tensors of nested dicts and lists with their joined names."""
+    """The tensors in nested dicts and lists, with their joined names."""
     if isinstance(node, _Tensor):
         yield name, node
         return
@@ -214,10 +214,10 @@ def _walk(
     else:
         return
     for key, child in items:
-        if next(budget, None) is None or depth > DEEPEST:
-            raise UserError(f"{place}: refused: its dicts are nested without end")
+        if next(budget, None) is None or depth > MAX_DEPTH:
+            raise UserError(f"{path}: refused: its dicts are nested too deeply")
         child_name = f"{name}.{key}" if depth else f"{key}"
-        yield from _walk(child, child_name, depth + 1, budget, place)
+        yield from _walk(child, child_name, depth + 1, budget, path)
 
 
 def _array(
@@ -226,23 +226,25 @@ def _array(
     archive: zipfile.ZipFile,
     root: str,
     storages: dict[_Storage, bytes],
-    place: pathlib.Path,
+    path: pathlib.Path,
 ) -> np.ndarray:
     """A tensor as a view of its storage, which is read once."""
     storage, offset, size, stride = tensor
     numbers = (offset, *size, *stride)
-    if type(storage) is not _Storage or not all(map(_natural, numbers)):
-        raise UserError(f"{place} is damaged: tensor {name!r} makes no sense")
+    if type(storage) is not _Storage or not all(map(_is_natural, numbers)):
+        raise UserError(
+            f"{path} is damaged: tensor {name!r} has an invalid shape or offset"
+        )
     dtype = np.dtype(STORAGES[storage.kind])
     last = sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if math.prod(size) == 0:
         return np.zeros(size, dtype)
     if offset + last >= storage.length:
         raise UserError(
-            f"{place} is damaged: tensor {name!r} reaches beyond its storage"
+            f"{path} is damaged: tensor {name!r} reaches beyond its storage"
         )
     if storage not in storages:
-        storages[storage] = _bytes(archive, root, storage, dtype.itemsize, place)
+        storages[storage] = _bytes(archive, root, storage, dtype.itemsize, path)
     return np.ndarray(
         size,
         dtype,
@@ -257,56 +259,56 @@ def _bytes(
     root: str,
     storage: _Storage,
     itemsize: int,
-    place: pathlib.Path,
+    path: pathlib.Path,
 ) -> bytes:
     info = archive.NameToInfo.get(f"{root}data/{storage.key}")
     if info is None:
-        raise UserError(f"{place} is damaged: storage {storage.key!r} is not inside")
-    # A storage seen as another type may have bytes left over, less than a number's.
+        raise UserError(f"{path} is damaged: storage {storage.key!r} is missing")
+    # A storage read as another type may leave bytes over, fewer than one number's.
     if not 0 <= info.file_size - storage.length * itemsize < itemsize:
         raise UserError(
-            f"{place} is damaged: storage {storage.key!r} is of another size"
+            f"{path} is damaged: storage {storage.key!r} has the wrong size"
         )
-    data = _stored(archive, info, place)
+    data = _stored(archive, info, path)
     if len(data) != info.file_size:
-        raise UserError(f"{place} is damaged: storage {storage.key!r} is cut short")
+        raise UserError(f"{path} is damaged: storage {storage.key!r} is truncated")
     return data
 
 
 def _stored(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: pathlib.Path
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: pathlib.Path
 ) -> bytes:
     """An entry's bytes; raises UserError if it is compressed.
 
-    PyTorch compresses TorchScript's code only, and a few bytes can unpack to any size.
+    PyTorch compresses only TorchScript's code; a few bytes can unpack to any size.
     """
     if info.compress_type != zipfile.ZIP_STORED:
         raise UserError(
-            f"{place}: refused: {info.filename} is compressed, which PyTorch never "
+            f"{path}: refused: {info.filename} is compressed, which PyTorch never "
             "does: unpack the archive and pack it again without compression (zip -0)"
         )
     return archive.read(info)
 
 
-def _natural(number: Any) -> bool:
+def _is_natural(number: Any) -> bool:
     return type(number) is int and number >= 0
 
 
-def refuse_legacy(place: pathlib.Path) -> UserError:
-    """The complaint about a pickle that is no zip archive."""
+def legacy_error(path: pathlib.Path) -> UserError:
+    """The error for a pickle that is not in a zip archive."""
     return UserError(
-        f"{place}: refused: a bare pickle (PyTorch before 1.6 saved so), which can run "
-        f"any code; {_convert(place)}"
+        f"{path}: refused: a bare pickle (of PyTorch before 1.6), which can run "
+        f"any code; {_conversion_advice(path)}"
     )
 
 
-def _convert(place: pathlib.Path) -> str:
+def _conversion_advice(path: pathlib.Path) -> str:
     code = (
-        f"import torch; x = torch.load({ascii(str(place))}, map_location='cpu', "
+        f"import torch; x = torch.load({ascii(str(path))}, map_location='cpu', "
         "weights_only=False); torch.save(x.state_dict() if hasattr(x, 'state_dict') "
         "else x.get('state_dict', x), 'weights.pt')"
     )
     return (
-        "if you trust where it comes from, convert it with PyTorch: "
+        "if you trust its source, convert it with PyTorch: "
         f"python -c {shlex.quote(code)}"
     )

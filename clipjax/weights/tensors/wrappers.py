@@ -1,8 +1,8 @@
-"""Names of tensors without what training programs put around a model.
+"""Names of tensors without the prefixes that training programs add.
 
-torch.compile, DataParallel, DistributedDataParallel, FSDP, DeepSpeed and Lightning put
-a word before every name, one around the other, and checkpoints keep the tensors in a
-dict of their own beside the optimizer's state.
+torch.compile, DataParallel, DistributedDataParallel, FSDP, DeepSpeed and Lightning each
+put a word before every name. Checkpoints keep the tensors in a nested dict next to the
+optimizer's state.
 """
 
 from __future__ import annotations
@@ -12,41 +12,43 @@ from typing import Any, TypeVar
 
 Tensor = TypeVar("Tensor")
 
-# The keys of a checkpoint under which the model's tensors are.
+# A checkpoint's keys that hold the model's tensors.
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 PREFIXES = tuple(f"{word}." for word in NESTED)
-# Words of torch.compile, FSDP and activation checkpointing, also in the middle of a
-# name if a part was wrapped.
+# Words of torch.compile, FSDP and activation checkpointing. They also stand in the
+# middle of a name if only a part was wrapped.
 AROUND = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the model's own names.
 
-    A prefix goes where every name has it, so that none is changed of a model with a
-    part of such a name.
+    A prefix is dropped only if every name has it, because a model may have a part of
+    that name.
     """
-    found = {_bare(name): tensor for name, tensor in tensors.items()}
-    if len(found) < len(tensors):  # two would have one name
-        found = dict(tensors)
-    while prefix := _shared(found):
-        found = {name[len(prefix) :]: tensor for name, tensor in found.items()}
-    return found
+    bare = {_bare(name): tensor for name, tensor in tensors.items()}
+    if len(bare) < len(tensors):  # two tensors would share a name
+        bare = dict(tensors)
+    while prefix := _shared(bare):
+        bare = {name[len(prefix) :]: tensor for name, tensor in bare.items()}
+    return bare
 
 
 def without_words(
     tensors: Mapping[str, Tensor], known: Callable[[Mapping[str, Tensor]], Any]
 ) -> Mapping[str, Tensor]:
-    """The tensors without the words that all names begin with, such as "student.", if
-    they are `known` then; else as they are.
+    """The tensors without the words that begin every name, such as "student.".
+
+    Words are dropped until `known` accepts the tensors; if it never does, the tensors
+    are returned unchanged.
     """
-    found = tensors
-    while not known(found):
-        words = {name.partition(".")[0] for name in found}
-        if len(words) != 1 or not all(name.partition(".")[2] for name in found):
+    bare = tensors
+    while not known(bare):
+        words = {name.partition(".")[0] for name in bare}
+        if len(words) != 1 or not all(name.partition(".")[2] for name in bare):
             return tensors
-        found = {name.partition(".")[2]: tensor for name, tensor in found.items()}
-    return found
+        bare = {name.partition(".")[2]: tensor for name, tensor in bare.items()}
+    return bare
 
 
 def _bare(name: str) -> str:
@@ -54,7 +56,7 @@ def _bare(name: str) -> str:
 
 
 def _shared(names: Mapping[str, Tensor]) -> str:
-    """The prefix that all names have, each with something after it; "" for none."""
+    """The prefix that all names have before at least one more character, else ""."""
     for prefix in PREFIXES:
         if names and all(n.startswith(prefix) and n != prefix for n in names):
             return prefix
