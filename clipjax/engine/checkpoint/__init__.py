@@ -1,1 +1,1 @@
-"""Checkpoints of a run. Only this package imports orbax."""
+"""A run's checkpoints. Only this package imports orbax."""

@@ -1,9 +1,9 @@
-"""Between a pytree of any shape and what a checkpoint file holds.
+"""Conversion between any pytree and the contents of a checkpoint file.
 
 A file holds nested dicts of plain arrays (typed keys as their uint32 data, Python
 numbers as 0-d arrays) and a layout: rows of path and description, "float32[8,2]",
-"key<threefry2x32>[]", or "{}" and "None" if a subtree is empty. The layout is what
-a template is compared with before anything is read, since orbax casts dtypes silently.
+"key<threefry2x32>[]", or "{}" and "None" if a subtree is empty. A template is compared
+with the layout before anything is read, because orbax casts dtypes silently.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ _NUMBERS = {
 def layout(tree: Any) -> Layout:
     """Path and description of every leaf and every empty subtree.
 
-    Raises ValueError for a leaf that is no array or number, and for paths that a
-    checkpoint could not tell apart.
+    Raises ValueError if a leaf is neither an array nor a number, or if two leaves have
+    the same name in a checkpoint.
     """
     rows = [(path, _describe(path, leaf)) for path, leaf in _walk(tree)]
     names = collections.Counter(".".join(path) for path, _ in rows)  # as orbax's
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"a state may not have two leaves of one name: {twice[0]!r}")
+    if duplicates := [name for name, count in names.items() if count > 1]:
+        raise ValueError(
+            f"a state may not have two leaves of one name: {duplicates[0]!r}"
+        )
     return rows
 
 
@@ -50,14 +52,14 @@ def arrays(tree: Any) -> dict[str, Any]:
 
 
 def targets(template: Any) -> dict[str, Any]:
-    """What orbax shall restore for `rebuild`: shapes with shardings, or host arrays."""
+    """orbax's targets for `rebuild`: shapes with shardings, or host arrays."""
     return _nest(
         (path, _target(leaf)) for path, leaf in _walk(template) if _stored(leaf)
     )
 
 
 def size(template: Any) -> int:
-    """The bytes of all arrays, as they are saved."""
+    """The bytes of all arrays as saved."""
     leaves = jax.tree.leaves(targets(template))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
@@ -72,21 +74,21 @@ def rebuild(template: Any, stored: dict[str, Any]) -> Any:
 
 
 def raw_targets(rows: Layout) -> dict[str, Any]:
-    """As `targets`, without a template: host arrays throughout."""
-    found = ((path, _host_target(text)) for path, text in rows)
-    return _nest((path, leaf) for path, leaf in found if _stored(leaf))
+    """Like `targets` but without a template: all host arrays."""
+    leaves = ((path, _host_target(text)) for path, text in rows)
+    return _nest((path, leaf) for path, leaf in leaves if _stored(leaf))
 
 
 def raw_rebuild(rows: Layout, stored: dict[str, Any]) -> dict[str, Any]:
     """Nested dicts of host arrays; typed keys stay uint32 data."""
-    found = ((path, _host_target(text)) for path, text in rows)
+    leaves = ((path, _host_target(text)) for path, text in rows)
     return _nest(
-        (path, _get(stored, path) if _stored(leaf) else leaf) for path, leaf in found
+        (path, _get(stored, path) if _stored(leaf) else leaf) for path, leaf in leaves
     )
 
 
 def differences(saved: Layout, template: Any) -> list[str]:
-    """What a template wants otherwise than a saved layout, one text a leaf."""
+    """The differences between a saved layout and a template, one text per leaf."""
     there, here = dict(saved), dict(layout(template))
     names = list(here) + [path for path in there if path not in here]
     return [
@@ -97,26 +99,28 @@ def differences(saved: Layout, template: Any) -> list[str]:
     ]
 
 
-def alike(wanted: Any, found: Any) -> bool:
-    """Whether two trees of arrays, or of their shapes, have the same shapes and dtypes.
+def alike(wanted: Any, actual: Any) -> bool:
+    """Whether two trees of arrays (or shapes) have the same shapes and dtypes.
 
-    Raises ValueError for trees of another structure.
+    Raises ValueError if the trees differ in structure.
     """
     same = jax.tree.map(
-        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), wanted, found
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), wanted, actual
     )
     return all(jax.tree.leaves(same))
 
 
 def check_fit(what: str, rows: Any, template: Any) -> None:
-    """Raises UserError if `what`, a saved state of these rows, is of another tree,
-    shapes or dtypes than the template.
+    """Raises UserError if a saved state differs from the template in tree, shapes or
+    dtypes.
+
+    what: the state's name for the message. rows: its layout.
     """
-    found = differences(rows, template)
-    if found:
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    texts = differences(rows, template)
+    if texts:
+        more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
         raise UserError(
-            f"{what} is of another model, loss or optimizer: {'; '.join(found[:3])}"
+            f"{what} is of another model, loss or optimizer: {'; '.join(texts[:3])}"
             f"{more}. Use the config that the run was started with, or another "
             "--workdir"
         )
@@ -139,19 +143,19 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _impl(key: Any) -> str:
-    """The name of a typed key's generator, also for the shape of a key."""
-    found = []
-    jax.eval_shape(lambda traced: found.append(jax.random.key_impl(traced)), key)
-    return str(found[0])
+    """The name of a typed key's generator; takes a key or its shape."""
+    names = []
+    jax.eval_shape(lambda traced: names.append(jax.random.key_impl(traced)), key)
+    return str(names[0])
 
 
 def _data(leaf: Any) -> Any:
-    """What holds a leaf's values: a key's shape becomes that of its uint32 data."""
+    """A leaf, or the shape of its uint32 data if it is a key."""
     return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
 
 
 def _stored(leaf: Any) -> bool:
-    """False for empty subtrees and, since orbax refuses them, arrays of size 0."""
+    """False for empty subtrees, and for arrays of size 0, which orbax refuses."""
     return not _empty(leaf) and 0 not in getattr(leaf, "shape", ())
 
 
@@ -179,7 +183,7 @@ def _plain(leaf: Any) -> Any:
         return jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array):
         return leaf
-    # A copy: the caller may write into its own while the save runs.
+    # Copied because the caller may change its array while the save runs.
     return np.array(leaf, dtype=_NUMBERS.get(type(leaf)))
 
 
@@ -197,14 +201,14 @@ def _host_target(text: str) -> Any:
     name, _, dims = text.removesuffix("]").partition("[")
     shape = tuple(int(size) for size in dims.split(",") if size)
     if name.startswith("key<"):
-        made = jax.eval_shape(lambda: jax.random.key(0, impl=name[4:-1]))
-        data = _data(made)
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=name[4:-1]))
+        data = _data(key)
         return _blank(data.dtype, shape + data.shape)
     return _blank(jnp.dtype(name), shape)
 
 
 def _blank(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Says shape and dtype without taking memory."""
+    """An array of this shape and dtype that takes no memory."""
     if math.prod(shape) == 0:
         return np.zeros(shape, dtype)
     return np.broadcast_to(np.zeros((), dtype), shape)
@@ -222,7 +226,7 @@ def _like(leaf: Any, value: Any) -> Any:
     if not isinstance(value, jax.Array):
         value = _place(value, leaf.sharding)
     if _is_key(leaf):
-        # Under jit, since device_put refuses keys that span several hosts.
+        # Under jit, because device_put refuses keys that span several hosts.
         wrap = functools.partial(jax.random.wrap_key_data, impl=_impl(leaf))
         value = jax.jit(wrap, out_shardings=leaf.sharding)(value)
     return value

@@ -1,7 +1,7 @@
-"""Manifests of checkpoints: size and sha256 of every file of a folder.
+"""Manifests of checkpoints: the size and sha256 of every file in a folder.
 
-orbax restores flipped bits without a word; a manifest written after its commit finds
-them, names them, and says that the files have reached the disk.
+orbax restores flipped bits silently. A manifest, written after orbax's commit, detects
+them and names the files. It also shows that the files have reached the disk.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from clipjax import atomic_files
 
 
 def write(directory: pathlib.Path, manifest_path: pathlib.Path) -> None:
-    """Writes the manifest of a folder, once all its files are on the disk.
+    """Writes a folder's manifest atomically, once all its files are on the disk.
 
-    The manifest appears whole or not at all. Raises OSError.
+    Raises OSError.
     """
     files = {}
     for path in _files(directory):
-        # Older checkpoints are deleted next: page cache is not enough.
+        # Synced because older checkpoints are deleted next.
         atomic_files.sync(path)
         files[path.relative_to(directory).as_posix()] = {
             "size": path.stat().st_size,
@@ -32,7 +32,7 @@ def write(directory: pathlib.Path, manifest_path: pathlib.Path) -> None:
 
 
 def check(directory: pathlib.Path, manifest_path: pathlib.Path) -> list[str]:
-    """What differs between a folder and its manifest, one text a file; [] if nothing.
+    """The differences between a folder and its manifest, one text per file.
 
     A missing or broken manifest is a difference too.
     """
@@ -48,15 +48,15 @@ def check(directory: pathlib.Path, manifest_path: pathlib.Path) -> list[str]:
         return [f"{manifest_path.name} is broken"]
     if not directory.is_dir():
         return [f"the folder {directory} is missing"]
-    found = {path.relative_to(directory).as_posix(): path for path in _files(directory)}
+    files = {path.relative_to(directory).as_posix(): path for path in _files(directory)}
     problems = []
-    for name in sorted({*wanted, *found}):
-        if name not in found:
+    for name in sorted({*wanted, *files}):
+        if name not in files:
             problems.append(f"{name} is missing")
         elif name not in wanted:
             problems.append(f"{name} is not in the manifest")
         else:
-            problems.extend(_compare(name, found[name], *wanted[name]))
+            problems.extend(_compare(name, files[name], *wanted[name]))
     return problems
 
 

@@ -1,4 +1,4 @@
-"""orbax's log: its failures reach the user as our own one line."""
+"""orbax's log is hidden: its failures reach the user as one line of ours."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 from absl import logging as absl_logging
 
-# In what tensorstore says of an error of the system.
+# How tensorstore writes the code of a system error.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 _hooked: list[bool] = []
 
-# Of a save that holds no arrays, which orbax calls a success.
-_TELLING = "Skipping merge"
+# Logged for a save without arrays, which orbax counts as a success.
+_NO_ARRAYS = "Skipping merge"
 
 
 class _NotFromOrbax(logging.Filter):
-    """Drops orbax's records, but for the one that tells of a failure by itself."""
+    """Drops orbax's records except the only sign of a failure, _NO_ARRAYS."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         # With --verbosity=1 (absl's debug) everything is shown.
         return (
             "/orbax/" not in record.pathname
-            or _TELLING in str(record.msg)
+            or _NO_ARRAYS in str(record.msg)
             or absl_logging.level_debug()
         )
 
 
 class _NotAfterTheFirst(logging.Filter):
-    """Drops what asyncio says of a save's other failures: the first one is raised.
+    """Drops asyncio's records of a save's later failures: the first one is raised.
 
-    orbax writes files side by side in an event loop that ends with the first failure;
-    those that fail later find it closed, or nobody who asks for their result.
+    orbax writes files concurrently in an event loop that ends at the first failure.
+    Writes that fail later see a closed loop, or nobody awaits their result.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -54,32 +54,32 @@ def _is_late(error: BaseException | None) -> bool:
 
 
 def line(error: BaseException) -> str:
-    """An error in a line that fits into a message: its first, or the system's words."""
+    """An error as one short line: its first line, or the system's text for its code."""
     text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
-    if found := _SYSTEM_ERROR.search(text):  # among paths and settings
-        text = os.strerror(int(found[1]))
+    if match := _SYSTEM_ERROR.search(text):  # among paths and settings
+        text = os.strerror(int(match[1]))
     return f"{type(error).__name__}: {text[:200]}"
 
 
 def _drop_late() -> None:
-    """As _NotAfterTheFirst, of what tensorstore calls back from its own threads."""
-    before = sys.unraisablehook
+    """Does the same for callbacks from tensorstore's own threads."""
+    previous = sys.unraisablehook
 
     def hook(unraisable: Any, /) -> None:
         if not _is_late(unraisable.exc_value):
-            before(unraisable)
+            previous(unraisable)
 
     sys.unraisablehook = hook
 
 
 def quieten_orbax() -> None:
-    """Leaves what orbax logs to those who ask for it."""
+    """Hides orbax's log unless --verbosity=1."""
     for log, drop in (
         (absl_logging.get_absl_logger(), _NotFromOrbax()),
         (logging.getLogger("asyncio"), _NotAfterTheFirst()),
         (logging.getLogger("concurrent.futures"), _NotAfterTheFirst()),
     ):
-        if not any(isinstance(found, type(drop)) for found in log.filters):
+        if not any(isinstance(other, type(drop)) for other in log.filters):
             log.addFilter(drop)
     if not _hooked:
         _hooked.append(True)

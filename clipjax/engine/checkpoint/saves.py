@@ -1,12 +1,12 @@
-"""Checkpoints of a run: saved in the background, verified when read, pruned last.
+"""A run's checkpoints: saved in the background, verified when read, pruned last.
 
 The only user of orbax. The order of a save is a contract:
 1. orbax writes to a temporary folder and commits it by renaming;
-2. the step is opened: it must hold every array of the state; the first is read whole;
-3. the files are hashed and forced to the disk, and the manifest appears;
+2. the step is opened and must hold every array; the first step is read completely;
+3. the files are hashed and synced to the disk, and the manifest is written;
 4. only then are older steps deleted.
-Retention is ours (step_folder.py): orbax's CheckpointManager deletes before 3, keeps a
-list of its own that ignores what is moved, and refuses older steps without a word.
+step_folder.py decides what is kept, because orbax's CheckpointManager deletes before 3,
+keeps its own list that ignores moved steps, and refuses older steps silently.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ from clipjax.types import UserError
 State = TypeVar("State")
 logger = logging.getLogger(__name__)
 
-# orbax gives a save up after 10 minutes, which is short for a slow disk.
+# orbax's timeout of 10 minutes is too short for a slow disk.
 _SAVE_SECONDS = 6 * 3600
-# Folders are made first: if one cannot be made in the background, threads wait for it
-# as long as for a save, and keep the process from ending.
+# Folders are created synchronously: if creating one in the background fails, threads
+# wait for it until the timeout and keep the process from ending.
 _ASYNC = ocp.AsyncOptions(
     timeout_secs=_SAVE_SECONDS, create_directories_asynchronously=False
 )
-# Where the arrays of a step are listed; it is written last.
-_ARRAYS = "manifest.ocdbt"
+# The file that lists a step's arrays; it is written last.
+_ARRAYS_FILE = "manifest.ocdbt"
 
 
 class Checkpoints:
     """The saved steps of one run directory.
 
-    One process group writes at a time (held by a lock); any number may read with
-    `read_only`. On several hosts every process makes the same calls; process 0 writes
-    manifests and prunes.
+    One process group writes at a time, which a lock ensures; any number may read with
+    `read_only`. On several hosts every process makes the same calls, and process 0
+    writes manifests and prunes.
 
     Args:
-      keep: the latest this many steps are kept.
-      every_keep: steps that it divides are kept for ever; 0: none.
-      best_metric: the step with the best value of this metric is kept too; "": that of
-        the saves so far.
-      best_mode: "max", "min", or "" for what was saved with the metric. While that is
-        not known, the steps with the largest and the smallest value are both kept.
-      warn: takes one line about what was found damaged, ignored or moved.
+      keep: how many of the latest steps are kept.
+      every_keep: multiples of this step are always kept; 0: none.
+      best_metric: the step with this metric's best value is kept too; "": the metric
+        of the saves so far.
+      best_mode: "max", "min", or "" for the mode saved with the metric. While that is
+        unknown, the steps with the largest and the smallest value are both kept.
+      warn: takes one line per step that is damaged, ignored or moved.
 
     Raises:
-      UserError: where the directory cannot be written or reached, or another process
-        writes in it.
+      UserError: the directory cannot be written or reached, or another process writes
+        in it.
     """
 
     def __init__(
@@ -104,26 +104,26 @@ class Checkpoints:
             raise
         self._saver = ocp.AsyncCheckpointer(_handler(), async_options=_ASYNC)
         self._reader = ocp.Checkpointer(_handler())
-        self._opener = _handler()  # of one process: a checkpointer waits for all
+        self._opener = _handler()  # a checkpointer would wait for all processes
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
-            # After an error the other processes may be anywhere: nothing is agreed on.
+            # After an error the other processes may be at any call, so none is awaited.
             self.close(agree=error is None)
         except UserError as late:
             if error is None:
                 raise
-            self._warn(str(late))  # the first error is the one to show
+            self._warn(str(late))  # the first error is raised
 
     def steps(self) -> list[int]:
-        """The committed steps, ascending; damaged ones among them."""
+        """The committed steps, damaged ones included, ascending."""
         return self._store.steps()
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics saved with a step; {} without. Raises UserError if unreadable."""
+        """A step's saved metrics; raises UserError if they cannot be read."""
         try:
             return self._store.item(step, "meta")["metrics"]
         except BROKEN as error:
@@ -131,15 +131,15 @@ class Checkpoints:
             raise UserError(self._store.damaged(step, [why])) from error
 
     def best_step(self) -> int | None:
-        """The step with the best finite value; ties: the latest; None: not known."""
-        found = self._store.best(*self._followed())
-        return found.pop() if len(found) == 1 else None
+        """The step with the best finite value; ties: the latest; None: unknown."""
+        steps = self._store.best(*self._followed())
+        return steps.pop() if len(steps) == 1 else None
 
     def _followed(self) -> tuple[str, str]:
         return self._best if self._best[0] else self._store.followed()
 
     def follow(self, metric: str, mode: str) -> None:
-        """Lets another metric tell the best step; `mode` is as `best_mode`."""
+        """Chooses the best step by another metric; see `best_metric`, `best_mode`."""
         self._best = (metric, mode)
 
     def save(
@@ -150,19 +150,20 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         modes: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts saving; returns when the state is copied, so it may be donated.
+        """Starts a save; returns once the state is copied, so it may be donated.
 
-        Waits for the save before, and raises its error. Steps not older are set aside.
+        Waits for the previous save and raises its error. This step and newer ones that
+        exist are set aside.
 
         Args:
           state: a pytree of arrays, numbers and typed keys.
           meta: JSON values.
-          metrics: what `best_metric` chooses from.
-          modes: the better side of each, "max" or "min".
+          metrics: the values among which `best_metric` chooses.
+          modes: "max" or "min" per metric.
 
         Raises:
-          UserError: this save, or the one before, failed.
-          ValueError: the state holds something else, or the checkpoints are read-only.
+          UserError: this save or the previous one failed.
+          ValueError: the state holds other leaves, or the checkpoints are read-only.
         """
         if self._read_only:
             raise ValueError(f"the checkpoints of {self.workdir} are open read-only")
@@ -173,9 +174,10 @@ class Checkpoints:
                 f"no metric {self._best[0]!r} among {', '.join(values)}: step {step} "
                 "cannot become the best checkpoint"
             )
-        told = {"metrics": values, "modes": dict(modes or {}), "best": self._followed()}
+        best = self._followed()
+        scores = {"metrics": values, "modes": dict(modes or {}), "best": best}
         items = {
-            "meta": {"meta": dict(meta), **told},
+            "meta": {"meta": dict(meta), **scores},
             "layout": layout.layout(state),
         }
         json.dumps(items)  # raises TypeError here rather than in the background
@@ -197,14 +199,14 @@ class Checkpoints:
             self._thread.start()
 
     def wait(self, agree: bool = True) -> None:
-        """Returns when all is on the disk; raises UserError if that failed.
+        """Waits until the save is on the disk; raises UserError if it failed.
 
-        agree: whether all processes call it and hear of a failure in any of them.
+        agree: all processes call it, and each raises if any of them failed.
         """
         if self._thread is None:
             return
         with pulse.working():
-            self._finished.wait()  # a `join` that is interrupted takes it for ended
+            self._finished.wait()  # an interrupted `join` takes the thread for ended
             self._thread.join()
         self._thread = None
         failure, self._failure = self._failure, None
@@ -217,13 +219,13 @@ class Checkpoints:
             raise UserError(max(texts)) from (failure and failure[1])
 
     def close(self, agree: bool = True) -> None:
-        """Finishes the save under way and lets another process write."""
+        """Finishes the current save and releases the lock."""
         try:
             self.wait(agree)
         finally:
-            if self._thread is not None:  # an interrupt cuts no save short
+            if self._thread is not None:  # an interrupt may not truncate a save
                 self._finished.wait()
-            with contextlib.suppress(OSError):  # of a save that was interrupted
+            with contextlib.suppress(OSError):  # from an interrupted save
                 self._saver.close()
             self._reader.close()
             self._opener.close()
@@ -233,17 +235,17 @@ class Checkpoints:
     def restore_latest(
         self, template: State
     ) -> tuple[State, dict[str, Any], int] | None:
-        """The newest good step: (state, meta, step), or None if none was saved.
+        """Returns the newest good step, (state, meta, step), or None if none was saved.
 
-        A damaged step is named through `warn`, passed over and, unless read-only, set
+        A damaged step is reported through `warn`, skipped and, unless read-only, set
         aside, so that it can be saved again.
 
         Args:
-          template: the state, or its shapes; leaves that carry a sharding are restored
-            straight to it, whatever devices saved them.
+          template: the state, or its shapes; leaves with a sharding are restored
+            directly to it, whichever devices saved them.
 
         Raises:
-          UserError: every saved step is damaged, or the newest good one is of another
+          UserError: every saved step is damaged, or the newest good one differs in
             tree, shape or dtype.
         """
         self.wait()
@@ -252,20 +254,20 @@ class Checkpoints:
         return self._newest(template, set_aside=not self._read_only)
 
     def restore(self, which: int | str = "latest", template: Any = None) -> Any:
-        """A step by number, "latest" or "best": (state, meta, step).
+        """Returns a step by number, "latest" or "best": (state, meta, step).
 
-        Without a template the state comes as nested dicts of host arrays, tuples by
+        Without a template the state is nested dicts of host arrays, with tuples by
         index and typed keys as their uint32 data.
 
-        Raises UserError if there is no such step, or it is damaged ("latest" passes
-        over damaged steps), or it does not fit the template.
+        Raises UserError if the step does not exist, is damaged ("latest" skips damaged
+        steps) or does not fit the template.
         """
         self.wait()
         if which == "latest":
-            found = self._newest(template, set_aside=False)
-            if found is None:
+            newest = self._newest(template, set_aside=False)
+            if newest is None:
                 raise UserError(f"{self.workdir} holds no checkpoint")
-            return found
+            return newest
         steps = on_primary(self.steps)
         step: Any = on_primary(self.best_step) if which == "best" else which
         if step not in steps:
@@ -298,7 +300,7 @@ class Checkpoints:
         return None
 
     def _load(self, step: int, template: Any) -> tuple[Any, list[str]]:
-        """Returns ((state, meta, step), []) or (None, what is wrong with the files)."""
+        """Returns ((state, meta, step), []) or (None, the problems of its files)."""
         sealed, problems = on_primary(lambda: self._store.verify(step))
         if sealed and problems:
             return None, problems
@@ -315,12 +317,12 @@ class Checkpoints:
         state, failure = None, ""
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
-            stored = self._reader.restore(self._whole(step), args=args)["state"]
+            stored = self._reader.restore(self._complete(step), args=args)["state"]
             if template is None:
                 state = layout.raw_rebuild(rows, stored)
             else:
                 state = layout.rebuild(template, stored)
-        except Exception as error:  # orbax raises anything, over many lines
+        except Exception as error:  # orbax raises any type, with many lines
             failure = f"orbax cannot read it: {orbax_log.line(error)}"
         if any(failures := gather(failure)):
             return None, [max(failures)]
@@ -332,14 +334,14 @@ class Checkpoints:
         return (state, meta, step), []
 
     def _finish(self, step: int) -> None:
-        """In a thread: what follows orbax's commit."""
+        """Runs `_seal` in a thread."""
         try:
             self._seal(step)
         finally:
             self._finished.set()
 
     def _seal(self, step: int) -> None:
-        """Awaits the commit, opens the step, writes its manifest, then prunes."""
+        """Waits for the commit, opens the step, writes its manifest, then prunes."""
         try:
             self._saver.wait_until_finished()
             if jax.process_index() > 0:
@@ -357,44 +359,44 @@ class Checkpoints:
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"
 
     def _forget_failures(self) -> None:
-        """Of one save several files may fail; the next save would be told of them."""
-        for _ in range(100):  # more than it writes apart from each other
+        """Takes the save's other failures, which orbax would raise in the next save."""
+        for _ in range(100):  # more than the writes that can fail
             try:
                 self._saver.wait_until_finished()
                 return
-            except Exception:  # the first one was told
+            except Exception:  # the first one was reported
                 continue
 
     def _path(self, step: int) -> pathlib.Path:
-        """By which orbax reaches a step."""
+        """The path by which orbax reaches a step."""
         return self._reachable.folder / str(step)
 
-    def _whole(self, step: int) -> Any:
-        """As `_path`; FileNotFoundError comes before orbax leaves failing threads."""
-        (self._path(step) / "state" / _ARRAYS).stat()
+    def _complete(self, step: int) -> Any:
+        """`_path`; raises FileNotFoundError before orbax starts threads that fail."""
+        (self._path(step) / "state" / _ARRAYS_FILE).stat()
         return self._path(step)
 
     def _open(self, step: int) -> None:
-        """Raises OSError unless the step that was committed can be opened.
+        """Raises OSError unless the committed step can be opened.
 
-        The first of a process is read whole: what orbax cannot do in a folder shows
-        from the start.
+        A process's first step is read completely, so that a folder that orbax cannot
+        read is found at the start.
         """
         rows = [(tuple(p), text) for p, text in self._store.item(step, "layout")]
         wanted = layout.raw_targets(rows)
         try:
             if self._read_back:
-                items: Any = self._opener.metadata(self._whole(step)).item_metadata
-                found = items["state"].tree
+                items: Any = self._opener.metadata(self._complete(step)).item_metadata
+                actual = items["state"].tree
             else:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-                found = self._opener.restore(self._whole(step), args=args)["state"]
-            same = layout.alike(wanted, found)
-        except Exception as error:  # orbax raises anything
+                actual = self._opener.restore(self._complete(step), args=args)["state"]
+            same = layout.alike(wanted, actual)
+        except Exception as error:  # orbax raises any type
             why = orbax_log.line(error)
             raise OSError(f"it cannot be read back ({why})") from error
         if not same:
-            raise OSError("it cannot be read back: arrays of another shape are there")
+            raise OSError("it cannot be read back: its arrays have other shapes")
         self._read_back = True
 
 

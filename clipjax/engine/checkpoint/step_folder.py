@@ -1,8 +1,8 @@
-"""The folder of a run's checkpoints: names, damage, retention. No orbax, no devices.
+"""A run's checkpoint folder: names, damage, retention. No orbax, no devices.
 
-WORKDIR/checkpoints holds one folder a step (item folders and their files, by orbax),
+WORKDIR/checkpoints holds one folder per step (orbax's item folders and their files),
 manifests/STEP.json with the sha256 of every file of that step, and set_aside/ with
-steps that stood in the way of new ones. On several hosts only process 0 writes here.
+steps that were moved away for new ones. On several hosts only process 0 writes here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipjax.engine.checkpoint import manifest, orbax_log
 from clipjax.types import UserError
 
 JSON_NAME = "metadata"  # the file in the folder of a JSON item
-# What reading a damaged JSON item may raise.
+# The errors that reading a damaged JSON item may raise.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 _PRUNED = ".pruned"
@@ -30,7 +30,7 @@ _PROBE_BYTES = 2**20
 
 
 class Store:
-    """Steps as files. `warn` takes one line about what was found or moved."""
+    """A run's steps as files. `warn` takes one line per damaged or moved step."""
 
     def __init__(self, workdir: str | os.PathLike, warn: Callable[[str], None]):
         self.workdir = pathlib.Path(workdir).resolve()
@@ -44,19 +44,21 @@ class Store:
         return self.folder / str(step)
 
     def steps(self) -> list[int]:
-        """Committed steps, ascending; damaged ones among them."""
+        """The committed steps, damaged ones included, ascending."""
         return _numbered(self.folder, "")
 
     def item(self, step: int, name: str) -> Any:
-        """The value of a JSON item of a step; raises one of BROKEN."""
+        """The value of a step's JSON item; raises one of BROKEN."""
         text = (self.path(step) / name / JSON_NAME).read_text(encoding="utf-8")
         return atomic_files.parse_json(text)
 
     def candidates(self) -> list[int]:
-        """Steps to restore, newest first: committed ones, and any whose folder is gone
-        although nothing here deletes the newest.
+        """The steps to try to restore, newest first.
 
-        Raises UserError if all that is left was set aside.
+        Steps newer than every committed one are included if only their manifest is
+        left: clipjax never deletes the newest step, so their folder was lost.
+
+        Raises UserError if only steps that were set aside are left.
         """
         steps = self.steps()
         newest = steps[-1] if steps else -1
@@ -70,7 +72,7 @@ class Store:
         return sorted([*steps, *gone], reverse=True)
 
     def verify(self, step: int) -> tuple[bool, list[str]]:
-        """Returns whether a step has a manifest, and what differs from it."""
+        """Returns whether a step has a manifest, and the differences from it."""
         path = self._manifest(step)
         return path.exists(), manifest.check(self.path(step), path)
 
@@ -79,31 +81,31 @@ class Store:
         manifest.write(self.path(step), self._manifest(step))
 
     def damaged(self, step: int, problems: list[str]) -> str:
-        """A line on a step that differs from its manifest, or cannot be read."""
+        """The message for a step that differs from its manifest, or cannot be read."""
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return f"step {step} of {self.workdir} is damaged: {problems[0]}{more}"
 
     def not_saved(self, step: int, error: BaseException) -> str:
-        """A line on a save that failed."""
+        """The message for a save that failed."""
         return (
             f"saving step {step} in {self.folder} failed: {orbax_log.line(error)}. "
             "Mend the cause and start again: the run goes on from the last good step"
         )
 
     def followed(self) -> tuple[str, str]:
-        """The metric that tells the best step, and its mode; ("", "") of no step."""
+        """The metric that chooses the best step, and its mode; ("", "") if unknown."""
         for step in reversed(self.steps()):
             try:
                 metric, mode = self.item(step, "meta")["best"]
                 return metric, mode
             except BROKEN:
-                continue  # damaged: the step before knows too
+                continue  # damaged: an earlier step holds it too
         return "", ""
 
     def mode(self, metric: str) -> str:
-        """The better side of a metric as saved with it; "" if no step says it.
+        """A metric's mode ("max" or "min") as saved with it; "" if no step holds it.
 
-        Saves of older versions have that of the followed metric only.
+        Saves by older versions hold the mode of the followed metric only.
         """
         followed = ""
         for step in reversed(self.steps()):
@@ -118,10 +120,10 @@ class Store:
         return followed
 
     def best(self, metric: str, mode: str) -> set[int]:
-        """The step with the best finite value of a metric; ties: the latest.
+        """The step with a metric's best finite value; ties: the latest.
 
-        mode: "max", "min", or "" for `self.mode`. If that is not known, the steps with
-        the largest and the smallest value.
+        mode: "max", "min", or "" for `self.mode`. If that is unknown, both the step
+        with the largest and the step with the smallest value are returned.
         """
         mode = mode or self.mode(metric)
         scores = []
@@ -129,14 +131,14 @@ class Store:
             try:
                 value = float(self.item(step, "meta")["metrics"].get(metric, math.nan))
             except BROKEN:
-                continue  # damaged; whoever restores it is told
+                continue  # damaged: restoring it reports that
             if math.isfinite(value):
                 scores.append((value, step))
         if not scores:
             return set()
-        most = max(scores)[1]
-        least = max((-value, step) for value, step in scores)[1]
-        return {"max": {most}, "min": {least}}.get(mode, {most, least})
+        largest = max(scores)[1]
+        smallest = max((-value, step) for value, step in scores)[1]
+        return {"max": {largest}, "min": {smallest}}.get(mode, {largest, smallest})
 
     def prune(self, keep: int, every_keep: int, best: Collection[int]) -> None:
         """Deletes the steps that have `keep` newer ones with a manifest.
@@ -149,13 +151,13 @@ class Store:
             newer = sum(other > step for other in sealed)
             multiple = every_keep and step % every_keep == 0
             if newer >= keep and step not in best and not multiple:
-                # Renamed first, or a kill would leave a step with half its files.
+                # Renamed first, because a kill could leave a step with half its files.
                 doomed = self.path(step).rename(self.folder / f"{step}{_PRUNED}")
                 self._manifest(step).unlink(missing_ok=True)
                 shutil.rmtree(doomed)
 
     def open(self) -> None:
-        """Takes the lock, proves that writing works, clears away what a kill left.
+        """Takes the lock, tests that the folder is writable, removes unfinished saves.
 
         Raises UserError if the folder cannot be written or another process writes.
         """
@@ -169,7 +171,7 @@ class Store:
                 "give another --workdir"
             ) from error
         try:
-            # Of the process: a worker that outlives a killed run does not hold it.
+            # A lockf lock is the process's: a worker that outlives it holds none.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             self.close()
@@ -186,7 +188,7 @@ class Store:
             )
 
     def check_room(self, size: int) -> None:
-        """Warns if a checkpoint of `size` bytes may not find room."""
+        """Warns if the disk may be too full for a checkpoint of `size` bytes."""
         free = shutil.disk_usage(self.folder).free
         if free < size:
             self._warn(
@@ -195,26 +197,26 @@ class Store:
             )
 
     def close(self) -> None:
-        """Lets another process write."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def make_way(self, step: int) -> None:
-        """Before a save: nothing of this step or of later ones may be in its place."""
+        """Moves this step and later ones out of the way of a save."""
         self._sweep()
-        standing = {*self.steps(), *_numbered(self._manifests, ".json")}
-        self.set_aside(sorted(other for other in standing if other >= step))
+        existing = {*self.steps(), *_numbered(self._manifests, ".json")}
+        self.set_aside(sorted(other for other in existing if other >= step))
 
     def set_aside(self, steps: list[int]) -> None:
-        """Moves steps with their manifests out of the way; nothing is overwritten."""
+        """Moves steps and their manifests to set_aside/; overwrites nothing."""
         for step in steps:
             self._aside.mkdir(exist_ok=True)
             count, name = 1, str(step)
             while any((self._aside / f"{name}{end}").exists() for end in ("", ".json")):
                 count += 1
                 name = f"{step}-{count}"
-            # The folder first: without its manifest it would pass as unverified.
+            # The folder first: without its manifest a step would count as unverified.
             if self.path(step).exists():
                 self.path(step).rename(self._aside / name)
             if self._manifest(step).exists():
@@ -230,7 +232,7 @@ class Store:
         probe.unlink()
 
     def _sweep(self) -> list[str]:
-        """Deletes half-written and half-deleted folders; returns the former's names."""
+        """Deletes half-written and half-deleted folders; names the half-written."""
         unfinished = sorted(self.folder.glob(_UNFINISHED))
         for path in [*unfinished, *self.folder.glob(f"*{_PRUNED}")]:
             _remove(path)
@@ -241,7 +243,7 @@ class Store:
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Deletes a folder in which threads of a failed save may still be making files."""
+    """Deletes a folder while threads of a failed save may still create files in it."""
     for _ in range(100):
         try:
             return shutil.rmtree(folder)
@@ -255,7 +257,7 @@ def _remove(folder: pathlib.Path) -> None:
 
 
 def _numbered(folder: pathlib.Path, suffix: str) -> list[int]:
-    """The numbers that entries of a folder are named by, ascending."""
+    """The numbers that are names of a folder's entries, ascending."""
     if not folder.is_dir():
         return []
     stems = (
