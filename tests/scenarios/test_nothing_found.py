@@ -118,7 +118,7 @@ def test_a_file_of_another_kind_is_named(content, words, tmp_path):
         ("coco", "captions_train2017.json is not JSON, but"),
         ("karpathy", "dataset.json is not JSON, but"),
         ("parquet", "a.parquet is "),
-        ("captions", "captions.csv is no table of text, but"),
+        ("captions", "captions.csv is not a table of text, but"),
     ):
         found = said(source, tmp_path)
         assert table in found and words in found, source

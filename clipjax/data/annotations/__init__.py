@@ -1,1 +1,1 @@
-"""What says which captions and classes an image has: tables, JSON, files beside it."""
+"""Reads images' captions and classes: from tables, JSON and files next to images."""

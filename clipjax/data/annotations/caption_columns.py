@@ -1,9 +1,8 @@
-"""Which columns of a table hold captions, by their names: one rule for tables, JSON and
-parquet.
+"""Finds the columns that hold captions by their names, for tables, JSON and parquet.
 
-Names are compared without regard to case. The captions of an image may stand in several
-columns: `caption` with `caption_2`, `caption` thrice, `caption_0` to `caption_4`, or
-what a pattern such as `caption_*` names.
+Case is ignored. An image's captions may be in several columns: `caption` with
+`caption_2`, `caption` three times, `caption_0` to `caption_4`, or all that match a
+pattern such as `caption_*`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ CAPTIONS = (
     *("captions", "caption", "comment", "txt", "text", "sentences_raw", "sentences"),
     *("sentence", "raw", "title", "description"),
 )
-# Whatever else is called so holds text that someone may miss: blip_caption, alt_text,
-# caption_en.
+# Other columns with such names hold text that a user may miss: blip_caption, alt_text,
+# caption_en. Messages name them.
 LIKE_CAPTIONS = re.compile(
     r"(?:.*[_ .-])?(?:captions?|comments?|txt|texts?|sentences?(?:_raw)?|raw|titles?"
     r"|descriptions?|prompts?|alt)(?:[_ .-]?\d+)?"
@@ -32,8 +31,8 @@ NUMBERED = re.compile(r"(.+?)[_ .-]?\d+")  # caption_2, caption2, and pandas' ca
 
 
 def find(names: Sequence[str], wanted: str, usual: Iterable[str]) -> int | None:
-    """Where the wanted column is, or without a wish the first of the usual names."""
-    if wanted and wanted in names:  # pandas writes its index below no name
+    """Returns the index of the wanted column, or of the first usual one for ""."""
+    if wanted and wanted in names:  # pandas names its index ""
         return names.index(wanted)
     lowered = [name.lower() for name in names]
     for name in (wanted.lower(),) if wanted else usual:
@@ -43,17 +42,17 @@ def find(names: Sequence[str], wanted: str, usual: Iterable[str]) -> int | None:
 
 
 def captions(names: Sequence[str], wanted: str) -> list[list[int]]:
-    """Groups of columns that hold captions, the best first; [] if there are none.
+    """Returns groups of columns that hold captions, best first; [] if there are none.
 
-    wanted: a name, or a pattern with `*`; "" finds the usual ones. All columns of a
-    group are captions of the same row.
+    wanted: a name, or a pattern with `*`; "" finds the usual ones. All columns in a
+    group hold captions of the same row.
     """
     lowered = [name.lower() for name in names]
     if wanted:
         exact = [i for i, name in enumerate(names) if _fits(name, wanted)]
         wanted = wanted.lower()
-        found = exact or [i for i, name in enumerate(lowered) if _fits(name, wanted)]
-        return [found] if found else []
+        columns = exact or [i for i, name in enumerate(lowered) if _fits(name, wanted)]
+        return [columns] if columns else []
     groups = []
     for stem in CAPTIONS:
         group = [
@@ -68,9 +67,9 @@ def captions(names: Sequence[str], wanted: str) -> list[list[int]]:
 
 
 def unused(names: Sequence[str], used: Collection[int]) -> list[str]:
-    """Columns that are called as captions are but are none of the used ones.
+    """Returns the columns with a caption's name that are not used.
 
-    `caption` beside `captions` holds one of them, and is left aside.
+    A `caption` next to `captions` repeats one of them, so it does not count.
     """
     stems = {_stem(names[i]) for i in used}
     return [
@@ -84,23 +83,25 @@ def unused(names: Sequence[str], used: Collection[int]) -> list[str]:
 
 
 def splits(names: Sequence[str], used: Collection[int] = ()) -> list[str]:
-    """Columns that are called as those that say the split are, but for the used ones.
+    """Returns the columns with a split's name that are not used.
 
-    A division by anything else trains on what others test on.
+    A different split may train on the published test examples.
     """
-    found = [i for i, name in enumerate(names) if name.lower() in SPLITS]
-    return [names[i] for i in found if i not in used]
+    columns = [i for i, name in enumerate(names) if name.lower() in SPLITS]
+    return [names[i] for i in columns if i not in used]
 
 
 def not_used(names: Iterable[str]) -> str:
-    """What is said of such columns, after their number."""
+    """Describes unused columns, for a message that begins with their number."""
     return f"columns with text that are not used ({', '.join(names)})"
 
 
 def _fits(name: str, wanted: str) -> bool:
     return any(
-        fnmatch.fnmatchcase(name, one) if "*" in one else name == one
-        for one in brace_patterns.expand(wanted, "caption_column")
+        fnmatch.fnmatchcase(name, alternative)
+        if "*" in alternative
+        else name == alternative
+        for alternative in brace_patterns.expand(wanted, "caption_column")
     )
 
 

@@ -1,4 +1,4 @@
-"""One image of a list and its captions, and how often something in it is amiss."""
+"""One listed image with its captions, and counts of the list's problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from clipjax.data.storage import json_files
 
-# How surrogateescape marks bytes that are not UTF-8; JSON can spell the others too.
+# surrogateescape marks bytes that are not UTF-8 by these; JSON can spell others, too.
 NOT_UTF8 = re.compile("[\ud800-\udfff]")
 UNREADABLE = "images with a caption that cannot be read"
 BLANK = "empty captions, left out"
@@ -19,9 +19,9 @@ Counts = collections.Counter[str]
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """One image: its captions, and why it is broken ("" if it is not).
+    """One image: its captions, and its fault ("" if it has none).
 
-    rows: how many captions the list means it to have, broken ones included.
+    rows: how many captions the list gives it, broken ones included.
     """
 
     captions: list[str] = dataclasses.field(default_factory=list)
@@ -29,8 +29,8 @@ class Entry:
     fault: str = ""
 
     def add(self, caption: Any, counts: Counts) -> None:
-        """Adds a caption; one that is no text marks the entry, and an empty one is
-        counted and left out.
+        """Adds a caption. One that is not text sets `fault`; an empty one is counted
+        and left out.
         """
         if isinstance(caption, str):
             caption = caption.strip()
@@ -46,19 +46,19 @@ class Entry:
             self.captions.append(caption)
 
     def mark(self, fault: str) -> None:
-        """Counts a caption that is missing."""
+        """Counts a missing caption and sets `fault`."""
         self.fault = fault
         self.rows += 1
 
     def join(self, other: Entry) -> None:
-        """Takes the captions of another entry of the same image."""
+        """Adds the captions of another entry of the same image."""
         self.captions += other.captions
         self.rows += other.rows
         self.fault = self.fault or other.fault
 
 
 def problems(counts: Counts, entries: dict[str, Entry]) -> list[str]:
-    """What is amiss in words; counts: what -> how often."""
+    """Returns one line per problem; counts: problem -> how often."""
     broken = sum(1 for entry in entries.values() if entry.fault)
-    counts = counts + Counts({UNREADABLE: broken})  # drops those of no count
-    return [f"{n} {what}" for what, n in sorted(counts.items())]
+    counts = counts + Counts({UNREADABLE: broken})  # drops zero counts
+    return [f"{n} {problem}" for problem, n in sorted(counts.items())]

@@ -1,8 +1,8 @@
-"""The caption files beside an image: `KEY.txt` and `KEY.json`, and which one is used.
+"""Parses an image's caption files, `KEY.txt` and `KEY.json`, and chooses one.
 
-A `.txt` of one line is a caption, and one of several lines holds a caption each, as
-CLIP_benchmark writes them, unless the JSON beside it says that they are one. JSON has
-`captions` or `caption`, a list or a text.
+A `.txt` of one line is a caption. In one of several lines each is a caption, as
+CLIP_benchmark writes them, unless the image's JSON has the same text as one caption.
+JSON has `captions` or `caption`, a list or a text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clipjax.data.annotations import caption_lists
 from clipjax.data.annotations.caption_entries import BLANK, Counts
 from clipjax.types import BadExample
 
-NO_TEXT, TXT, JSON, LINES = 0, 1, 2, 3  # LINES: a .txt of which each line is a caption
+NO_TEXT, TXT, JSON, LINES = 0, 1, 2, 3  # LINES: each line of a .txt is a caption
 SEVERAL = (
     "text files of several lines, each taken as a caption (text_lines=False keeps them "
     "whole)"
@@ -30,92 +30,92 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """What a caption file holds; of several beside an image see `choose`.
+    """One caption file's content; `choose` selects among an image's files.
 
-    place: where it is, whatever that means to the caller. captions: how many, -1 if it
-    cannot be read. blank: those without a character. rank: the lowest is taken. words:
-    the text, if it may be one caption of several lines.
+    span: (start, size) of the file in its shard, if the caller has one. captions: how
+    many, -1 if it cannot be read. blank: how many are blank. rank: `choose` takes the
+    lowest. single: the text, if it may be one caption of several lines.
     """
 
     kind: int = NO_TEXT
-    place: tuple[int, int] = (0, 0)
+    span: tuple[int, int] = (0, 0)
     captions: int = 0
     blank: int = 0
     rank: int = 1
-    words: str = ""
+    single: str = ""
 
 
 NOTHING = Text()
 
 
 def parse(kind: int, data: bytes) -> list[str]:
-    """The captions of a file, without blank ones; kind: TXT, LINES or JSON.
+    """Returns a file's captions without blank ones; kind: TXT, LINES or JSON.
 
-    Raises BadExample for text that is not UTF-8, or JSON that is broken, no object, or
-    has captions that are no text.
+    Raises BadExample for text that is not UTF-8, and for JSON that is broken, is not an
+    object, or has captions that are not text.
     """
-    found = _captions(kind, data)
-    return [caption.strip() for caption in found if not caption_lists.blank(caption)]
+    captions = _captions(kind, data)
+    return [caption.strip() for caption in captions if not caption_lists.blank(caption)]
 
 
-def look(kind: int, data: bytes, place: tuple[int, int] = (0, 0)) -> Text:
-    """What a file holds, TXT or JSON; a `.txt` of several lines becomes LINES.
+def inspect(kind: int, data: bytes, span: tuple[int, int] = (0, 0)) -> Text:
+    """Describes a file, TXT or JSON; a `.txt` of several lines becomes LINES.
 
-    A JSON list comes first, as it holds the most; then the text file; then a single
-    JSON field.
+    A JSON list ranks first, because it holds the most captions; then the text file;
+    then a single JSON field.
     """
     rank = 1 if kind == TXT else 0 if b'"captions"' in data else 2
     try:
-        found = _captions(kind, data)
-        single = (found[0] or "").strip() if len(found) == 1 else ""
+        captions = _captions(kind, data)
+        single = (captions[0] or "").strip() if len(captions) == 1 else ""
         lines = (
             _captions(LINES, data) if kind == TXT and LINE_END.search(single) else []
         )
-        if len(lines) > 1:  # and so no list of one that spells a line's end
-            kind, found = LINES, lines
+        if len(lines) > 1:  # not a spelt list of one text with a line end in it
+            kind, captions = LINES, lines
     except BadExample:
-        return Text(kind, place, -1, rank=rank)
-    words = " ".join(single.split())
-    blank = sum(map(caption_lists.blank, found))
+        return Text(kind, span, -1, rank=rank)
+    blank = sum(map(caption_lists.blank, captions))
     if kind == JSON:
-        rank = 0 if len(found) > 1 or b'"captions"' in data else 2
-    return Text(kind, place, len(found) - blank, blank, rank, words)
+        rank = 0 if len(captions) > 1 or b'"captions"' in data else 2
+    single = " ".join(single.split())
+    return Text(kind, span, len(captions) - blank, blank, rank, single)
 
 
 def choose(texts: Sequence[Text]) -> Text:
-    """The file whose captions are an image's: none that says nothing hides another."""
-    good = [text for text in texts if text.captions]
-    if not good:
+    """Chooses the file whose captions are the image's; a file without any loses."""
+    filled = [text for text in texts if text.captions]
+    if not filled:
         return max(texts, key=lambda text: text.blank, default=NOTHING)
-    best = min(good, key=lambda text: text.rank)
+    best = min(filled, key=lambda text: text.rank)
     if best.kind == LINES and any(
-        other.words == best.words for other in texts if other.kind == JSON
+        other.single == best.single for other in texts if other.kind == JSON
     ):
         return dataclasses.replace(best, kind=TXT, captions=1)
     return best
 
 
 def choose_each(groups: Iterable[Sequence[Text]], counts: Counts) -> list[Text]:
-    """The file of each image, of those beside it; counts what is amiss in them."""
+    """Chooses a file per image, from each group; adds the problems to `counts`."""
     chosen = []
     for texts in groups:
-        text = choose(texts)
+        chosen_text = choose(texts)
         counts["caption files that cannot be read"] += sum(
-            1 for one in texts if one.captions < 0
+            1 for text in texts if text.captions < 0
         )
-        counts[BLANK] += text.blank
-        counts[SEVERAL] += text.kind == LINES
-        chosen.append(text)
+        counts[BLANK] += chosen_text.blank
+        counts[SEVERAL] += chosen_text.kind == LINES
+        chosen.append(chosen_text)
     return chosen
 
 
-def whole(
+def without_lines(
     kinds: np.ndarray, captions: np.ndarray, problems: Iterable[str]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """As if no text of several lines held more than one caption.
+    """Makes each text of several lines one caption.
 
-    kinds: uint8 [n]; captions: int32 [n], how many; problems: in words, without what
-    was said of such texts.
+    kinds: uint8 [n]; captions: int32 [n], how many; problems: messages, of which those
+    about such texts are dropped.
     """
     lines = kinds == LINES
     return (
@@ -126,8 +126,9 @@ def whole(
 
 
 def _captions(kind: int, data: bytes) -> list[Any]:
-    """The captions of a file, blank ones among them; none in one without a byte, which
-    img2dataset writes for an image without a caption.
+    """Returns a file's captions, blank ones included.
+
+    An empty file has none: img2dataset writes it for an image without a caption.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -146,9 +147,11 @@ def _captions(kind: int, data: bytes) -> list[Any]:
     if not isinstance(fields, dict):
         raise BadExample("the caption file is JSON, but not an object")
     values = [fields.get(name) for name in FIELDS]
-    lists = [caption_lists.of(None if one == "" else one) for one in values]
-    for found in lists:
-        if not all(caption is None or isinstance(caption, str) for caption in found):
+    lists = [caption_lists.of(None if value == "" else value) for value in values]
+    for captions in lists:
+        if not all(caption is None or isinstance(caption, str) for caption in captions):
             raise BadExample("the captions must be strings")
-    good = [found for found in lists if not all(map(caption_lists.blank, found))]
-    return (good or [found for found in lists if found] or [[]])[0]
+    filled = [
+        captions for captions in lists if not all(map(caption_lists.blank, captions))
+    ]
+    return (filled or [captions for captions in lists if captions] or [[]])[0]

@@ -1,7 +1,7 @@
-"""Captions in JSON: lines or a list of objects, or one object that maps images to them.
+"""Reads captions from JSON: objects in lines or a list, or an object keyed by images.
 
-- `{"image": "a.jpg", "caption": "..."}` or `"captions": ["...", ...]`, one a line or in
-  a list (BLIP's and LLaVA's captions), or in a list that is the only one of an object;
+- `{"image": "a.jpg", "caption": "..."}` or `"captions": ["...", ...]`, one per line or
+  in a list (BLIP's and LLaVA's captions), or in an object's only list;
 - `{"a.jpg": ["...", "..."]}`, `{"a.jpg": "..."}`, `{"a.jpg": {"caption": "..."}}`.
 """
 
@@ -21,7 +21,7 @@ from clipjax.types import UserError
 LINES = (".jsonl", ".ndjson")
 SUFFIXES = (".json", *LINES)
 LIST = re.compile(r"\[\s*(\{|\Z)")
-LOOKED_AT = 100  # objects, for one that has both an image and a caption
+MAX_INSPECTED = 100  # objects to search for one with both an image and a caption
 
 SPLIT = "columns of splits that are not used ({}): the option split_file names a split"
 
@@ -29,17 +29,17 @@ Row = tuple[str, list[Any] | None]
 
 
 def holds_json(path: pathlib.Path, text: str) -> bool:
-    """Whether a table is JSON, by its name or beginning."""
+    """Whether a table is JSON, by its suffix or first characters."""
     text = text.lstrip()
-    listed = bool(LIST.match(text))
-    return listed or path.suffix.lower() in SUFFIXES or text.startswith("{")
+    is_list = bool(LIST.match(text))
+    return is_list or path.suffix.lower() in SUFFIXES or text.startswith("{")
 
 
 def parse(path: pathlib.Path, text: str) -> dict[str, Any] | Iterable[Any]:
-    """The one object of a file, or its items: what each line of JSON lines holds, None
-    for a broken one, or the members of a list.
+    """Returns a file's one object, or its items: the members of a list, or each line's
+    value (None for a broken line).
 
-    Raises UserError for a list or object that is cut off or nested too deep.
+    Raises UserError for a list or object that is truncated or nested too deep.
     """
     if text.lstrip().startswith("["):
         return json_files.parse(path, text)
@@ -54,24 +54,25 @@ def parse(path: pathlib.Path, text: str) -> dict[str, Any] | Iterable[Any]:
 
 def rows(
     path: pathlib.Path,
-    found: dict[str, Any] | Iterable[Any],
+    items: dict[str, Any] | Iterable[Any],
     image_column: str,
     caption_column: str,
     counts: Counts,
 ) -> Iterator[Row]:
-    """(image name, its captions) of what `parse` found; ("", None) for an item that is
-    no object or names no image, and None as captions for one without such a field.
+    """Yields (image name, its captions) per item of what `parse` returns.
 
-    Raises UserError, saying what there is, if no item has both columns.
+    The name is "" if the item is not an object or names no image; the captions are None
+    if it has no such field. Raises UserError, which shows the first item, if none has
+    both columns.
     """
-    if isinstance(found, dict):
-        found = _of_object(path, found, image_column, caption_column)
-    waiting: list[Row] = []  # until one has both columns: a field may be missing
+    if isinstance(items, dict):
+        items = _of_object(path, items, image_column, caption_column)
+    waiting: list[Row] = []  # until an item has both columns, as fields may be missing
     known = False
-    looked: list[Any] = []
+    inspected: list[Any] = []
     unused: dict[str, None] = {}
     splits: dict[str, None] = {}
-    for item in found:
+    for item in items:
         if isinstance(item, dict):
             splits.update((n, None) for n in caption_columns.splits([*item]))
         has_both, row = _row(item, image_column, caption_column, unused)
@@ -81,11 +82,11 @@ def rows(
             yield from waiting
             waiting = []
             continue
-        looked.append(item)
-        if len(looked) == LOOKED_AT:
+        inspected.append(item)
+        if len(inspected) == MAX_INSPECTED:
             break
     if not known:
-        raise _no_columns(path, looked, image_column, caption_column)
+        raise _no_columns(path, inspected, image_column, caption_column)
     if unused:
         counts[caption_columns.not_used(unused)] += len(unused)
     if splits:
@@ -95,7 +96,7 @@ def rows(
 def _row(
     item: Any, image_column: str, caption_column: str, unused: dict[str, None]
 ) -> tuple[bool, Row]:
-    """Whether an item has both columns, and its row."""
+    """Returns (whether the item has both columns, its row)."""
     if not isinstance(item, dict):
         return False, ("", None)
     names = list(item)
@@ -106,54 +107,54 @@ def _row(
     if not groups:
         return False, (name, None)
     captions: list[Any] = []
-    for group in groups:  # a null or blank field hides no other
+    for group in groups:  # the first group with text, since fields may be null or blank
         values = [item[names[i]] for i in group]
-        captions = [text for one in values for text in caption_lists.members(one)]
+        captions = [text for value in values for text in caption_lists.members(value)]
         if not all(map(caption_lists.blank, captions)):
             if image_at is not None and not caption_column:
-                left = caption_columns.unused(names, [*group, image_at])
-                unused.update((n, None) for n in left if _says_something(item[n]))
+                others = caption_columns.unused(names, [*group, image_at])
+                unused.update((n, None) for n in others if _has_text(item[n]))
             break
     return image_at is not None, (name, captions or [None])
 
 
-def _says_something(value: Any) -> bool:
+def _has_text(value: Any) -> bool:
     texts = caption_lists.of(value)
     return any(isinstance(text, str) and text.strip() for text in texts)
 
 
 def _of_object(
-    path: pathlib.Path, found: dict[str, Any], image_column: str, caption_column: str
+    path: pathlib.Path, content: dict[str, Any], image_column: str, caption_column: str
 ) -> Iterable[Any]:
-    """The items that an object holds, each as one of a list."""
-    if _row(found, image_column, caption_column, {})[0]:
-        return [found]
-    images = found.get("images")
+    """Returns an object's items, in the form of a list's."""
+    if _row(content, image_column, caption_column, {})[0]:
+        return [content]
+    images = content.get("images")
     if isinstance(images, list) and any(
-        isinstance(one, dict) and "sentences" in one for one in images
+        isinstance(item, dict) and "sentences" in item for item in images
     ):
         raise UserError(
-            f"{path} is of the form of Karpathy's splits: read it with data=karpathy "
-            f"and the option file"
+            f"{path} has the form of Karpathy's splits: read it with data=karpathy and "
+            f"the option file"
         )
-    if named := [n for n in found if n.lower().endswith(local.IMAGE_SUFFIXES)]:
-        return _of_names(found, named, image_column, caption_column)
-    lists = [one for one in found.values() if isinstance(one, list)]
-    if len(lists) == 1 and any(isinstance(one, dict) for one in lists[0]):
+    if named := [n for n in content if n.lower().endswith(local.IMAGE_SUFFIXES)]:
+        return _of_names(content, named, image_column, caption_column)
+    lists = [item for item in content.values() if isinstance(item, list)]
+    if len(lists) == 1 and any(isinstance(item, dict) for item in lists[0]):
         return lists[0]
-    if lists and len(lists) == len(found) and all(map(_says_something, lists)):
-        return _of_names(found, list(found), image_column, caption_column)
-    raise _no_columns(path, [found], image_column, caption_column)
+    if lists and len(lists) == len(content) and all(map(_has_text, lists)):
+        return _of_names(content, list(content), image_column, caption_column)
+    raise _no_columns(path, [content], image_column, caption_column)
 
 
 def _of_names(
-    found: dict[str, Any], named: list[str], image_column: str, caption_column: str
+    content: dict[str, Any], images: list[str], image_column: str, caption_column: str
 ) -> Iterator[Any]:
-    """Items of an object whose fields are the images; one that is none is None."""
-    images = set(named)
+    """Yields an item per field of an object keyed by images; None for other fields."""
+    names = set(images)
     image, captions = image_column or "image", caption_column or "captions"
-    for name, value in found.items():
-        if name not in images:
+    for name, value in content.items():
+        if name not in names:
             yield None
         elif isinstance(value, dict):
             yield {image: name} | {n: v for n, v in value.items() if n != image}
@@ -162,32 +163,32 @@ def _of_names(
 
 
 def _no_columns(
-    path: pathlib.Path, looked: list[Any], image_column: str, caption_column: str
+    path: pathlib.Path, inspected: list[Any], image_column: str, caption_column: str
 ) -> UserError:
-    objects = [item for item in looked if isinstance(item, dict)]
+    objects = [item for item in inspected if isinstance(item, dict)]
     if not objects:
-        kinds = f": it is {json_files.described(looked)}" if looked else ""
-        return UserError(f"{path}: none of its lines or items is a JSON object{kinds}")
-    seen = json_files.shown(objects[0], 80)
+        form = f": it is {json_files.described(inspected)}" if inspected else ""
+        return UserError(f"{path}: none of its lines or items is a JSON object{form}")
+    first = json_files.shown(objects[0], 80)
     if len(objects) == 1:
-        seen = f"{seen}, {json_files.described(objects[0])}"
-    return no_columns(path, seen, image_column, caption_column, "object")
+        first = f"{first}, {json_files.described(objects[0])}"
+    return no_columns(path, first, image_column, caption_column, "object")
 
 
 def no_columns(
-    path: pathlib.Path, seen: str, image_column: str, caption_column: str, kind: str
+    path: pathlib.Path, first: str, image_column: str, caption_column: str, kind: str
 ) -> UserError:
-    """The complaint about columns that are not there; seen: the first of it."""
-    if not image_column and local.ADDRESS.search(seen):
+    """Returns the error for missing columns; first: the first object or line."""
+    if not image_column and local.ADDRESS.search(first):
         return UserError(f"{path} {local.ADDRESSES}")
     if image_column or caption_column:
         return UserError(
             f"{path}: no columns {image_column or 'for images'!r} and "
-            f"{caption_column or 'for captions'!r}; its first {kind} is {seen}"
+            f"{caption_column or 'for captions'!r}; its first {kind} is {first}"
         )
     return UserError(
         f"{path}: cannot tell the image and caption columns from its first {kind} "
-        f"{seen}; set the options image_column and caption_column"
+        f"{first}; set the options image_column and caption_column"
     )
 
 
@@ -199,5 +200,5 @@ def _line(line: str) -> Any:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Lines that hold something; only \\n ends a line, as captions hold others."""
+    """Yields lines that are not blank. Only \\n ends one, as captions hold others."""
     return (line.rstrip("\r") for line in text.split("\n") if line.strip())

@@ -1,8 +1,7 @@
-"""Several captions in one value: a list, or text that spells one.
+"""Parses several captions in one value: a list, or text that spells one.
 
-A list in a cell of a table comes as JSON (`["a", "b"]`), as Python prints it
-(`['a', 'b']`, also of NumPy's texts, `[np.str_('a')]`) or as NumPy does (`['a' 'b']`),
-which is what pandas writes.
+A table's cell spells a list as JSON (`["a", "b"]`), as Python prints it (`['a', 'b']`,
+or `[np.str_('a')]` for NumPy's texts), or as NumPy and so pandas does (`['a' 'b']`).
 """
 
 from __future__ import annotations
@@ -19,21 +18,20 @@ ITEM = re.compile(
 )
 BETWEEN = re.compile(r"\s*(,?)\s*")
 CLOSING = re.compile(r"([\])])(?:\s*,\s*dtype=[^()]*)?(\)?)")
-# How a list begins that holds text, perhaps within lists, objects, bytes or calls.
+# The first characters of a list of text, perhaps within lists, objects, bytes or calls.
 LISTED = re.compile(r"\[[\s\[{(]*(?:b|u|r|(?:np|numpy)\.\w+\()?['\"]")
-BROKEN = "captions look like lists but cannot be read as such, taken as they are"
+BROKEN = "captions look like lists but cannot be parsed, used unchanged"
 
 
 def may_be(text: str) -> bool:
-    """Whether a text may spell a list, by its beginning; quick, for many texts."""
+    """Whether a text may spell a list, by its first characters; a fast check."""
     return text.lstrip().startswith(("[", "(", "array(", "np.", "numpy."))
 
 
 def spelt(text: str) -> list[str | None] | None:
-    """The list that a text spells, None if it spells none.
+    """Returns the list that a text spells; None if it spells none.
 
-    A list is one of texts, and of None; brackets around anything else are a caption's
-    own.
+    The list may hold texts and None. Brackets around anything else belong to a caption.
     """
     text = text.strip()
     opening = OPENING.match(text)
@@ -41,38 +39,38 @@ def spelt(text: str) -> list[str | None] | None:
         return None
     if text[0] == "[":
         try:
-            found = json.loads(text)
+            values = json.loads(text)
         except (ValueError, RecursionError):
             pass
         else:
-            good = all(one is None or isinstance(one, str) for one in found)
-            return found if good else None
+            all_text = all(value is None or isinstance(value, str) for value in values)
+            return values if all_text else None
     return _printed(text, opening)
 
 
 def _printed(text: str, opening: re.Match[str]) -> list[str | None] | None:
-    """A list or tuple as Python and NumPy print it."""
-    found, at, commas = [], opening.end(), 0
-    while item := ITEM.match(text, at):
+    """Parses a list or tuple as Python and NumPy print it."""
+    values, position, commas = [], opening.end(), 0
+    while item := ITEM.match(text, position):
         try:
-            found.append(ast.literal_eval(item["text"]) if item["text"] else None)
+            values.append(ast.literal_eval(item["text"]) if item["text"] else None)
         except (ValueError, SyntaxError):
             return None
         between = BETWEEN.match(text, item.end())
-        assert between  # it matches nothing as well
+        assert between  # it matches the empty text, too
         commas += len(between[1])
-        at = between.end()
-    closing = CLOSING.fullmatch(text, at)
+        position = between.end()
+    closing = CLOSING.fullmatch(text, position)
     if not closing or "[(".index(opening[1]) != "])".index(closing[1]):
         return None
     if bool(closing[2]) != text[0].isalpha():
         return None
-    # A tuple has a comma; without one it is a caption in brackets.
-    return None if opening[1] == "(" and found and not commas else found
+    # A tuple has a comma; brackets without one belong to a caption.
+    return None if opening[1] == "(" and values and not commas else values
 
 
 def is_broken(text: str, spelt: list[str | None] | None) -> bool:
-    """Whether a text begins as a list of texts, but is none that can be read."""
+    """Whether a text begins as a list of texts, but `spelt` cannot parse it."""
     if spelt is not None or not may_be(text):
         return False
     opening = OPENING.match(text.lstrip())
@@ -80,21 +78,21 @@ def is_broken(text: str, spelt: list[str | None] | None) -> bool:
 
 
 def of(value: Any) -> list[Any]:
-    """The captions in a value of a table or of JSON, blank and wrong ones among them.
+    """Returns the captions in a table's or JSON's value, blank and wrong ones included.
 
-    [] for null; a text, or what its list spells; the members of a list.
+    Null gives [], a text itself or the list that it spells, and a list its members.
     """
-    found = spelt(value) if isinstance(value, str) else None
-    return members(value) if found is None else list(found)
+    values = spelt(value) if isinstance(value, str) else None
+    return members(value) if values is None else list(values)
 
 
 def members(value: Any) -> list[Any]:
-    """As `of`, but a text that spells a list is left as it is."""
+    """Returns captions as `of` does, but does not parse a text that spells a list."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
 
 
 def blank(caption: Any) -> bool:
-    """Whether a caption says nothing: null, or a text of white space."""
+    """Whether a caption is null or only white space."""
     return caption is None or (isinstance(caption, str) and not caption.strip())

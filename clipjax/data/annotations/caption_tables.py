@@ -1,13 +1,13 @@
-"""Caption tables: which captions belong to which image, from the usual text forms.
+"""Reads caption tables: each image's captions, from the usual text forms.
 
-Three forms are known, told apart by their beginning:
-- delimited by tab, bar, comma or semicolon, with or without a header (`image,caption`
-  of Flickr8k, `image_name| comment_number| comment` of Flickr30k); quotes around what
-  holds delimiters or lines count only with commas and semicolons;
+A table's first characters tell its form:
+- delimited by tab, bar, comma or semicolon, with or without a header (Flickr8k's
+  `image,caption`, Flickr30k's `image_name| comment_number| comment`); quotes around
+  delimiters and line ends have a meaning only with commas and semicolons;
 - `name.jpg#0<TAB>caption`, see flickr_tables.py;
-- JSON: clipjax/data/annotations/caption_json.py says which, and MS-COCO's form.
+- JSON: MS-COCO's form, and those in clipjax/data/annotations/caption_json.py.
 
-An image may have several captions: in rows of its own, in several columns
+An image may have several captions: in several rows, in several columns
 (clipjax/data/annotations/caption_columns.py), or in a cell that spells a list.
 """
 
@@ -39,10 +39,10 @@ DELIMITERS = "\t|,;"
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a delimited table is written: columns of image and captions by its header.
+    """A delimited table's form: its columns of image and captions, from its header.
 
-    width: how many columns there are; 0 without a header, and then the captions are
-    what follows the image's name, or the number (`numbered`) after it.
+    width: the number of columns; 0 without a header. Then the captions follow the
+    image's name, or the number after it (`numbered`).
     """
 
     delimiter: str
@@ -55,26 +55,26 @@ class Form:
 def read(
     path: pathlib.Path, image_column: str, caption_column: str
 ) -> tuple[dict[str, Entry], list[str]]:
-    """Returns (image name -> entry, in the order of first mention; problems in words).
+    """Returns (image name -> entry, in the order of first mention; problems).
 
     image_column, caption_column: names in the header; "" finds the usual ones, and
-    `caption_*` takes all columns that are called so. Raises UserError for a table that
-    is empty, has no such columns, is UTF-16 or compressed, or has a quote that is never
-    closed. A row that is merely broken marks its own image.
+    `caption_*` takes all columns that match. Raises UserError for a table that is
+    empty, has no such columns, is UTF-16 or compressed, or has an unclosed quote. A
+    broken row marks only its own image.
     """
     raw = local.content(path)
-    if what := file_contents.other(raw):
-        raise UserError(f"{path} is no table of text, but {what}")
+    if other_form := file_contents.other(raw):
+        raise UserError(f"{path} is not a table of text, but {other_form}")
     # Bytes that are not UTF-8 become surrogates, so that they mark their row alone.
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     if not text.strip():
         raise UserError(f"the caption table {path} is empty")
     counts = Counts()
     if caption_json.holds_json(path, text):
-        found = caption_json.parse(path, text)
-        if coco_json.is_coco(found):
-            return coco_json.read(path, found)
-        rows = caption_json.rows(path, found, image_column, caption_column, counts)
+        content = caption_json.parse(path, text)
+        if coco_json.is_coco(content):
+            return coco_json.read(path, content)
+        rows = caption_json.rows(path, content, image_column, caption_column, counts)
     else:
         rows = _rows(path, text, image_column, caption_column, counts)
     entries: dict[str, Entry] = {}
@@ -101,7 +101,7 @@ def read(
     if not entries:
         raise UserError(
             f"the caption table {path} names no images"
-            + "".join(f" ({n} {what})" for what, n in counts.items())
+            + "".join(f" ({n} {problem})" for problem, n in counts.items())
         )
     if 0 < lists < cells:
         counts[f"of {cells} captions spell a list, whose members are taken"] += lists
@@ -122,20 +122,21 @@ def _rows(
     caption_column: str,
     counts: Counts,
 ) -> Iterator[caption_json.Row]:
-    """(image name, captions) of each row; None as captions if they are missing."""
+    """Yields (image name, captions) per row; captions are None if they are missing."""
     first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
     if flickr_tables.is_token(first) and not (image_column or caption_column):
         yield from flickr_tables.token_rows(_lines(text))
         return
     form, names = _form(path, first, image_column, caption_column)
     if form.width and not caption_column:
-        if left := caption_columns.unused(names, (*form.captions, form.image)):
-            counts[caption_columns.not_used(left)] += len(left)
+        if unused := caption_columns.unused(names, (*form.captions, form.image)):
+            counts[caption_columns.not_used(unused)] += len(unused)
     if form.width and (
-        said := caption_columns.splits(names, (*form.captions, form.image))
+        splits := caption_columns.splits(names, (*form.captions, form.image))
     ):
-        counts[caption_json.SPLIT.format(", ".join(said))] += len(said)
-    quoted = form.delimiter in ",;" or first.startswith('"')  # in the others, all/none
+        counts[caption_json.SPLIT.format(", ".join(splits))] += len(splits)
+    # Tables with other delimiters quote every field or none.
+    quoted = form.delimiter in ",;" or first.startswith('"')
     rows = _csv(path, text, form.delimiter) if quoted else _split(text, form)
     if form.width:
         next(rows)
@@ -147,17 +148,17 @@ def _rows(
 def _captions(
     row: list[str], raw: list[str], form: Form, counts: Counts
 ) -> list[Any] | None:
-    """The captions of a row; None if it has no such field, or too many fields.
+    """Returns a row's captions; None if it has no such field, or too many fields.
 
-    raw: the row's lines as they stand in the file, [] if it quotes nothing.
+    raw: the row's unparsed lines, [] if the table has no quotes.
     """
     if len(row) == form.width:
         return [row[i] for i in form.captions]
     delimiter = form.delimiter
-    places = form.captions or (2 if form.numbered else 1,)
-    if delimiter == "|" and len(row) == 2 and places == (2,):
+    columns = form.captions or (2 if form.numbered else 1,)
+    if delimiter == "|" and len(row) == 2 and columns == (2,):
         return flickr_tables.without_second_bar(row[1])
-    last = max(places)
+    last = max(columns)
     if len(row) < 2:
         return None
     if not form.width and not raw:
@@ -169,55 +170,57 @@ def _captions(
     while extra and not extra[-1].strip():
         extra.pop()
     if not extra:
-        found = [row[i] for i in places if i < len(row)]
-        return found or None
+        captions = [row[i] for i in columns if i < len(row)]
+        return captions or None
     if last != width - 1:
-        return None  # no one can tell which field is one too many
-    found = [row[i] for i in places if i < last]
-    return found + _rest(row[last : width + len(extra)], raw, last, delimiter, counts)
+        return None  # which field is superfluous is unknown
+    captions = [row[i] for i in columns if i < last]
+    return captions + _rest(
+        row[last : width + len(extra)], raw, last, delimiter, counts
+    )
 
 
 def _rest(
     fields: list[str], raw: list[str], first: int, delimiter: str, counts: Counts
 ) -> list[str]:
-    """The captions in the last fields of a row that has more of them than columns.
+    """Returns the captions in the last fields of a row with more fields than columns.
 
-    Quoted ones are a caption each. Otherwise it is one caption that holds delimiters
-    without being quoted. first: the place of these fields in the row.
+    Quoted fields are a caption each. Others are one caption that contains unquoted
+    delimiters. first: the index of the first of these fields in the row.
     """
-    again = _fields("".join(raw).rstrip("\r\n"), delimiter)[first:] if raw else []
-    while again and not again[-1][0].strip():
-        again.pop()
-    prose = any(not quoted and text[:1] == " " for text, quoted in again[1:])
-    if any(quoted for _, quoted in again) and not prose:
-        return [text for text, _ in again]
+    parsed = _fields("".join(raw).rstrip("\r\n"), delimiter)[first:] if raw else []
+    while parsed and not parsed[-1][0].strip():
+        parsed.pop()
+    prose = any(not quoted and text[:1] == " " for text, quoted in parsed[1:])
+    if any(quoted for _, quoted in parsed) and not prose:
+        return [text for text, _ in parsed]
     if any(field[:1] not in (" ", "") for field in fields[1:]):
         counts[JOINED] += 1
     return [delimiter.join(fields)]
 
 
 def _fields(raw: str, delimiter: str) -> list[tuple[str, bool]]:
-    """The fields of a row, and whether each is quoted, also after white space."""
+    """Returns (text, whether quoted) per field; white space may precede quotes."""
     stop = re.escape(delimiter)
     field = re.compile(
         rf'[^\S{stop}]*"((?:[^"]|"")*)"[^\S{stop}]*(?={stop}|\Z)|([^{stop}]*)',
         re.DOTALL,
     )
-    found, at = [], 0
+    fields, position = [], 0
     while True:
-        match = field.match(raw, at)
-        assert match  # its second form matches nothing as well
+        match = field.match(raw, position)
+        assert match  # its second form matches the empty text, too
         quoted = match[1] is not None
-        found.append((match[1].replace('""', '"') if quoted else match[2], quoted))
-        at = match.end() + 1
-        if at > len(raw):
-            return found
+        fields.append((match[1].replace('""', '"') if quoted else match[2], quoted))
+        position = match.end() + 1
+        if position > len(raw):
+            return fields
 
 
 def _form(
     path: pathlib.Path, first: str, image_column: str, caption_column: str
 ) -> tuple[Form, list[str]]:
-    """How a table is written, by its first line; and its header, [] without one."""
+    """Returns a table's form, by its first line; and its header, [] without one."""
     for delimiter in DELIMITERS:
         names = [_plain(word) for word in first.split(delimiter)]
         image = caption_columns.find(names, image_column, local.IMAGE_HEADERS)
@@ -226,10 +229,10 @@ def _form(
             return Form(delimiter, image, tuple(groups[0]), len(names)), names
     if not (image_column or caption_column):
         for delimiter in DELIMITERS:
-            name, found, _ = first.partition(delimiter)
+            name, separator, _ = first.partition(delimiter)
             if _plain(name).lower().startswith(("http://", "https://")):
                 break
-            if found and _plain(name).lower().endswith(local.IMAGE_SUFFIXES):
+            if separator and _plain(name).lower().endswith(local.IMAGE_SUFFIXES):
                 fields = first.split(delimiter)
                 numbered = len(fields) > 2 and _plain(fields[1]).isdigit()
                 return Form(delimiter, numbered=numbered), []
@@ -243,26 +246,28 @@ def _plain(word: str) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Lines that hold something; only \\n ends a line, as captions hold others."""
+    """Yields lines that are not blank. Only \\n ends one, as captions hold others."""
     for line in text.split("\n"):
         if line.strip():
             yield line.rstrip("\r")
 
 
 def _split(text: str, form: Form) -> Iterator[tuple[list[str], list[str]]]:
-    """The rows of a table that quotes nothing, with [] for `_csv`'s second value."""
+    """Yields (row, []) per row of a table without quotes, in the form of `_csv`."""
     delimiter = form.delimiter
     for line in _lines(text):
         fields = line.split(delimiter)
-        if delimiter == "|":  # which the last column may hold
+        if delimiter == "|":  # the last column may contain it
             width = form.width or (3 if form.numbered else 0)
             fields = line.split(delimiter, width - 1)
-        yield [_doubled(f) if delimiter == "\t" else f for f in fields], []
+        yield [_unquoted(f) if delimiter == "\t" else f for f in fields], []
 
 
-def _doubled(field: str) -> str:
-    """A field without the quotes that programs put around one that holds some, which
-    are then doubled; anything else as it is, since most such tables quote nothing.
+def _unquoted(field: str) -> str:
+    """Removes quotes around a field that has doubled quotes in it.
+
+    Programs write a field with quotes so. Other fields stay unchanged, because most
+    tables with tabs quote nothing.
     """
     match = QUOTED.fullmatch(field.strip()) if '""' in field else None
     return match[1].replace('""', '"') if match and match[1] else field
@@ -271,27 +276,29 @@ def _doubled(field: str) -> str:
 def _csv(
     path: pathlib.Path, text: str, delimiter: str
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """The rows of a table with quotes, and the lines of each as they stand in the file,
-    until the next is asked for.
-    """
-    raw = io.BytesIO(text.encode("utf-8", "surrogatepass"))  # StringIO: four a letter
-    lines = io.TextIOWrapper(raw, "utf-8", "surrogatepass", newline="")
-    seen: list[str] = []  # of the row that is being read
+    """Yields (row, its unparsed lines) of a table with quotes.
 
-    def watched() -> Iterator[str]:
+    The list of lines is valid until the next row.
+    """
+    # StringIO takes four bytes per character.
+    raw = io.BytesIO(text.encode("utf-8", "surrogatepass"))
+    lines = io.TextIOWrapper(raw, "utf-8", "surrogatepass", newline="")
+    row_lines: list[str] = []  # of the row that is being read
+
+    def recorded() -> Iterator[str]:
         for line in lines:
-            seen.append(line)
+            row_lines.append(line)
             yield line
 
-    reader = csv.reader(watched(), delimiter=delimiter)
+    reader = csv.reader(recorded(), delimiter=delimiter)
     number = 1
     try:
         for row in reader:
             if any(NEXT_ROW.search(field) for field in row if "\n" in field):
                 raise UserError(f"{path}, line {number}: a quote is never closed")
             if row:
-                yield row, seen
-            seen.clear()
+                yield row, row_lines
+            row_lines.clear()
             number = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, line {number}: not a CSV row ({error})") from error

@@ -1,4 +1,4 @@
-"""Files that say which class an image has, and what the classes are called."""
+"""Reads the class of each image, and the classes' names, from text files."""
 
 from __future__ import annotations
 
@@ -14,71 +14,69 @@ from clipjax.types import UserError
 BOXES = re.compile(r"(\S+)(?: \d+){4}(?: .*)?")  # a class, its box, and further ones
 
 
-def names(place: pathlib.Path, classes: Sequence[str]) -> list[str]:
-    """The name of each class folder: `FOLDER<TAB>NAME` a line, or as ImageNet's
-    LOC_synset_mapping.txt, `n01440764 tench, Tinca tinca`, of which the first is taken.
+def names(path: pathlib.Path, classes: Sequence[str]) -> list[str]:
+    """Returns the name of each class folder.
 
-    Raises UserError for a line of another form and for a class without a name.
+    A line is `FOLDER<TAB>NAME`, or `n01440764 tench, Tinca tinca` as in ImageNet's
+    LOC_synset_mapping.txt; the first name is taken. Raises UserError for a line of
+    another form and for a class without a name.
     """
-    lines = local.read_lines(place)
+    lines = local.read_lines(path)
     tabs = any("\t" in line for line in lines)
-    found = {}
+    name_of = {}
     for number, line in enumerate(lines, 1):
         folder, gap, name = line.partition("\t" if tabs else " ")
         name = name.strip() if tabs else name.partition(",")[0].strip()
         if line.strip() and not (gap and name):
-            raise UserError(f"{place}, line {number}: write FOLDER<TAB>NAME")
-        found[folder.strip()] = name
-    if unnamed := [name for name in classes if name not in found]:
-        raise UserError(f"{place} does not name the class folder {unnamed[0]!r}")
-    return [found[name] for name in classes]
+            raise UserError(f"{path}, line {number}: write FOLDER<TAB>NAME")
+        name_of[folder.strip()] = name
+    if unnamed := [name for name in classes if name not in name_of]:
+        raise UserError(f"{path} does not name the class folder {unnamed[0]!r}")
+    return [name_of[name] for name in classes]
 
 
 def labels(
-    place: pathlib.Path, images: Sequence[str]
+    path: pathlib.Path, images: Sequence[str]
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns (class -> its images, problems in words) by a table.
+    """Returns (class -> its images, problems) from a table.
 
-    It has `IMAGE,CLASS` a line, after a header or none; images with suffix or without,
-    by their names alone or after some of their folders.
-
-    In ImageNet's LOC_val_solution.csv boxes follow the class,
-    `ILSVRC2012_val_00000001,n01751748 111 108 230 190`, and are left aside.
+    A line is `IMAGE,CLASS`; a header may precede them. A table may name images without
+    their suffix or without some or all of their folders. In ImageNet's
+    LOC_val_solution.csv boxes follow the class and are ignored:
+    `ILSVRC2012_val_00000001,n01751748 111 108 230 190`.
 
     Raises UserError for an image without a class, and for one with two.
     """
     classes: dict[str, str] = {}
-    for number, line in enumerate(local.read_lines(place), 1):
+    for number, line in enumerate(local.read_lines(path), 1):
         fields = re.split("[,\t]", line, maxsplit=1)
-        image, *given = (field.strip().strip('"') for field in fields)
+        image, *rest = (field.strip().strip('"') for field in fields)
         image = image_list.plain(image)
         if not line.strip():
             continue
-        if not given or not given[0]:
-            raise UserError(f"{place}, line {number}: write IMAGE,CLASS")
-        boxes = BOXES.fullmatch(given[0])
-        label = boxes[1] if boxes else given[0]
+        if not rest or not rest[0]:
+            raise UserError(f"{path}, line {number}: write IMAGE,CLASS")
+        boxes = BOXES.fullmatch(rest[0])
+        label = boxes[1] if boxes else rest[0]
         if classes.setdefault(image, label) != label:
-            raise UserError(
-                f"{place}, line {number}: {image!r} has another class above"
-            )
-    found: dict[str, list[str]] = {}
+            raise UserError(f"{path}, line {number}: {image!r} has another class above")
+    images_of: dict[str, list[str]] = {}
     used = {next(iter(classes), "")}  # may be the header
-    for path in images:
-        image = next((name for name in _names(path) if name in classes), None)
+    for image_path in images:
+        image = next((name for name in _names(image_path) if name in classes), None)
         if image is None:
             raise UserError(
-                f"{place} gives the image {os.path.basename(path)!r} no class; it "
+                f"{path} gives the image {os.path.basename(image_path)!r} no class; it "
                 f"names them as {next(iter(classes), '')!r}"
             )
-        found.setdefault(classes[image], []).append(path)
+        images_of.setdefault(classes[image], []).append(image_path)
         used.add(image)
-    gone = [f"{len(classes.keys() - used)} images of {place.name} are not there"]
-    return found, gone if classes.keys() - used else []
+    missing = [f"{len(classes.keys() - used)} images of {path.name} are missing"]
+    return images_of, missing if classes.keys() - used else []
 
 
 def _names(path: str) -> Iterator[str]:
-    """What a table may call an image: with fewer and fewer of its folders, and each
+    """Yields an image's names in a table: with fewer and fewer of its folders, and each
     with and without its suffix.
     """
     parts = path.split("/")

@@ -1,7 +1,7 @@
-"""The tables of Flickr8k and Flickr30k as distributed, with the row that is damaged.
+"""Parses the tables of Flickr8k and Flickr30k as distributed, and their damaged row.
 
-- Flickr8k.token.txt and results_20130124.token: `NAME.jpg#0<TAB>CAPTION` a line.
-- Flickr30k's results.csv: `NAME.jpg| 0| CAPTION` a line, of which one lacks its second
+- A line of Flickr8k.token.txt and results_20130124.token: `NAME.jpg#0<TAB>CAPTION`.
+- A line of Flickr30k's results.csv: `NAME.jpg| 0| CAPTION`. One line lacks its second
   bar: "2199200615.jpg| 4   A dog runs ...".
 """
 
@@ -16,12 +16,12 @@ NUMBER_AND_CAPTION = re.compile(r"\s*\d+\s+(\S.*)", re.DOTALL)
 
 
 def is_token(first: str) -> bool:
-    """Whether a table whose first line this is has the `.token` form."""
+    """Whether a table has the `.token` form, by its first line."""
     return TOKEN_LINE.fullmatch(first) is not None
 
 
 def token_rows(lines: Iterable[str]) -> Iterator[tuple[str, list[str] | None]]:
-    """(image name, its caption) per line; None instead of a caption if it lacks one."""
+    """Yields (image name, its caption) per line; None if the line lacks a caption."""
     for line in lines:
         if match := TOKEN_LINE.fullmatch(line):
             yield match[1].strip(), [match[2].strip()]
@@ -31,6 +31,6 @@ def token_rows(lines: Iterable[str]) -> Iterator[tuple[str, list[str] | None]]:
 
 
 def without_second_bar(field: str) -> list[str] | None:
-    """The caption of a field that holds number and caption; None if it does not."""
+    """Returns the caption of a field with number and caption; None for others."""
     match = NUMBER_AND_CAPTION.fullmatch(field)
     return [match[1]] if match else None

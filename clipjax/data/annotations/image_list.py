@@ -1,6 +1,6 @@
-"""Image files with captions from a list: what the caption sources have in common.
+"""A source of image files whose captions come from a list.
 
-`Listed` is the Source; the sources of this form differ only in how they read their
+`ImageList` is the Source. Sources of this form differ only in how they read their
 lists (tables, MS-COCO's and Karpathy's JSON).
 """
 
@@ -19,7 +19,7 @@ from clipjax.data.annotations.caption_entries import Entry
 from clipjax.data.storage import local, packed_strings, selection
 from clipjax.types import BadExample, Example, UserError
 
-# Where the images of the usual data sets lie below their folder.
+# The folders of the usual data sets' images.
 FOLDERS = (
     *("Images", "images", "flickr30k_images/flickr30k_images", "flickr30k_images"),
     *("flickr30k-images", "Flicker8k_Dataset"),  # [sic]: its name as distributed
@@ -30,34 +30,34 @@ FOLDERS = (
 
 # C:\\data\\a.jpg, C:/data/a.jpg and \\\\server\\data\\a.jpg
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-# What may be left out of a path between two names, or before the first.
+# Parts of a path that have no meaning: ./ and doubled slashes.
 IDLE = re.compile(r"(?:(?<=/)|^)(?:\./+)+|(?<=(?<!:)/)/+")
 
 
 def plain(name: str) -> str:
-    """A path as this machine writes it, wherever it was written, without idle parts."""
+    """Returns a path with `/` in place of `\\`, without `./` and doubled slashes."""
     return IDLE.sub("", name.replace("\\", "/"))
 
 
-class Listed:
-    """See `clipjax.types.Source`; `problems` says what of the list was ignored.
+class ImageList:
+    """A `clipjax.types.Source`; `problems` lists what was ignored in the list.
 
-    folder: of the images; entries: name below it -> its captions, in order.
+    folder: the images' folder; entries: name in it -> captions, in order.
     """
 
     def __init__(
         self, folder: pathlib.Path, entries: dict[str, Entry], problems: list[str]
     ):
         self._folder = folder
-        found = entries.values()
+        listed = entries.values()
         self._names = packed_strings.Strings(entries)
-        self._faults = {i: e.fault for i, e in enumerate(found) if e.fault}
-        good = [() if entry.fault else entry.captions for entry in found]
-        self._captions = packed_strings.Strings(itertools.chain.from_iterable(good))
-        # Where the captions of each begin, and of the last end.
-        self._starts = np.cumsum([0, *map(len, good)], dtype=np.int64)
+        self._faults = {i: e.fault for i, e in enumerate(listed) if e.fault}
+        valid = [() if entry.fault else entry.captions for entry in listed]
+        self._captions = packed_strings.Strings(itertools.chain.from_iterable(valid))
+        # Each image's first caption, and the number of all captions.
+        self._starts = np.cumsum([0, *map(len, valid)], dtype=np.int64)
         self.problems = problems
-        self.caption_counts = np.array([entry.rows for entry in found], np.int32)
+        self.caption_counts = np.array([entry.rows for entry in listed], np.int32)
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
@@ -73,7 +73,9 @@ class Listed:
         return Example(image=image, captions=captions, key=key)
 
     def captions_of(self, index: int) -> tuple[str, ...]:
-        """The captions of an example, without its image; raises as that does."""
+        """Returns an example's captions without reading its image; raises BadExample if
+        its entry has a fault.
+        """
         index = local.position(index, len(self))
         if index in self._faults:
             raise BadExample(self._faults[index], self.key_of(index))
@@ -81,7 +83,7 @@ class Listed:
         return tuple(self._captions[i] for i in range(first, end))
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without reading it."""
+        """Returns an example's key without reading its image."""
         name = self._names[local.position(index, len(self))]
         return name.encode("utf-8", "backslashreplace").decode()
 
@@ -96,20 +98,19 @@ def make(
     max_samples: int,
     subset_seed: int,
     folders: tuple[str, ...] = FOLDERS,
-) -> Listed:
-    """The source of these entries, in part if the limits say so.
+) -> ImageList:
+    """Returns the source of these entries, or of a selection if the limits are set.
 
-    images: the option that names the images' folder; "" finds it among `folders`.
-    table: the file that lists them, for messages. Raises UserError if no image of
-    the list is found.
+    images: the option that names the images' folder; "" searches `folders`. table: the
+    list's file, for messages. Raises UserError if no listed image is found.
     """
     names = list(entries)
     chosen = selection.examples(
         len(names), max_samples=max_samples, subset_seed=subset_seed
     )
-    kept = [names[i] for i in chosen]
-    folder = _find_images(base, images, kept, table, folders)
-    return Listed(folder, {name: entries[name] for name in kept}, problems)
+    selected = [names[i] for i in chosen]
+    folder = _find_images(base, images, selected, table, folders)
+    return ImageList(folder, {name: entries[name] for name in selected}, problems)
 
 
 def portable(
@@ -120,35 +121,34 @@ def portable(
     problems: list[str],
     folders: tuple[str, ...] = FOLDERS,
 ) -> dict[str, Entry]:
-    """The entries with names as they are on this machine: images\\a.jpg, as Windows
-    writes it, becomes images/a.jpg unless a file has the backslash in its name, and so
-    do ./images/a.jpg and images//a.jpg.
+    """Returns the entries with their names as this machine writes them.
 
-    Names that are one then are one entry. Absolute paths of Windows break their image,
-    and `problems` counts them; raises UserError if all are such. Other arguments as of
-    `make`.
+    images\\a.jpg, as Windows writes it, becomes images/a.jpg unless a file has the
+    backslash in its name. So do ./images/a.jpg and images//a.jpg. Entries whose names
+    become equal are joined. Absolute paths of Windows break their image, and `problems`
+    counts them; raises UserError if all are such. See `make` for the other arguments.
     """
     if not any(
         "\\" in name or IDLE.search(name) or WINDOWS.match(name) for name in entries
     ):
         return entries
-    places = _folders(base, images, folders)
-    literal = {name for place in places for name in os.listdir(place) if "\\" in name}
-    found: dict[str, Entry] = {}
+    present = _folders(base, images, folders)
+    literal = {name for place in present for name in os.listdir(place) if "\\" in name}
+    renamed: dict[str, Entry] = {}
     absolute: list[str] = []
     for name, entry in entries.items():
-        foreign = WINDOWS.match(name)
-        if (foreign or "\\" in name) and not _held(places, name, literal):
-            if foreign:
+        is_windows = WINDOWS.match(name)
+        if (is_windows or "\\" in name) and not _exists(present, name, literal):
+            if is_windows:
                 absolute.append(name)
                 entry.fault = f"the list names it by a path of Windows, {name}"
             else:
                 name = name.replace("\\", "/")
         name = IDLE.sub("", name)
-        if name in found:
-            found[name].join(entry)
+        if name in renamed:
+            renamed[name].join(entry)
         else:
-            found[name] = entry
+            renamed[name] = entry
     if len(absolute) == len(entries):
         raise UserError(
             f"{table} names its images by absolute paths of Windows, such as "
@@ -159,37 +159,39 @@ def portable(
             f"{len(absolute)} images named by absolute paths of Windows, such as "
             f"{absolute[0]}: write them relative to the folder of the images"
         )
-    return found
+    return renamed
 
 
-def _held(places: list[pathlib.Path], name: str, literal: set[str]) -> bool:
-    """Whether a file has this very name; literal: those at the top of the folders."""
+def _exists(folders: list[pathlib.Path], name: str, literal: set[str]) -> bool:
+    """Whether a file has exactly this name; literal: names in the folders."""
     if name in literal:
         return True
-    return "/" in name and any((place / name).is_file() for place in places)
+    return "/" in name and any((folder / name).is_file() for folder in folders)
 
 
 def _folders(
     base: pathlib.Path, images: str, usual: tuple[str, ...]
 ) -> list[pathlib.Path]:
-    """Folders in which the images may lie; raises UserError for a missing option."""
+    """Returns the folders that may hold the images; raises UserError if the option's
+    folder does not exist.
+    """
     if not images:
         return [base / name for name in usual if (base / name).is_dir()]
-    place = base / paths.given(images)
-    if not place.is_dir():
-        raise local.missing(place, f"It is named by the option images={images}")
-    return [place]
+    folder = base / paths.given(images)
+    if not folder.is_dir():
+        raise local.missing(folder, f"It is named by the option images={images}")
+    return [folder]
 
 
 def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The file of an image, also if its name's accents are characters of their own
-    in the list and not on the disk, or the other way (macOS unpacks so).
+    """Returns an image's file, also if the list and the disk differ in whether accents
+    are separate characters (macOS unpacks such names).
     """
-    place = folder / name
-    if name.isascii() or place.is_file():
-        return place
-    others = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
-    return next((other for other in others if other.is_file()), place)
+    path = folder / name
+    if name.isascii() or path.is_file():
+        return path
+    variants = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    return next((variant for variant in variants if variant.is_file()), path)
 
 
 def _find_images(
@@ -199,21 +201,21 @@ def _find_images(
     table: pathlib.Path,
     usual: tuple[str, ...],
 ) -> pathlib.Path:
-    """The folder that holds images of the list; raises UserError without one."""
+    """Returns the folder that holds listed images; raises UserError without one."""
     folders = _folders(base, images, usual)
-    # Name by name, since the first may be the one that is missing in every folder.
+    # Each name in all folders, because the first image may be missing from all.
     for name, folder in itertools.product(names, folders):
         if _file(folder, name).is_file():
             return folder
     tried = ", ".join(str(folder) for folder in folders[:4]) or str(base)
-    held = [
+    present = [
         name
         for folder in folders
         for name in sorted(os.listdir(folder))
         if name.lower().endswith(local.IMAGE_SUFFIXES)
     ]
-    seen = f" (there is {held[0]!r})" if held else ""
+    hint = f" (there is {present[0]!r})" if present else ""
     raise UserError(
-        f"no image of {table} (such as {names[0]!r}) is in {tried}{seen}; set the "
+        f"no image of {table} (such as {names[0]!r}) is in {tried}{hint}; set the "
         f"option images to their folder"
     )

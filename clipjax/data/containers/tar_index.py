@@ -244,7 +244,7 @@ def _label(data: bytes) -> int:
 def _text(kind: str, data: bytes, place: tuple[int, int]) -> caption_files.Text:
     """What a caption file holds, of the suffix txt or json; it may be cut off."""
     known = caption_files.TXT if kind == "txt" else caption_files.JSON
-    found = caption_files.look(known, data, place)
+    found = caption_files.inspect(known, data, place)
     return found if len(data) == place[1] else dataclasses.replace(found, captions=-1)
 
 
@@ -259,7 +259,7 @@ def _pack(
     chosen = caption_files.choose_each((entry.texts for entry in found), counts)
     said = [f"{n} {what}" for what, n in sorted(counts.items()) if n]
     images = np.array([entry.image for entry in found], np.int64).reshape(-1, 2)
-    texts = np.array([text.place for text in chosen], np.int64).reshape(-1, 2)
+    texts = np.array([text.span for text in chosen], np.int64).reshape(-1, 2)
     return ShardIndex(
         keys=np.frombuffer(b"".join(names), np.uint8).copy(),
         key_end=np.cumsum([len(name) for name in names], dtype=np.int64),

@@ -46,7 +46,7 @@ def make(
     official: bool = True,
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> image_list.Listed:
+) -> image_list.ImageList:
     """Reads the table; images are read one by one when asked for.
 
     The split is "all", or "train", "val" or "test" of Flickr8k's official lists

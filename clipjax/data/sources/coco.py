@@ -26,7 +26,7 @@ def make(
     images: str = "",
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> image_list.Listed:
+) -> image_list.ImageList:
     """Reads the captions of split "train" or "val"; images are read when asked for.
 
     The images are in the order of the file's list `images`.

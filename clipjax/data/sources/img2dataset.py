@@ -108,7 +108,9 @@ def make(
             held = [selection.held_out(key, val_fraction) for key in found.keys]
             mine = np.array(held, bool) == (split == "val")
         if not text_lines:
-            kinds, captions, _ = caption_files.whole(found.kinds, found.captions, ())
+            kinds, captions, _ = caption_files.without_lines(
+                found.kinds, found.captions, ()
+            )
             counts = Counts({**found.counts, caption_files.SEVERAL: 0})
             found = dataclasses.replace(
                 found, kinds=kinds, captions=captions, counts=counts
@@ -295,7 +297,7 @@ def _texts(folder: pathlib.Path, key: str, there: set[str]) -> list[caption_file
         except BadExample:
             texts.append(caption_files.Text(kind, captions=-1))
         else:
-            texts.append(caption_files.look(kind, data))
+            texts.append(caption_files.inspect(kind, data))
     return texts
 
 

@@ -34,7 +34,7 @@ def make(
     restval: bool = True,
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> image_list.Listed:
+) -> image_list.ImageList:
     """Reads the captions of split "train", "val" or "test"; images when asked for.
 
     Options (paths are relative to `path`, or absolute):

@@ -232,7 +232,7 @@ class WebDataset:
 
 def _whole(found: tar_index.ShardIndex) -> tar_index.ShardIndex:
     """An index by which a text is one caption, of however many lines."""
-    kinds, captions, problems = caption_files.whole(
+    kinds, captions, problems = caption_files.without_lines(
         found.text_kind, found.captions, found.problems
     )
     return dataclasses.replace(

@@ -112,7 +112,7 @@ def test_lists_among_other_captions_are_counted(tmp_path):
         "e.jpg": ["z"],
     }
     assert problems == [
-        "1 captions look like lists but cannot be read as such, taken as they are",
+        "1 captions look like lists but cannot be parsed, used unchanged",
         "3 empty captions, left out",
         "3 of 5 captions spell a list, whose members are taken",
     ]
@@ -362,7 +362,7 @@ def test_json_that_is_nested_too_deep_is_one_line(depth, name, begin, tmp_path):
     ],
 )
 def test_a_table_that_is_no_text_is_told(raw, words, tmp_path):
-    with pytest.raises(UserError, match=f"t.csv is no table of text, but {words}"):
+    with pytest.raises(UserError, match=f"t.csv is not a table of text, but {words}"):
         read(tmp_path / "t.csv", raw)
 
 

@@ -126,7 +126,7 @@ LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_s
 def test_lines_come_back_as_captions(lines, end):
     lines = ["a cat", "a dog", *lines]
     data = end.join(lines).encode()
-    found = caption_files.look(caption_files.TXT, data)
+    found = caption_files.inspect(caption_files.TXT, data)
     kept = [line.strip() for line in lines if line.strip()]
     assert found.kind == caption_files.LINES and found.captions == len(kept)
     assert caption_files.parse(found.kind, data) == kept

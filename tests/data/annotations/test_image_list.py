@@ -25,7 +25,7 @@ def test_entries_keep_their_captions_and_faults(wanted):
         name: Entry(captions, len(captions) + faulty, "torn" if faulty else "")
         for name, (captions, faulty) in wanted.items()
     }
-    source = image_list.Listed(pathlib.Path("nowhere"), entries, [])
+    source = image_list.ImageList(pathlib.Path("nowhere"), entries, [])
     assert len(source) == len(wanted)
     for i, (name, (captions, faulty)) in enumerate(wanted.items()):
         assert source.key_of(i) == name.encode("utf-8", "backslashreplace").decode()

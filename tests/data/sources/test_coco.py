@@ -132,13 +132,13 @@ def test_coco_entries_that_cannot_be_used_are_counted(tmp_path):
         (b'{"images": [{"id": 1, "file_name": "a.jpg"}, {"id"', "or truncated"),
         (
             b"[]",
-            "an object with the lists 'images' and 'annotations', but an empty list",
+            "an object with the lists 'images' and 'annotations', but is an empty list",
         ),
         (
             b'[{"image": "a.jpg"}]',
-            "but a list of 1 objects with 'image'; data=captions",
+            "but is a list of 1 objects with 'image'; data=captions",
         ),
-        (b'{"images": []}', r"but an object with 'images' \(a list of 0\)"),
+        (b'{"images": []}', r"but is an object with 'images' \(a list of 0\)"),
         (b'{"images": [], "annotations": []}', "lists no images .* is an empty list"),
         (
             b'{"images": [{"id": 1, "name": "a"}], "annotations": [{"x": 1}]}',

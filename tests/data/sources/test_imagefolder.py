@@ -55,7 +55,7 @@ def test_imagenet_as_distributed(imagenet):
     one = make(max_classes=1)
     assert len(one) == 1 and one.class_names == {"class": ["tench"]}
     (imagenet / "val/ILSVRC2012_val_00000002.JPEG").unlink()
-    assert make().problems == ["1 images of LOC_val_solution.csv are not there"]
+    assert make().problems == ["1 images of LOC_val_solution.csv are missing"]
 
 
 def test_tables_of_classes(tmp_path):
