@@ -1,14 +1,14 @@
-"""Checks of components: each holds one to the whole contract of its family.
+"""Contract checks: each function checks a component against its family's contract.
 
     check_loss("my_package.my_loss", block=64)
     check_tower("image", "my_package.my_tower", width=32)
 
-A component is a name of clipjax's own, a dotted module with a `make`, or a factory;
-keywords are its options. A component that breaks its contract raises AssertionError
-with what it must do. `python -m clipjax.testing loss=my_package.my_loss` does the same
-on the command line.
+A component is the name of one of clipjax's, a dotted module with a `make`, or a
+factory; keywords are its options. If it breaks its contract, AssertionError says what
+it must do. `python -m clipjax.testing loss=my_package.my_loss` runs the same checks on
+the command line.
 
-Checks of several devices need them: set XLA_FLAGS before jax starts, as
+Some checks need several devices: set XLA_FLAGS before jax starts, as
 `python -m clipjax.testing` does.
 """
 
@@ -29,7 +29,7 @@ from clipjax.testing import (
 )
 from clipjax.types import UserError
 
-Given = str | Callable[..., Any]
+NameOrFactory = str | Callable[..., Any]
 CONTRACTS: Mapping[str, Callable[..., Iterator[contract.Check]]] = {
     "loss": loss_contract.checks,
     "image": tower_contract.checks,
@@ -43,24 +43,24 @@ CONTRACTS: Mapping[str, Callable[..., Iterator[contract.Check]]] = {
 
 
 def checks(
-    family: str, given: Given, options: Mapping[str, Any], **more: str
+    family: str, component: NameOrFactory, options: Mapping[str, Any], **more: str
 ) -> Iterator[contract.Check]:
-    """The checks of a component, one after another; those of a family share work.
+    """Yields a component's checks in order; checks of one component share work.
 
-    Raises UserError for a family without a contract, and a component or an option that
-    is not there.
+    Raises UserError if the family has no contract, or the component or an option does
+    not exist.
     """
     if family not in CONTRACTS:
         raise UserError(f"{family}: no contract. There are {', '.join(CONTRACTS)}")
-    return CONTRACTS[family](contract.component(family, given, options), **more)
+    return CONTRACTS[family](contract.component(family, component, options), **more)
 
 
-def check_loss(loss: Given, **options: Any) -> None:
+def check_loss(loss: NameOrFactory, **options: Any) -> None:
     """Raises AssertionError if a loss breaks the contract of types.Loss."""
     contract.run(checks("loss", loss, options))
 
 
-def check_tower(family: str, tower: Given, **options: Any) -> None:
+def check_tower(family: str, tower: NameOrFactory, **options: Any) -> None:
     """Raises AssertionError if a tower breaks the contract of types.Tower.
 
     family: "image" or "text".
@@ -68,26 +68,26 @@ def check_tower(family: str, tower: Given, **options: Any) -> None:
     contract.run(checks(family, tower, options))
 
 
-def check_model(model: Given, **options: Any) -> None:
+def check_model(model: NameOrFactory, **options: Any) -> None:
     """Raises AssertionError if a model breaks the contract of types.Model."""
     contract.run(checks("model", model, options))
 
 
-def check_source(source: Given, split: str = "train", **options: Any) -> None:
+def check_source(source: NameOrFactory, split: str = "train", **options: Any) -> None:
     """Raises AssertionError if a source breaks the contract of types.Source."""
     contract.run(checks("data", source, options, split=split))
 
 
-def check_tokenizer(tokenizer: Given, **options: Any) -> None:
+def check_tokenizer(tokenizer: NameOrFactory, **options: Any) -> None:
     """Raises AssertionError if a tokenizer breaks the contract of types.Tokenizer."""
     contract.run(checks("tokenizer", tokenizer, options))
 
 
-def check_optimizer(optimizer: Given, **options: Any) -> None:
-    """Raises AssertionError if an optimizer's updates are not what a run needs."""
+def check_optimizer(optimizer: NameOrFactory, **options: Any) -> None:
+    """Raises AssertionError if an optimizer's updates do not fit a run."""
     contract.run(checks("optim", optimizer, options))
 
 
-def check_evaluator(evaluator: Given, **options: Any) -> None:
+def check_evaluator(evaluator: NameOrFactory, **options: Any) -> None:
     """Raises AssertionError if an evaluator breaks the contract of types.Evaluator."""
     contract.run(checks("evals", evaluator, options))

@@ -1,4 +1,4 @@
-"""`python -m clipjax.testing loss=my_package.my_loss`: one line for each check."""
+"""`python -m clipjax.testing loss=my_package.my_loss`: prints one line per check."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_l
 HELP = """\
 usage: python -m clipjax.testing FAMILY=COMPONENT [--OPTION=VALUE ...] ...
 
-Holds components to the contract of their family, on 8 emulated devices:
+Checks components against the contract of their family, on 8 emulated devices:
 
   loss=my_package.my_loss --temperature=0.1     a loss, with an option
-  image=my_package.my_tower text=transformer    several, each with what follows it
-  data=captions --path=DATA --split=test        a source's split, "train" if not said
+  image=my_package.my_tower text=transformer    several, each with the options after it
+  data=captions --path=DATA --split=test        a source's split ("train" by default)
   evals=my_package.my_evaluator                 an evaluator
 
 families: {families}
-A component is a name of clipjax's own or a dotted module with a function `make`.
+A component is the name of one of clipjax's, or a dotted module with a function `make`.
 Exit status 1 if a check fails.
 """
 
@@ -49,43 +49,44 @@ def main(argv: list[str]) -> int:
 
 
 def emulate_devices() -> None:
-    """8 devices of the CPU, whatever the machine has; before jax starts its backend."""
+    """Makes jax emulate 8 CPU devices; call before jax starts its backend."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
     jax.config.update("jax_platforms", "cpu")
 
 
-def components(words: list[str]) -> list[tuple[str, str, dict[str, str]]]:
-    """(family, name, options as text) of each component on a command line.
+def components(args: list[str]) -> list[tuple[str, str, dict[str, str]]]:
+    """(family, name, options as text) per component on a command line.
 
-    Raises UserError for a word that is none, and a family without a contract.
+    Raises UserError for an argument of neither form, and for a family without a
+    contract.
     """
-    found: list[tuple[str, str, dict[str, str]]] = []
-    for word in words:
-        key, equals, value = word.partition("=")
+    chosen: list[tuple[str, str, dict[str, str]]] = []
+    for arg in args:
+        key, equals, value = arg.partition("=")
         if not equals or not value:
-            raise UserError(f"{word!r}: write FAMILY=COMPONENT or --OPTION=VALUE")
+            raise UserError(f"{arg!r}: write FAMILY=COMPONENT or --OPTION=VALUE")
         if key.startswith("-"):
-            if not found:
-                raise UserError(f"{word!r}: name a component before its options")
-            found[-1][2][key.lstrip("-")] = value
+            if not chosen:
+                raise UserError(f"{arg!r}: name a component before its options")
+            chosen[-1][2][key.lstrip("-")] = value
             continue
         if key not in testing.CONTRACTS:
             hint = registry.suggest(key, testing.CONTRACTS)
             known = ", ".join(testing.CONTRACTS)
-            raise UserError(f"{word!r}: no such family.{hint} Known: {known}")
-        found.append((key, value, {}))
-    return found
+            raise UserError(f"{arg!r}: no such family.{hint} Known: {known}")
+        chosen.append((key, value, {}))
+    return chosen
 
 
 def run(check: Any) -> str:
-    """Why a check fails, in one line; "" if it holds."""
+    """Why a check fails, in one line; "" if it passes."""
     try:
         check.run()
     except AssertionError as error:
         return f"FAILED: {' '.join(str(error).split())};"
     except UserError as error:
         return f"FAILED: refused: {' '.join(str(error).split())};"
-    except Exception as error:  # of the component's own code
+    except Exception as error:  # from the component's code
         return f"FAILED: {registry.told(error)};"
     return ""
 

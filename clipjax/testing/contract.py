@@ -1,4 +1,4 @@
-"""What the checks of all families share: components, numbers, devices."""
+"""Helpers that the checks of all families share: components, numbers, devices."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from clipjax import help_pages, registry
 from clipjax.engine import sharding
 from clipjax.types import UserError
 
-# Checks compile much and compute little: unoptimised, a third of the time.
+# Checks compile much and compute little: without optimisation they take a third of
+# the time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Check(NamedTuple):
-    """name: what a component must do; run: raises if it does not."""
+    """name: what the component must do. run: raises if it does not."""
 
     name: str
     run: Callable[[], None]
@@ -29,7 +30,7 @@ class Check(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A factory under test and the options to call it with."""
+    """A factory under test and the options for its call."""
 
     family: str
     factory: Callable[..., Any]
@@ -42,7 +43,7 @@ class Component:
         return option in registry.options(self.factory)
 
     def constant(self, name: str) -> Any:
-        """What the component's module declares under a name, None without."""
+        """A constant of the component's module, None if it is not declared."""
         return registry.module_of(self.factory, name)
 
     @property
@@ -56,23 +57,23 @@ class Component:
 
 
 def component(
-    family: str, given: str | Callable[..., Any], options: Mapping[str, Any]
+    family: str, name: str | Callable[..., Any], options: Mapping[str, Any]
 ) -> Component:
     """The component of a name, a dotted module or a factory.
 
-    Raises UserError for a component that is not there, an option that it lacks, or an
-    option's value of a wrong type.
+    Raises UserError if the component does not exist, lacks an option, or an option's
+    value has the wrong type.
     """
-    factory = registry.load(family, given) if isinstance(given, str) else given
+    factory = registry.load(family, name) if isinstance(name, str) else name
     known = registry.options(factory)
     typed = {}
-    for name, value in options.items():
-        if name not in known:
+    for option, value in options.items():
+        if option not in known:
             raise UserError(
-                f"{family}: no option {name!r}.{registry.suggest(name, known)} "
+                f"{family}: no option {option!r}.{registry.suggest(option, known)} "
                 f"Known: {', '.join(known)}"
             )
-        typed[name] = registry.typed(value, known[name].annotation, name)
+        typed[option] = registry.typed(value, known[option].annotation, option)
     return Component(family, factory, typed)
 
 
@@ -83,13 +84,13 @@ def must(condition: Any, message: str) -> None:
 
 
 def run(checks: Iterable[Check]) -> None:
-    """Runs checks in turn; the first that fails raises."""
+    """Runs checks in order; the first failure raises."""
     for check in checks:
         check.run()
 
 
 def pickled(subject: Any, what: str) -> Any:
-    """A copy as another process gets it; what: "the source", for the message."""
+    """A pickled copy, as another process gets it; what: its name for the message."""
     try:
         return pickle.loads(pickle.dumps(subject))
     except Exception as error:
@@ -97,7 +98,7 @@ def pickled(subject: Any, what: str) -> Any:
 
 
 def options_are_documented(subject: Component) -> None:
-    """Every option has a type, a default of it, and a line in the docstring."""
+    """Each option must have a type, a default of that type and a docstring line."""
     try:
         known = registry.options(subject.factory)
     except TypeError as error:
@@ -114,8 +115,8 @@ def options_are_documented(subject: Component) -> None:
         f"options without a line in the docstring: {', '.join(missing)}; write one "
         "under Args, such as '  NAME: what it does'",
     )
-    place = inspect.getdoc(subject.factory)
-    must(place, "the factory has no docstring: say what it makes")
+    docstring = inspect.getdoc(subject.factory)
+    must(docstring, "the factory has no docstring: say what it makes")
 
 
 def finite(tree: Any, what: str) -> None:
@@ -127,36 +128,41 @@ def finite(tree: Any, what: str) -> None:
 
 
 def gap(one: Any, other: Any) -> float:
-    """The largest difference between two trees, of the largest value of its leaf; inf
-    if they are not finite at the same places."""
-    worst = 0.0
+    """The largest difference between two trees, relative to its leaf's largest value;
+    inf if they are not is_finite at the same indices."""
+    largest = 0.0
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        here = np.isfinite(a)
-        if a.shape != b.shape or not np.array_equal(here, np.isfinite(b)):
+        is_finite = np.isfinite(a)
+        if a.shape != b.shape or not np.array_equal(is_finite, np.isfinite(b)):
             return np.inf
-        scale = max(np.abs(a[here]).max(initial=0), 1e-3)
-        worst = max(worst, np.abs(a[here] - b[here]).max(initial=0) / scale)
-    return float(worst)
+        scale = max(np.abs(a[is_finite]).max(initial=0), 1e-3)
+        largest = max(
+            largest, np.abs(a[is_finite] - b[is_finite]).max(initial=0) / scale
+        )
+    return float(largest)
 
 
 def same(one: Any, other: Any, tolerance: float, message: str) -> None:
     """Raises AssertionError if two trees differ by more than `tolerance`."""
-    found = gap(one, other)
-    must(found <= tolerance, f"{message} (off by {found:.1e} of the largest value)")
+    difference = gap(one, other)
+    must(
+        difference <= tolerance,
+        f"{message} (off by {difference:.1e} of the largest value)",
+    )
 
 
 def same_bits(one: Any, other: Any, message: str) -> None:
-    """Raises AssertionError unless two trees are equal to the last bit."""
+    """Raises AssertionError unless two trees are equal bit for bit."""
     leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     equal = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in leaves)
     must(equal, message)
 
 
 def mesh() -> Any:
-    """All devices as (data, fsdp), two along fsdp.
+    """A mesh (data, fsdp) of all devices, with fsdp=2.
 
-    Raises UserError for fewer than two devices, with which nothing would be checked.
+    Raises UserError unless the number of devices is even.
     """
     count = jax.device_count()
     if count < 2 or count % 2:
@@ -168,17 +174,17 @@ def mesh() -> Any:
     return sharding.make_mesh({"data": count // 2, "fsdp": 2})
 
 
-def split_rows(over: Any, tree: Any) -> Any:
-    """A batch over all devices of a mesh, each with its rows."""
-    rows = sharding.batch_sharding(over)
+def split_rows(mesh: Any, tree: Any) -> Any:
+    """A batch with its rows split mesh all devices of a mesh."""
+    rows = sharding.batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.device_put(x, rows) if np.ndim(x) else x, tree)
 
 
-def split_state(over: Any, tree: Any) -> Any:
-    """A tree over the devices of a mesh, as training places it by its paths."""
-    return jax.tree.map(jax.device_put, tree, sharding.tree_shardings(over, tree))
+def split_state(mesh: Any, tree: Any) -> Any:
+    """A tree on a mesh, sharded by its paths as in training."""
+    return jax.tree.map(jax.device_put, tree, sharding.tree_shardings(mesh, tree))
 
 
 def shapes(tree: Any) -> Any:
-    """Structure, shapes and types of a tree, comparable."""
+    """A tree's structure, shapes and dtypes, in a form that == compares."""
     return jax.tree.map(lambda x: (np.shape(x), str(np.asarray(x).dtype)), tree)

@@ -1,4 +1,4 @@
-"""The contract of an evaluator: metrics that say what they mean, from a pure `run`."""
+"""An evaluator's contract: metrics that say what they mean, from a pure `run`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COUNT, WIDTH, BROKEN = 13, 8, 5
 
 
 class Pictures:
-    """COUNT pictures of one value each, with two captions and a class; one is broken.
+    """COUNT single-valued pictures with two captions and a class each; one is broken.
 
-    reads: the number of every picture, as often as it was read.
+    reads: the indices read so far, in order.
     """
 
     max_captions = 2
@@ -44,26 +44,26 @@ class Pictures:
         if index == BROKEN:
             raise BadExample("it is broken", f"picture {index}")
         shape = index % len(CLASSES)
-        own = f"{CLASSES[shape]} {chr(ord('a') + index)}"
-        captions = [f"a {own}", f"one {own}"]
+        name = f"{CLASSES[shape]} {chr(ord('a') + index)}"
+        captions = [f"a {name}", f"one {name}"]
         image = np.full((4, 4, 3), index, np.uint8)
         return Example(image, captions, {"shape": shape}, key=f"picture {index}")
 
 
 class Model:
-    """Embeddings, or logits, looked up by a picture's value and a text's letters."""
+    """Looks embeddings (or logits) up by a picture's value and a text's letters."""
 
     def __init__(self, image_output: str) -> None:
         self.image_output = image_output
 
     def encode_image(self, variables: Variables, image: Any) -> dict[str, Any]:
-        found = variables["params"]["image"][image[:, 0, 0, 0]]
-        logits = found[:, : len(CLASSES)]
-        return {self.image_output: logits if self._classifies else _unit(found)}
+        rows = variables["params"]["image"][image[:, 0, 0, 0]]
+        logits = rows[:, : len(CLASSES)]
+        return {self.image_output: logits if self._classifies else _unit(rows)}
 
     def encode_text(self, variables: Variables, text: Any, mask: Any) -> dict[str, Any]:
-        found = variables["params"]["text"][text] * mask[..., None]
-        return {"text_embed": _unit(found.sum(axis=1))}
+        letters = variables["params"]["text"][text] * mask[..., None]
+        return {"text_embed": _unit(letters.sum(axis=1))}
 
     @property
     def _classifies(self) -> bool:
@@ -81,16 +81,16 @@ def _variables(seed: int) -> Variables:
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """What types.Evaluator promises, over a small source with a broken picture."""
+    """The checks of types.Evaluator, over a small source with a broken picture."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     bench = Bench(component)
-    yield Check("metrics are Metrics that say what they mean", bench.metrics)
+    yield Check("metrics are Metrics within their unit's range", bench.metrics)
     yield Check("a broken picture is left out and counted", bench.broken)
     yield Check("the same model gives the same numbers", bench.pure)
     yield Check("another model gives other numbers", bench.depends)
     yield Check("progress counts up to its total", bench.progress)
-    yield Check("the texts that it encodes are told", bench.texts)
+    yield Check("texts() lists the texts that it encodes", bench.texts)
 
 
 class Bench:
@@ -121,39 +121,39 @@ class Bench:
         return Inputs(encoder, self.source)
 
     def run(self, seed: int, progress: Any = None) -> EvalResult:
-        """The result for the model of a seed, encoded anew."""
+        """The result for a seed's model; nothing encoded before is used."""
         self.inputs.forget()
         return self.evaluator.run(_variables(seed), progress)
 
     @functools.cached_property
     def result(self) -> EvalResult:
-        found = self.run(0)
+        result = self.run(0)
         must(
-            isinstance(found, EvalResult),
-            f"run gives {type(found).__name__}: it must give a "
+            isinstance(result, EvalResult),
+            f"run gives {type(result).__name__}: it must give a "
             "clipjax.types.EvalResult",
         )
-        return found
+        return result
 
     def metrics(self) -> None:
-        """Fractions lie in [0, 1], ranks from 1 on; the primary metric is finite."""
+        """Fractions are in [0, 1], ranks at least 1; the primary metric is finite."""
         for name, metric in self.result.metrics.items():
-            for what in ("value", "chance"):
-                number = getattr(metric, what)
+            for field in ("value", "chance"):
+                number = getattr(metric, field)
                 if number is None or not np.isfinite(number):
                     continue
                 if metric.unit == "fraction":
-                    must(0 <= number <= 1, f"{name}: {what}={number} is no fraction")
+                    must(0 <= number <= 1, f"{name}: {field}={number} is no fraction")
                 if metric.unit == "rank":
-                    must(number >= 1, f"{name}: {what}={number} is no rank from 1 on")
+                    must(number >= 1, f"{name}: {field}={number} is no rank from 1 on")
         primary = self.result.metrics[self.result.primary].value
         must(
             np.isfinite(primary), f"the primary metric is {primary}: it must be finite"
         )
-        must(self.result.size, "size is empty: say what was evaluated")
+        must(self.result.size, "size is empty: say how much was evaluated")
 
     def broken(self) -> None:
-        """A source's broken example ends no evaluation."""
+        """A broken example of the source is left out and counted."""
         read = BROKEN in self.source.reads
         must(
             self.result.broken == read,
@@ -161,7 +161,7 @@ class Bench:
         )
 
     def pure(self) -> None:
-        """`run` keeps nothing of another model."""
+        """`run` keeps nothing from another model."""
         first, _, again = self.run(0), self.run(1), self.run(0)
         same = _numbers(first) == _numbers(again)
         must(
@@ -169,9 +169,9 @@ class Bench:
         )
 
     def depends(self) -> None:
-        """At least one of the numbers says something of the model."""
-        found = [_numbers(self.run(seed)) for seed in range(4)]
-        must(any(one != found[0] for one in found), "four models give the same numbers")
+        """At least one number depends on the model."""
+        numbers = [_numbers(self.run(seed)) for seed in range(4)]
+        must(any(x != numbers[0] for x in numbers), "four models give the same numbers")
 
     def progress(self) -> None:
         calls: list[tuple[int, int]] = []
@@ -180,13 +180,13 @@ class Bench:
         must(not wrong, f"progress{wrong[:1]}: done is not within total")
 
     def texts(self) -> None:
-        """`texts()`, if there is one, names what the tokenizer is asked for."""
+        """`texts()`, if declared, gives the texts that the tokenizer will encode."""
         if not hasattr(self.evaluator, "texts"):
             return
         for what, (items, count) in self.evaluator.texts().items():
             rows = list(items)
             items_are_texts = all(
-                not isinstance(row, str) and all(isinstance(one, str) for one in row)
+                not isinstance(row, str) and all(isinstance(text, str) for text in row)
                 for row in rows
             )
             must(items_are_texts, f"texts()[{what!r}]: each item must be several texts")

@@ -1,4 +1,4 @@
-"""The contract of a loss: any order, any number of devices, any size of block."""
+"""A loss's contract: the same at any order, number of devices and block size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """What types.Loss promises, of a loss with its options."""
+    """The checks of types.Loss, with the component's options."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     subject = LossUnderTest(component)
@@ -34,18 +34,14 @@ def checks(component: Component) -> Iterator[Check]:
         "pairs may come in any order": order_changes_nothing,
         "one device and many, whole and in blocks agree": splitting_changes_nothing,
         "products are at the highest precision": products_are_precise,
-        "a saved state goes on to the last bit": state_comes_back,
+        "a saved state restores bit for bit": state_restores,
         "a batch of one is finite or refused": one_example,
     }.items():
         yield Check(name, functools.partial(check, subject))
 
 
 class LossUnderTest:
-    """A loss for batches of BATCH, and its step, which is compiled once.
-
-    A step takes (outputs, batch, state, step) and gives the value, the gradient of the
-    outputs and the new state.
-    """
+    """A loss for batches of BATCH, and its step, compiled once; see `stepping`."""
 
     def __init__(self, component: Component):
         self.component = component
@@ -67,7 +63,7 @@ class LossUnderTest:
         return self.component.constant("OUTPUT") == "logits"
 
     def inputs(self, size: int, seed: int, dtype: Any = jnp.float32) -> Any:
-        """Outputs of the kind of model that the loss takes, and a batch."""
+        """Model outputs of the kind that the loss takes, and a batch."""
         return (classified if self.classifies else example)(size, seed, dtype)
 
 
@@ -78,10 +74,10 @@ def example(
     alike: float = 0.0,
     images: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Outputs of a model and a batch.
+    """A model's outputs and a batch.
 
-    alike: how near all embeddings are to one vector. images: how many different ones
-    there are, None for all different.
+    alike: the share of a common vector in all embeddings. images: the number of
+    different images, None if all differ.
     """
     draw = np.random.default_rng(seed)
     outputs = {
@@ -105,7 +101,7 @@ def example(
 def classified(
     size: int, seed: int, dtype: Any = jnp.float32, scale: float = 1.0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Outputs of a classifier and a batch, of which one row has no label."""
+    """A classifier's outputs and a batch in which one row has no label."""
     draw = np.random.default_rng(seed)
     outputs = {
         "logits": jnp.asarray(scale * draw.normal(size=(size, CLASSES)), dtype),
@@ -119,23 +115,23 @@ def classified(
 
 
 def stepping(loss: Any) -> Callable[..., tuple[Any, Any, Any]]:
-    """(outputs, batch, state, step) -> (value, gradient, new state)."""
+    """A step: (outputs, batch, state, step) -> (value, gradient, new state)."""
 
     def value(outputs, batch, state, step):
-        found, after, _ = loss(outputs, batch, state, step)
-        return found, after
+        result, after, _ = loss(outputs, batch, state, step)
+        return result, after
 
     def step(outputs, batch, state, step):
-        (found, after), gradient = jax.value_and_grad(value, has_aux=True)(
+        (result, after), gradient = jax.value_and_grad(value, has_aux=True)(
             outputs, batch, state, step
         )
-        return found, gradient, after
+        return result, gradient, after
 
     return step
 
 
 def declares_what_is_known(subject: LossUnderTest) -> None:
-    """OUTPUT, MODEL_OPTIONS and TRAIN_OPTIONS name what there is."""
+    """OUTPUT, MODEL_OPTIONS and TRAIN_OPTIONS name existing outputs and options."""
     output = subject.component.constant("OUTPUT")
     must(
         output in (None, *OUTPUTS),
@@ -148,17 +144,18 @@ def declares_what_is_known(subject: LossUnderTest) -> None:
         ("TRAIN_OPTIONS", config.SHARED["train"]),
     ):
         wrong = (subject.component.constant(constant) or {}).keys() - set(names)
-        must(not wrong, f"{constant} names what no config has: {', '.join(wrong)}")
+        must(not wrong, f"{constant}: no config has {', '.join(wrong)}")
 
 
 def returns_as_declared(subject: LossUnderTest) -> None:
-    """A float32 scalar, a state of the same shapes, scalars by name."""
+    """The loss returns a float32 scalar, a state of the same shapes, named scalars."""
     loss = subject.loss
     before = jax.eval_shape(loss.init)
     outputs, batch = subject.inputs(BATCH, 0)
-    found = jax.eval_shape(loss, outputs, batch, before, 1)
-    must(isinstance(found, tuple) and len(found) == 3, "return value, state, metrics")
-    value, after, metrics = found
+    returned = jax.eval_shape(loss, outputs, batch, before, 1)
+    is_triple = isinstance(returned, tuple) and len(returned) == 3
+    must(is_triple, "return value, state, metrics")
+    value, after, metrics = returned
     must(
         value.shape == () and value.dtype == jnp.float32,
         f"the value is {value.dtype}{list(value.shape)}: must be a float32 scalar",
@@ -174,7 +171,7 @@ def returns_as_declared(subject: LossUnderTest) -> None:
 
 
 def stays_finite(subject: LossUnderTest) -> None:
-    """Sharp temperatures, embeddings all alike, the same image again and again."""
+    """Low temperatures, equal embeddings and repeated images give finite numbers."""
     loss, step = subject.loss, subject.step
     if subject.classifies:
         cases = {f"logits of {s:g}": classified(BATCH, 5, scale=s) for s in (0, 1e4)}
@@ -184,8 +181,8 @@ def stays_finite(subject: LossUnderTest) -> None:
             for alike, images in ((0.0, None), (1.0, None), (0.0, 1)):
                 outputs, batch = example(BATCH, 5, alike=alike, images=images)
                 outputs["logit_scale"] = jnp.asarray(1 / temperature, jnp.float32)
-                of = "one image" if images else "equal rows" if alike else "any rows"
-                cases[f"temperature {temperature} and {of}"] = outputs, batch
+                rows = "one image" if images else "equal rows" if alike else "any rows"
+                cases[f"temperature {temperature} and {rows}"] = outputs, batch
     for name, (outputs, batch) in cases.items():
         state = loss.init()
         for number in range(3):
@@ -195,103 +192,105 @@ def stays_finite(subject: LossUnderTest) -> None:
 
 
 def order_changes_nothing(subject: LossUnderTest) -> None:
-    """The value, the gradient of each row, and by its effect the state."""
+    """The order of rows changes neither the value, a row's gradient, nor the state."""
     loss, step = subject.loss, subject.step
     outputs, batch = subject.inputs(BATCH, 1)
     state = step(outputs, batch, loss.init(), 0)[2]
     outputs, batch = subject.inputs(BATCH, 2)
     order = np.random.default_rng(3).permutation(BATCH)
 
-    def turned(tree: Any) -> Any:
+    def reordered(tree: Any) -> Any:
         return jax.tree.map(lambda x: x[order] if x.ndim else x, tree)
 
     value, gradient, after = step(outputs, batch, state, 1)
-    again, other, after_again = step(*turned((outputs, batch)), state, 1)
+    again, other, after_again = step(*reordered((outputs, batch)), state, 1)
     contract.same(value, again, 2e-5, "the value depends on the order of pairs")
     message = "the gradient depends on the order of pairs"
-    contract.same(turned(gradient), other, 2e-4, message)
+    contract.same(reordered(gradient), other, 2e-4, message)
     further = subject.inputs(BATCH, 4)
-    one, other = (step(*further, kept, 2)[0] for kept in (after, after_again))
+    one, other = (step(*further, state, 2)[0] for state in (after, after_again))
     contract.same(one, other, 2e-5, "the state depends on the order of pairs")
 
 
 def splitting_changes_nothing(subject: LossUnderTest) -> None:
-    """Blocks, if the loss has the option `block`, and devices, in float64."""
+    """Blocks (if the loss has the option `block`) and devices agree in float64."""
     with jax.enable_x64(True):
         loss, step = subject.loss, contract.jit(stepping(subject.loss))
         state = _float64(loss.init())
-        visited = step(*subject.inputs(BATCH, 9, jnp.float64), state, 0)
-        state = _float64(visited[2])
+        trained = step(*subject.inputs(BATCH, 9, jnp.float64), state, 0)
+        state = _float64(trained[2])
         outputs, batch = subject.inputs(BATCH, 0, jnp.float64)
-        if not subject.classifies:  # several pairs are of one image
+        if not subject.classifies:  # some pairs share an image
             outputs, batch = example(BATCH, 0, jnp.float64, images=12)
         whole = step(outputs, batch, state, 1)
-        # A loss that computes in float32 throughout is held to that.
+        # The tolerance is float32's if the loss always computes in float32.
         tolerance = 1e-10 if whole[0].dtype == jnp.float64 else 1e-5
-        has = subject.component.has("block")
-        if has:
+        has_block = subject.component.has("block")
+        if has_block:
             step = contract.jit(stepping(subject.make(block=5)))
-            found = step(outputs, batch, state, 1)
-            contract.same(whole, found, tolerance, "blocks of 5 rows change the loss")
+            blocks = step(outputs, batch, state, 1)
+            contract.same(whole, blocks, tolerance, "blocks of 5 rows change the loss")
         mesh = contract.mesh()
-        loss = subject.make(mesh=mesh, **({"block": 3} if has else {}))
+        loss = subject.make(mesh=mesh, **({"block": 3} if has_block else {}))
         rows = contract.split_rows(mesh, (outputs, batch))
-        place = contract.split_state(mesh, {"loss_state": state})["loss_state"]
-        found = contract.jit(stepping(loss))(*rows, place, 1)
+        placed = contract.split_state(mesh, {"loss_state": state})["loss_state"]
+        split = contract.jit(stepping(loss))(*rows, placed, 1)
         message = f"{mesh.size} devices change the loss: see LossSpec.mesh"
-        contract.same(whole, found, tolerance, message)
+        contract.same(whole, split, tolerance, message)
 
 
 def products_are_precise(subject: LossUnderTest) -> None:
-    """On a CPU a lower precision changes nothing, so that no number can tell; the
-    program can."""
+    """Every product has the precision HIGHEST. The jaxpr is checked, because a lower
+    precision changes no number on a CPU."""
     blocks = [{}, {"block": 5}] if subject.component.has("block") else [{}]
     outputs, batch = subject.inputs(BATCH, 0)
     for more in blocks:
         loss = subject.make(**more)
         state = jax.eval_shape(loss.init)
         step = jax.make_jaxpr(stepping(loss))(outputs, batch, state, 1)
-        for precision, place in products(step.jaxpr):
+        for precision, line in products(step.jaxpr):
             must(
                 precision == HIGHEST,
                 f"a product at precision {precision}: pass precision=jax.lax.Precision."
-                f"HIGHEST, or use losses/common/pairs.products ({place})",
+                f"HIGHEST, or use losses/common/pairs.products ({line})",
             )
 
 
 def products(jaxpr: Any, outer: str = "unknown") -> Iterator[tuple[Any, str]]:
-    """(precision, place in the code) of each product, of inner programs too.
+    """(precision, file and line) per product, inner jaxprs included.
 
-    outer: the place that called this program.
+    outer: the file and line that called this jaxpr.
     """
     for equation in jaxpr.eqns:
-        place = _place(equation.source_info.traceback) or outer
+        line = _line(equation.source_info.traceback) or outer
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield equation.params["precision"], place
+            yield equation.params["precision"], line
         for inner in jax.tree.leaves(
             list(equation.params.values()),
             is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr),
         ):
             if isinstance(inner, ClosedJaxpr):
-                yield from products(inner.jaxpr, place)
+                yield from products(inner.jaxpr, line)
             elif isinstance(inner, Jaxpr):
-                yield from products(inner, place)
+                yield from products(inner, line)
 
 
-def _place(traceback: Any) -> str:
-    """The innermost line of a traceback that is not jax's, "" without one."""
-    own = pathlib.Path(str(jax.__file__)).parent
+def _line(traceback: Any) -> str:
+    """The innermost file and line outside jax in a traceback; "" if there is none."""
+    jax_folder = pathlib.Path(str(jax.__file__)).parent
     for frame in traceback.frames if traceback else ():
-        if own not in pathlib.Path(frame.file_name).parents:
+        if jax_folder not in pathlib.Path(frame.file_name).parents:
             return f"{frame.file_name}, line {frame.line_num}"
     return ""
 
 
-def state_comes_back(subject: LossUnderTest) -> None:
-    """Nested dicts of arrays, which a checkpoint keeps by their paths."""
+def state_restores(subject: LossUnderTest) -> None:
+    """The state is nested dicts of arrays, as a checkpoint keeps it by paths."""
     loss, step = subject.loss, subject.step
     state = loss.init()
-    must(isinstance(state, dict), "the state is no dict of arrays ({} without any)")
+    must(
+        isinstance(state, dict), "the state is no dict of arrays ({} if there are none)"
+    )
     state = step(*subject.inputs(BATCH, 1), state, 0)[2]
     leaves = {path: np.asarray(x) for path, x in param_paths.named(state).items()}
     restored = jax.tree.map(jnp.asarray, param_paths.nested(leaves))
@@ -300,12 +299,12 @@ def state_comes_back(subject: LossUnderTest) -> None:
         "the state must be nested dicts of arrays: a checkpoint keeps them by paths",
     )
     further = subject.inputs(BATCH, 2)
-    one, other = (step(*further, kept, 1) for kept in (state, restored))
-    contract.same_bits(one, other, "a saved and restored state goes on otherwise")
+    one, other = (step(*further, start, 1) for start in (state, restored))
+    contract.same_bits(one, other, "a restored state gives other numbers")
 
 
 def one_example(subject: LossUnderTest) -> None:
-    """A loss that compares examples says so; others give a number."""
+    """A batch of one gives a finite number, or the loss raises UserError."""
     try:
         loss = subject.make(1)
         step = contract.jit(stepping(loss))

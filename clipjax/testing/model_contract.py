@@ -1,4 +1,4 @@
-"""The contract of a model: towers by name, embeddings, sides that agree."""
+"""A model's contract: towers by name, unit embeddings, equal results per side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTPUTS = {
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """What types.Model promises, of one over small towers with its options."""
+    """The checks of types.Model, over small towers with the component's options."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     subject = ModelUnderTest(component)
@@ -33,9 +33,9 @@ def checks(component: Component) -> Iterator[Check]:
         "declares its towers and what goes with it": declares_what_is_known,
         "starts with float32 parameters by tower": starts_by_tower,
         "outputs are as declared": returns_as_declared,
-        "rows do not depend on each other": rows_are_alone,
-        "sides alone are encoded as both are": sides_agree,
-        "training is finite and drawn from its key": trains,
+        "rows do not depend on each other": rows_are_independent,
+        "one side alone is encoded as with the other": sides_agree,
+        "training is finite and depends on its key alone": trains,
         "one device and many agree": devices_change_nothing,
     }.items():
         yield Check(name, functools.partial(check, subject))
@@ -50,7 +50,7 @@ class ModelUnderTest:
 
     def make(self) -> Any:
         small = {"width": 16, "depth": 1, "heads": 2}
-        made = {
+        makers = {
             "image": lambda: registry.load("image", "vit")(
                 SIZE, variant="Ti/8", **small
             ),
@@ -58,7 +58,7 @@ class ModelUnderTest:
                 VOCAB, LENGTH, **small
             ),
         }
-        return self.component.make(*(made[tower]() for tower in self.towers))
+        return self.component.make(*(makers[tower]() for tower in self.towers))
 
     @functools.cached_property
     def model(self) -> Any:
@@ -85,11 +85,11 @@ class ModelUnderTest:
 
 
 def declares_what_is_known(subject: ModelUnderTest) -> None:
-    """TOWERS, WORDS and image_output; equal settings make equal models."""
+    """Checks TOWERS, WORDS and image_output; equal settings make equal models."""
     unknown = set(subject.towers) - {"image", "text"}
     must(not unknown, f"TOWERS names {unknown}: image and text are known")
     words = (subject.component.constant("WORDS") or {}).keys() - set(config.WORDS)
-    must(not words, f"WORDS names no word of a config: {', '.join(words)}")
+    must(not words, f"WORDS: a config has no word {', '.join(words)}")
     output = subject.model.image_output
     must(output in OUTPUTS, f"image_output={output!r}: must be {' or '.join(OUTPUTS)}")
     again = subject.make()
@@ -102,7 +102,7 @@ def declares_what_is_known(subject: ModelUnderTest) -> None:
 
 
 def starts_by_tower(subject: ModelUnderTest) -> None:
-    """Parameters of a tower lie under its name, which groups and layer decay use."""
+    """A tower's parameters lie under its name, which groups and layer decay use."""
     shapes = jax.eval_shape(subject.model.init, jax.random.key(0))
     for tower in subject.towers:
         must(tower in shapes["params"], f"parameters lack {tower!r}, the tower's name")
@@ -112,23 +112,23 @@ def starts_by_tower(subject: ModelUnderTest) -> None:
         layer_decay.factors(param_paths.named(shapes["params"]), 0.5)
     except UserError as error:
         raise AssertionError(str(error)) from error
-    made = contract.shapes(jax.tree.map(np.asarray, subject.variables))
-    promised = jax.tree.map(lambda x: (x.shape, str(x.dtype)), shapes)
-    must(made == promised, "init under jit makes other shapes than under eval_shape")
+    actual = contract.shapes(jax.tree.map(np.asarray, subject.variables))
+    expected = jax.tree.map(lambda x: (x.shape, str(x.dtype)), shapes)
+    must(actual == expected, "init under jit makes other shapes than under eval_shape")
 
 
 def returns_as_declared(subject: ModelUnderTest) -> None:
-    """Float32; embeddings of unit norm; scalars of GLOBAL_OUTPUTS."""
+    """Outputs are float32, embeddings have unit norm, GLOBAL_OUTPUTS are scalars."""
     outputs = subject.run(subject.variables, subject.batch())
     for name in OUTPUTS[subject.model.image_output]:
         must(name in outputs, f"outputs lack {name!r}")
-        found = outputs[name]
+        output = outputs[name]
         must(
-            found.dtype == jnp.float32 and found.ndim == 2 and len(found) == BATCH,
-            f"{name} is {found.dtype}{list(found.shape)}: must be float32 [b d]",
+            output.dtype == jnp.float32 and output.ndim == 2 and len(output) == BATCH,
+            f"{name} is {output.dtype}{list(output.shape)}: must be float32 [b d]",
         )
         if name.endswith("_embed"):
-            norms = np.linalg.norm(found, axis=1)
+            norms = np.linalg.norm(output, axis=1)
             must(np.abs(norms - 1).max() < 1e-4, f"{name} must have unit norm")
     for name in GLOBAL_OUTPUTS:
         if name in outputs:
@@ -136,26 +136,26 @@ def returns_as_declared(subject: ModelUnderTest) -> None:
     contract.finite(outputs, "the outputs")
 
 
-def rows_are_alone(subject: ModelUnderTest) -> None:
-    """In evaluation an example's outputs do not depend on the rest of its batch."""
+def rows_are_independent(subject: ModelUnderTest) -> None:
+    """In evaluation an example's outputs do not depend on its batch's other rows."""
     batch = subject.batch()
     order = np.random.default_rng(2).permutation(BATCH)
     order[BATCH // 2 :] = order[: BATCH // 2]
-    straight = subject.run(subject.variables, batch)
+    in_order = subject.run(subject.variables, batch)
     other = subject.run(subject.variables, {k: x[order] for k, x in batch.items()})
     for name in OUTPUTS[subject.model.image_output]:
         message = f"{name} of an example depends on the others of its batch"
-        contract.same(straight[name][order], other[name], 1e-4, message)
+        contract.same(in_order[name][order], other[name], 1e-4, message)
 
 
 def sides_agree(subject: ModelUnderTest) -> None:
-    """encode_image and encode_text give what apply gives."""
+    """encode_image and encode_text return the same as apply."""
     batch, model = subject.batch(), subject.model
     both = subject.run(subject.variables, batch)
     encode = contract.jit(model.encode_image)
     name = model.image_output
-    found = encode(subject.variables, batch["image"])[name]
-    contract.same(both[name], found, 1e-4, f"encode_image gives another {name}")
+    alone = encode(subject.variables, batch["image"])[name]
+    contract.same(both[name], alone, 1e-4, f"encode_image returns another {name}")
     text = np.zeros((1, LENGTH), "i4"), np.ones((1, LENGTH), bool)
     if "text" not in subject.towers:
         try:
@@ -164,13 +164,13 @@ def sides_agree(subject: ModelUnderTest) -> None:
             return
         raise AssertionError("encode_text without a text tower: raise UserError")
     encode = contract.jit(model.encode_text)
-    found = encode(subject.variables, batch["text"], batch["text_mask"])
-    message = "encode_text gives another text_embed"
-    contract.same(both["text_embed"], found["text_embed"], 1e-4, message)
+    alone = encode(subject.variables, batch["text"], batch["text_mask"])
+    message = "encode_text returns another text_embed"
+    contract.same(both["text_embed"], alone["text_embed"], 1e-4, message)
 
 
 def trains(subject: ModelUnderTest) -> None:
-    """Gradients are finite; equal keys give equal outputs."""
+    """Gradients are finite; equal keys give equal outputs in training."""
 
     def value(params: Any, rest: Any, batch: Any, key: Any) -> Any:
         variables = {**rest, "params": params}
@@ -189,11 +189,11 @@ def trains(subject: ModelUnderTest) -> None:
 
 
 def devices_change_nothing(subject: ModelUnderTest) -> None:
-    """Rows over all devices, parameters split by their paths as in training."""
+    """Many devices, rows and parameters split as in training, give the same outputs."""
     mesh, batch = contract.mesh(), subject.batch()
-    whole = subject.run(subject.variables, batch)
-    place = contract.split_state(mesh, subject.variables)
-    found = subject.run(place, contract.split_rows(mesh, batch))
+    one_device = subject.run(subject.variables, batch)
+    placed = contract.split_state(mesh, subject.variables)
+    many = subject.run(placed, contract.split_rows(mesh, batch))
     for name in OUTPUTS[subject.model.image_output]:
         message = f"{mesh.size} devices change {name}"
-        contract.same(whole[name], found[name], 1e-4, message)
+        contract.same(one_device[name], many[name], 1e-4, message)

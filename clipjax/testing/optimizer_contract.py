@@ -1,4 +1,4 @@
-"""The contract of an optimizer: a state of fixed form, decay and freezing by masks."""
+"""An optimizer's contract: a state of fixed form, decay and freezing by masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 50
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """What the factory of an optimizer promises, with its options."""
+    """The checks of an optimizer's factory, with the component's options."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     for name, check in {
@@ -30,14 +30,14 @@ def checks(component: Component) -> Iterator[Check]:
         "updates stay finite": stays_finite,
         "weight decay keeps to its mask": decay_keeps_to_its_mask,
         "frozen parameters stay and have no state": freezing_leaves_no_state,
-        "a saved state goes on to the last bit": state_comes_back,
+        "a saved state restores bit for bit": state_restores,
         "one device and many agree": devices_change_nothing,
     }.items():
         yield Check(name, functools.partial(check, component))
 
 
 def parameters() -> dict[str, jax.Array]:
-    """A matrix large enough to be split, and what is not decayed: a vector, positions,
+    """A matrix large enough to be split, and undecayed parameters: a vector, positions,
     a scalar."""
     draw = np.random.default_rng(0)
     return {
@@ -53,15 +53,15 @@ def gradients(step: int) -> dict[str, jax.Array]:
 
 
 def transformation(component: Component, **section: Any) -> Any:
-    """As a run makes it, at a constant rate, without clipping.
+    """The transformation that a run makes, at a constant rate, without clipping.
 
-    section: keys of `optim` in place of the component's options and the defaults.
+    section: keys of `optim` that override the component's options and the defaults.
     """
-    made = config.base(f"optim={component.name},schedule=constant").optim
-    with made.unlocked():
+    optim = config.base(f"optim={component.name},schedule=constant").optim
+    with optim.unlocked():
         for name, value in {"clip_norm": 0.0, **component.options, **section}.items():
-            made[name] = value
-    return factory.make(made, 1000, 100, parameters()).tx
+            optim[name] = value
+    return factory.make(optim, 1000, 100, parameters()).tx
 
 
 def stepping(tx: Any) -> Callable[..., Any]:
@@ -84,7 +84,7 @@ def after(tx: Any, steps: int = 2) -> Any:
 
 
 def state_keeps_its_form(component: Component) -> None:
-    """Structure, shapes and types are those of a fresh one; parameters keep theirs."""
+    """A step keeps the structure, shapes and dtypes of the state and the parameters."""
     must(
         component.has("lr"),
         "the factory needs an option `lr`: the learning rate at the schedule's peak",
@@ -101,12 +101,12 @@ def state_keeps_its_form(component: Component) -> None:
     must(
         contract.shapes(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), updates))
         == contract.shapes(params),
-        "updates must have the shapes and types of the parameters",
+        "updates must have the parameters' shapes and dtypes",
     )
 
 
 def a_quadratic_falls(component: Component) -> None:
-    """The mean square of the distance to a far place is less after some steps."""
+    """STEPS steps reduce the mean squared distance to a far point."""
     tx = transformation(component)
     goal = jax.tree.map(lambda x: x + 10 * jnp.sign(x), parameters())
 
@@ -115,9 +115,9 @@ def a_quadratic_falls(component: Component) -> None:
         return sum(jax.tree.leaves(parts))
 
     params, step = parameters(), stepping(tx)
-    slope, state, start = contract.jit(jax.grad(distance)), tx.init(params), params
+    gradient, state, start = contract.jit(jax.grad(distance)), tx.init(params), params
     for _ in range(STEPS):
-        params, state = step(slope(params), state, params)
+        params, state = step(gradient(params), state, params)
     before, last = float(distance(start)), float(distance(params))
     must(
         last < before,
@@ -126,7 +126,7 @@ def a_quadratic_falls(component: Component) -> None:
 
 
 def follows_the_schedule(component: Component) -> None:
-    """A rate of zero leaves the parameters as they are."""
+    """A rate of zero leaves the parameters unchanged, and a later rate moves them."""
 
     def rate(peak: float) -> optax.Schedule:
         return lambda count: jnp.where(count == 0, 0.0, peak)
@@ -144,7 +144,7 @@ def follows_the_schedule(component: Component) -> None:
 
 
 def stays_finite(component: Component) -> None:
-    """Gradients of zero, tiny and huge ones, one after the other."""
+    """Gradients of zero, tiny and huge ones in turn keep the parameters finite."""
     tx = transformation(component)
     params, step = parameters(), stepping(tx)
     state = tx.init(params)
@@ -155,7 +155,7 @@ def stays_finite(component: Component) -> None:
 
 
 def decay_keeps_to_its_mask(component: Component) -> None:
-    """Vectors and positions are not decayed; a matrix is."""
+    """Weight decay acts on a matrix and not on vectors, positions and scalars."""
     if not component.has("weight_decay"):
         return
     plain = after(transformation(component, weight_decay=0.0, lr=0.01))[0]
@@ -168,7 +168,7 @@ def decay_keeps_to_its_mask(component: Component) -> None:
 
 
 def freezing_leaves_no_state(component: Component) -> None:
-    """A group of factor 0 has no moments, and its parameters stay bit for bit."""
+    """A group of factor 0 has no moments, and its parameters stay the same bits."""
     tx = transformation(component, groups=(("^kernel$", 0.0, 0.0),))
     params, state = after(tx)
     start = parameters()
@@ -179,24 +179,24 @@ def freezing_leaves_no_state(component: Component) -> None:
     must(contract.gap(start["bias"], params["bias"]) > 0, "the others do not move")
 
 
-def state_comes_back(component: Component) -> None:
-    """Through host arrays, as a checkpoint keeps it."""
+def state_restores(component: Component) -> None:
+    """A state restored from host arrays, as from a checkpoint, gives the same step."""
     tx = transformation(component)
     params, state = after(tx)
     restored = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state)
     step = stepping(tx)
-    one, other = (step(gradients(2), kept, params) for kept in (state, restored))
-    contract.same_bits(one, other, "a saved and restored state goes on otherwise")
+    one, other = (step(gradients(2), start, params) for start in (state, restored))
+    contract.same_bits(one, other, "a restored state gives another step")
 
 
 def devices_change_nothing(component: Component) -> None:
-    """Parameters and moments split by their paths, as in training."""
+    """Parameters and moments split as in training give the same update."""
     tx = transformation(component)
     params, state = after(tx)
     step, mesh = stepping(tx), contract.mesh()
-    whole = step(gradients(2), state, params)[0]
-    place = contract.split_state(
+    one_device = step(gradients(2), state, params)[0]
+    placed = contract.split_state(
         mesh, {"params": params, "opt_state": state, "gradient": gradients(2)}
     )
-    found = step(place["gradient"], place["opt_state"], place["params"])[0]
-    contract.same(whole, found, 1e-5, f"{mesh.size} devices change the update")
+    many = step(placed["gradient"], placed["opt_state"], placed["params"])[0]
+    contract.same(one_device, many, 1e-5, f"{mesh.size} devices change the update")

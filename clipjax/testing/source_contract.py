@@ -1,4 +1,4 @@
-"""The contract of a source: random access, counts that hold, copies that agree."""
+"""A source's contract: random access, correct counts, equal copies."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from clipjax.testing import contract
 from clipjax.testing.contract import Check, Component, must
 from clipjax.types import BadExample, Example, Source
 
-SAMPLES = 16  # examples that are looked at, from the first to the last
+SAMPLES = 16  # examples that are checked, evenly spaced from first to last
 
 
 def checks(component: Component, split: str = "train") -> Iterator[Check]:
-    """What types.Source promises, of a source with its options and a split."""
+    """The checks of types.Source, with the component's options and a split."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     make = functools.cache(lambda: component.make(split))
-    for name, check in PROMISES.items():
+    for name, check in CHECKS.items():
         yield Check(name, lambda check=check: check(make()))
 
     def again() -> None:
@@ -32,9 +32,9 @@ def checks(component: Component, split: str = "train") -> Iterator[Check]:
 
 
 def check(source: Source) -> None:
-    """What types.Source promises, of a source that is made."""
-    for promise in PROMISES.values():
-        promise(source)
+    """Raises AssertionError if a source breaks the contract of types.Source."""
+    for run in CHECKS.values():
+        run(source)
 
 
 def has_its_fields(source: Any) -> None:
@@ -46,7 +46,7 @@ def has_its_fields(source: Any) -> None:
         isinstance(counts, np.ndarray)
         and counts.dtype == np.int32
         and counts.shape == (size,),
-        f"caption_counts must be int32 [{size}], one count for each example",
+        f"caption_counts must be int32 [{size}], one count per example",
     )
     must(counts.min() >= 0, "caption_counts has a negative count")
     must(
@@ -56,16 +56,20 @@ def has_its_fields(source: Any) -> None:
     extra = source.templates.keys() - source.class_names.keys()
     must(not extra, f"templates of label sets without class_names: {extra}")
     for label_set, names in source.class_names.items():
-        must(all(isinstance(name, str) for name in names), f"{label_set}: no texts")
+        must(
+            all(isinstance(name, str) for name in names), f"{label_set}: must be texts"
+        )
     for template in itertools.chain(*source.templates.values()):
         must(template.count("{}") == 1, f"template {template!r}: needs one {{}}")
     class_ids = getattr(source, "class_ids", {})
     for label_set, ids in class_ids.items():
         names = source.class_names.get(label_set, ())
-        must(len(ids) == len(names), f"class_ids[{label_set!r}]: one for each class")
+        must(
+            len(ids) == len(names), f"class_ids[{label_set!r}]: must have one per class"
+        )
     problems = getattr(source, "problems", [])
     must(
-        isinstance(problems, list) and all(isinstance(one, str) for one in problems),
+        isinstance(problems, list) and all(isinstance(text, str) for text in problems),
         "problems must be a list of texts",
     )
     if shares := getattr(source, "shares", None):
@@ -74,11 +78,11 @@ def has_its_fields(source: Any) -> None:
 
 
 def examples_hold(source: Any) -> None:
-    """Images decode; captions and labels are those that the source counts."""
+    """Images decode; captions and labels match the source's counts and classes."""
     others: dict[str, Any] | None = None
     captions_of = getattr(source, "captions_of", None)
     key_of = getattr(source, "key_of", None)
-    for index in places(source):
+    for index in sample_indices(source):
         example = read(source, index)
         if example is None:
             continue
@@ -87,11 +91,11 @@ def examples_hold(source: Any) -> None:
             decoding.decode(example.image)
         except BadExample:
             continue
-        must(bool(example.key), f"[{index}] has no key to name it by in messages")
-        found, count = len(example.captions), int(source.caption_counts[index])
-        must(found == count, f"[{index}] has {found} captions; caption_counts {count}")
-        texts = all(isinstance(caption, str) for caption in example.captions)
-        must(texts, f"[{index}] has a caption that is no text")
+        must(bool(example.key), f"[{index}] has no key, which messages name it by")
+        size, count = len(example.captions), int(source.caption_counts[index])
+        must(size == count, f"[{index}] has {size} captions; caption_counts {count}")
+        are_texts = all(isinstance(caption, str) for caption in example.captions)
+        must(are_texts, f"[{index}] has a caption that is no text")
         for label_set, label in example.labels.items():
             classes = len(source.class_names.get(label_set, ()))
             must(
@@ -99,18 +103,18 @@ def examples_hold(source: Any) -> None:
                 f"[{index}] has label {label} of {classes} classes in {label_set!r}",
             )
         if captions_of:
-            own = list(captions_of(index)) == list(example.captions)
-            must(own, f"captions_of({index}) are not the example's captions")
+            equal_texts = list(captions_of(index)) == list(example.captions)
+            must(equal_texts, f"captions_of({index}) are not the example's captions")
         if key_of:
             must(key_of(index) == example.key, f"key_of({index}) is not its key")
-        own = {name: (x.shape, x.dtype) for name, x in example.others.items()}
-        must(others in (None, own), f"[{index}].others differ in form from [0]'s")
-        others = own
+        form = {name: (x.shape, x.dtype) for name, x in example.others.items()}
+        must(others in (None, form), f"[{index}].others differ in form from [0]'s")
+        others = form
 
 
 def access_is_random(source: Any) -> None:
-    """Any order gives the same examples; there are none beyond the ends."""
-    order = places(source)
+    """Reads in any order give the same examples; indices beyond the ends raise."""
+    order = sample_indices(source)
     first = [read(source, index) for index in order]
     second = [read(source, index) for index in reversed(order)]
     for index, one, other in zip(order, first, reversed(second), strict=True):
@@ -128,12 +132,12 @@ def access_is_random(source: Any) -> None:
 
 
 def pickles(source: Any) -> None:
-    """A copy in another process gives the same; workers get one."""
+    """A pickled copy, which each worker gets, gives the same examples."""
     copy = contract.pickled(source, "the source")
     same_examples(source, copy, "a pickled copy differs")
 
 
-PROMISES = {
+CHECKS = {
     "counts, classes and templates agree": has_its_fields,
     "examples have the captions and labels that are counted": examples_hold,
     "access is random and repeatable": access_is_random,
@@ -145,18 +149,18 @@ def same_examples(one: Any, other: Any, message: str) -> None:
     must(len(one) == len(other), message)
     counts = one.caption_counts, other.caption_counts
     must(np.array_equal(*counts), f"{message} in caption_counts")
-    for index in places(one):
-        alike = equal(read(one, index), read(other, index))
-        must(alike, f"{message} at [{index}]")
+    for index in sample_indices(one):
+        same = equal(read(one, index), read(other, index))
+        must(same, f"{message} at [{index}]")
 
 
-def places(source: Any) -> list[int]:
-    """Indices to look at: the ends and what lies evenly between."""
+def sample_indices(source: Any) -> list[int]:
+    """Indices to check: both ends, and evenly spaced ones between."""
     return sorted(set(np.linspace(0, len(source) - 1, SAMPLES).astype(int).tolist()))
 
 
 def read(source: Any, index: int) -> Example | None:
-    """An example, None for a broken one."""
+    """An example, None if it is broken."""
     try:
         return source[index]
     except BadExample:
@@ -164,7 +168,7 @@ def read(source: Any, index: int) -> Example | None:
 
 
 def equal(one: Example | None, other: Example | None) -> bool:
-    """Whether two examples are the same, pixels and arrays too."""
+    """Whether two examples are equal, pixels and arrays included."""
     if one is None or other is None:
         return one is other
     images = one.image, other.image

@@ -1,4 +1,4 @@
-"""The contract of a tokenizer: rows of ids for any text, and a state that goes on."""
+"""A tokenizer's contract: a row of ids for any text, and a state that restores it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAPTIONS = (
     "a cat sleeps on a sofa",
     "The caf\u00e9 is open",
 )
-# Texts of every kind: none, spaces, long, of other scripts, of letters never seen.
+# Texts of every kind: empty, blank, long, in other scripts, of unknown letters.
 TEXTS = (
     *(
         "",
@@ -35,26 +35,26 @@ TEXTS = (
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """What types.Tokenizer promises, of one with its options."""
+    """The checks of types.Tokenizer, with the component's options."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     make = functools.cache(lambda: component.make(lambda: iter(CAPTIONS), None))
-    for name, check in PROMISES.items():
+    for name, check in CHECKS.items():
         yield Check(name, lambda check=check: check(make()))
     yield Check(
         "a saved state makes the same tokenizer",
-        lambda: state_comes_back(component, make()),
+        lambda: state_restores(component, make()),
     )
 
 
 def check(tokenizer: Any) -> None:
-    """What types.Tokenizer promises, of a tokenizer that is made."""
-    for promise in PROMISES.values():
-        promise(tokenizer)
+    """Raises AssertionError if a tokenizer breaks the contract of types.Tokenizer."""
+    for run in CHECKS.values():
+        run(tokenizer)
 
 
 def rows_are_as_declared(tokenizer: Any) -> None:
-    """Ids int32, mask bool; tokens first, at least one, then the pad_id."""
+    """Ids are int32, the mask bool; a row is one or more tokens, then pad_id."""
     length = tokenizer.context_length
     ids, mask = tokenizer(list(TEXTS))
     shape = (len(TEXTS), length)
@@ -72,39 +72,39 @@ def rows_are_as_declared(tokenizer: Any) -> None:
     lengths = mask.sum(axis=1)
     must((lengths > 0).all(), "a text has no token: every row needs at least one")
     prefix = (mask == (np.arange(length) < lengths[:, None])).all()
-    must(prefix, "the mask has holes: tokens come first, padding after")
-    must((ids[~mask] == tokenizer.pad_id).all(), "what is padding must have pad_id")
+    must(prefix, "the mask has gaps: tokens come first, then padding")
+    must((ids[~mask] == tokenizer.pad_id).all(), "padding must have the id pad_id")
     empty = tokenizer([])[0].shape
     must(empty == (0, length), f"no texts give ids {empty}: must be (0, {length})")
 
 
-def a_cut_text_keeps_its_end(tokenizer: Any) -> None:
-    """If texts end with one token, one that is too long does too."""
+def truncated_text_keeps_its_end(tokenizer: Any) -> None:
+    """If all texts end with one token, a truncated text does too."""
     ids, mask = tokenizer(["a", "", "two dogs", "x " * 200])
     lengths = mask.sum(axis=1)
     must(lengths[3] == tokenizer.context_length, "a long text does not fill its row")
-    *ends, cut = ids[np.arange(4), lengths - 1]
+    *ends, end = ids[np.arange(4), lengths - 1]
     if len(set(ends)) == 1:
-        must(cut == ends[0], f"a cut text ends with id {cut}, others with {ends[0]}")
+        must(end == ends[0], f"a truncated text ends with {end}, others with {ends[0]}")
 
 
-def texts_are_alone(tokenizer: Any) -> None:
-    """A text's ids do not depend on the others of its batch, or on time."""
+def texts_are_independent(tokenizer: Any) -> None:
+    """A text's ids do not depend on its batch's other texts, or on earlier calls."""
     ids = tokenizer(list(TEXTS))[0]
     alone = np.concatenate([tokenizer([text])[0] for text in TEXTS])
     must(np.array_equal(ids, alone), "a text's ids depend on its batch")
 
 
-def no_texts_are_refused(tokenizer: Any) -> None:
-    """BadExample for what is no text; UserError for one text alone."""
+def refuses_other_types(tokenizer: Any) -> None:
+    """Values that are no texts raise BadExample; a bare text raises UserError."""
     for bad in (None, 3, b"bytes", float("nan")):
         try:
             tokenizer([bad])
         except BadExample:
             continue
         except Exception as error:
-            what = f"raises {type(error).__name__}"
-            raise AssertionError(f"[{bad!r}] {what}: raise BadExample") from error
+            raised = f"raises {type(error).__name__}"
+            raise AssertionError(f"[{bad!r}] {raised}: raise BadExample") from error
         raise AssertionError(f"[{bad!r}] gives ids: raise BadExample")
     try:
         tokenizer("a dog")
@@ -114,20 +114,20 @@ def no_texts_are_refused(tokenizer: Any) -> None:
 
 
 def pickles(tokenizer: Any) -> None:
-    """A copy in another process gives the same ids."""
+    """A pickled copy gives the same ids."""
     same(tokenizer, contract.pickled(tokenizer, "the tokenizer"), "a pickled copy")
 
 
-PROMISES = {
+CHECKS = {
     "ids and mask are as declared": rows_are_as_declared,
-    "a cut text keeps its end": a_cut_text_keeps_its_end,
-    "texts do not depend on each other": texts_are_alone,
-    "what is no text is refused": no_texts_are_refused,
+    "a truncated text keeps its end": truncated_text_keeps_its_end,
+    "texts do not depend on each other": texts_are_independent,
+    "other types are refused": refuses_other_types,
     "a pickled copy gives the same ids": pickles,
 }
 
 
-def state_comes_back(component: Component, tokenizer: Any) -> None:
+def state_restores(component: Component, tokenizer: Any) -> None:
     """`make(None, state)` needs no captions."""
     state = tokenizer.state()
     must(
@@ -145,5 +145,5 @@ def state_comes_back(component: Component, tokenizer: Any) -> None:
 def same(one: Any, other: Any, what: str) -> None:
     for name in ("vocab_size", "context_length", "pad_id"):
         must(getattr(one, name) == getattr(other, name), f"{what} has another {name}")
-    found = one(list(TEXTS)), other(list(TEXTS))
-    must(np.array_equal(found[0][0], found[1][0]), f"{what} gives other ids")
+    ids = [tokenizer(list(TEXTS))[0] for tokenizer in (one, other)]
+    must(np.array_equal(*ids), f"{what} gives other ids")

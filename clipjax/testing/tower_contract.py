@@ -1,4 +1,4 @@
-"""The contract of a tower: its calls, outputs, and the names that others rest on."""
+"""A tower's contract: its call, outputs, and the names that other parts rely on."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from clipjax.testing.contract import Check, Component, must
 from clipjax.types import BadExample, Outputs, UserError
 
 VOCAB, LENGTH, BATCH = 31, 9, 8
-# Image sizes to try, from the smallest: a tower refuses those that it cannot take.
+# Image sizes to try in order: a tower refuses those that it does not support.
 SIZES = (16, 32, 48, 64, 96, 112, 128, 224, 256, 336, 384)
 CALL = {"image": ["image", "train"], "text": ["text", "mask", "train"]}
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """What a tower promises, of one with its options."""
+    """The checks of types.Tower, with the component's options."""
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
     subject = TowerUnderTest(component)
     for name, check in {
-        "is a Linen module of the declared fields": has_its_fields,
+        "is a Linen module with the declared fields": has_its_fields,
         "returns pooled and tokens": returns_as_declared,
-        "rows do not depend on each other": rows_are_alone,
+        "rows do not depend on each other": rows_are_independent,
         "outputs and gradients stay finite": stays_finite,
-        "dtype is what it computes in": computes_in_its_dtype,
+        "it computes in dtype": computes_in_its_dtype,
         "one device and many agree": devices_change_nothing,
         "layer-wise decay finds its blocks": layer_decay_finds_blocks,
         "LoRA finds its kernels": lora_finds_kernels,
@@ -46,16 +46,16 @@ def checks(component: Component) -> Iterator[Check]:
         yield Check(name, functools.partial(check, subject))
     if component.family == "text":
         for name, check in {
-            "padding changes nothing if it says so": padding_is_as_declared,
+            "padding changes nothing if padding_invariant": padding_is_as_declared,
             "shorter texts are taken, longer ones refused": takes_lengths,
         }.items():
             yield Check(name, functools.partial(check, subject))
 
 
 class TowerUnderTest:
-    """A tower of a size that it takes, its parameters and inputs.
+    """A tower of a size that it supports, its parameters and inputs.
 
-    Parameters are noise: fresh biases of zero would hide errors.
+    Parameters are noise, because initial biases of zero would hide errors.
     """
 
     def __init__(self, component: Component):
@@ -66,13 +66,13 @@ class TowerUnderTest:
     def tower(self) -> Any:
         if self.family == "text":
             return self.component.make(VOCAB, LENGTH)
-        refused: UserError | None = None
+        refusal: UserError | None = None
         for size in SIZES:
             try:
                 return self.component.make(size)
             except UserError as error:
-                refused = error
-        raise refused or UserError("no image size is taken")
+                refusal = error
+        raise refusal or UserError("no image size is taken")
 
     def inputs(self, seed: int = 0, length: int = LENGTH) -> tuple[Any, ...]:
         draw = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ class TowerUnderTest:
 
     @functools.cached_property
     def shapes(self) -> Mapping[str, Any]:
-        """Of the variables."""
+        """The variables' shapes."""
         inputs = self.inputs()
         return jax.eval_shape(
             lambda: self.tower.init(jax.random.key(0), *inputs, False)
@@ -96,11 +96,11 @@ class TowerUnderTest:
         draw = np.random.default_rng(1)
 
         def fill(path: Any, leaf: Any) -> np.ndarray:
-            one = path[-1].key in ("scale", "var", "layer_scale")
+            mean = path[-1].key in ("scale", "var", "layer_scale")
             values = 0.5 * draw.uniform(-1, 1, leaf.shape)
             if leaf.ndim > 1:
                 values *= 3 * math.prod(leaf.shape[:-1]) ** -0.5
-            return np.asarray(one + values, leaf.dtype)
+            return np.asarray(mean + values, leaf.dtype)
 
         return jax.tree_util.tree_map_with_path(fill, dict(self.shapes))
 
@@ -110,13 +110,13 @@ class TowerUnderTest:
         return contract.jit(lambda v, *inputs: self.tower.apply(v, *inputs, False))
 
     def names(self) -> dict[str, Any]:
-        """Path in a model's parameters, "image/positions" -> shape."""
+        """Path in a model's parameters, such as "image/positions" -> shape."""
         return param_paths.named({self.family: self.shapes["params"]})
 
 
 def has_its_fields(subject: TowerUnderTest) -> None:
-    """`dtype`, `image_size` or `context_length`, `padding_invariant`; equal settings
-    make equal towers."""
+    """The module has `dtype`, `image_size` or `context_length`, `padding_invariant`;
+    equal settings make equal towers."""
     tower = subject.tower
     must(isinstance(tower, nn.Module), "the factory must return a Linen module")
     must(hasattr(tower, "dtype"), "the module needs a field `dtype: Any = None`")
@@ -126,20 +126,20 @@ def has_its_fields(subject: TowerUnderTest) -> None:
         must(
             isinstance(getattr(tower, "padding_invariant", None), bool),
             "the module needs `padding_invariant`: whether padding after a text leaves "
-            "its pooled features as they are",
+            "its pooled features unchanged",
         )
     again = TowerUnderTest(subject.component).tower
     must(
         tower == again and hash(tower) == hash(again),
-        "two towers of equal settings must be equal and hashable: they are compiled "
-        "once for both",
+        "two towers of equal settings must be equal and hashable, so that jax "
+        "compiles them once",
     )
-    own = [name for name in inspect.signature(type(tower).__call__).parameters]
+    names = [name for name in inspect.signature(type(tower).__call__).parameters]
     wanted = CALL[subject.family]
     must(
-        own[1:] == wanted,
-        f"the module is called with {own[1:]}: name them {', '.join(wanted)}; freezing "
-        "finds `train` by its name",
+        names[1:] == wanted,
+        f"the module is called with {names[1:]}: name them {', '.join(wanted)}; "
+        "freezing finds `train` by its name",
     )
     fields = {field for field in getattr(type(tower), "FREE", ())}
     missing = [name for name in fields if not hasattr(tower, name)]
@@ -147,7 +147,7 @@ def has_its_fields(subject: TowerUnderTest) -> None:
 
 
 def returns_as_declared(subject: TowerUnderTest) -> None:
-    """Float32 parameters; pooled [b d] and tokens [b n d]."""
+    """Parameters are float32; outputs are pooled [b d] and tokens [b n d]."""
     kinds = set(subject.shapes) - {"params", "batch_stats"}
     must(not kinds, f"variables other than params and batch_stats: {kinds}")
     for path, leaf in param_paths.named(dict(subject.shapes)).items():
@@ -164,21 +164,21 @@ def returns_as_declared(subject: TowerUnderTest) -> None:
         )
 
 
-def rows_are_alone(subject: TowerUnderTest) -> None:
-    """In evaluation an example's outputs do not depend on the rest of its batch."""
+def rows_are_independent(subject: TowerUnderTest) -> None:
+    """In evaluation an example's outputs do not depend on its batch's other rows."""
     inputs = subject.inputs()
-    straight = subject.run(subject.variables, *inputs)
+    in_order = subject.run(subject.variables, *inputs)
     order = np.random.default_rng(2).permutation(BATCH)
     # Half of the rows come twice, half never.
     order[BATCH // 2 :] = order[: BATCH // 2]
     other = subject.run(subject.variables, *(x[order] for x in inputs))
     for name in ("pooled", "tokens"):
         message = f"{name} of an example depends on the others of its batch"
-        contract.same(straight[name][order], other[name], 1e-4, message)
+        contract.same(in_order[name][order], other[name], 1e-4, message)
 
 
 def stays_finite(subject: TowerUnderTest) -> None:
-    """Blank and glaring images, texts without any token; in training."""
+    """Black and overexposed images and empty texts give finite numbers in training."""
 
     def value(variables: Any, *inputs: Any) -> Any:
         outputs, _ = subject.tower.apply(
@@ -198,30 +198,30 @@ def stays_finite(subject: TowerUnderTest) -> None:
         empty = inputs[1].copy()
         empty[0] = False
         cases = {"a text without a token": (inputs[0], empty)}
-    for name, given in {"any inputs": inputs, **cases}.items():
-        (_, outputs), gradient = step(subject.variables, *given)
+    for name, arrays in {"any inputs": inputs, **cases}.items():
+        (_, outputs), gradient = step(subject.variables, *arrays)
         contract.finite(outputs["pooled"], f"pooled of {name}")
         contract.finite(gradient["params"], f"the gradient at {name}")
-    moved = [np.any(leaf) for leaf in jax.tree.leaves(gradient["params"])]
-    must(any(moved), "no parameter has a gradient")
+    not_zero = [np.any(leaf) for leaf in jax.tree.leaves(gradient["params"])]
+    must(any(not_zero), "no parameter has a gradient")
 
 
 def computes_in_its_dtype(subject: TowerUnderTest) -> None:
-    """Under bfloat16 the outputs are bfloat16, and its parameters float32."""
+    """With dtype=bfloat16 the outputs are bfloat16."""
     half = subject.tower.clone(dtype=jnp.bfloat16)
-    found = jax.eval_shape(
+    pooled = jax.eval_shape(
         lambda v, *inputs: half.apply(v, *inputs, False)["pooled"],
         subject.shapes,
         *subject.inputs(),
     )
     must(
-        found.dtype == jnp.bfloat16,
-        f"under dtype=bfloat16 pooled is {found.dtype}: pass `dtype` on to the layers",
+        pooled.dtype == jnp.bfloat16,
+        f"under dtype=bfloat16 pooled is {pooled.dtype}: pass `dtype` on to the layers",
     )
 
 
 def devices_change_nothing(subject: TowerUnderTest) -> None:
-    """Rows over all devices, parameters split by their paths as in training."""
+    """Many devices, rows and parameters split as in training, give the same pooled."""
     reserved = [
         name
         for name in subject.names()
@@ -229,18 +229,18 @@ def devices_change_nothing(subject: TowerUnderTest) -> None:
     ]
     must(
         not reserved,
-        f"parameters of a reserved name, which are never split: {', '.join(reserved)}",
+        f"reserved names of parameters, which are never split: {', '.join(reserved)}",
     )
     mesh = contract.mesh()
     inputs = subject.inputs()
-    whole = subject.run(subject.variables, *inputs)["pooled"]
-    place = contract.split_state(mesh, subject.variables)
-    found = subject.run(place, *contract.split_rows(mesh, inputs))["pooled"]
-    contract.same(whole, found, 1e-4, f"{mesh.size} devices change pooled")
+    one_device = subject.run(subject.variables, *inputs)["pooled"]
+    placed = contract.split_state(mesh, subject.variables)
+    many = subject.run(placed, *contract.split_rows(mesh, inputs))["pooled"]
+    contract.same(one_device, many, 1e-4, f"{mesh.size} devices change pooled")
 
 
 def layer_decay_finds_blocks(subject: TowerUnderTest) -> None:
-    """Blocks are numbered, and what is outside them has a name that says where."""
+    """Blocks are numbered; names of other parameters place them before or after."""
     try:
         layer_decay.factors(subject.names(), 0.5)
     except UserError as error:
@@ -271,8 +271,8 @@ class Holder(nn.Module):
         return self.tower(*inputs, train)
 
 
-class Alone:
-    """A tower as a types.Model, as far as freezing goes."""
+class TowerModel:
+    """A tower with the part of types.Model that freezing uses."""
 
     image_output = "image_embed"
 
@@ -287,25 +287,25 @@ class Alone:
 
 
 def freezes(subject: TowerUnderTest) -> None:
-    """With all parameters frozen, training gives what evaluation gives."""
+    """With all parameters frozen, training gives the same outputs as evaluation."""
     variables = {kind: {"tower": tree} for kind, tree in subject.variables.items()}
-    model: Any = Alone(subject.tower)
+    model: Any = TowerModel(subject.tower)
     model = frozen.freeze(model, frozenset(param_paths.named(variables["params"])))
     inputs, key = subject.inputs(), jax.random.key(3)
     apply = contract.jit(lambda v, x, k: model.apply(v, {"inputs": x}, True, k)[0])
-    found = apply(variables, inputs, key)["pooled"]
+    actual = apply(variables, inputs, key)["pooled"]
     expected = subject.run(subject.variables, *inputs)["pooled"]
     contract.same(
         expected,
-        found,
+        actual,
         1e-4,
-        "frozen whole, the tower still drops or normalises as in training: give its "
+        "all frozen, the tower still drops or normalises as in training: give its "
         "modules an argument named `train`",
     )
 
 
 def padding_is_as_declared(subject: TowerUnderTest) -> None:
-    """What stands under the padding, and how much of it there is, changes nothing."""
+    """Ids under the padding, and its length, change nothing if padding_invariant."""
     if not subject.tower.padding_invariant:
         return
     text, mask = subject.inputs()
@@ -313,25 +313,25 @@ def padding_is_as_declared(subject: TowerUnderTest) -> None:
     mask = mask & (np.arange(LENGTH) < max(short, 2))[None]
     expected = subject.run(subject.variables, text, mask)["pooled"]
     for name, other in {
-        "what stands under the padding": (np.where(mask, text, 5), mask),
-        "the length of the padding": (text[:, : short + 1], mask[:, : short + 1]),
+        "another id under the padding": (np.where(mask, text, 5), mask),
+        "another length of the padding": (text[:, : short + 1], mask[:, : short + 1]),
     }.items():
-        found = subject.run(subject.variables, *other)["pooled"]
+        actual = subject.run(subject.variables, *other)["pooled"]
         contract.same(
             expected,
-            found,
+            actual,
             1e-4,
             f"padding_invariant is True and {name} changes pooled",
         )
     changed = np.where(mask, 1 + text % (VOCAB - 1), text)
-    found = subject.run(subject.variables, changed, mask)["pooled"]
-    must(contract.gap(expected, found) > 1e-5, "the text itself changes nothing")
+    actual = subject.run(subject.variables, changed, mask)["pooled"]
+    must(contract.gap(expected, actual) > 1e-5, "the text itself changes nothing")
 
 
 def takes_lengths(subject: TowerUnderTest) -> None:
-    """Batches are padded to their own length, up to context_length."""
-    found = subject.run(subject.variables, *subject.inputs(length=4))["pooled"]
-    must(found.shape[0] == BATCH, "a batch of shorter texts is not taken")
+    """The tower takes batches padded to any length up to context_length."""
+    pooled = subject.run(subject.variables, *subject.inputs(length=4))["pooled"]
+    must(pooled.shape[0] == BATCH, "a batch of shorter texts is not taken")
     try:
         subject.run(subject.variables, *subject.inputs(length=LENGTH + 1))
     except (UserError, BadExample):

@@ -132,7 +132,7 @@ LOSSES = [
     ("blocks", "splitting_changes_nothing", "blocks of 5 rows change the loss"),
     ("devices", "splitting_changes_nothing", "8 devices change the loss"),
     ("precision", "products_are_precise", "HIGHEST.*test_contracts.py, line"),
-    ("a list", "state_comes_back", "the state is no dict"),
+    ("a list", "state_restores", "the state is no dict"),
 ]
 
 
@@ -234,7 +234,7 @@ def broken_tower(family, fault):
         ("image", "no module", "has_its_fields", "must return a Linen module"),
         ("image", "unnamed", "has_its_fields", "name them image, train"),
         ("image", "tokens", "returns_as_declared", "dict lacks 'tokens'"),
-        ("image", "batch", "rows_are_alone", "pooled of an example depends"),
+        ("image", "batch", "rows_are_independent", "pooled of an example depends"),
         ("text", "empty", "stays_finite", "a text without a token: .*not finite"),
         ("image", "dtype", "computes_in_its_dtype", "pooled is float32"),
         ("image", "reserved", "devices_change_nothing", "image/key"),
@@ -422,7 +422,7 @@ class Words:
         ("vocab", "must be below vocab_size=4"),
         ("int64", "ids are int64"),
         ("empty", "a text has no token"),
-        ("end", "a cut text ends with id 3, others with 2"),
+        ("end", "a truncated text ends with 3, others with 2"),
         ("batch", "depend on its batch"),
         ("str", r"\[None\] gives ids: raise BadExample"),
         ("letters", "a text alone"),
