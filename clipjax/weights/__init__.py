@@ -1,1 +1,1 @@
-"""Weight files of other projects: reading them without running anything in them."""
+"""Weight files of other projects: read without running code in them."""

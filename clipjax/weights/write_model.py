@@ -66,7 +66,7 @@ def write(
     module = plain.module
     with _folder(out) as folder:
         if target == "open_clip":
-            words = tokenizer_files.open_clip_words(section, out.name)
+            words = tokenizer_files.open_clip_keys(section, out.name)
             described = open_clip_config.config_json(plain, ends, preprocess, words)
             tokenizer_files.write_json(folder / open_clip.CONFIG, described)
             table = open_clip.table(plain, frozenset())

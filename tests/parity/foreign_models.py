@@ -466,7 +466,7 @@ WITH_WORDS = {
 }
 # (name, target) -> what the error names.
 NOT_EXPRESSIBLE = {
-    ("siglip", "open_clip"): r"sizes of SigLIP only",
+    ("siglip", "open_clip"): r"SigLIP's sizes only",
     ("open_clip_bias", "hf"): r"model\.image\.pre_norm=False",
     ("coca", "hf"): r"model\.image\.pool='query' cannot be exported: .* has 'cls' only",
 }

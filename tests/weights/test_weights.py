@@ -260,7 +260,7 @@ def test_bad_hf_configs(tmp_path, changes, message):
                 "vision_cfg__attentional_pool": True,
                 "vision_cfg__norm_kwargs": {"eps": 1e-6},
             },
-            "norm_kwargs=.'eps': 1e-06.: with attentional_pool, .* that eps only",
+            "norm_kwargs=.'eps': 1e-06.: with attentional_pool .* an eps of 1e-5 only",
         ),
         ({"text_cfg__correct_cls_mask": True}, "text_cfg.correct_cls_mask=True"),
         ({"vision_cfg__pool_type": "avg"}, "pool_type='avg': clipjax reads 'tok' only"),
@@ -389,9 +389,7 @@ def test_a_residual_network_of_openai(tmp_path):
 def test_which_tokenizer_goes_with_a_folder(tmp_path):
     folder = write_hf(tmp_path)
     found, _ = read_model.read_model(str(folder))
-    with pytest.raises(
-        UserError, match="no tokenizer is at hand: it holds no tokenizer"
-    ):
+    with pytest.raises(UserError, match="no tokenizer fits: it holds no tokenizer"):
         model_description.to_config(found, str(folder))
     (folder / "tokenizer.json").write_text(tokenizer_tools.clip_json())
     token = {"pad_token": {"content": "<|endoftext|>"}}
@@ -481,8 +479,8 @@ def test_image_transforms_of_transformers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resample": 2}, "resample=2: clipjax resizes bicubic (3) here"),
-        ({"size": 256}, "size=256: clipjax resizes to the size of the model, 224"),
+        ({"resample": 2}, "resample=2: clipjax has bicubic (3) here"),
+        ({"size": 256}, "size=256: clipjax resizes to the model's size, 224"),
         ({"crop_size": {"height": 224, "width": 200}}, "crop_size="),
         ({"do_center_crop": False}, "crop"),
         ({"do_normalize": False}, "do_normalize=False"),
@@ -501,9 +499,9 @@ def test_image_transforms_that_we_lack(changes, message):
     [
         (
             {"resize_mode": "longest"},
-            "resize_mode='longest': clipjax does shortest and",
+            "resize_mode='longest': clipjax has shortest and",
         ),
-        ({"interpolation": "bilinear"}, "'bilinear': clipjax does bicubic"),
+        ({"interpolation": "bilinear"}, "'bilinear': clipjax has bicubic"),
     ],
 )
 def test_weights_are_read_whatever_the_image_transform(tmp_path, changes, message):
@@ -615,7 +613,7 @@ def test_export_of_what_training_adds(tmp_path, words):
         ("open_clip", {}, {"pool": "mean"}, {}, r"model.text.pool='mean'"),
         ("open_clip", {"post_norm": True}, {}, {}, r"model.image.post_norm=True"),
         ("open_clip", {"activation": "quick_gelu"}, {}, {}, r"either both towers"),
-        ("open_clip", SIGLIP, {}, {}, r"in the sizes of SigLIP only"),
+        ("open_clip", SIGLIP, {}, {}, r"in SigLIP's sizes only"),
         (
             "hf",
             {"pool": "query"},
@@ -626,7 +624,13 @@ def test_export_of_what_training_adds(tmp_path, words):
         ("hf", {}, {"pool": "appended"}, {}, r"pool='appended' .* has 'eot' only"),
         ("open_clip", COCA, {}, {}, r"model.image.pool_width=8 .* has 16 only"),
         ("open_clip", {"pool": "query", "norm_epsilon": 1e-6}, {}, {}, r"has 1e-05 on"),
-        ("open_clip", {}, {"pool": "appended"}, {}, r"pads with token 1, which texts"),
+        (
+            "open_clip",
+            {},
+            {"pool": "appended"},
+            {},
+            r"pads with token 1, which also begins",
+        ),
         ("open_clip", {}, {"pool": "appended", "masked": False}, {}, r"masked=False"),
         ("pickle", {}, {}, {}, r"--format=pickle: must be one of hf, open_clip"),
     ],

@@ -1,1 +1,1 @@
-"""What lies beside released tensors: image transforms and tokenizers."""
+"""Files beside released weights: image transforms and tokenizers."""

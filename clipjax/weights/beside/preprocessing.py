@@ -1,4 +1,4 @@
-"""Image transforms as foreign models write them down, read and written."""
+"""Image transforms in the settings files of foreign models: reads and writes them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clipjax.weights.value_checks import three
 
 RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 HF_FILE = "preprocessor_config.json"
-# What a whole processor's save_pretrained writes since transformers 5, with the image's
-# settings under one key.
+# Since transformers 5, a processor's save_pretrained writes this file, with the image
+# processor's settings under one key.
 HF_PROCESSOR, HF_NESTED = "processor_config.json", "image_processor"
 HALF = (0.5, 0.5, 0.5)
 
@@ -22,8 +22,8 @@ HALF = (0.5, 0.5, 0.5)
 class Preprocessing(NamedTuple):
     """A component of data/images/preprocess.py, and the model's normalisation.
 
-    name: empty if no component does it; why says what cannot be done.
-    options: of the component, if they are not its defaults.
+    name: empty if no component fits; why then names the setting that does not.
+    options: the component's options that differ from its defaults.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Preprocessing(NamedTuple):
     why: str = ""
     options: Mapping[str, Any] = {}
 
-    def words(self) -> dict[str, Any]:
-        """What Settings say of it."""
+    def as_settings(self) -> dict[str, Any]:
+        """The fields of model_description.Settings for this transform."""
         return {
             "preprocess": self.name,
             "preprocess_options": self.options,
@@ -44,62 +44,66 @@ class Preprocessing(NamedTuple):
 def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     """The settings of a folder's image processor, {} for none, and their file.
 
-    As in transformers (ImageProcessingMixin.get_image_processor_dict) those of
-    processor_config.json count if they are there; older ones have other settings.
+    As in transformers (ImageProcessingMixin.get_image_processor_dict), the settings in
+    processor_config.json take precedence. Older folders lack them there.
 
     Raises UserError for damaged files.
     """
     path = folder / HF_PROCESSOR
-    whole = tokenizer_choice.read_json(path)
-    if HF_NESTED not in whole:
+    processor = tokenizer_choice.read_json(path)
+    if HF_NESTED not in processor:
         path = folder / HF_FILE
         return tokenizer_choice.read_json(path), str(path)
-    if not isinstance(whole[HF_NESTED], dict):
-        raise UserError(f"{path}: {HF_NESTED}={whole[HF_NESTED]!r}: must be an object")
-    return whole[HF_NESTED], str(path)
+    settings = processor[HF_NESTED]
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: {HF_NESTED}={settings!r}: must be an object")
+    return settings, str(path)
 
 
-def from_hf(given: Mapping[str, Any], image_size: int, place: str) -> Preprocessing:
-    """What an image processor's settings say, as `read_hf` found them in `place`."""
-    mean = three(given["image_mean"], "image_mean", place)
-    std = three(given["image_std"], "image_std", place, positive=True)
-    square = isinstance(given.get("size"), Mapping) and "height" in given["size"]
-    why = _hf_limit(given, image_size, square)
+def from_hf(settings: Mapping[str, Any], image_size: int, origin: str) -> Preprocessing:
+    """The transform for an image processor's settings, which `read_hf` reads.
+
+    origin: the file of the settings, for messages.
+    """
+    mean = three(settings["image_mean"], "image_mean", origin)
+    std = three(settings["image_std"], "image_std", origin, positive=True)
+    square = isinstance(settings.get("size"), Mapping) and "height" in settings["size"]
+    why = _hf_limit(settings, image_size, square)
     if why:
-        return Preprocessing("", mean, std, f"{place}: {why}")
+        return Preprocessing("", mean, std, f"{origin}: {why}")
     name = "squash" if square else "clip"
-    return Preprocessing(name, mean, std, options=_options(given))
+    return Preprocessing(name, mean, std, options=_options(settings))
 
 
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of squash; bicubic is the default."""
-    bilinear = given.get("resample") == RESAMPLE["bilinear"]
+def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of squash, whose default is bicubic."""
+    bilinear = settings.get("resample") == RESAMPLE["bilinear"]
     return {"interpolation": "bilinear"} if bilinear else {}
 
 
-def _hf_limit(given: Mapping[str, Any], image_size: int, square: bool) -> str:
-    """What our transforms cannot do of it, "" if they can do all."""
+def _hf_limit(settings: Mapping[str, Any], image_size: int, square: bool) -> str:
+    """Why no transform of ours does this, "" if one does."""
     for key in ("do_resize", "do_normalize", "do_rescale"):
-        if not given.get(key, True):
+        if not settings.get(key, True):
             return f"{key}=False: clipjax resizes and normalises every image"
     known = dict(RESAMPLE) if square else {"bicubic": RESAMPLE["bicubic"]}
-    resample = given.get("resample", known["bicubic"])
+    resample = settings.get("resample", known["bicubic"])
     if resample not in known.values():
-        can = " or ".join(f"{how} ({number})" for how, number in known.items())
-        return f"resample={resample}: clipjax resizes {can} here"
-    factor = given.get("rescale_factor", 1 / 255)
+        names = " or ".join(f"{name} ({number})" for name, number in known.items())
+        return f"resample={resample}: clipjax has {names} here"
+    factor = settings.get("rescale_factor", 1 / 255)
     if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
         return f"rescale_factor={factor}: clipjax divides by 255"
-    size, crop = given.get("size"), given.get("crop_size")
+    size, crop = settings.get("size"), settings.get("crop_size")
     if square:
         side, cropped = _square(size), image_size
     else:
         side = size.get("shortest_edge") if isinstance(size, Mapping) else size
-        cropped = _square(crop) if given.get("do_center_crop", True) else None
+        cropped = _square(crop) if settings.get("do_center_crop", True) else None
     if side != image_size:
-        return f"size={size}: clipjax resizes to the size of the model, {image_size}"
+        return f"size={size}: clipjax resizes to the model's size, {image_size}"
     if cropped != image_size:
-        return f"crop_size={crop}: clipjax crops to the size of the model, {image_size}"
+        return f"crop_size={crop}: clipjax crops to the model's size, {image_size}"
     return ""
 
 
@@ -110,7 +114,7 @@ def to_hf(
 
     section: data.preprocess of a config.
 
-    Raises UserError for a transform that it cannot say.
+    Raises UserError for a transform that the format lacks.
     """
     square = {"height": image_size, "width": image_size}
     shared = {
@@ -139,43 +143,46 @@ def to_hf(
 
 
 def from_open_clip(
-    given: Mapping[str, Any], defaults: Preprocessing, place: str
+    config: Mapping[str, Any], defaults: Preprocessing, origin: str
 ) -> Preprocessing:
-    """What the preprocess_cfg of an open_clip_config.json says, but for its size."""
-    path = f"{place}: preprocess_cfg"
-    mean, std = given.get("mean") or defaults.mean, given.get("std") or defaults.std
+    """The transform for open_clip's preprocess_cfg, whose size is not read.
+
+    defaults: for what the file leaves out. origin: the file, for messages.
+    """
+    path = f"{origin}: preprocess_cfg"
+    mean, std = config.get("mean") or defaults.mean, config.get("std") or defaults.std
     mean, std = three(mean, "mean", path), three(std, "std", path, positive=True)
     names = {"shortest": "clip", "squash": "squash"}
-    squash = given.get("resize_mode") == "squash"
+    squash = config.get("resize_mode") == "squash"
     for key, known in (
         ("interpolation", [*RESAMPLE] if squash else ["bicubic"]),
         ("mode", ["RGB"]),
         ("resize_mode", [*names]),
     ):
-        value = given.get(key) or known[0]
+        value = config.get(key) or known[0]
         if value not in known:
-            can = f"{path}.{key}={value!r}: clipjax does "
-            return Preprocessing("", mean, std, can + " and ".join(known))
-    how = given.get("interpolation")
-    options = {"interpolation": how} if how == "bilinear" else {}
-    name = names[given.get("resize_mode") or "shortest"]
+            why = f"{path}.{key}={value!r}: clipjax has {' and '.join(known)}"
+            return Preprocessing("", mean, std, why)
+    bilinear = config.get("interpolation") == "bilinear"
+    options = {"interpolation": "bilinear"} if bilinear else {}
+    name = names[config.get("resize_mode") or "shortest"]
     return Preprocessing(name, mean, std, options=options)
 
 
 def interpolation(section: Mapping[str, Any]) -> str:
-    """How data.preprocess of a config resizes, in Pillow's and open_clip's word."""
+    """The interpolation of data.preprocess, by Pillow's and open_clip's name."""
     return section.get("interpolation", "bicubic")
 
 
 def resize_mode(name: str) -> str:
-    """open_clip's word for one of our transforms.
+    """open_clip's resize_mode for one of our transforms.
 
-    Raises UserError for one that no foreign format can say.
+    Raises UserError for a transform that no foreign format has.
     """
     modes = {"clip": "shortest", "openai": "shortest", "squash": "squash"}
     if name not in modes:
         raise UserError(
-            f"data.preprocess={name}: other formats can say {', '.join(modes)} only"
+            f"data.preprocess={name}: other formats have {', '.join(modes)} only"
         )
     return modes[name]
 

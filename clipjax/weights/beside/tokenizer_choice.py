@@ -1,4 +1,4 @@
-"""Tokenizer files beside foreign weights: which of our readers takes them."""
+"""Chooses our tokenizer component for the tokenizer files beside foreign weights."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ SENTENCE_PIECE = "spiece.model"
 MERGES = "merges.txt"
 SETTINGS = "tokenizer_config.json"
 
-# open_clip's names of ways to clean texts.
+# Values of open_clip's `clean` -> options of our tokenizers.
 CLEAN = {
     "whitespace": {"lowercase": False, "canonicalize": False},
     "lower": {"lowercase": True, "canonicalize": False},
     "canonicalize": {"lowercase": True, "canonicalize": True},
 }
 
-# Fields of settings.Settings.
-Chosen = dict[str, Any]
+# The fields of model_description.Settings that start with `tokenizer` or are
+# `no_tokenizer`.
+Choice = dict[str, Any]
 
 
-def choose_clip(folder: pathlib.Path, vocab_size: int) -> Chosen:
-    """For CLIP in Hugging Face's form: tokenizer.json, else CLIP's own vocabulary."""
+def choose_clip(folder: pathlib.Path, vocab_size: int) -> Choice:
+    """For Hugging Face's CLIP: tokenizer.json, else CLIP's own vocabulary."""
     if (folder / JSON).is_file():
         return _json(folder)
     if vocab_size != clip_bpe.VOCAB_SIZE:
@@ -36,10 +37,10 @@ def choose_clip(folder: pathlib.Path, vocab_size: int) -> Chosen:
     return clip(vocab=str(merges)) if merges.is_file() else clip()
 
 
-def choose_siglip(folder: pathlib.Path, lowercase: bool = True) -> Chosen:
-    """For SigLIP: the SentencePiece model, of SigLIP 2 Gemma's tokenizer.json.
+def choose_siglip(folder: pathlib.Path, lowercase: bool = True) -> Choice:
+    """For SigLIP the SentencePiece model, for SigLIP 2 Gemma's tokenizer.json.
 
-    Both were trained on lower-cased texts, which SigLIP 2's file leaves to its users.
+    Both were trained on lower-cased texts; SigLIP 2's file does not lower-case them.
     """
     if (folder / SENTENCE_PIECE).is_file():
         return _sentence_piece(folder)
@@ -48,8 +49,8 @@ def choose_siglip(folder: pathlib.Path, lowercase: bool = True) -> Chosen:
     return _none(f"it holds neither {SENTENCE_PIECE} nor {JSON}")
 
 
-def choose_open_clip(folder: pathlib.Path | None, text: Mapping[str, Any]) -> Chosen:
-    """By the text_cfg of an open_clip_config.json, texts cleaned as open_clip does."""
+def choose_open_clip(folder: pathlib.Path | None, text: Mapping[str, Any]) -> Choice:
+    """For the text_cfg of an open_clip_config.json; cleans texts as open_clip does."""
     options = dict(text.get("tokenizer_kwargs") or {})
     clean = options.pop("clean", None)
     mode = text.get("tokenizer_mode")
@@ -65,7 +66,7 @@ def choose_open_clip(folder: pathlib.Path | None, text: Mapping[str, Any]) -> Ch
     if clean not in (None, *CLEAN):
         return _none(f"clipjax has no tokenizer with clean={clean!r}")
     if folder is None:
-        return _none("it is no folder that could hold its tokenizer")
+        return _none("it is a file, not a folder with a tokenizer")
     options = {"repair": True, **CLEAN[clean or "whitespace"]}
     if clean == "canonicalize" and (folder / SENTENCE_PIECE).is_file():
         return _sentence_piece(folder, **options)
@@ -74,15 +75,15 @@ def choose_open_clip(folder: pathlib.Path | None, text: Mapping[str, Any]) -> Ch
     return _none(f"it holds no {JSON}")
 
 
-def clip(**options: Any) -> Chosen:
+def clip(**options: Any) -> Choice:
     """CLIP's own tokenizer."""
     return {"tokenizer": "clip_bpe", "tokenizer_options": options}
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object of a file, {} if there is none.
+    """The JSON object in a file, {} if there is no file.
 
-    Raises UserError if it is damaged.
+    Raises UserError if the file is damaged.
     """
     if not path.is_file():
         return {}
@@ -91,17 +92,17 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (no JSON object): fetch it again")
+        raise UserError(f"{path} is damaged (not a JSON object): fetch it again")
     return value
 
 
-def _sentence_piece(folder: pathlib.Path, **options: Any) -> Chosen:
+def _sentence_piece(folder: pathlib.Path, **options: Any) -> Choice:
     path = str(folder / SENTENCE_PIECE)
     options = {"path": path, "pad_token": _pad_token(folder), **options}
     return {"tokenizer": "sentence_piece", "tokenizer_options": options}
 
 
-def _json(folder: pathlib.Path, **options: Any) -> Chosen:
+def _json(folder: pathlib.Path, **options: Any) -> Choice:
     path = str(folder / JSON)
     options = {"path": path, "pad_token": _pad_token(folder), **options}
     return {"tokenizer": "hf_json", "tokenizer_options": options}
@@ -116,5 +117,5 @@ def _pad_token(folder: pathlib.Path) -> str:
     return ""
 
 
-def _none(why: str) -> Chosen:
-    return {"no_tokenizer": f"no tokenizer is at hand: {why}"}
+def _none(why: str) -> Choice:
+    return {"no_tokenizer": f"no tokenizer fits: {why}"}

@@ -1,4 +1,4 @@
-"""Our tokenizers as the files that transformers and open_clip load."""
+"""Writes our tokenizers as the files that transformers and open_clip load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipjax.types import Tokenizer, UserError
 from clipjax.weights.beside import tokenizer_choice
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
-# The words of clip_bpe, and special tokens.
+# The words that clip_bpe splits a text into, and the special tokens.
 CLIP_WORD = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
     r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -25,7 +25,7 @@ EXPORTED = ("clip_bpe", "hf_json", "sentence_piece")
 
 
 class Ends(NamedTuple):
-    """The ids before, after and beyond a text."""
+    """The ids of a text's first token, its last one and padding."""
 
     begin: int
     end: int
@@ -33,17 +33,17 @@ class Ends(NamedTuple):
 
 
 def ends(tokenizer: Tokenizer) -> Ends:
-    """The ids around a text, as the tokenizer puts them."""
+    """The ids that a tokenizer puts around a text."""
     ids, mask = tokenizer(["a"])
     length = int(mask[0].sum())
     return Ends(int(ids[0, 0]), int(ids[0, length - 1]), tokenizer.pad_id)
 
 
-def open_clip_words(section: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """What a text_cfg says of a tokenizer that `write` writes.
+def open_clip_keys(section: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The keys of a text_cfg for a tokenizer that `write` writes.
 
     section: its name and options, data.tokenizer of a config. folder: the name of the
-    folder with its files, which open_clip takes them from.
+    folder from which open_clip loads its files.
     """
     name = section["name"]
     _check(name)
@@ -59,10 +59,10 @@ def write(
 ) -> None:
     """Writes the files of a tokenizer that AutoTokenizer of transformers loads.
 
-    section: its name and options, data.tokenizer of a config. Repairs of broken
-    encodings and HTML are lost, which transformers does not do.
+    section: its name and options, data.tokenizer of a config. The files do not repair
+    broken encodings and HTML, because transformers cannot.
 
-    Raises UserError for a tokenizer that it has not.
+    Raises UserError for a tokenizer that transformers lacks.
     """
     _check(section["name"])
     if section["name"] == "clip_bpe":
@@ -109,9 +109,9 @@ def _write_clip(
     text = "\n".join(["#version: 0.2", *lines]) + "\n"
     (folder / tokenizer_choice.MERGES).write_text(text, encoding="utf-8")
     write_json(folder / "vocab.json", vocabulary)
-    made = json.loads(_clip_library(vocabulary, pairs).to_str())
-    _clean_first(made, lowercase=True, canonicalize=section["canonicalize"])
-    write_json(folder / tokenizer_choice.JSON, made)
+    spec = json.loads(_clip_library(vocabulary, pairs).to_str())
+    _clean_first(spec, lowercase=True, canonicalize=section["canonicalize"])
+    write_json(folder / tokenizer_choice.JSON, spec)
     _settings(
         folder,
         tokenizer,
@@ -126,7 +126,7 @@ def _write_clip(
 def _clip_library(vocabulary: dict[str, int], pairs: list[tuple[str, ...]]) -> Any:
     """CLIP's tokenizer in the `tokenizers` library."""
     library = packing.library("tokenizers", "clip_bpe")
-    made = library.Tokenizer(
+    tokenizer = library.Tokenizer(
         library.models.BPE(
             vocab=vocabulary,
             merges=pairs,
@@ -138,19 +138,19 @@ def _clip_library(vocabulary: dict[str, int], pairs: list[tuple[str, ...]]) -> A
     )
     normalizers, splits = library.normalizers, library.pre_tokenizers
     blanks = normalizers.Replace(library.Regex(r"\s+"), " ")
-    made.normalizer = normalizers.Sequence(
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), blanks, normalizers.Lowercase()]
     )
     words = splits.Split(library.Regex(CLIP_WORD), behavior="removed", invert=True)
-    made.pre_tokenizer = splits.Sequence(
+    tokenizer.pre_tokenizer = splits.Sequence(
         [words, splits.ByteLevel(add_prefix_space=False)]
     )
-    made.decoder = library.decoders.ByteLevel()
-    made.post_processor = library.processors.RobertaProcessing(
+    tokenizer.decoder = library.decoders.ByteLevel()
+    tokenizer.post_processor = library.processors.RobertaProcessing(
         (CLIP_END, clip_bpe.END), (CLIP_START, clip_bpe.START), False, False
     )
-    made.add_special_tokens([CLIP_START, CLIP_END])
-    return made
+    tokenizer.add_special_tokens([CLIP_START, CLIP_END])
+    return tokenizer
 
 
 def _write_json(
@@ -160,25 +160,25 @@ def _write_json(
     _clean_first(spec, section["lowercase"], section["canonicalize"])
     write_json(folder / tokenizer_choice.JSON, spec)
     names = {token["id"]: token["content"] for token in spec.get("added_tokens", [])}
-    found = ends(tokenizer)
+    around = ends(tokenizer)
     _settings(
         folder,
         tokenizer,
         "PreTrainedTokenizerFast",
-        eos_token=names.get(found.end),
-        bos_token=names.get(found.begin),
-        pad_token=names.get(found.pad) or _piece(spec, found.pad),
+        eos_token=names.get(around.end),
+        bos_token=names.get(around.begin),
+        pad_token=names.get(around.pad) or _piece(spec, around.pad),
     )
 
 
 def _clean_first(spec: dict[str, Any], lowercase: bool, canonicalize: bool) -> None:
-    """Puts the options of hf_json before what a tokenizer.json does to texts."""
+    """Adds the cleaning that hf_json's options name before a tokenizer.json's own."""
     steps: list[dict[str, Any]] = []
     if canonicalize:
         marks = re.escape(string.punctuation.replace("_", ""))
-        for pattern, other in (("_", " "), (f"[{marks}]", ""), (r"\s+", " ")):
-            found = {"pattern": {"Regex": pattern}, "content": other}
-            steps.append({"type": "Replace", **found})
+        for pattern, content in (("_", " "), (f"[{marks}]", ""), (r"\s+", " ")):
+            replaced = {"pattern": {"Regex": pattern}, "content": content}
+            steps.append({"type": "Replace", **replaced})
         steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
     if lowercase:
         steps.append({"type": "Lowercase"})
@@ -188,7 +188,7 @@ def _clean_first(spec: dict[str, Any], lowercase: bool, canonicalize: bool) -> N
 
 
 def _piece(spec: dict[str, Any], number: int) -> str:
-    """A token of the vocabulary by its id."""
+    """The vocabulary's token with an id."""
     vocabulary = spec["model"]["vocab"]
     if isinstance(vocabulary, dict):
         return next(piece for piece, i in vocabulary.items() if i == number)

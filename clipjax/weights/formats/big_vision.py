@@ -1,9 +1,9 @@
 """big_vision's and vision_transformer's .npz files: ViTs and text transformers.
 
-google-research/big_vision, google-research/vision_transformer. An .npz says nothing but
-names and shapes; what they leave open is as in the published models: GELU in its tanh
-form, layer normalisations with 1e-6, images in [-1, 1], texts that see their padding
-and are pooled at their last position.
+Source: google-research/big_vision, google-research/vision_transformer. An .npz holds
+only names and shapes. The rest is as in the published models: GELU in its tanh form,
+layer normalisations with 1e-6, images in [-1, 1], texts that see their padding and are
+pooled at their last position.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from clipjax.weights.tower_description import (
     shape_of,
 )
 
-# Before an image tower's names and a text tower's; "opt/target" is of older files.
+# Prefixes of an image tower's names and a text tower's; older files have "opt/target".
 IMAGE_PREFIXES = ("params/img/", "img/", "params/", "opt/target/")
 TEXT_PREFIXES = ("params/txt/", "txt/", "params/")
 IMAGE_BLOCKS, TEXT_BLOCKS = "Transformer/encoderblock", "Encoder_0/encoderblock"
 
-# The layouts: every layer in one array; the parts of a block numbered through, and
-# positions inside the encoder, as in vision_transformer.
+# Layouts: all layers in one array; a block's parts numbered in one sequence, and
+# positions inside the encoder (both as in vision_transformer).
 STACKED = "stacked"
 NUMBERED = "numbered"
 INSIDE = "inside"
 POSITIONS = {True: "Transformer/posembed_input/pos_embedding", False: "pos_embedding"}
 
-SINCOS_SIZE = 224  # of images, if fixed positions do not say it
+SINCOS_SIZE = 224  # the image size if positions are fixed and do not give it
 SHARED = {"norm_epsilon": 1e-6, "activation": "gelu_tanh"}
 
 
 def pair(theirs: str, ours: str, leaf: str = "kernel") -> list[Rule]:
-    """A layer of a kernel (or another leaf) and a bias."""
+    """The rules for a layer's kernel (or another leaf) and bias."""
     return [Rule(f"{theirs}/{x}", f"{ours}/{x}") for x in (leaf, "bias")]
 
 
@@ -56,9 +56,9 @@ def _mlp(theirs: str) -> list[Rule]:
 
 
 def _attention(theirs: str, heads: int, **ours: tuple[str, ...]) -> list[Rule]:
-    """Kernels are [d h e] into heads and [h e d] out of them; ours have h and e in one.
+    """The rules for attention: kernels [d h e] into heads and [h e d] out of them.
 
-    ours: a path of ours -> the parts that make it.
+    Ours have h and e in one axis. ours: our path -> their parts.
     """
     into = Change(
         lambda x: x.reshape(*x.shape[:-2], -1),
@@ -107,7 +107,7 @@ def _blocks(theirs: str, depth: int, heads: int, layout: frozenset[str]) -> list
 
 
 def _stacked(change: Change, depth: int) -> Change:
-    """The change of each layer of a stack [depth ...], the results side by side."""
+    """Changes each layer of a stack [depth ...] and joins the results side by side."""
 
     def to_ours(x: np.ndarray) -> np.ndarray:
         return np.concatenate([change.to_ours(layer) for layer in x], axis=-1)
@@ -120,21 +120,21 @@ def _stacked(change: Change, depth: int) -> Change:
 
 
 def _by_layer(parts: int, depth: int) -> Change:
-    """From all layers of the first part, of the second, ... to all parts of a layer."""
+    """Reorders from part by part (all layers of each) to layer by layer (all parts)."""
 
     def swap(x: np.ndarray, first: int, second: int) -> np.ndarray:
-        apart = x.reshape(*x.shape[:-1], first, second, -1)
-        return apart.swapaxes(-3, -2).reshape(x.shape)
+        split = x.reshape(*x.shape[:-1], first, second, -1)
+        return split.swapaxes(-3, -2).reshape(x.shape)
 
     return Change(lambda x: swap(x, parts, depth), lambda x: swap(x, depth, parts))
 
 
 def _encoder(
-    shapes: Shapes, blocks: str, place: str
+    shapes: Shapes, blocks: str, origin: str
 ) -> tuple[dict[str, int], set[str]]:
-    """Sizes of an encoder as options of ours, and its layout.
+    """An encoder's sizes as our options, and its layout.
 
-    blocks: the names of its blocks up to "encoderblock".
+    blocks: the names of its blocks up to and with "encoderblock".
     """
     layout, first = set(), f"{blocks}_0/"
     if any(name.startswith(f"{blocks}/") for name in shapes):
@@ -144,9 +144,9 @@ def _encoder(
     stacked, numbered = STACKED in layout, NUMBERED in layout
     query = f"{first}MultiHeadDotProductAttention_{int(numbered)}/query/kernel"
     hidden = f"{first}MlpBlock_{3 * numbered}/Dense_0/kernel"
-    *layers, width, heads, _ = shape_of(shapes, query, 3 + stacked, place)
+    *layers, width, heads, _ = shape_of(shapes, query, 3 + stacked, origin)
     depth = layers[0] if stacked else count(shapes, rf"{blocks}_(\d+)/")
-    *_, mlp_dim = shape_of(shapes, hidden, 2 + stacked, place)
+    *_, mlp_dim = shape_of(shapes, hidden, 2 + stacked, origin)
     sizes = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
     return sizes, layout
 
@@ -159,25 +159,25 @@ def _is_image(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def image_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
     prefix = prefix_of(shapes, *(p for p in IMAGE_PREFIXES if _has(shapes, p)))
     kernel = f"{prefix}embedding/kernel"
     if len(shapes.get(kernel, ())) == 2:
         raise UserError(
-            f"{place}: {kernel} is {shapes[kernel]}, of NaFlex, whose grids vary with "
-            f"the image: clipjax reads models of fixed resolution"
+            f"{origin}: {kernel} is {shapes[kernel]}, as in NaFlex, whose grids vary "
+            "with the image: clipjax reads models of fixed resolution"
         )
-    patch, *_ = shape_of(shapes, kernel, 4, place)
-    sizes, layout = _encoder(shapes, prefix + IMAGE_BLOCKS, place)
+    patch, *_ = shape_of(shapes, kernel, 4, origin)
+    sizes, layout = _encoder(shapes, prefix + IMAGE_BLOCKS, origin)
     token = f"{prefix}cls" in shapes
     inside = prefix + POSITIONS[True] in shapes
     positions, side = prefix + POSITIONS[inside], SINCOS_SIZE // patch
     if inside:
         layout.add(INSIDE)
     if positions in shapes:
-        _, rows, _ = shape_of(shapes, positions, 3, place)
-        side, bare = grid(rows, token, place)
+        _, rows, _ = shape_of(shapes, positions, 3, origin)
+        side, bare = grid(rows, token, origin)
         if bare:
             layout.add(BARE_CLASS)
     attends = any(name.startswith(f"{prefix}MAPHead_0/") for name in shapes)
@@ -247,18 +247,18 @@ def _is_text(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def text_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
     prefix = prefix_of(shapes, *TEXT_PREFIXES)
-    vocab_size, _ = shape_of(shapes, f"{prefix}Embed_0/embedding", 2, place)
-    _, length, _ = shape_of(shapes, f"{prefix}pos_embedding", 3, place)
-    sizes, layout = _encoder(shapes, prefix + TEXT_BLOCKS, place)
-    seen = {"causal": False, "masked": False, "pool": "last"}
+    vocab_size, _ = shape_of(shapes, f"{prefix}Embed_0/embedding", 2, origin)
+    _, length, _ = shape_of(shapes, f"{prefix}pos_embedding", 3, origin)
+    sizes, layout = _encoder(shapes, prefix + TEXT_BLOCKS, origin)
+    padding = {"causal": False, "masked": False, "pool": "last"}
     return TowerSettings(
         format="big_vision_text",
         side="text",
         component="transformer",
-        options={**sizes, **seen, **SHARED},
+        options={**sizes, **padding, **SHARED},
         size=length,
         vocab_size=vocab_size,
         prefix=prefix,
@@ -275,7 +275,7 @@ def text_rules(tower: TextTransformer, layout: frozenset[str]) -> list[Rule]:
     ]
 
 
-# What training keeps beside the parameters.
+# State of training beside the parameters.
 IGNORED = (r"opt/(?!target/).*", r"(extra|chrono)/.*")
 IMAGE = TowerFormat(
     name="big_vision",

@@ -1,7 +1,7 @@
-"""SigLIP and its kin as big_vision trains them: both towers in one .npz.
+"""SigLIP and similar models of big_vision: both towers in one .npz.
 
-google-research/big_vision, models/proj/image_text/two_towers.py. The tokenizer is not
-in it: put spiece.model (or SigLIP 2's tokenizer.json) beside the file.
+Source: google-research/big_vision, models/proj/image_text/two_towers.py. The .npz has
+no tokenizer: put spiece.model (or SigLIP 2's tokenizer.json) in its folder.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from clipjax.weights.rename_table import Rule, Table, lead, renamed
 
 FORMAT = "big_vision_siglip"
 IMAGE, TEXT = "params/img/", "params/txt/"
-# Before the facts of the text tower's layout, which are else those of the image's.
-OF_TEXT = "text_"
+# Marks the layouts of the text tower; layouts without it are the image tower's.
+TEXT_LAYOUT = "text_"
 
 
 def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
@@ -33,20 +33,22 @@ def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
     )
 
 
-def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
-    """The settings that a file's shapes say.
+def settings_of_file(tensors: Mapping[str, np.ndarray], origin: str) -> Settings:
+    """The settings that follow from a file's shapes.
 
-    Raises UserError if they are not of what our towers can be.
+    Raises UserError if our towers cannot have these shapes.
     """
     shapes = {name: array.shape for name, array in tensors.items()}
-    folder = pathlib.Path(place).parent
-    image = big_vision.image_settings(None, shapes, folder, place)
-    text = big_vision.text_settings(None, shapes, folder, place)
+    folder = pathlib.Path(origin).parent
+    image = big_vision.image_settings(None, shapes, folder, origin)
+    text = big_vision.text_settings(None, shapes, folder, origin)
     image_head = "affine" if f"{IMAGE}head/bias" in shapes else "none"
     text_head = "affine" if f"{TEXT}head/bias" in shapes else "none"
     (embed_dim,) = shapes.get(f"{TEXT}head/bias", (text.options["width"],))
     if "params/t" not in shapes:
-        raise UserError(f"{place} lacks params/t, the temperature of a two-tower model")
+        raise UserError(
+            f"{origin} lacks params/t, the temperature of a two-tower model"
+        )
     bias = {"logit_bias_init": -10.0} if "params/b" in shapes else {}
     return Settings(
         format=FORMAT,
@@ -65,19 +67,21 @@ def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
         image_size=image.size,
         context_length=text.size,
         vocab_size=text.vocab_size,
-        layout=image.layout | {OF_TEXT + fact for fact in text.layout},
+        layout=image.layout | {TEXT_LAYOUT + name for name in text.layout},
         preprocess="squash",
         **tokenizer_choice.choose_siglip(folder),
     )
 
 
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
-    """The rules for a model of these settings and a file of this layout."""
+    """The rules for a model and a file of this layout."""
     module: Any = model.module
-    of_text = {
-        fact.removeprefix(OF_TEXT) for fact in layout if fact.startswith(OF_TEXT)
+    text_layout = {
+        name.removeprefix(TEXT_LAYOUT)
+        for name in layout
+        if name.startswith(TEXT_LAYOUT)
     }
-    # The parameter t is the logarithm of the temperature's inverse, as ours is.
+    # The parameter t is the logarithm of the inverse temperature, as is ours.
     rules = [Rule("params/t", "logit_scale", lead)]
     if module.logit_bias_init is not None:
         rules.append(Rule("params/b", "logit_bias", lead))
@@ -88,6 +92,6 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
             rules += big_vision.pair(f"{prefix}head", f"{side}_projection")
     rules += renamed(big_vision.image_rules(module.image, layout), IMAGE, "image/")
     rules += renamed(
-        big_vision.text_rules(module.text, frozenset(of_text)), TEXT, "text/"
+        big_vision.text_rules(module.text, frozenset(text_layout)), TEXT, "text/"
     )
     return Table(FORMAT, tuple(rules), big_vision.IGNORED)

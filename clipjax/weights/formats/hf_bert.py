@@ -1,7 +1,7 @@
-"""Hugging Face's BertModel and DistilBertModel, also inside their models with heads.
+"""Hugging Face's BertModel and DistilBertModel, alone or inside models with heads.
 
-huggingface/transformers. Files of before 2019 call a normalisation's two tensors gamma
-and beta; bert-base-uncased's still do.
+Source: huggingface/transformers. Files from before 2019, bert-base-uncased's included,
+call the two tensors of a normalisation gamma and beta.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from clipjax.weights.tower_description import (
 )
 from clipjax.weights.value_checks import check_depth, check_positive, check_sizes
 
-GAMMA = "gamma"  # the layout of old files
+GAMMA = "gamma"  # the layout of files from before 2019
 
-# What a config.json may leave out, as BertConfig and DistilBertConfig have it.
+# Defaults of what a config.json may leave out, from BertConfig and DistilBertConfig.
 BERT_DEFAULTS = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -48,7 +48,7 @@ DISTILBERT_DEFAULTS = {
     "dropout": 0.1,
     "max_position_embeddings": 512,
 }
-# Option of ours -> key of a config.json.
+# Our option -> key of a config.json.
 BERT_OPTIONS = {
     "width": "hidden_size",
     "depth": "num_hidden_layers",
@@ -67,7 +67,7 @@ DISTILBERT_OPTIONS = {
     "max_positions": "max_position_embeddings",
     "dropout": "dropout",
 }
-# What we do not do, and the value of it that we can read.
+# Settings that clipjax lacks, with the only value that it reads.
 PLAIN = {
     "is_decoder": False,
     "add_cross_attention": False,
@@ -82,74 +82,74 @@ def _is(kind: str) -> Any:
 
 
 def _bert_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
-    place = str(folder / hf_common.CONFIG)
-    given = {**BERT_DEFAULTS, **(config or {})}
+    origin = str(folder / hf_common.CONFIG)
+    values = {**BERT_DEFAULTS, **(config or {})}
     for key, value in PLAIN.items():
-        if given.get(key, value) not in (value, None):
+        if values.get(key, value) not in (value, None):
             raise UserError(
-                f"{place}: {key}={given[key]!r}: clipjax's bert has {value!r} only"
+                f"{origin}: {key}={values[key]!r}: clipjax's bert has {value!r} only"
             )
-    _check(given, BERT_OPTIONS, shapes, place)
-    options = {name: given[key] for name, key in BERT_OPTIONS.items()}
-    options["activation"] = _activation(given, "hidden_act", place)
+    _check(values, BERT_OPTIONS, shapes, origin)
+    options = {name: values[key] for name, key in BERT_OPTIONS.items()}
+    options["activation"] = _activation(values, "hidden_act", origin)
     prefix = prefix_of(shapes, "bert.")
     old = f"{prefix}embeddings.LayerNorm.gamma" in shapes
-    return _settings("bert", given, options, prefix, {GAMMA} if old else set())
+    return _settings("bert", values, options, prefix, {GAMMA} if old else set())
 
 
 def _distilbert_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
-    place = str(folder / hf_common.CONFIG)
-    given = {**DISTILBERT_DEFAULTS, **(config or {})}
-    _check(given, DISTILBERT_OPTIONS, shapes, place)
-    options = {name: given[key] for name, key in DISTILBERT_OPTIONS.items()}
-    options["activation"] = _activation(given, "activation", place)
+    origin = str(folder / hf_common.CONFIG)
+    values = {**DISTILBERT_DEFAULTS, **(config or {})}
+    _check(values, DISTILBERT_OPTIONS, shapes, origin)
+    options = {name: values[key] for name, key in DISTILBERT_OPTIONS.items()}
+    options["activation"] = _activation(values, "activation", origin)
     prefix = prefix_of(shapes, "distilbert.")
-    return _settings("distilbert", given, options, prefix, set())
+    return _settings("distilbert", values, options, prefix, set())
 
 
 def _check(
-    given: Mapping[str, Any], keys: Mapping[str, str], shapes: Shapes, place: str
+    values: Mapping[str, Any], keys: Mapping[str, str], shapes: Shapes, origin: str
 ) -> None:
-    """Raises UserError for a config's value that is no size, or no epsilon."""
+    """Raises UserError for an invalid size or epsilon in a config."""
     sizes = [keys[name] for name in ("width", "heads", "mlp_dim", "max_positions")]
-    check_sizes(given, [*sizes, "vocab_size"], place)
-    check_depth(given, keys["depth"], shapes, place)
+    check_sizes(values, [*sizes, "vocab_size"], origin)
+    check_depth(values, keys["depth"], shapes, origin)
     if "token_types" in keys:
-        check_sizes(given, [keys["token_types"]], place, least=0)
-        check_positive(given, [keys["norm_epsilon"]], place)
+        check_sizes(values, [keys["token_types"]], origin, least=0)
+        check_positive(values, [keys["norm_epsilon"]], origin)
 
 
 def _settings(
     component: str,
-    given: Mapping[str, Any],
+    values: Mapping[str, Any],
     options: dict[str, Any],
     prefix: str,
     layout: set[str],
 ) -> TowerSettings:
-    """The context is as long as the position table; a shorter one does as well."""
+    """The settings of a BERT; its context is as long as the position table."""
     return TowerSettings(
         format=f"hf_{component}",
         side="text",
         component=component,
         options=options,
-        size=given["max_position_embeddings"],
-        vocab_size=given["vocab_size"],
+        size=values["max_position_embeddings"],
+        vocab_size=values["vocab_size"],
         prefix=prefix,
         layout=frozenset(layout),
     )
 
 
-def _activation(given: Mapping[str, Any], key: str, place: str) -> str:
+def _activation(values: Mapping[str, Any], key: str, origin: str) -> str:
     known = hf_common.ACTIVATIONS
-    if given[key] not in known:
+    if values[key] not in known:
         raise UserError(
-            f"{place}: {key}={given[key]!r}: clipjax has {', '.join(known)}"
+            f"{origin}: {key}={values[key]!r}: clipjax has {', '.join(known)}"
         )
-    return known[given[key]]
+    return known[values[key]]
 
 
 def _bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
@@ -206,7 +206,7 @@ def _embeddings() -> list[Rule]:
     ]
 
 
-# Layers over the tower for tasks that it does not serve here.
+# Task layers over the tower, which clipjax does not use.
 TASKS = (r"classifier\..*", r"qa_outputs\..*")
 BERT = TowerFormat(
     name="hf_bert",

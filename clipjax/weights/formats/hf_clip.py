@@ -1,9 +1,9 @@
 """Hugging Face's CLIPModel: its config.json and tensors (huggingface/transformers).
 
-CLIPModel pools a text at its first `eos_token_id`, or, if the config says 2 as the
-first ones published did, at its largest id. We pool at the last token under the mask:
-the same if a tokenizer ends texts with that id and with no other of it inside, as
-CLIP's does.
+CLIPModel pools a text at its first `eos_token_id`. If the config says 2, as the first
+published ones did, it pools at the largest id. We pool at the last token under the
+mask. Both are equal if the tokenizer ends texts with that id and puts it nowhere else,
+as CLIP's does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from clipjax.weights.value_checks import check_sizes
 FORMAT = "hf_clip"
 LEGACY_END = 2
 
-# What a config.json may leave out, as CLIPTextConfig and CLIPVisionConfig have it.
+# Defaults of what a config.json may leave out, from CLIPTextConfig and
+# CLIPVisionConfig.
 TOWER = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 TEXT = TOWER | {
     "vocab_size": 49408,
@@ -69,46 +70,46 @@ def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
 def settings(
     config: Mapping[str, Any], shapes: Mapping[str, Any], folder: pathlib.Path
 ) -> Settings:
-    """The settings that a config.json, and the files beside it, describe.
+    """The settings that a config.json and the files beside it describe.
 
-    Raises UserError if it describes what our towers cannot be.
+    Raises UserError if our towers cannot be what it describes.
     """
-    place = str(folder / hf_common.CONFIG)
+    origin = str(folder / hf_common.CONFIG)
     text = hf_common.section(config, "text", TEXT)
     image = hf_common.section(config, "vision", IMAGE)
     size = image["image_size"]
-    image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
-    hf_common.check_channels(image, image_place)
-    check_sizes(text, hf_common.TEXT_SIZES, text_place)
-    check_sizes(text, ("eos_token_id",), text_place, least=0)
+    image_origin, text_origin = f"{origin}: vision_config", f"{origin}: text_config"
+    hf_common.check_channels(image, image_origin)
+    check_sizes(text, hf_common.TEXT_SIZES, text_origin)
+    check_sizes(text, ("eos_token_id",), text_origin, least=0)
     joint = {"projection_dim": 512, **config}
-    check_sizes(joint, ("projection_dim",), place)
+    check_sizes(joint, ("projection_dim",), origin)
     end = text["eos_token_id"]
-    given, file = preprocessing.read_hf(folder)
-    usual = {"size": {"shortest_edge": size}, "crop_size": size}
-    seen = preprocessing.from_hf(PREPROCESSING | usual | given, size, file)
+    processor, file = preprocessing.read_hf(folder)
+    defaults = {"size": {"shortest_edge": size}, "crop_size": size}
+    transform = preprocessing.from_hf(PREPROCESSING | defaults | processor, size, file)
     return Settings(
         format=FORMAT,
         image="vit",
-        image_options=hf_common.image_options(image, image_place, shapes),
+        image_options=hf_common.image_options(image, image_origin, shapes),
         text="transformer",
-        text_options=hf_common.tower_options(text, text_place, shapes),
+        text_options=hf_common.tower_options(text, text_origin, shapes),
         model_options={
             "embed_dim": joint["projection_dim"],
-            "mean": seen.mean,
-            "std": seen.std,
+            "mean": transform.mean,
+            "std": transform.std,
         },
         image_size=size,
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         end_id=text["vocab_size"] - 1 if end == LEGACY_END else end,
-        **seen.words(),
+        **transform.as_settings(),
         **tokenizer_choice.choose_clip(folder, text["vocab_size"]),
     )
 
 
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
-    """The rules for a model of these settings; `layout` has no meaning here."""
+    """The rules for a model; this format does not use `layout`."""
     image, text = model.module.image, model.module.text
     rules = [
         Rule("logit_scale", "logit_scale"),
@@ -127,7 +128,7 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
 def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
     """The config.json of a model.
 
-    Raises UserError for what CLIPModel cannot be.
+    Raises UserError for an option that CLIPModel lacks.
     """
     target = "transformers' CLIPModel"
     module: Any = model.module
@@ -142,8 +143,8 @@ def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
         require_head(side, kind, target, ("linear",))
     if ends.end == LEGACY_END:
         raise UserError(
-            f"data.tokenizer: texts end with token {LEGACY_END}, which {target} takes "
-            "for a mark of old files: it cannot be exported"
+            f"data.tokenizer: texts end with token {LEGACY_END}, which marks old "
+            f"files in {target}: it cannot be exported"
         )
     return {
         "architectures": ["CLIPModel"],

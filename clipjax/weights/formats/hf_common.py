@@ -1,4 +1,4 @@
-"""What the formats of Hugging Face's transformers share: towers, sizes, settings."""
+"""Shared by the formats of Hugging Face's transformers: towers, sizes, settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipjax.weights.value_checks import check_depth, check_positive, check_size
 
 CONFIG = "config.json"
 
-# Activations by their names there; the first of each of ours is the one written.
+# transformers' activations -> ours. The first name of each of ours is written.
 ACTIVATIONS = {
     "gelu": "gelu",
     "quick_gelu": "quick_gelu",
@@ -35,12 +35,12 @@ DEPTH = "num_hidden_layers"
 
 TEXT_SIZES = ("vocab_size", "max_position_embeddings")
 
-# Buffers of position numbers, which older versions saved.
+# Buffers of position numbers, saved by older versions.
 IGNORED = (r"(text|vision)_model\.embeddings\.position_ids",)
 
 
 def encoder(theirs: str, ours: str, depth: int) -> list[Rule]:
-    """The blocks of either tower, of CLIP and SigLIP."""
+    """The rules of a tower's blocks, in CLIP and SigLIP."""
     block = [
         *norm("layer_norm1", "norm_1"),
         *dense([f"self_attn.{part}_proj" for part in "qkv"], "attention/qkv"),
@@ -73,36 +73,36 @@ IMAGE_RULES = [
 def section(
     config: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings of a tower, with defaults.
+    """A tower's settings, with defaults.
 
-    Old files have them twice; "text_config_dict" counts if it is there.
+    Old files have them twice; "text_config_dict" takes precedence.
     """
-    given = config.get(f"{tower}_config_dict") or config.get(f"{tower}_config") or {}
-    return {**defaults, **given}
+    values = config.get(f"{tower}_config_dict") or config.get(f"{tower}_config") or {}
+    return {**defaults, **values}
 
 
 def image_options(
-    image: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
+    image: Mapping[str, Any], origin: str, shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of vit that CLIP's and SigLIP's vision_config share."""
+    """Options of vit for a vision_config of CLIP or SigLIP."""
     sizes = patch_options(image["patch_size"], image["image_size"])
-    return tower_options(image, place, shapes) | sizes
+    return tower_options(image, origin, shapes) | sizes
 
 
 def tower_options(
-    tower: Mapping[str, Any], place: str, shapes: Mapping[str, Any]
+    tower: Mapping[str, Any], origin: str, shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of a tower's transformer, whose file has tensors of these shapes.
+    """Options of a tower's transformer; shapes: those of the file's tensors.
 
-    Raises UserError for an activation that we lack, and for what is no size.
+    Raises UserError for an activation that clipjax lacks and for an invalid size.
     """
-    check_sizes(tower, SIZES, place)
-    check_depth(tower, DEPTH, shapes, place)
-    check_positive(tower, ("layer_norm_eps",), place)
+    check_sizes(tower, SIZES, origin)
+    check_depth(tower, DEPTH, shapes, origin)
+    check_positive(tower, ("layer_norm_eps",), origin)
     activation = tower["hidden_act"]
     if activation not in ACTIVATIONS:
         raise UserError(
-            f"{place}: hidden_act={activation!r}: clipjax has {', '.join(ACTIVATIONS)}"
+            f"{origin}: hidden_act={activation!r}: clipjax has {', '.join(ACTIVATIONS)}"
         )
     return {
         "width": tower["hidden_size"],
@@ -114,17 +114,17 @@ def tower_options(
     }
 
 
-def check_channels(image: Mapping[str, Any], place: str) -> None:
+def check_channels(image: Mapping[str, Any], origin: str) -> None:
     if image["num_channels"] != 3:
-        raise UserError(f"{place}: num_channels={image['num_channels']}: must be 3")
+        raise UserError(f"{origin}: num_channels={image['num_channels']}: must be 3")
     for key in ("image_size", "patch_size"):
         if isinstance(image[key], list):
-            raise UserError(f"{place}: {key}={image[key]}: clipjax takes squares only")
-        check_sizes(image, (key,), place)
+            raise UserError(f"{origin}: {key}={image[key]}: clipjax takes squares only")
+        check_sizes(image, (key,), origin)
 
 
 def text_json(tower: TextTransformer, ends: Ends) -> dict[str, Any]:
-    """What CLIP's and SigLIP's text_config share."""
+    """The keys that CLIP's and SigLIP's text_config share."""
     return _tower_json(tower) | {
         "vocab_size": tower.vocab_size,
         "max_position_embeddings": tower.context_length,
@@ -135,7 +135,7 @@ def text_json(tower: TextTransformer, ends: Ends) -> dict[str, Any]:
 
 
 def image_json(tower: VisionTransformer) -> dict[str, Any]:
-    """What CLIP's and SigLIP's vision_config share."""
+    """The keys that CLIP's and SigLIP's vision_config share."""
     sizes = {"image_size": tower.image_size, "patch_size": tower.patch}
     return _tower_json(tower) | sizes
 

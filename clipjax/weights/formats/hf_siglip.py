@@ -1,7 +1,7 @@
 """Hugging Face's SiglipModel: SigLIP, and SigLIP 2 of fixed resolution.
 
 Both are "siglip" in a config.json; "siglip2" is NaFlex, whose images keep their aspect.
-The text tower sees its padding and pools at the last position, so texts must always be
+The text tower sees its padding and pools at the last position. Texts must therefore be
 padded to the whole context, as our tokenizers do.
 """
 
@@ -33,7 +33,8 @@ from clipjax.weights.value_checks import check_sizes
 
 FORMAT = "hf_siglip"
 
-# What a config.json may leave out, as SiglipTextConfig and SiglipVisionConfig have it.
+# Defaults of what a config.json may leave out, from SiglipTextConfig and
+# SiglipVisionConfig.
 TOWER = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -68,60 +69,60 @@ def recognise(config: Mapping[str, Any] | None, names: Any) -> bool:
 def settings(
     config: Mapping[str, Any], shapes: Mapping[str, Any], folder: pathlib.Path
 ) -> Settings:
-    """The settings that a config.json, and the files beside it, describe.
+    """The settings that a config.json and the files beside it describe.
 
-    Raises UserError if it describes what our towers cannot be.
+    Raises UserError if our towers cannot be what it describes.
     """
-    place = str(folder / hf_common.CONFIG)
+    origin = str(folder / hf_common.CONFIG)
     if config["model_type"] == "siglip2":
         raise UserError(
-            f"{place}: model_type='siglip2' is NaFlex, whose grids vary with the "
+            f"{origin}: model_type='siglip2' is NaFlex, whose grids vary with the "
             "image; clipjax reads the fixed-resolution models of SigLIP 2, whose "
             "model_type is 'siglip'"
         )
     text = hf_common.section(config, "text", TEXT)
     image = hf_common.section(config, "vision", IMAGE)
     size, width = image["image_size"], image["hidden_size"]
-    image_place, text_place = f"{place}: vision_config", f"{place}: text_config"
-    hf_common.check_channels(image, image_place)
-    check_sizes(text, hf_common.TEXT_SIZES, text_place)
+    image_origin, text_origin = f"{origin}: vision_config", f"{origin}: text_config"
+    hf_common.check_channels(image, image_origin)
+    check_sizes(text, hf_common.TEXT_SIZES, text_origin)
     if not image["vision_use_head"]:
         raise UserError(
-            f"{place}: vision_use_head=False: an image would have no pooling"
+            f"{origin}: vision_use_head=False: an image embedding needs the head"
         )
-    given, file = preprocessing.read_hf(folder)
-    usual = {
+    processor, file = preprocessing.read_hf(folder)
+    defaults = {
         "size": {"height": size, "width": size},
         "image_mean": preprocessing.HALF,
         "image_std": preprocessing.HALF,
     }
-    seen = preprocessing.from_hf(usual | given, size, file)
-    towers = {"pool": "map", "pre_norm": False, "patch_bias": True}
+    transform = preprocessing.from_hf(defaults | processor, size, file)
+    fixed = {"pool": "map", "pre_norm": False, "patch_bias": True}
     return Settings(
         format=FORMAT,
         image="vit",
-        image_options=hf_common.image_options(image, image_place, shapes) | towers,
+        image_options=hf_common.image_options(image, image_origin, shapes) | fixed,
         text="transformer",
-        text_options=hf_common.tower_options(text, text_place, shapes)
+        text_options=hf_common.tower_options(text, text_origin, shapes)
         | {"causal": False, "masked": False, "pool": "last"},
         model_options={
             "embed_dim": width,
             "image_head": "none",
             "text_head": "affine",
             "logit_bias_init": -10.0,
-            "mean": seen.mean,
-            "std": seen.std,
+            "mean": transform.mean,
+            "std": transform.std,
         },
         image_size=size,
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
-        **seen.words(),
+        **transform.as_settings(),
         **tokenizer_choice.choose_siglip(folder),
     )
 
 
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
-    """The rules for a model of these settings; `layout` has no meaning here."""
+    """The rules for a model; this format does not use `layout`."""
     image, text = model.module.image, model.module.text
     rules = [
         Rule("logit_scale", "logit_scale", lead),
@@ -142,7 +143,7 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
 def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
     """The config.json of a model.
 
-    Raises UserError for what SiglipModel cannot be.
+    Raises UserError for an option that SiglipModel lacks.
     """
     target = "transformers' SiglipModel"
     module: Any = model.module
@@ -159,11 +160,11 @@ def config_json(model: two_tower.TwoTowerModel, ends: Ends) -> dict[str, Any]:
         raise UserError(
             f"model.logit_bias_init=None cannot be exported: {target} has a bias"
         )
-    words = {"model_type": "siglip_text_model", "projection_size": module.embed_dim}
+    text_keys = {"model_type": "siglip_text_model", "projection_size": module.embed_dim}
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "text_config": hf_common.text_json(text, ends) | words,
+        "text_config": hf_common.text_json(text, ends) | text_keys,
         "vision_config": hf_common.image_json(image)
         | {"model_type": "siglip_vision_model"},
     }

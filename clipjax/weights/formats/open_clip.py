@@ -1,9 +1,9 @@
-"""open_clip's models and OpenAI's state dicts, whose names they keep.
+"""open_clip's models and OpenAI's state dicts, which use the same names.
 
-mlfoundations/open_clip, openai/CLIP. Of CoCa its two towers are read. A file without
-an open_clip_config.json is read if it is OpenAI's, since then the activation is
-known. Texts are pooled where ours are under the model's own tokenizer: at the end
-token, which is its largest id.
+Source: mlfoundations/open_clip, openai/CLIP. CoCa's two towers are read. A file without
+an open_clip_config.json is read only if it is OpenAI's, because the activation is known
+then. Texts are pooled at the end token, the model's largest id; ours pool at the last
+token, which is the same under the model's own tokenizer.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FORMAT = "open_clip"
 CONFIG = "open_clip_config.json"
 DEFAULTS = preprocessing.Preprocessing("clip", layers.MEAN, layers.STD)
 
-# Facts of a file's layout: the text tower below "text.", logit_scale of shape [1].
+# Layouts of a file: the text tower lies below "text."; logit_scale has shape [1].
 CUSTOM_TEXT = "custom_text"
 NONSCALAR = "nonscalar"
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (
     *OPENAI_MARKS,
     r"(text\.)?attn_mask",
-    r"text_decoder\..*",  # CoCa's, which writes captions
+    r"text_decoder\..*",  # CoCa's caption decoder
     r"visual\..*\.num_batches_tracked",
 )
 # open_clip's text pooling -> ours.
@@ -57,16 +57,16 @@ def settings(
     config: Mapping[str, Any],
     shapes: towers.Shapes,
     folder: pathlib.Path | None,
-    place: str = "",
+    origin: str = "",
 ) -> Settings:
     """The settings that an open_clip_config.json describes.
 
-    folder: where the tokenizer's files would be. place: for messages, the config's path
-    unless given.
+    folder: may hold the tokenizer's files. origin: for messages, by default the
+    config's path.
 
-    Raises UserError if it describes what our towers cannot be.
+    Raises UserError if our towers cannot be what it describes.
     """
-    place = place or f"{folder}/{CONFIG}"
+    origin = origin or f"{folder}/{CONFIG}"
     model = config.get("model_cfg", config)
     vision, text = model["vision_cfg"], model["text_cfg"]
     text = {"context_length": 77, "vocab_size": 49408, **text}
@@ -75,22 +75,22 @@ def settings(
     if isinstance(size, list) and len({*size}) == 1:
         size = size[0]
     elif isinstance(size, list):
-        raise UserError(f"{place}: vision_cfg.image_size must be a square")
-    image_path = f"{place}: vision_cfg"
+        raise UserError(f"{origin}: vision_cfg.image_size must be a square")
+    image_path = f"{origin}: vision_cfg"
     value_checks.check_sizes({"image_size": size}, ("image_size",), image_path)
-    value_checks.check_sizes(model, ("embed_dim",), place)
+    value_checks.check_sizes(model, ("embed_dim",), origin)
     embed_dim = model["embed_dim"]
     image_head = "linear"
     if vision.get("timm_model_name"):
         image, image_options, image_head = towers.timm_options(
-            vision, size, shapes, place
+            vision, size, shapes, origin
         )
     elif isinstance(vision.get("layers", 12), int):
         vision = {"layers": 12, "width": 768, "patch_size": 16, **vision}
         image = "vit"
         value_checks.check_sizes(vision, ("patch_size",), image_path)
         value_checks.check_depth(vision, "layers", shapes, image_path)
-        image_options = towers.vit_options(vision, size, embed_dim, quick_gelu, place)
+        image_options = towers.vit_options(vision, size, embed_dim, quick_gelu, origin)
         image_head = "linear" if "visual.proj" in shapes else "none"
     else:
         image, image_head = "modified_resnet", "none"
@@ -100,15 +100,15 @@ def settings(
         for key in depths:
             value_checks.check_depth(depths, key, shapes, image_path)
         image_options = towers.resnet_options(vision, embed_dim, image_path)
-    seen = preprocessing.from_open_clip(
-        config.get("preprocess_cfg") or {}, DEFAULTS, place
+    transform = preprocessing.from_open_clip(
+        config.get("preprocess_cfg") or {}, DEFAULTS, origin
     )
     prefix = "text." if "text.token_embedding.weight" in shapes else ""
     bias = {}
     if "logit_bias" in shapes:
         start = model.get("init_logit_bias")
         bias["logit_bias_init"] = -10.0 if start is None else float(start)
-    text_options, end_id = _text_options(text, quick_gelu, shapes, place)
+    text_options, end_id = _text_options(text, quick_gelu, shapes, origin)
     layout = {CUSTOM_TEXT} if prefix else set()
     if shapes.get("logit_scale") == (1,):
         layout.add(NONSCALAR)
@@ -122,8 +122,8 @@ def settings(
             "embed_dim": embed_dim,
             "image_head": image_head,
             "text_head": _text_head(shapes, f"{prefix}text_projection"),
-            "mean": seen.mean,
-            "std": seen.std,
+            "mean": transform.mean,
+            "std": transform.std,
             **bias,
         },
         image_size=size,
@@ -132,18 +132,18 @@ def settings(
         end_id=end_id,
         pad_id=text.get("pad_id", 0) if text_options["pool"] == "appended" else None,
         layout=frozenset(layout),
-        **seen.words(),
+        **transform.as_settings(),
         **tokenizer_choice.choose_open_clip(folder, text),
     )
 
 
 def _text_options(
-    text: Mapping[str, Any], quick_gelu: bool, shapes: towers.Shapes, place: str
+    text: Mapping[str, Any], quick_gelu: bool, shapes: towers.Shapes, origin: str
 ) -> tuple[dict[str, Any], int | None]:
-    """Options of our text transformer, and the id at which it pools if at one."""
-    path = f"{place}: text_cfg"
-    usual = {"width": 512, "heads": 8, "layers": 12, "eos_id": 2, "pad_id": 0}
-    text = {**usual, **text}
+    """Options of our text transformer, and the id at which it pools, if any."""
+    path = f"{origin}: text_cfg"
+    defaults = {"width": 512, "heads": 8, "layers": 12, "eos_id": 2, "pad_id": 0}
+    text = {**defaults, **text}
     value_checks.check_sizes(text, ("context_length", "vocab_size", "heads"), path)
     value_checks.check_sizes(text, ("eos_id", "pad_id"), path, least=0)
     value_checks.check_depth(text, "layers", shapes, path)
@@ -156,7 +156,7 @@ def _text_options(
         "depth": text["layers"],
         "heads": text["heads"],
         "causal": causal,
-        # Without a causal mask they see the padding, but not beside a class token.
+        # Without a causal mask texts see the padding, unless they have a class token.
         "masked": causal or pool == "appended",
         "pool": POOLS.get(pool, pool),
     }
@@ -170,31 +170,33 @@ def _text_head(shapes: towers.Shapes, name: str) -> str:
     return "affine" if f"{name}.weight" in shapes else "none"
 
 
-def settings_of_file(tensors: Mapping[str, np.ndarray], place: str) -> Settings:
-    """The settings of a file without an open_clip_config.json: one of OpenAI's.
+def settings_of_file(tensors: Mapping[str, np.ndarray], origin: str) -> Settings:
+    """The settings of one of OpenAI's files, which has no open_clip_config.json.
 
-    Raises UserError if nothing says that it is: OpenAI's have three numbers beside
-    their weights. Float16, names and shapes are no proof, since open_clip has models of
+    Raises UserError if the file lacks the three numbers that OpenAI's have beside their
+    weights. Float16, names and shapes prove nothing, because open_clip has models of
     the same sizes with GELU.
     """
     if not all(mark in tensors for mark in OPENAI_MARKS):
         raise UserError(
-            f"{place} does not say which activation the model has (quick_gelu in "
+            f"{origin} does not say which activation the model has (quick_gelu in "
             f"OpenAI's, gelu in most others): put it in a folder with its {CONFIG}"
         )
     shapes = {name: array.shape for name, array in tensors.items()}
-    return settings(openai_config(shapes, place), shapes, None, place)
+    return settings(openai_config(shapes, origin), shapes, None, origin)
 
 
-def openai_config(shapes: towers.Shapes, place: str) -> dict[str, Any]:
+def openai_config(shapes: towers.Shapes, origin: str) -> dict[str, Any]:
     """The config of one of OpenAI's models, from its shapes; heads are 64 wide.
 
-    Raises UserError if a tensor is missing that says a size.
+    Raises UserError if a tensor that gives a size is missing.
     """
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
-            raise UserError(f"{place} lacks {name}: it is no CLIP model of OpenAI's")
+            raise UserError(
+                f"{origin} lacks {name}: it is not one of OpenAI's CLIP models"
+            )
         return shapes[name]
 
     def count(pattern: str) -> int:
@@ -234,7 +236,7 @@ def openai_config(shapes: towers.Shapes, place: str) -> dict[str, Any]:
 
 
 def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
-    """The rules for a model of these settings and a file of this layout."""
+    """The rules for a model and a file of this layout."""
     module = model.module
     image_head, text_head = module.heads
     scalar = lead if NONSCALAR in layout else same
@@ -260,7 +262,7 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
     if appended:
         text.append(Rule("cls_emb", "text/class_token"))
     rules += renamed(visual, "visual.")
-    # Only a custom text tower of theirs has a token to append.
+    # Only open_clip's custom text tower appends a token.
     rules += renamed(text, "text." if appended or CUSTOM_TEXT in layout else "")
     return Table(FORMAT, tuple(rules), IGNORED, (f"visual.{towers.QUERIES}",))
 

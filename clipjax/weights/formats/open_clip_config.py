@@ -1,4 +1,4 @@
-"""A model as an open_clip_config.json, for the layout of formats/open_clip.py."""
+"""Writes a model's open_clip_config.json, for the layout of formats/open_clip.py."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from clipjax.weights.export_limits import require, require_head, require_tower
 from clipjax.weights.formats.vits import SIGLIP_TANH
 
 TARGET = "open_clip"
-# timm's ViTs of SigLIP: size -> (width, depth, heads, MLP width), and the released
-# patch and image sizes of each.
+# timm's ViTs of SigLIP: size -> (width, depth, heads, MLP width), and below the
+# released (patch size, image size) pairs.
 SIGLIP_SIZES = {
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
@@ -49,10 +49,10 @@ def config_json(
 ) -> dict[str, Any]:
     """The open_clip_config.json of a model.
 
-    preprocess: its image transform, data.preprocess of a config. tokenizer: what
-      text_cfg says of it.
+    preprocess: its image transform, data.preprocess of a config. tokenizer: the
+      tokenizer's keys in text_cfg.
 
-    Raises UserError for what open_clip's models cannot be.
+    Raises UserError for an option that open_clip's models lack.
     """
     module: Any = model.module
     image, text = module.image, module.text
@@ -89,51 +89,51 @@ def config_json(
 
 
 def _transformer(tower: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"width": tower.width, "layers": tower.depth}
+    section: dict[str, Any] = {"width": tower.width, "layers": tower.depth}
     ratio = tower.hidden / tower.width
     # open_clip rounds width * ratio down.
     while int(tower.width * ratio) < tower.hidden:
         ratio = math.nextafter(ratio, math.inf)
-    found["mlp_ratio"] = ratio
+    section["mlp_ratio"] = ratio
     if tower.activation == "gelu_tanh":
-        found["act_kwargs"] = {"approximate": "tanh"}
+        section["act_kwargs"] = {"approximate": "tanh"}
     if tower.norm_epsilon != 1e-5:
-        found["norm_kwargs"] = {"eps": tower.norm_epsilon}
-    return found
+        section["norm_kwargs"] = {"eps": tower.norm_epsilon}
+    return section
 
 
 def _text(tower: TextTransformer, head: str, ends: Ends) -> dict[str, Any]:
     path = "model.text"
     require(tower, path, TARGET, post_norm=False)
     require_head("text", head, TARGET, ("linear", "affine", "none"))
-    found = _transformer(tower) | {
+    section = _transformer(tower) | {
         "heads": tower.heads,
         "vocab_size": tower.vocab_size,
         "context_length": tower.context_length,
         "proj_bias": head == "affine",
     }
     if head == "none":
-        found["proj_type"] = "none"
+        section["proj_type"] = "none"
     if not tower.causal:
-        found["no_causal_mask"] = True
+        section["no_causal_mask"] = True
     if not tower.causal or tower.pool == "appended":
         require(tower, path, TARGET, masked=tower.pool == "appended")
     if tower.pool == "appended":
         if ends.pad in (ends.begin, ends.end):
             raise UserError(
-                f"data.tokenizer: pads with token {ends.pad}, which texts begin or end "
-                f"with, and {path}.pool='appended' hides it in {TARGET}: it cannot be "
+                f"data.tokenizer pads with token {ends.pad}, which also begins or ends "
+                f"texts, and {path}.pool='appended' hides it in {TARGET}: it cannot be "
                 "exported"
             )
-        return found | {"embed_cls": True, "pad_id": ends.pad}
+        return section | {"embed_cls": True, "pad_id": ends.pad}
     pools = {"eot": "eos", "last": "last", "cls": "first"}
     if tower.pool not in pools:
         require(tower, path, TARGET, pool="eot")
     if tower.pool == "eot" and ends.end == tower.vocab_size - 1:
-        return found | {"pool_type": "argmax"}  # what its published models say
+        return section | {"pool_type": "argmax"}  # as in the published models
     if tower.pool == "eot":
-        found["eos_id"] = ends.end
-    return found | {"pool_type": pools[tower.pool]}
+        section["eos_id"] = ends.end
+    return section | {"pool_type": pools[tower.pool]}
 
 
 def _vit(tower: VisionTransformer, module: Any, quick: bool) -> dict[str, Any]:
@@ -191,21 +191,21 @@ def _timm_vit(tower: VisionTransformer, head: str) -> dict[str, Any]:
     require(tower, path, target, post_norm=False, pre_norm=False, patch_bias=True)
     require(tower, path, target, positions="learned", norm_epsilon=1e-6)
     sizes = (tower.width, tower.depth, tower.heads, tower.hidden)
-    wanted = (tower.patch, tower.image_size)
+    patch_and_image = (tower.patch, tower.image_size)
     names = [
         f"vit_{size}_patch{tower.patch}_siglip_{tower.image_size}"
-        for size, its_sizes in SIGLIP_SIZES.items()
-        if sizes == its_sizes and wanted in SIGLIP_NAMES[size]
+        for size, released in SIGLIP_SIZES.items()
+        if sizes == released and patch_and_image in SIGLIP_NAMES[size]
     ]
     if not names:
         raise UserError(
             f"{path}: pool='map' cannot be exported with width {tower.width}, depth "
             f"{tower.depth}, patch {tower.patch} and image_size {tower.image_size}: "
-            f"{TARGET} has it in the sizes of SigLIP only"
+            f"{TARGET} has it in SigLIP's sizes only"
         )
     (name,) = names
-    tanh = "gelu_tanh" if SIGLIP_TANH.fullmatch(name) else "gelu"
-    require(tower, path, f"timm's {name}", activation=tanh)
+    activation = "gelu_tanh" if SIGLIP_TANH.fullmatch(name) else "gelu"
+    require(tower, path, f"timm's {name}", activation=activation)
     return _timm(name, tower.image_size, "map", head)
 
 

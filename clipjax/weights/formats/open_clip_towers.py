@@ -1,6 +1,6 @@
 """open_clip's image towers: its own ViT, OpenAI's ResNet, and timm's trunks.
 
-Each kind has `*_options`, what a vision_cfg and shapes say in the words of our tower,
+Each kind has `*_options`, which turns a vision_cfg and shapes into our tower's options,
 and `*_rules` for the tensors below "visual.".
 """
 
@@ -35,11 +35,11 @@ SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
 SIGLIP_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
 CONVNEXT = re.compile(r"convnext_(tiny|small|base|large|xlarge|xxlarge)")
 
-# Of the attention pooling; only the first makes the embedding.
+# The queries of the attention pooling; only the first makes the embedding.
 QUERIES = "attn_pool.query"
 
-# What stands in a vision_cfg or text_cfg and must have this value, since nothing of
-# ours does otherwise.
+# Settings of a vision_cfg or text_cfg that must have this value, because our towers
+# have no other.
 NEUTRAL = {
     "ls_init_value": None,
     "block_type": None,
@@ -64,7 +64,7 @@ def check_neutral(section: Mapping[str, Any], path: str) -> None:
 
 
 def blocks(theirs: str, ours: str, depth: int) -> list[Rule]:
-    """The residual blocks of open_clip's transformers."""
+    """The rules for the residual blocks of open_clip's transformers."""
     block = [
         *norm("ln_1", "norm_1"),
         Rule("attn.in_proj_weight", "attention/qkv/kernel", transpose),
@@ -85,9 +85,9 @@ def blocks(theirs: str, ours: str, depth: int) -> list[Rule]:
 def transformer_options(
     section: Mapping[str, Any], quick_gelu: bool, path: str
 ) -> dict[str, Any]:
-    """Options of either tower's transformer, but for depth and heads.
+    """Options of either tower's transformer, without depth and heads.
 
-    Raises UserError for what our blocks lack.
+    Raises UserError for a setting that our blocks lack.
     """
     check_neutral(section, path)
     norms = section.get("norm_kwargs") or {}
@@ -97,14 +97,13 @@ def transformer_options(
     act = section.get("act_kwargs") or {}
     if act and (quick_gelu or act != {"approximate": "tanh"}):
         raise UserError(f"{path}.act_kwargs={act}: clipjax has approximate='tanh' only")
-    given = section.get("norm_kwargs") or {}
-    if set(given) - {"eps"}:
-        raise UserError(f"{path}.norm_kwargs={given}: clipjax has eps only")
+    if set(norms) - {"eps"}:
+        raise UserError(f"{path}.norm_kwargs={norms}: clipjax has eps only")
     plain = "gelu_tanh" if act else "gelu"
     return {
         "width": section["width"],
         "mlp_dim": int(section["width"] * section.get("mlp_ratio", 4.0)),
-        "norm_epsilon": given.get("eps", 1e-5),
+        "norm_epsilon": norms.get("eps", 1e-5),
         "activation": "quick_gelu" if quick_gelu else plain,
     }
 
@@ -114,11 +113,11 @@ def vit_options(
     size: int,
     embed_dim: int,
     quick_gelu: bool,
-    place: str,
+    origin: str,
 ) -> dict[str, Any]:
-    path = f"{place}: vision_cfg"
+    path = f"{origin}: vision_cfg"
     if vision.get("pool_type", "tok") != "tok":
-        # Their mean keeps a class token among the others, ours has none.
+        # open_clip's mean includes a class token, ours has none.
         raise UserError(
             f"{path}.pool_type={vision['pool_type']!r}: clipjax reads 'tok' only"
         )
@@ -133,8 +132,8 @@ def vit_options(
             )
         if options["norm_epsilon"] != 1e-5:
             raise UserError(
-                f"{path}.norm_kwargs={vision['norm_kwargs']}: with attentional_pool, "
-                "whose own are at 1e-5, clipjax reads that eps only"
+                f"{path}.norm_kwargs={vision['norm_kwargs']}: with "
+                "attentional_pool clipjax reads an eps of 1e-5 only"
             )
         options |= {
             "pool": "query",
@@ -161,7 +160,7 @@ def vit_rules(tower: VisionTransformer) -> list[Rule]:
         rules += norm("ln_pre", "image/pre_norm")
     if tower.pool != "query":
         return rules + norm("ln_post", "image/post_norm")
-    # torch keeps the three products as one if it can.
+    # torch stores the three products as one if their widths are equal.
     if tower.pool_width == tower.width:
         ours = ("query/kernel", "key_value/kernel")
         products = [Rule("in_proj_weight", ours, transpose)]
@@ -222,13 +221,13 @@ def resnet_rules(tower: ModifiedResNet) -> list[Rule]:
 
 
 def timm_options(
-    vision: Mapping[str, Any], size: int, shapes: Shapes, place: str
+    vision: Mapping[str, Any], size: int, shapes: Shapes, origin: str
 ) -> tuple[str, dict[str, Any], str]:
-    """Returns (our tower, its options, the head into the embedding).
+    """Returns (our tower's name, its options, the name of the embedding's head).
 
-    Raises UserError for a trunk or pooling that we lack.
+    Raises UserError for a trunk or pooling that clipjax lacks.
     """
-    name, path = vision["timm_model_name"], f"{place}: vision_cfg"
+    name, path = vision["timm_model_name"], f"{origin}: vision_cfg"
     pool, proj = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")
     heads = {
         ("none", False): "none",
@@ -236,7 +235,7 @@ def timm_options(
         ("linear", True): "affine",
         ("mlp", False): "mlp",
     }
-    asked = (proj, bool(vision.get("timm_proj_bias", False)) and proj != "none")
+    projection = (proj, bool(vision.get("timm_proj_bias", False)) and proj != "none")
     siglip, convnext = SIGLIP.fullmatch(name), CONVNEXT.fullmatch(name)
     pools = ("map",) if siglip else ("", "avg")
     if not (siglip or convnext):
@@ -244,7 +243,7 @@ def timm_options(
             f"{path}.timm_model_name={name!r}: clipjax reads the trunks "
             f"{SIGLIP.pattern} and {CONVNEXT.pattern}"
         )
-    if pool not in pools or asked not in heads:
+    if pool not in pools or projection not in heads:
         raise UserError(
             f"{path}: timm_pool={pool!r} and timm_proj={proj!r} of {name}: clipjax "
             f"reads the pooling {pools[-1]!r} and the projections "
@@ -258,7 +257,7 @@ def timm_options(
             count(shapes, rf"visual\.trunk\.stages\.{i}\.blocks\.(\d+)\.")
             for i in range(4)
         ]
-        return "convnext", options | {"depths": tuple(depths)}, heads[asked]
+        return "convnext", options | {"depths": tuple(depths)}, heads[projection]
     assert siglip is not None
     positions = shapes.get("visual.trunk.pos_embed", (1, 1, 0))
     hidden = shapes.get("visual.trunk.blocks.0.mlp.fc1.weight", (0, 0))
@@ -274,7 +273,7 @@ def timm_options(
         "norm_epsilon": 1e-6,
         "activation": "gelu_tanh" if vits.SIGLIP_TANH.fullmatch(name) else "gelu",
     }
-    return "vit", options, heads[asked]
+    return "vit", options, heads[projection]
 
 
 def timm_vit_rules(tower: VisionTransformer) -> list[Rule]:
@@ -310,7 +309,7 @@ def convnext_rules(tower: ConvNeXt) -> list[Rule]:
 
 
 def timm_head_rules(head: str) -> list[Rule]:
-    """From a timm trunk to the embedding."""
+    """The rules from a timm trunk to the embedding."""
     ours = "image_projection"
     if head == "mlp":
         return [

@@ -1,7 +1,7 @@
 """Residual networks of torchvision and timm, and Hugging Face's ResNetModel.
 
-pytorch/vision, huggingface/pytorch-image-models (whose names are torchvision's),
-huggingface/transformers. Kinds with other layers than torchvision's are refused.
+Source: pytorch/vision, huggingface/pytorch-image-models (with torchvision's names),
+huggingface/transformers. Networks whose layers differ from torchvision's are refused.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from clipjax.weights.tower_description import (
 )
 from clipjax.weights.value_checks import check_depth, check_sizes
 
-# timm's ResNets that are torchvision's, "resnet50.a1_in1k"; others have the same names
-# too and blur or average where these have strides.
+# timm's ResNets that equal torchvision's, "resnet50.a1_in1k". Others have the same
+# names but blur or average instead of striding.
 TIMM = re.compile(r"(tv_|gluon_)?resnet\d+(\..*)?")
 STAGES = 4
 SIZE = 224
@@ -46,9 +46,9 @@ BASIC, BOTTLENECK = "18", "50"  # variants that have these blocks
 
 
 def _options(bottleneck: bool, width: int, depths: tuple[int, ...]) -> dict[str, Any]:
-    """The variant with these blocks, by its own depths if there is one."""
+    """A variant with these blocks and depths, else a variant and the depths."""
     block = VARIANTS[BOTTLENECK if bottleneck else BASIC][0]
-    named = [name for name, found in VARIANTS.items() if found == (block, depths)]
+    named = [name for name, parts in VARIANTS.items() if parts == (block, depths)]
     if named:
         return {"variant": named[0], "width": width}
     variant = BOTTLENECK if bottleneck else BASIC
@@ -66,27 +66,27 @@ def _is_torch(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def _torch_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
     config = config or {}
     name = config.get("architecture", "resnet0")
     if not TIMM.fullmatch(name):
         raise UserError(
-            f"{place}: architecture={name!r}: clipjax reads timm's plain ResNets, such "
-            f"as resnet50, only"
+            f"{origin}: architecture={name!r}: clipjax reads timm's plain ResNets, "
+            "such as resnet50, only"
         )
     changed = set(config.get("model_args") or {}) - {"num_classes", "global_pool"}
     if changed:
         raise UserError(
-            f"{place}: model_args has {', '.join(sorted(changed))}: clipjax reads "
-            f"plain ResNets only"
+            f"{origin}: model_args has {', '.join(sorted(changed))}: clipjax reads "
+            "plain ResNets only"
         )
-    width = shape_of(shapes, "conv1.weight", 4, place)[0]
+    width = shape_of(shapes, "conv1.weight", 4, origin)[0]
     depths = tuple(
         count(shapes, rf"layer{stage + 1}\.(\d+)\.") for stage in range(STAGES)
     )
-    given = (config.get("pretrained_cfg") or config).get("input_size")
-    size = {"input_size": given[-1] if given else SIZE}
+    shape = (config.get("pretrained_cfg") or config).get("input_size")
+    size = {"input_size": shape[-1] if shape else SIZE}
     check_sizes(size, size, str(folder / hf_common.CONFIG))
     mean, std = timm_normalisation(config, str(folder / hf_common.CONFIG))
     return TowerSettings(
@@ -120,7 +120,10 @@ def _torch_rules(tower: ResNet, layout: frozenset[str]) -> list[Rule]:
 def _stages(
     tower: ResNet, block: list[Rule], shortcut: list[Rule], names: list[str]
 ) -> list[Rule]:
-    """Shortcuts have layers in each stage's first block, where the size changes."""
+    """The rules for all stages.
+
+    A stage's first block has a shortcut with layers if the size changes.
+    """
     rules = []
     for stage, (depth, theirs) in enumerate(zip(tower.depths, names, strict=True)):
         ours = f"stage_{stage}/block_"
@@ -135,10 +138,10 @@ def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def _hf_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
-    place = str(folder / hf_common.CONFIG)
-    given = {
+    origin = str(folder / hf_common.CONFIG)
+    values = {
         "embedding_size": 64,
         "hidden_sizes": (256, 512, 1024, 2048),
         "depths": (3, 4, 6, 3),
@@ -146,11 +149,11 @@ def _hf_settings(
         "num_channels": 3,
         **(config or {}),
     }
-    width, bottleneck = given["embedding_size"], given["layer_type"] == "bottleneck"
-    check_sizes(given, ("embedding_size",), place)
-    depths = {f"depths[{i}]": depth for i, depth in enumerate(given["depths"])}
+    width, bottleneck = values["embedding_size"], values["layer_type"] == "bottleneck"
+    check_sizes(values, ("embedding_size",), origin)
+    depths = {f"depths[{i}]": depth for i, depth in enumerate(values["depths"])}
     for key in depths:
-        check_depth(depths, key, shapes, place)
+        check_depth(depths, key, shapes, origin)
     plain = {
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
@@ -161,17 +164,17 @@ def _hf_settings(
         ],
     }
     for key, value in plain.items():
-        found = given.get(key, value)
-        if (list(found) if isinstance(found, tuple) else found) != value:
+        actual = values.get(key, value)
+        if (list(actual) if isinstance(actual, tuple) else actual) != value:
             raise UserError(
-                f"{place}: {key}={given[key]!r}: clipjax's resnet has {value}"
+                f"{origin}: {key}={values[key]!r}: clipjax's resnet has {value}"
             )
     mean, std = hf_normalisation(folder, IMAGENET)
     return TowerSettings(
         format="hf_resnet",
         side="image",
         component="resnet",
-        options=_options(bottleneck, width, tuple(given["depths"])),
+        options=_options(bottleneck, width, tuple(values["depths"])),
         size=SIZE,
         num_classes=classes(shapes, "classifier.1.bias"),
         mean=mean,

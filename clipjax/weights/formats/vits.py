@@ -1,8 +1,8 @@
 """Vision transformers of timm, Hugging Face (ViTModel) and torchvision.
 
-huggingface/pytorch-image-models, huggingface/transformers, pytorch/vision. Registers,
-layer scales, rotary positions and the like have tensors of their own, which nothing
-here has a place for, so that such files are refused by name.
+Source: huggingface/pytorch-image-models, huggingface/transformers, pytorch/vision.
+Files with registers, layer scales, rotary positions and the like are refused by name,
+because no rule takes their tensors.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ from clipjax.weights.tower_description import (
 )
 from clipjax.weights.value_checks import check_sizes
 
-# The layout of files whose class token has no position. Ours has one, which is zero
-# after reading; see towers.to_tensors for the way back.
+# The layout of files whose class token has no position. Ours has one, read as zero; see
+# read_tower.to_tensors for the way back.
 BARE_CLASS = "bare_class"
 
-# Width -> heads of the published sizes, if no config says them.
+# Width -> heads of the published sizes, used if no config gives the heads.
 HEADS = {192: 3, 256: 4, 384: 6, 512: 8, 640: 10, 768: 12}
 HEADS |= dict.fromkeys((1024, 1152, 1280, 1408, 1664), 16)
-# timm's architectures that have others, or of whose width there are several.
+# timm's architectures whose heads do not follow from HEADS.
 TIMM_HEADS = re.compile(r"vit_(base_patch16_gap_224|giantopt_patch16_siglip.*)"), 16
 # [1 1 d] to [d].
 class_token = Change(lambda x: x[0, 0], lambda x: x[None, None])
-# [1 n d] to [n+1 d], the class token's first.
+# [1 n d] to [n+1 d], with a row for the class token first.
 bare_positions = Change(lambda x: np.pad(x[0], ((1, 0), (0, 0))), lambda x: x[None, 1:])
 
-# The ViTs of SigLIP that have GELU's tanh form.
+# SigLIP's ViTs with GELU's tanh form.
 SIGLIP_TANH = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt).*"
 )
-# timm's activations in model_args, by our names; by the architecture's name otherwise.
+# timm's activations in model_args -> ours. Without one, the architecture's name says.
 TIMM_ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
-# What timm's model_args may have, since shapes say it or a tower alone lacks it.
+# Keys that timm's model_args may have: shapes give them, or a lone tower lacks them.
 TIMM_ARGS = {
     *("num_classes", "img_size", "patch_size", "embed_dim", "depth", "num_heads"),
     *("mlp_ratio", "class_token", "global_pool", "act_layer", "pre_norm", "fc_norm"),
@@ -98,26 +98,26 @@ def token_rules(
     return rules
 
 
-def grid(rows: int, token: bool, place: str) -> tuple[int, bool]:
+def grid(rows: int, token: bool, origin: str) -> tuple[int, bool]:
     """(side of the square of patches, whether the class token lacks a position).
 
-    rows: of the position table. token: whether there is a class token.
+    rows: the position table's rows. token: whether the tower has a class token.
 
-    Raises UserError if the patches make no square.
+    Raises UserError if the patches do not form a square.
     """
     side = math.isqrt(rows)
     bare = token and side * side == rows
     return side_of_square(
-        rows - (token and not bare), "the position table", place
+        rows - (token and not bare), "the position table", origin
     ), bare
 
 
-def heads_of(width: int, place: str) -> int:
-    """Heads of a tower of this width; raises UserError for none of the published."""
+def heads_of(width: int, origin: str) -> int:
+    """Heads of a tower of this width; raises UserError for an unpublished width."""
     if width not in HEADS:
         raise UserError(
-            f"{place} does not say how many heads its tower of width {width} has: put "
-            f"it in a folder with a config.json of timm's that has model_args.num_heads"
+            f"{origin} does not say how many heads its tower of width {width} has: put "
+            "it in a folder with a timm config.json that has model_args.num_heads"
         )
     return HEADS[width]
 
@@ -129,38 +129,39 @@ def _is_timm(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def _timm_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
     config = config or {}
     args = config.get("model_args") or {}
-    odd = sorted(set(args) - TIMM_ARGS)
-    if odd:
+    unknown = sorted(set(args) - TIMM_ARGS)
+    if unknown:
         raise UserError(
-            f"{place}: model_args has {', '.join(odd)}, which clipjax's vit may lack"
+            f"{origin}: model_args has {', '.join(unknown)}, which clipjax's vit "
+            "may lack"
         )
-    width, _, _, patch = shape_of(shapes, "patch_embed.proj.weight", 4, place)
+    width, _, _, patch = shape_of(shapes, "patch_embed.proj.weight", 4, origin)
     token, attends = "cls_token" in shapes, "attn_pool.latent" in shapes
     pre_norm = "norm_pre.weight" in shapes
-    _, rows, _ = shape_of(shapes, "pos_embed", 3, place)
-    side, bare = grid(rows, token, place)
+    _, rows, _ = shape_of(shapes, "pos_embed", 3, origin)
+    side, bare = grid(rows, token, origin)
     pool = "map" if attends else "cls" if token else "mean"
-    asked = args.get("global_pool", config.get("global_pool", ""))
+    global_pool = args.get("global_pool", config.get("global_pool", ""))
     known = {"map": "map", "token": "cls", "avg": "mean", "": pool}
-    if known.get(asked) != pool:
+    if known.get(global_pool) != pool:
         raise UserError(
-            f"{place}: global_pool={asked!r} with {'a' if token else 'no'} class "
+            f"{origin}: {global_pool=} with {'a' if token else 'no'} class "
             f"token: clipjax pools either the class token or patches without one"
         )
     name = config.get("architecture", "")
     if not name and (pre_norm or attends):
         raise UserError(
-            f"{place} does not say which activation the model has: put it in a folder "
-            f"with its config.json"
+            f"{origin} does not say which activation the model has: put it in a folder "
+            "with its config.json"
         )
-    pattern, special = TIMM_HEADS
+    pattern, its_heads = TIMM_HEADS
     heads = args.get("num_heads")
     if heads is None:
-        heads = special if pattern.fullmatch(name) else heads_of(width, place)
+        heads = its_heads if pattern.fullmatch(name) else heads_of(width, origin)
     else:
         check_sizes(args, ("num_heads",), f"{folder / hf_common.CONFIG}: model_args")
     mean, std = timm_normalisation(config, str(folder / hf_common.CONFIG))
@@ -173,12 +174,12 @@ def _timm_settings(
             "width": width,
             "depth": count(shapes, r"blocks\.(\d+)\."),
             "heads": heads,
-            "mlp_dim": shape_of(shapes, "blocks.0.mlp.fc1.weight", 2, place)[0],
+            "mlp_dim": shape_of(shapes, "blocks.0.mlp.fc1.weight", 2, origin)[0],
             "pool": pool,
             "pre_norm": pre_norm,
             "patch_bias": "patch_embed.proj.bias" in shapes,
             "norm_epsilon": 1e-5 if pre_norm else 1e-6,
-            "activation": _timm_activation(args.get("act_layer"), name, place),
+            "activation": _timm_activation(args.get("act_layer"), name, origin),
         },
         size=side * patch,
         num_classes=classes(shapes, "head.bias"),
@@ -188,16 +189,16 @@ def _timm_settings(
     )
 
 
-def _timm_activation(given: Any, name: str, place: str) -> str:
-    if given is None:
+def _timm_activation(act_layer: Any, name: str, origin: str) -> str:
+    if act_layer is None:
         if "quickgelu" in name:
             return "quick_gelu"
         tanh = "siglip" in name and SIGLIP_TANH.match(name.replace("_gap", ""))
         return "gelu_tanh" if tanh else "gelu"
-    if given not in TIMM_ACTIVATIONS:
+    if act_layer not in TIMM_ACTIVATIONS:
         known = ", ".join(TIMM_ACTIVATIONS)
-        raise UserError(f"{place}: act_layer={given!r}: clipjax has {known}")
-    return TIMM_ACTIVATIONS[given]
+        raise UserError(f"{origin}: {act_layer=}: clipjax has {known}")
+    return TIMM_ACTIVATIONS[act_layer]
 
 
 def timm_rules(tower: VisionTransformer, layout: frozenset[str]) -> list[Rule]:
@@ -236,27 +237,27 @@ def _is_hf(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def _hf_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
-    place = str(folder / hf_common.CONFIG)
+    origin = str(folder / hf_common.CONFIG)
     defaults = hf_clip.IMAGE | {
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
         "patch_size": 16,
         "qkv_bias": True,
     }
-    given = {**defaults, **(config or {})}
-    hf_common.check_channels(given, place)
-    if not given["qkv_bias"]:
-        raise UserError(f"{place}: qkv_bias=False: clipjax's vit has biases")
+    values = {**defaults, **(config or {})}
+    hf_common.check_channels(values, origin)
+    if not values["qkv_bias"]:
+        raise UserError(f"{origin}: qkv_bias=False: clipjax's vit has biases")
     mean, std = hf_normalisation(folder, HALVES)
     options = {"pre_norm": False, "patch_bias": True}
     return TowerSettings(
         format="hf_vit",
         side="image",
         component="vit",
-        options=hf_common.image_options(given, place, shapes) | options,
-        size=given["image_size"],
+        options=hf_common.image_options(values, origin, shapes) | options,
+        size=values["image_size"],
         num_classes=classes(shapes, "classifier.bias"),
         mean=mean,
         std=std,
@@ -291,12 +292,12 @@ def _is_torchvision(config: Mapping[str, Any] | None, shapes: Shapes) -> bool:
 
 
 def _torchvision_settings(
-    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, place: str
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
 ) -> TowerSettings:
-    width, _, _, patch = shape_of(shapes, "conv_proj.weight", 4, place)
-    _, rows, _ = shape_of(shapes, "encoder.pos_embedding", 3, place)
+    width, _, _, patch = shape_of(shapes, "conv_proj.weight", 4, origin)
+    _, rows, _ = shape_of(shapes, "encoder.pos_embedding", 3, origin)
     layer = "encoder.layers.encoder_layer_0."
-    (hidden,) = shape_of(shapes, f"{layer}mlp.0.bias", 1, place)
+    (hidden,) = shape_of(shapes, f"{layer}mlp.0.bias", 1, origin)
     mean, std = IMAGENET
     return TowerSettings(
         format="torchvision_vit",
@@ -306,13 +307,13 @@ def _torchvision_settings(
             "variant": f"B/{patch}",
             "width": width,
             "depth": count(shapes, r"encoder\.layers\.encoder_layer_(\d+)\."),
-            "heads": heads_of(width, place),
+            "heads": heads_of(width, origin),
             "mlp_dim": hidden,
             "pre_norm": False,
             "patch_bias": True,
             "norm_epsilon": 1e-6,
         },
-        size=side_of_square(rows - 1, "encoder.pos_embedding", place) * patch,
+        size=side_of_square(rows - 1, "encoder.pos_embedding", origin) * patch,
         num_classes=classes(shapes, "heads.head.bias"),
         mean=mean,
         std=std,
@@ -357,7 +358,7 @@ HUGGING_FACE = TowerFormat(
     settings=_hf_settings,
     rules=_hf_rules,
     head=dense("classifier", "head"),
-    # ViTModel's dense layer over the class token, which its classifiers lack.
+    # ViTModel's dense layer over the class token; its classifiers lack it.
     heads=(r"(vit\.)?pooler\.dense\..*",),
 )
 TORCHVISION = TowerFormat(
