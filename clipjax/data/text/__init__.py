@@ -1,1 +1,1 @@
-"""Captions before they are ids: cleaning, variation, packing into rows."""
+"""Captions: cleaning, augmentation, packing of ids into rows."""

@@ -1,8 +1,9 @@
-"""The vocabulary of OpenAI's CLIP: 48,894 merges of bytes, from a file or a wheel.
+"""OpenAI CLIP's vocabulary: 48,894 merges of bytes, read from a file or a wheel.
 
-Radford et al. 2021 (arXiv:2103.00020). The vocabulary is no part of this project. The
-wheel `instant-clip-tokenizer` does not give its merges away, but spells every token,
-from which they follow; the file's SHA-256 says that they are the same.
+Radford et al. 2021 (arXiv:2103.00020). This project does not contain the vocabulary.
+The wheel `instant-clip-tokenizer` does not export its merges, but it decodes every
+token, and the merges follow from the decoded tokens. Their SHA-256 must equal the
+file's.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from clipjax.types import UserError
 
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 URL = f"https://github.com/openai/CLIP/raw/main/clip/{FILE}"
-MOST_BYTES = 1 << 24  # of the file, for an address that sends something else
+MOST_BYTES = 1 << 24  # limits the download, because a server may send something else
 WHEEL = "wheel"
 MERGES = 48894
 SHA256 = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
 BYTES = 256
-FIRST = 2 * BYTES  # the id of the first merge, behind the bytes and the last bytes
+FIRST = 2 * BYTES  # the first merge's id, after the bytes and the word-final bytes
 END_OF_WORD = "</w>"
 
 GONE = -1
 LOST = "\ufffd"
-# A token may begin and end within a character: bytes that make it whole.
+# A token may start or end within a UTF-8 character; these bytes complete it.
 BEFORE = (b"", b"\xc2", b"\xe1", b"\xf1")
 AFTER = (
     b"",
@@ -44,8 +45,8 @@ AFTER = (
 class Merges:
     """Encodes one word by ranked merges.
 
-    Symbols are ids: a byte is 0 to 255, the last byte of a word 256 more, and the merge
-    of rank r is 512 + r, so that the first merge to do is the one of the least id.
+    Symbols are ids: a byte is 0 to 255, a word's last byte 256 more, and the merge with
+    rank r is 512 + r. So the merge with the smallest id is done first.
     """
 
     def __init__(self, lines: Iterable[str]):
@@ -66,10 +67,10 @@ class Merges:
 
 
 def merge(row: Sequence[int], pairs: dict[tuple[int, int], int]) -> list[int]:
-    """Merges a row of ids, the least new id first and each from the left.
+    """Merges a row of ids: the smallest new id first, each from left to right.
 
-    Takes n log(n) for n ids: captions of the web have words of 100,000 letters. A merge
-    only makes pairs of larger new ids, so that a heap has the right order.
+    Takes n log(n) time for n ids, because web captions have words of 100,000 letters. A
+    heap gives the right order, because a merge only makes pairs with larger new ids.
     """
     ids, n = [*row], len(row)
     before, after = [*range(-1, n - 1)], [*range(1, n + 1)]
@@ -83,22 +84,22 @@ def merge(row: Sequence[int], pairs: dict[tuple[int, int], int]) -> list[int]:
         new, i = heapq.heappop(heap)
         j = after[i]
         if j == n or pairs.get((ids[i], ids[j])) != new:
-            continue  # one of the two has been merged since
+            continue  # stale: an earlier merge changed one of the two
         ids[i], ids[j] = new, GONE
         after[i] = after[j]
         if after[i] < n:
             before[after[i]] = i
         for left in (before[i], i):
             right = after[left] if left >= 0 else n
-            if right < n and (found := pairs.get((ids[left], ids[right]))):
-                heapq.heappush(heap, (found, left))
+            if right < n and (merged := pairs.get((ids[left], ids[right]))):
+                heapq.heappush(heap, (merged, left))
     return [i for i in ids if i != GONE]
 
 
 def byte_symbols() -> dict[int, str]:
-    """byte -> the printable character that stands for it in the file, in id order.
+    """byte -> the printable character that represents it in the file, in id order.
 
-    Bytes that are printable in Latin-1 stand for themselves and come first; the others
+    Bytes that are printable in Latin-1 represent themselves and come first; the others
     are the characters from U+0100 on.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -108,11 +109,11 @@ def byte_symbols() -> dict[int, str]:
 
 
 def read_lines(place: str) -> list[str]:
-    """The merges that CLIP uses, two symbols a line.
+    """The merges that CLIP uses, two symbols per line.
 
-    place: a file, of which they are the first after the header line, or WHEEL.
+    place: WHEEL, or a file with a header line followed by the merges.
 
-    Raises UserError for a place that has not got them.
+    Raises UserError if the place does not have them.
     """
     if place == WHEEL:
         return _of_wheel()
@@ -126,9 +127,9 @@ def read_lines(place: str) -> list[str]:
 
 
 def download(place: pathlib.Path) -> None:
-    """Writes the published file (1.3 MB) to `place`, if it is CLIP's by its SHA-256.
+    """Downloads the published file (1.3 MB) to `place` and checks its SHA-256.
 
-    Raises OSError if it cannot be had, UserError if it is another file.
+    Raises OSError if the download fails, UserError if the server sends another file.
     """
     data = downloads.fetch(URL, MOST_BYTES)
     _lines(data, URL)
@@ -139,10 +140,10 @@ def download(place: pathlib.Path) -> None:
 
 def _lines(data: bytes, place: str) -> list[str]:
     try:
-        plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error):
-        plain = b""
-    lines = plain.split(b"\n")[1 : 1 + MERGES]
+        content = b""
+    lines = content.split(b"\n")[1 : 1 + MERGES]
     if _hash(lines) != SHA256:
         raise UserError(
             f"tokenizer clip_bpe: {place} is not CLIP's vocabulary or is damaged; "
@@ -152,7 +153,7 @@ def _lines(data: bytes, place: str) -> list[str]:
 
 
 def wheel() -> Any:
-    """The tokenizer of the wheel; raises UserError if it is missing."""
+    """The wheel's tokenizer; raises UserError if the wheel is not installed."""
     try:
         return importlib.import_module("instant_clip_tokenizer").Tokenizer()
     except ImportError as error:
@@ -163,13 +164,13 @@ def wheel() -> Any:
 
 @functools.cache
 def wheel_merges() -> Merges:
-    """The merges of the wheel, which take a second to find."""
+    """The wheel's merges; finding them takes a second."""
     return Merges(_of_wheel())
 
 
 @functools.cache
 def _of_wheel() -> list[str]:
-    """The merge that makes a token joins the two parts which those before it leave."""
+    """Each token's merge joins the two parts that the earlier merges leave of it."""
     decode = wheel().decode
     symbols = byte_symbols()
     byte_ids = {byte: i for i, byte in enumerate(symbols)}
@@ -178,10 +179,10 @@ def _of_wheel() -> list[str]:
     names = {i: name for name, i in ids.items()}
     pairs: dict[tuple[int, int], int] = {}
     for new in range(FIRST, FIRST + MERGES):
-        spelt = _spelling(decode, new, byte_ids)
-        last = spelt.endswith(b" ")
-        row = [byte_ids[byte] for byte in spelt.removesuffix(b" ")]
-        row[-1] += BYTES * last
+        spelling = _spelling(decode, new, byte_ids)
+        ends_word = spelling.endswith(b" ")
+        row = [byte_ids[byte] for byte in spelling.removesuffix(b" ")]
+        row[-1] += BYTES * ends_word
         parts = merge(row, pairs)
         if len(parts) != 2:
             break
@@ -190,24 +191,24 @@ def _of_wheel() -> list[str]:
     lines = [f"{names[first]} {names[second]}" for first, second in pairs]
     if _hash([line.encode("utf-8") for line in lines]) != SHA256:
         raise UserError(
-            "tokenizer clip_bpe: this version of instant-clip-tokenizer has another "
-            f"vocabulary than CLIP's; download {URL} and name it by "
-            f"--config.data.tokenizer.vocab"
+            "tokenizer clip_bpe: the vocabulary of this version of "
+            f"instant-clip-tokenizer is not CLIP's; download {URL} and set "
+            f"--config.data.tokenizer.vocab to it"
         )
     return lines
 
 
 def _spelling(decode: Any, token: int, byte_ids: dict[int, int]) -> bytes:
-    """The bytes of a token, a blank behind the last of a word."""
-    spelt = decode([token])
-    if LOST in spelt:
+    """A token's bytes, followed by a space if the token ends a word."""
+    text = decode([token])
+    if LOST in text:
         for before, after in itertools.product(BEFORE, AFTER):
             row = [*(byte_ids[b] for b in before), token, *(byte_ids[b] for b in after)]
-            whole = decode(row)
-            if LOST not in whole:
-                data = whole.encode("utf-8")
+            complete = decode(row)
+            if LOST not in complete:
+                data = complete.encode("utf-8")
                 return data[len(before) : len(data) - len(after)]
-    return spelt.encode("utf-8")  # LOST itself is a token too
+    return text.encode("utf-8")  # LOST itself is a token too
 
 
 def _hash(lines: Sequence[bytes]) -> str:

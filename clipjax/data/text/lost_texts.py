@@ -1,7 +1,7 @@
-"""Texts of which a tokenizer loses something, counted before they are used.
+"""Counts the texts that a tokenizer does not represent fully, before they are used.
 
-Words that it does not know, ends that it cuts off, and different texts that become the
-same ids, which no model can tell apart.
+These are texts with unknown words, truncated texts, and different texts with the same
+ids, which no model can tell apart.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from clipjax.data.text import cleaning
 from clipjax.types import BadExample, Source, Tokenizer
 
 LIMIT = 20_000  # items counted at most
-SECONDS = 3.0  # and no longer than this, since reading captions may be slow
-AT_ONCE = 256  # items tokenized together, examples read in a row
+SECONDS = 3.0  # time limit of the count, because reading captions may be slow
+AT_ONCE = 256  # items tokenized together, consecutive examples read
 SHOWN = 60  # characters of a text in a message
 GOLDEN = (math.sqrt(5) - 1) / 2
 
-# Texts that differ in these alone, or in case, are alike on purpose.
+# Texts that differ only in these, or in case, are not counted as different.
 ASIDE = regex.compile(r"[!-/:-@\[-`{-~\p{P}\p{Z}\p{C}]+")
 LAST = regex.compile(r"\w\W*$")
 
-Item = Sequence[str]  # what is to be told from others: a caption; a class's prompts
+Item = Sequence[str]  # one caption, or one class's prompts
 
 
 @dataclasses.dataclass
 class Lost:
-    """What was counted; each example is of the first such item.
+    """The counts; each example is the first such item.
 
-    total: items there are; counted: of them. different: items that differ in more than
-    case and punctuation; alike: of these, that have the ids of another; rows: different
-    ids. unknown, cut: items with an unknown word, and a text cut at the context_length.
+    total: all items. counted: items looked at. different: counted items that differ in
+    more than case and punctuation. alike: different items that share their ids with
+    another. rows: distinct rows of ids. unknown: items with an unknown word. cut: items
+    with a text truncated at the context_length.
     """
 
     total: int
@@ -53,44 +54,44 @@ class Lost:
 
     @property
     def all_alike(self) -> bool:
-        """Whether nothing tells any of several different items from the others."""
+        """Whether several different items all have the same ids."""
         return self.different > 1 and self.rows == 1
 
     def lines(self, what: str, tokenizer: str, context_length: int) -> list[str]:
-        """One line for each kind of loss that there is.
+        """One line per kind of loss.
 
-        what: the items are ("training captions"). tokenizer: its name.
+        what: a name for the items ("training captions"). tokenizer: its name.
         """
         sample = ""
         if self.counted < self.total:
             sample = f", of a sample of {self.counted:,} of all {self.total:,}"
-        found = []
+        lines = []
         if self.unknown:
-            word, one = self.unknown_example
-            found.append(
-                f"{what}: {self.unknown:,} of {self.counted:,} hold what "
+            word, text = self.unknown_example
+            lines.append(
+                f"{what}: {self.unknown:,} of {self.counted:,} have text that "
                 f"tokenizer={tokenizer} does not know, such as {_short(word)} in "
-                f"{_short(one)}{sample}"
+                f"{_short(text)}{sample}"
             )
         if self.cut:
-            found.append(
+            lines.append(
                 f"{what}: {self.cut:,} of {self.counted:,} are longer than "
-                f"data.tokenizer.context_length={context_length} and are cut, such as "
-                f"{_short(self.cut_example)}{sample}"
+                f"data.tokenizer.context_length={context_length} and are truncated, "
+                f"such as {_short(self.cut_example)}{sample}"
             )
         if self.alike:
-            one, other = _short_pair(*self.alike_example)
-            loud = "WARNING: " if 2 * self.alike >= self.different else ""
-            fix = f"; {self.remedy(tokenizer)}" if loud else ""
-            found.append(
-                f"{loud}{what}: {self.alike:,} of {self.different:,} different ones "
-                f"have the ids of another, such as {one} and {other}, which leaves "
-                f"{self.rows:,} rows of ids{sample}{fix}"
+            first, second = _short_pair(*self.alike_example)
+            warning = "WARNING: " if 2 * self.alike >= self.different else ""
+            fix = f"; {self.remedy(tokenizer)}" if warning else ""
+            lines.append(
+                f"{warning}{what}: {self.alike:,} of {self.different:,} different ones "
+                f"share their ids with another, such as {first} and {second}, which "
+                f"leaves {self.rows:,} rows of ids{sample}{fix}"
             )
-        return found
+        return lines
 
     def remedy(self, tokenizer: str) -> str:
-        """What helps if texts become alike."""
+        """The advice if different texts share their ids."""
         if self.cut > self.unknown:
             return "raise data.tokenizer.context_length"
         known = "bpe" if tokenizer != "bpe" else "clip_bpe"
@@ -98,7 +99,7 @@ class Lost:
 
 
 def count(items: Iterable[Item], total: int, tokenizer: Tokenizer) -> Lost:
-    """Counts up to LIMIT items, for SECONDS at most; total: how many there are."""
+    """Counts up to LIMIT of `total` items, for SECONDS at most."""
     lost = Lost(total)
     counter = _Counter(lost, tokenizer)
     end = time.monotonic() + SECONDS
@@ -115,19 +116,19 @@ def count(items: Iterable[Item], total: int, tokenizer: Tokenizer) -> Lost:
 
 
 def captions(source: Source, indices: Sequence[int] | None = None) -> Iterator[Item]:
-    """Each caption of a source, or of some examples; not of those that are broken.
+    """Yields each caption of a source, or of some examples; skips broken examples.
 
-    They come in an order whose every beginning is spread over all of them, but many in
-    a row from one place, since some sources read such faster.
+    Blocks of consecutive examples come in a spread-out order, so that any first part
+    is a sample of all. Blocks, because some sources read neighbours faster.
     """
     read = getattr(source, "captions_of", lambda index: source[index].captions)
-    having = np.flatnonzero(source.caption_counts) if indices is None else indices
-    for place in _spread(len(having)):
+    examples = np.flatnonzero(source.caption_counts) if indices is None else indices
+    for position in _spread(len(examples)):
         try:
-            found = read(int(having[place]))
+            texts = read(int(examples[position]))
         except BadExample:
             continue
-        yield from ((one,) for one in found if isinstance(one, str))
+        yield from ((text,) for text in texts if isinstance(text, str))
 
 
 def _spread(size: int) -> Iterator[int]:
@@ -146,10 +147,10 @@ class _Counter:
         self._tokenizer = tokenizer
         self._unknown = getattr(tokenizer, "unknown", None)
         self._folded: set[int] = set()
-        self._rows: dict[int, tuple[int, str]] = {}  # -> items that have it, the first
+        self._rows: dict[int, tuple[int, str]] = {}  # hash -> (items, first of them)
 
     def add(self, items: Sequence[Item]) -> None:
-        texts = [one for item in items for one in item]
+        texts = [text for item in items for text in item]
         if not texts:
             return
         ids, mask = self._tokenizer(texts)
@@ -169,11 +170,11 @@ class _Counter:
     def _count_unknown(self, item: Item) -> None:
         if self._unknown is None:
             return
-        for one in item:
-            if words := self._unknown(one):
+        for text in item:
+            if words := self._unknown(text):
                 self._lost.unknown += 1
                 if not self._lost.unknown_example[1]:
-                    self._lost.unknown_example = words[0], one
+                    self._lost.unknown_example = words[0], text
                 return
 
     def _count_alike(self, item: Item, row: int) -> None:
@@ -183,18 +184,18 @@ class _Counter:
         self._folded.add(folded)
         lost = self._lost
         lost.different += 1
-        having, first = self._rows.get(row, (0, item[0]))
-        self._rows[row] = having + 1, first
+        earlier, first = self._rows.get(row, (0, item[0]))
+        self._rows[row] = earlier + 1, first
         lost.rows = len(self._rows)
-        if having:
-            lost.alike += 2 if having == 1 else 1
+        if earlier:
+            lost.alike += 2 if earlier == 1 else 1
             if not lost.alike_example[1]:
                 lost.alike_example = first, item[0]
 
     def _cut(
         self, texts: Sequence[str], ids: np.ndarray, mask: np.ndarray
     ) -> np.ndarray:
-        """bool [b]: full rows that are the same without the text's last letter."""
+        """bool [b]: full rows that stay the same without the text's last letter."""
         cut = np.zeros(len(texts), bool)
         full = np.flatnonzero(mask.all(axis=1)).tolist()
         if full:
@@ -203,19 +204,19 @@ class _Counter:
         return cut
 
 
-def _fold(one: str) -> str:
-    """A text without what makes no other text of it."""
-    cleaned = cleaning.clean(one)
+def _fold(text: str) -> str:
+    """A text without case and punctuation; texts that fold alike are the same."""
+    cleaned = cleaning.clean(text)
     return ASIDE.sub(" ", cleaned).strip() or cleaned
 
 
-def _short(one: str) -> str:
-    return repr(one if len(one) <= SHOWN else one[: SHOWN - 3] + "...")
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")
 
 
-def _short_pair(one: str, other: str) -> tuple[str, str]:
-    """Both from shortly before they differ."""
-    start = len(os.path.commonprefix([one, other])) - SHOWN // 2
+def _short_pair(first: str, second: str) -> tuple[str, str]:
+    """Both texts, from shortly before they differ."""
+    start = len(os.path.commonprefix([first, second])) - SHOWN // 2
     if start <= 0:
-        return _short(one), _short(other)
-    return _short("..." + one[start:]), _short("..." + other[start:])
+        return _short(first), _short(second)
+    return _short("..." + first[start:]), _short("..." + second[start:])

@@ -1,4 +1,4 @@
-"""What the tokenizers share: rows of ids, texts as UTF-8, their libraries."""
+"""Packing of ids into rows, and other helpers that the tokenizers share."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ import numpy as np
 from clipjax.data.text import cleaning
 from clipjax.types import UserError
 
-# Their names if one of our own tokenizers is written for other libraries.
+# The special tokens' names in a tokenizer.json that we write for other libraries.
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 PLAIN = (("[\u02bc\u2018-\u201b]", "'"), ("[\u201c-\u201f]", '"'), (r"\s+", " "))
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The ids that stand before, after and beyond those of a text."""
+    """The ids before and after a text's ids, and the padding."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     pad: int
 
     def least(self) -> int:
-        """The shortest context: the frame and one token."""
+        """The shortest context_length: the frame and one token."""
         return len(self.prefix) + len(self.suffix) + 1
 
     def pack(
         self, rows: Sequence[Sequence[int]], context_length: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Frames rows of ids, cuts and pads them.
+        """Frames, truncates and pads rows of ids.
 
-        Returns ids int32 [b context_length] and the mask bool, true on a text and its
-        frame. A row that is too long loses its last ids, never the suffix; of a row
-        without any id the first padding counts as one, since a row may not be empty.
+        Returns ids int32 [b context_length] and the mask (bool, same shape), true on a
+        text and its frame. A row that is too long loses its last ids, never the suffix.
+        If a row has no ids, the mask is true on its first padding, because a row may
+        not be empty.
         """
         room = context_length - len(self.prefix) - len(self.suffix)
         ids = np.full((len(rows), context_length), self.pad, np.int32)
@@ -50,9 +51,9 @@ class Frame:
 
 
 def encodable(caption: str) -> str:
-    """A caption as UTF-8 can hold it: halves of surrogate pairs become "?".
+    """The caption with lone surrogates replaced by "?", so that UTF-8 can encode it.
 
-    Raises BadExample for what is no str.
+    Raises BadExample if it is not a str.
     """
     cleaning.check(caption)
     return caption.encode("utf-8", "replace").decode("utf-8")
@@ -81,44 +82,44 @@ def as_library(
 ) -> str:
     """One of our own tokenizers as a tokenizer.json of the `tokenizers` library.
 
-    The end token gets the largest id, in exchange with the piece that has it, since
-    other libraries find the end of a CLIP text by that. Of `text.clean` they get
-    composed characters, straight quotes, single blanks and lower case; its repairs of
-    encodings and HTML are lost.
+    The end token swaps its id with the piece that has the largest, because other
+    libraries find the end of a CLIP text by the largest id. From `cleaning.clean` the
+    file keeps composed characters, straight quotes, single spaces and lower case, but
+    not the repairs of encodings and HTML.
 
     Args:
-      vocabulary: piece -> id, without START, END and PAD of the frame.
-      model, pieces: of (library, vocabulary) and (library), its model and what cuts a
-        text for it.
+      vocabulary: piece -> id, without the frame's START, END and PAD.
+      model: (library, vocabulary) -> the library's model.
+      pieces: library -> the pre-tokenizer, which splits a text for the model.
       lower: lower-case texts. only: characters to keep; empty: all.
     """
-    made_by = library("tokenizers", name)
+    tokenizers = library("tokenizers", name)
     ids = {PAD: frame.pad, START: frame.prefix[0], END: frame.suffix[0], **vocabulary}
     last = max(ids, key=ids.__getitem__)
     ids[END], ids[last] = ids[last], ids[END]
-    made = made_by.Tokenizer(model(made_by, ids))
-    normalizers = made_by.normalizers
+    tokenizer = tokenizers.Tokenizer(model(tokenizers, ids))
+    normalizers = tokenizers.normalizers
     steps = [normalizers.NFC()]
     for pattern, plain in PLAIN:
-        steps.append(normalizers.Replace(made_by.Regex(pattern), plain))
+        steps.append(normalizers.Replace(tokenizers.Regex(pattern), plain))
     steps.append(normalizers.Strip())
     if lower:
         steps.append(normalizers.Lowercase())
     if only:
-        others = made_by.Regex(f"[^{re.escape(only)}]")
+        others = tokenizers.Regex(f"[^{re.escape(only)}]")
         steps.append(normalizers.Replace(others, ""))
-    made.normalizer = normalizers.Sequence(steps)
-    made.pre_tokenizer = pieces(made_by)
-    made.add_special_tokens([PAD, START, END])
-    made.post_processor = made_by.processors.TemplateProcessing(
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pieces(tokenizers)
+    tokenizer.add_special_tokens([PAD, START, END])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(x, ids[x]) for x in (START, END)]
     )
-    made.enable_padding(pad_id=ids[PAD], pad_token=PAD)
-    return made.to_str()
+    tokenizer.enable_padding(pad_id=ids[PAD], pad_token=PAD)
+    return tokenizer.to_str()
 
 
 def given(path: str, tokenizer: str, what: str) -> str:
-    """The option `path`; raises UserError if it is not set."""
+    """Returns the option `path`; raises UserError if it is not set."""
     if not path:
         raise UserError(
             f"tokenizer {tokenizer}: no file is given: set {what} with "
@@ -128,7 +129,7 @@ def given(path: str, tokenizer: str, what: str) -> str:
 
 
 def damaged(tokenizer: str) -> str:
-    """The complaint about a saved state, which the cause follows in brackets."""
+    """The message for a damaged saved state; callers add the cause in brackets."""
     return (
         f"the saved state of tokenizer {tokenizer} is damaged: restore the run's "
         f"tokenizer.json"

@@ -1,9 +1,9 @@
-"""Captions varied in training: `name(source)` -> callable(caption, example, rng).
+"""Random caption changes for training: `name(source)` -> f(caption, example, rng).
 
-Every public function is a component, none is on by default, and several are one after
-another in the order of `text_augment=table+paraphrase`. What it returns can be pickled
-and shared by threads; all chance comes from `rng`, which is the example's own. Its
-`texts()` gives what it may say beside the captions, for tokenizers that are trained.
+Every public function is a component; none is on by default.
+`text_augment=table+paraphrase` applies several in that order. `f` can be pickled and
+shared by threads. All its random numbers come from `rng`, one generator per example.
+Its `texts()` yields the texts that it may add to captions, to train tokenizers on.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ class TextAugment(Protocol):
 
 
 def word_dropout(source: Source, *, p: float = 0.1) -> WordDropout:
-    """Leaves out each word with probability `p` (random deletion, arXiv:1901.11196).
+    """Drops each word with probability `p` (random deletion, arXiv:1901.11196).
 
     Options:
-      p: probability of a word to be left out.
+      p: probability that a word is dropped.
     """
     del source
     return WordDropout(_share(p))
 
 
 def paraphrase(source: Source, *, p: float = 0.3) -> Paraphrase:
-    """Says the same in other words by the RULES, each with probability `p`.
+    """Rewords the caption by the RULES, each with probability `p`.
 
     Options:
-      p: probability of a rule to be applied.
+      p: probability that a rule is applied.
     """
     del source
     return Paraphrase(_share(p))
@@ -60,48 +60,48 @@ def templates(
     templates: tuple[str, ...] = (),
     label_set: str = "",
 ) -> Templates:
-    """With probability `p` the class's name in a template drawn at random.
+    """Replaces the caption by the class name in a random template.
 
     An example without a label keeps its caption.
 
     Options:
-      p: probability of a template in the caption's place.
-      templates: "a photo of a {}."; () for the source's own.
-      label_set: which labels; "" if there is only one set.
+      p: probability that a template replaces the caption.
+      templates: such as "a photo of a {}."; () for the source's own.
+      label_set: the name of the label set; "" if there is only one.
     """
-    found = find_label_set(source, label_set)
-    if found is None:
+    set_name = find_label_set(source, label_set)
+    if set_name is None:
         known = ", ".join(source.class_names) or "none"
         raise UserError(
             f"text_augment=templates needs one set of labels, the data have {known}: "
             "choose it by label_set, or leave templates out"
         )
-    chosen = tuple(templates or source.templates.get(found, ()))
+    chosen = tuple(templates or source.templates.get(set_name, ()))
     if not chosen:
-        raise UserError(f"text_augment=templates: the data have none for {found}")
+        raise UserError(f"text_augment=templates: the data have none for {set_name}")
     for template in chosen:
         if template.count("{}") != 1:
             raise UserError(
                 f"data.text_augment.templates: {template!r} needs one {{}} for the name"
             )
-    names = tuple(source.class_names[found])
-    return Templates(_share(p), found, names, chosen)
+    names = tuple(source.class_names[set_name])
+    return Templates(_share(p), set_name, names, chosen)
 
 
 def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
-    """With probability `p` one of further captions of the image, from a file.
+    """Replaces the caption by one from a file of further captions.
 
-    The way in for translations there and back (arXiv:1511.06709), rewritten captions
-    (arXiv:2305.20088) and the like, made elsewhere. Without an entry nothing changes.
+    For back-translations (arXiv:1511.06709), rewritten captions (arXiv:2305.20088) and
+    the like, made elsewhere. An example without an entry keeps its caption.
 
     Options:
-      p: probability of a further caption in the caption's place.
+      p: probability that a further caption replaces the caption.
       path: JSON lines {"key": ..., "captions": [...]}, or a table with the columns key
-        and caption (.csv, .tsv). A key is that of an example: the name of the image in
-        a caption table, SPLIT/CLASS/NAME of an image folder, SHARD.tar:KEY.
+        and caption (.csv, .tsv). The keys are the examples': an image's name in a
+        caption table, SPLIT/CLASS/NAME in an image folder, SHARD.tar:KEY in shards.
 
-    Keys of no example are counted in a warning. Raises UserError for a file that cannot
-    be read, and for one without any example's key.
+    A warning counts the keys that no example has. Raises UserError if the file cannot
+    be read, and if none of its keys is an example's.
     """
     share = _share(p)
     if not path:
@@ -113,34 +113,34 @@ def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
         raise local.missing(place, f"It is named by the option path={path}")
     if not hasattr(source, "key_of"):
         raise UserError(
-            "text_augment=table: these data cannot tell their keys without reading "
+            "text_augment=table: these data cannot list their keys without reading "
             "everything: give their source a method key_of(index)"
         )
-    further, problems = _read(place)
+    entries, problems = _read(place)
     keys = [source.key_of(i) for i in range(len(source))]  # pyright: ignore
-    found = {key: further[key] for key in keys if key in further}
-    if not found:
+    captions = {key: entries[key] for key in keys if key in entries}
+    if not captions:
         raise UserError(
-            f"{place}: none of its {len(further)} keys ({next(iter(further))!r}, ...) "
-            f"is an example's; theirs are like {keys[0]!r}"
+            f"{place}: none of its {len(entries)} keys ({next(iter(entries))!r}, ...) "
+            f"is an example's; the examples' keys look like {keys[0]!r}"
         )
-    if strange := [key for key in further if key not in found]:
+    if unmatched := [key for key in entries if key not in captions]:
         problems.append(
-            f"{len(strange)} of {len(further)} keys are no example's, such as "
-            f"{strange[0]!r}: left out"
+            f"{len(unmatched)} of {len(entries)} keys are no example's, such as "
+            f"{unmatched[0]!r}: left out"
         )
     local.report(f"text_augment {place}", problems)
-    return Table(share, found)
+    return Table(share, captions)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Components one after another; one that leaves nothing is passed over."""
+    """Applies several components in order; ignores an empty result."""
 
     parts: tuple[TextAugment, ...]
 
     def __call__(self, caption: str, example: Example, rng: np.random.Generator) -> str:
-        """Returns a caption; raises BadExample for one that is no str."""
+        """Returns a caption; raises BadExample if the given one is not a str."""
         cleaning.check(caption)
         for part in self.parts:
             changed = part(caption, example, rng)
@@ -174,11 +174,11 @@ class Templates:
     templates: tuple[str, ...]
 
     def __call__(self, caption: str, example: Example, rng: np.random.Generator) -> str:
-        chance, which = rng.random(2)
+        chance, choice = rng.random(2)
         label = example.labels.get(self.label_set, -1)
         if chance >= self.p or label < 0:
             return caption
-        return _one(self.templates, which).replace("{}", self.names[label])
+        return _pick(self.templates, choice).replace("{}", self.names[label])
 
     def texts(self) -> Iterator[str]:
         for template in self.templates:
@@ -192,9 +192,9 @@ class Table:
     captions: Mapping[str, tuple[str, ...]]
 
     def __call__(self, caption: str, example: Example, rng: np.random.Generator) -> str:
-        chance, which = rng.random(2)
+        chance, choice = rng.random(2)
         further = self.captions.get(example.key)
-        return caption if chance >= self.p or not further else _one(further, which)
+        return caption if chance >= self.p or not further else _pick(further, choice)
 
     def texts(self) -> Iterator[str]:
         for captions in self.captions.values():
@@ -207,17 +207,18 @@ def _share(p: float) -> float:
     return p
 
 
-def _one(choices: Sequence[str], draw: float) -> str:
+def _pick(choices: Sequence[str], draw: float) -> str:
     return choices[int(draw * len(choices))]
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """(key -> captions, problems in words) of a file; raises UserError."""
+    """Reads a file: (key -> captions, messages about problems); raises UserError."""
     if path.suffix.lower() not in (".jsonl", ".json"):
-        entries, problems = caption_tables.read(path, "", "")
-        found = {key: tuple(entry.captions) for key, entry in entries.items()}
-        return {key: captions for key, captions in found.items() if captions}, problems
-    found: dict[str, tuple[str, ...]] = {}
+        rows, problems = caption_tables.read(path, "", "")
+        return {
+            key: tuple(r.captions) for key, r in rows.items() if r.captions
+        }, problems
+    entries: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(local.read_lines(path), 1):
         if not line.strip():
             continue
@@ -226,21 +227,21 @@ def _read(path: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             raise UserError(
                 f'{path}, line {number}: write {{"key": "...", "captions": ["..."]}}'
             )
-        found[key] = found.get(key, ()) + captions
-    if not found:
-        raise UserError(f"{path} holds no captions")
-    return found, []
+        entries[key] = entries.get(key, ()) + captions
+    if not entries:
+        raise UserError(f"{path} has no captions")
+    return entries, []
 
 
 def _entry(line: str) -> tuple[str | None, tuple[str, ...]]:
-    """(key, captions) of a line of JSON; the key is None if the form is another."""
+    """(key, captions) from a JSON line; key None if the line has another form."""
     try:
         value: Any = json.loads(line)
         key, captions = value["key"], value["captions"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, ()
-    good = isinstance(key, str) and isinstance(captions, list) and captions
-    if not good or not all(isinstance(c, str) and c.strip() for c in captions):
+    valid = isinstance(key, str) and isinstance(captions, list) and captions
+    if not valid or not all(isinstance(c, str) and c.strip() for c in captions):
         return None, ()
     return key, tuple(captions)
 
@@ -263,34 +264,34 @@ LEADS = ("a picture of", "a photo of", "an image of")
 
 OTHER_NUMBER = {**NUMBERS, **{digit: word for word, digit in NUMBERS.items()}}
 OTHER_WORD = {**dict(SAME), **{second: first for first, second in SAME}}
-# What an article belongs to where it does not point at a thing.
+# Words behind an article that does not refer to a thing ("a lot").
 COUNTS = "lot|few|couple|bit|little|number|variety|bunch|dozen|hundred|thousand|while"
 BEFORE = ("such", "many", "what", "half", "quite", "rather", "times", "once", "twice")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """pattern: what it can change; write(words matched, draw) -> what stands there."""
+    """pattern: the words it can change; write(matched words, draw) -> new words."""
 
     pattern: re.Pattern[str]
     write: Callable[[str, float], str]
     texts: tuple[str, ...] = ()
 
-    def __call__(self, caption: str, place: float, wording: float) -> str:
-        """The caption with one of the places changed, as it is if there is none."""
-        places = list(self.pattern.finditer(caption))
-        if not places:
+    def __call__(self, caption: str, choice: float, wording: float) -> str:
+        """The caption with one match changed; unchanged if the pattern has none."""
+        matches = list(self.pattern.finditer(caption))
+        if not matches:
             return caption
-        found = places[int(place * len(places))]
-        written = _as_begun(found[0], self.write(found[0], wording))
-        rest = caption[found.end() :]
-        if not written:  # what follows begins the caption now
-            rest = _as_begun(found[0], rest)
-        return caption[: found.start()] + written + rest
+        match = matches[int(choice * len(matches))]
+        new = _with_capital_of(match[0], self.write(match[0], wording))
+        rest = caption[match.end() :]
+        if not new:  # the rest starts the caption now
+            rest = _with_capital_of(match[0], rest)
+        return caption[: match.start()] + new + rest
 
 
-def _as_begun(before: str, after: str) -> str:
-    """After with a capital if the words before began with one."""
+def _with_capital_of(before: str, after: str) -> str:
+    """`after`, with a capital if `before` starts with one."""
     return after[:1].upper() + after[1:] if before[:1].isupper() else after
 
 
@@ -307,15 +308,16 @@ RULES = (
     _rule(
         r"^(?:an? |the )?(?:picture|photo|photograph|image) of (?=\w)", lambda _, __: ""
     ),
-    # "Two dogs in snow" -> "A photo of two dogs in snow": what begins with what is
-    # seen and is no sentence, as far as that is easily told.
+    # "Two dogs in snow" -> "A photo of two dogs in snow": for captions that start with
+    # a noun phrase and have no verb that is easily found.
     _rule(
         rf"^(?:an?|the|some|{_words(OTHER_NUMBER)})(?= \w)"
         r"(?! (?:picture|photo|photograph|image)s?\b)(?!.* (?:is|are|was|were)\b)",
-        lambda words, draw: f"{_one(LEADS, draw)} {words[:1].lower()}{words[1:]}",
+        lambda words, draw: f"{_pick(LEADS, draw)} {words[:1].lower()}{words[1:]}",
         *LEADS,
     ),
-    # "a dog" -> "the dog". Not back, since "the dogs" and "the water" have no "a".
+    # "a dog" -> "the dog"; not the reverse, because "the dogs" and "the water" take no
+    # "a".
     _rule(
         "".join(rf"(?<!\b{word} )" for word in BEFORE)
         # A capital elsewhere is a letter: "platform A is".
@@ -335,7 +337,7 @@ RULES = (
         lambda words, _: OTHER_WORD[words.lower()],
         " ".join(OTHER_WORD),
     ),
-    # With a full stop and without.
+    # Adds a full stop, or drops it.
     _rule(r"(?<=\w)(?: ?\.)?\Z", lambda words, _: "" if words else ".", "."),
 )
 

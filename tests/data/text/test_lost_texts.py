@@ -52,8 +52,8 @@ def test_unseen_words_are_counted_and_shown():
     assert (lost.alike, lost.rows) == (2, 3)
     lines = lost.lines("texts", "words", made.context_length)
     assert lines[0] == (
-        "texts: 4 of 5 hold what tokenizer=words does not know, such as 'zebra' in "
-        "'a zebra'"
+        "texts: 4 of 5 have text that tokenizer=words does not know, such as 'zebra' "
+        "in 'a zebra'"
     )
     assert "2 of 4 different ones" in lines[1]
     assert lines[1].startswith("WARNING: ")
@@ -121,7 +121,7 @@ def test_what_is_cut_is_counted(name):
     lost = counted(captions, made)
     assert lost.cut == (lengths > 20).sum() > 0
     assert lost.cut_example == captions[int((lengths > 20).argmax())]
-    assert "context_length=20 and are cut" in lost.lines("x", name, 20)[0]
+    assert "context_length=20 and are truncated" in lost.lines("x", name, 20)[0]
     assert lost.alike == lost.cut + (lengths == 20).sum() or name != "words"
 
 
@@ -183,7 +183,7 @@ def test_evaluators_tell_their_texts():
         evaluators, tokenizer("words"), config, said.append
     )
     assert len([line for line in said if "evals.z, classes of class: " in line]) == 2
-    assert "evals.r, captions: 2 of 3 hold what tokenizer=words" in "".join(said)
+    assert "evals.r, captions: 2 of 3 have text that tokenizer=words" in "".join(said)
     assert any("WARNING: " in line and "'a zebra' and" in line for line in said)
     lost_text_report.tell_evaluators(evaluators, None, config, said.append)
 
@@ -200,7 +200,9 @@ def test_a_run_says_what_it_loses(tmp_path):
         prepare(config(context_length=40), tmp_path, True), said.append
     )
     found = "\n".join(said)
-    pattern = r"training captions: \d+ of 480 are longer than .*length=40 and are cut"
+    pattern = (
+        r"training captions: \d+ of 480 are longer than .*length=40 and are truncated"
+    )
     assert re.search(pattern, found)
     assert re.search(r"evals.retrieval, captions: \d+ of \d+ are longer", found)
     assert "validation captions" not in found  # they are the evaluator's

@@ -258,7 +258,7 @@ def test_tables_that_cannot_be(tmp_path):
         text_augment.table(Labelled())
     with pytest.raises(UserError, match="no.csv does not exist"):
         text_augment.table(Labelled(), path=str(tmp_path / "no.csv"))
-    with pytest.raises(UserError, match="holds no captions"):
+    with pytest.raises(UserError, match="has no captions"):
         text_augment.table(Labelled(), path=written(tmp_path, [""]))
     with pytest.raises(UserError, match="give their source a method key_of"):
         text_augment.table(Tiny(), path=written(tmp_path, LINES))

@@ -232,7 +232,7 @@ def test_words_damaged_state(state):
 @pytest.mark.parametrize("name", ["words", "bpe"])
 def test_training_needs_captions(name):
     make = registry.load("tokenizer", name)
-    with pytest.raises(UserError, match="none are at hand"):
+    with pytest.raises(UserError, match="none are available"):
         make(None, None)
     with pytest.raises(UserError, match="have none"):
         make(lambda: iter([None, 3]), None)
@@ -336,7 +336,7 @@ def test_a_wheel_with_another_vocabulary_is_refused(monkeypatch):
 
     clip_vocab._of_wheel.cache_clear()
     monkeypatch.setattr(clip_vocab, "wheel", Wheel)
-    with pytest.raises(UserError, match="instant-clip-tokenizer has another"):
+    with pytest.raises(UserError, match="instant-clip-tokenizer is not CLIP"):
         clip_vocab.read_lines(clip_vocab.WHEEL)
     clip_vocab._of_wheel.cache_clear()
 
