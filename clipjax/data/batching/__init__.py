@@ -1,1 +1,1 @@
-"""Which example comes when, and batches made ahead of their use."""
+"""The order of examples, and prefetched batches."""

@@ -1,13 +1,14 @@
-"""Texts padded to the shortest of a few lengths that holds a whole global batch.
+"""Text buckets: each global batch is padded to the shortest bucket that holds it.
 
-Captions are far shorter than the context of most text towers, and a step computes what
-padding it is given. The lengths of all captions are counted once, before training, so
-that the bucket of a step is a function of its plan and all hosts agree on it.
+Captions are far shorter than most text towers' context, and a step computes padding
+too. `make` counts all captions' tokens once, before training, so that a step's bucket
+is a function of its plan and all hosts agree on it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,14 +16,16 @@ import numpy as np
 
 from clipjax.types import BadExample, Source, Tokenizer, UserError
 
-LEAST = 4  # a frame and a token or two
+LEAST = 4  # the frame and one or two tokens
 AT_ONCE = 1024  # captions tokenized together
 
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """See `make`. sizes: ascending. first: where an example's captions begin in tokens,
-    which has the length of each caption of the source.
+    """The buckets and all captions' lengths; see `make`.
+
+    sizes: bucket lengths, ascending. tokens: length per caption of the source. first:
+    index in `tokens` of each example's first caption.
     """
 
     sizes: tuple[int, ...]
@@ -30,16 +33,16 @@ class Buckets:
     tokens: np.ndarray
 
     def size(self, chosen: Iterable[tuple[int, int]]) -> int:
-        """The bucket that holds the captions (example, caption) of a global batch."""
+        """The smallest bucket that holds a global batch's (example, caption) pairs."""
         longest = max(int(self.tokens[self.first[i] + c]) for i, c in chosen)
         return next(size for size in self.sizes if size >= longest)
 
     def shorten(
         self, rows: Iterable[dict[str, Any]], chosen: Iterable[tuple[int, int]]
     ) -> None:
-        """Cuts "text" and "text_mask" [l] of rows to the bucket of what was chosen.
+        """Truncates "text" and "text_mask" [l] in rows to the bucket of `chosen`.
 
-        A text that replaced a shorter one loses ids, but not its last.
+        A text that replaced a shorter one may lose ids, but never its last.
         """
         size = self.size(chosen)
         for row in rows:
@@ -50,27 +53,28 @@ class Buckets:
 
 
 def check(sizes: Sequence[int], context_length: int) -> tuple[int, ...]:
-    """The buckets of data.text_buckets, the whole context among them.
+    """Returns the sizes in data.text_buckets, followed by the context_length.
 
-    Raises UserError for sizes that are no ascending numbers within the context.
+    Raises UserError unless they are ascending integers below the context_length.
     """
     if any(not isinstance(size, int) for size in sizes):
         raise UserError(f"data.text_buckets={sizes}: give numbers of tokens")
-    found = (*sizes, context_length)
-    if sizes[0] < LEAST or any(a >= b for a, b in zip(found, found[1:], strict=False)):
+    all_sizes = (*sizes, context_length)
+    ascending = all(a < b for a, b in itertools.pairwise(all_sizes))
+    if sizes[0] < LEAST or not ascending:
         raise UserError(
             f"data.text_buckets={tuple(sizes)}: give ascending lengths from {LEAST} to "
             f"below the tokenizer's context_length={context_length}"
         )
-    return found
+    return all_sizes
 
 
 def make(sizes: Sequence[int], source: Source, tokenizer: Tokenizer) -> Buckets:
-    """Counts the tokens of all captions of a source; reads no image.
+    """Counts the tokens in all captions of a source; reads no image.
 
-    Raises UserError for bad sizes, and a source that cannot give captions alone.
+    Raises UserError for bad sizes, and for a source that cannot give captions alone.
     """
-    whole = check(sizes, tokenizer.context_length)
+    all_sizes = check(sizes, tokenizer.context_length)
     read = getattr(source, "captions_of", None)
     if read is None:
         raise UserError(
@@ -79,16 +83,16 @@ def make(sizes: Sequence[int], source: Source, tokenizer: Tokenizer) -> Buckets:
         )
     counts = np.asarray(source.caption_counts, np.int64)
     first = np.cumsum(counts) - counts
-    # A broken example counts as short: what replaces it is cut to the bucket.
+    # Broken examples count as 0 tokens; their replacements are truncated to the bucket.
     tokens = np.zeros(int(counts.sum()), np.uint16)
     texts: list[str] = []
-    places: list[int] = []
+    positions: list[int] = []
 
     def count() -> None:
         if texts:
-            tokens[places] = tokenizer(texts)[1].sum(axis=1)
+            tokens[positions] = tokenizer(texts)[1].sum(axis=1)
         texts.clear()
-        places.clear()
+        positions.clear()
 
     for i in np.flatnonzero(counts):
         try:
@@ -98,8 +102,8 @@ def make(sizes: Sequence[int], source: Source, tokenizer: Tokenizer) -> Buckets:
         for number, caption in enumerate(captions[: counts[i]]):
             if isinstance(caption, str):
                 texts.append(caption)
-                places.append(int(first[i]) + number)
+                positions.append(int(first[i]) + number)
         if len(texts) >= AT_ONCE:
             count()
     count()
-    return Buckets(whole, first, tokens)
+    return Buckets(all_sizes, first, tokens)

@@ -1,8 +1,8 @@
-"""Which example comes when: plans as a function of (seed, number), reading nothing.
+"""Plans the order of examples as a function of (seed, number); reads no example.
 
-Unit number n of the endless stream is planned from (seed, n): which example, which
-caption, and a 63-bit draw from which it is augmented. A mixture with weights has a
-stream for each part, in an order of its own, and the whole takes from them in turn.
+The plan of unit n in the endless stream is a function of (seed, n): an example, a
+caption, and a 63-bit draw that seeds the augmentation. A mixture with weights has one
+stream per part, each in its own order, and interleaves them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNITS = ("image", "pair")
 
 
 class Planned(NamedTuple):
-    """One planned example: its index, that of its caption, and its random draw."""
+    """One planned example: its index, its caption's index, and its random draw."""
 
     index: int
     caption: int
@@ -28,10 +28,10 @@ class Planned(NamedTuple):
 
 
 class Units:
-    """The units of an epoch, numbered, and what is planned for each.
+    """An epoch's units, numbered, and the plan of each.
 
-    weights: of the parts of a mixture that has them (see `Source`), of one part else.
-    left_out: examples without a caption in a source with captions.
+    weights: one per part of a mixture with weights (see `Source`), else [1.0].
+    left_out: number of examples without a caption, in a source with captions.
     """
 
     def __init__(self, source: Source, unit: str):
@@ -72,14 +72,14 @@ class Units:
         return Planned(index, caption, int(rng.integers(2**63)))
 
     def ranges(self) -> list[tuple[int, int]]:
-        """The units [first, last) of each part that a mixture weighs, or of all."""
+        """The units [first, last) per part of a mixture with weights, else of all."""
         ends = np.searchsorted(self._images, self._parts)
         if self._pair_ends is not None:
             ends = self._pair_ends[np.array(self._parts) - 1]
         return list(itertools.pairwise([0, *map(int, ends)]))
 
     def other(self, planned: Planned, attempt: int) -> Planned:
-        """The replacement of a broken example, of its part, from its own draw."""
+        """The replacement for a broken example, from its part, by its draw."""
         rng = generator(planned.draw, attempt)
         part = bisect.bisect_right(self._parts, planned.index)
         return self.plan(int(rng.integers(*self.ranges()[part])), rng)
@@ -88,7 +88,7 @@ class Units:
 def plans_of(units: Units, seed: int) -> grain.MapDataset:
     """The endless stream of plans; element n is a function of (seed, n).
 
-    Raises UserError for data, or a weighed part of them, without units.
+    Raises UserError if the data, or one part with a weight, have no units.
     """
     if not len(units):
         raise UserError("the training data are empty; choose another data or split")
@@ -96,14 +96,14 @@ def plans_of(units: Units, seed: int) -> grain.MapDataset:
     for number, (first, last) in enumerate(units.ranges()):
         if first == last:
             raise UserError(f"part {number + 1} of the mixture has no captions")
-        own = int(generator(seed, number).integers(2**32)) if number else seed
-        stream = grain.MapDataset.range(first, last).seed(own).shuffle().repeat()
+        part_seed = int(generator(seed, number).integers(2**32)) if number else seed
+        stream = grain.MapDataset.range(first, last).seed(part_seed).shuffle().repeat()
         parts.append(stream.random_map(units.plan))
     plans = parts[0]
     if len(parts) > 1:
         plans = grain.MapDataset.mix(parts, units.weights)
     for stream in (*parts, plans):
-        stream[0]  # grain sets up its bookkeeping at first use: not for threads to do
+        stream[0]  # grain's first use sets up state, and is not thread-safe
     return plans
 
 

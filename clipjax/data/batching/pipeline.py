@@ -1,15 +1,13 @@
 """Training batches whose order and random draws are a function of the step alone.
 
-The unit of an epoch is an image, with a random one of its captions, or a pair. Unit
-number n of the endless stream is planned, without reading anything, from (seed, n):
-which example, which caption, and a 63-bit draw from which the example is augmented.
-Epoch e is units [e N, (e + 1) N) in an order of its own; step s of training is units
-[s B, (s + 1) B), so a batch may straddle two epochs, and to resume is to start at s.
-Each process makes its own block of every global batch; worker processes and threads
-change nothing but speed.
+An epoch's unit is an image with one of its captions at random, or an image-caption
+pair. The plan of unit n in the endless stream is a function of (seed, n) and needs no
+reading: an example, a caption, and a 63-bit draw that seeds the augmentation. Epoch e
+has the units [e N, (e + 1) N) in its own order. Step s has the units [s B, (s + 1) B),
+so a batch may span two epochs, and a resumed run starts at s. Each process makes its
+block of every global batch. The number of workers and threads changes only the speed.
 
-A broken example is replaced by another that its own draw determines, so that all others
-stay as they are.
+A broken example's draw determines its replacement, so that no other example changes.
 """
 
 from __future__ import annotations
@@ -35,9 +33,9 @@ from clipjax.data.text.text_augment import TextAugment
 from clipjax.types import BadExample, Example, Source, Tokenizer, UserError
 
 ON_BROKEN = ("replace", "raise")
-REPLACEMENTS = 20  # broken ones in a row, after which the data are taken for damaged
-CAPTIONS_READ = 200_000  # examples enough to train a tokenizer on
-TEXT_DRAWS = 2**31  # beside a draw: of its caption, apart from all replacements'
+REPLACEMENTS = 20  # consecutive broken replacements before the data count as damaged
+CAPTIONS_READ = 200_000  # examples that are enough to train a tokenizer
+TEXT_DRAWS = 2**31  # seeds text draws; far above the attempts that seed replacements
 
 Augment = Callable[[Any, np.random.Generator], np.ndarray]
 
@@ -48,9 +46,9 @@ def epoch_size(source: Source, unit: str) -> int:
 
 
 def steps_per_epoch(source: Source, unit: str, global_batch: int) -> int:
-    """Whole steps nearest to one epoch; nothing is dropped between epochs.
+    """The number of steps per epoch, rounded; no example is dropped between epochs.
 
-    Raises UserError if one batch would hold more than an epoch.
+    Raises UserError if a batch is larger than an epoch.
     """
     size = epoch_size(source, unit)
     if not 1 <= global_batch <= size:
@@ -64,7 +62,7 @@ def steps_per_epoch(source: Source, unit: str, global_batch: int) -> int:
 def plan(
     source: Source, *, seed: int, global_batch: int, step: int, unit: str = "image"
 ) -> list[Planned]:
-    """The examples of the global batch of a step (from 0); reads none of them."""
+    """The planned examples of step `step` (from 0); reads none of them."""
     plans: Any = plans_of(Units(source, unit), seed)
     return [plans[step * global_batch + row] for row in range(global_batch)]
 
@@ -90,29 +88,29 @@ def train_batches(
     text_augment: TextAugment | None = None,
     shared_names: str = "",
 ) -> TrainBatches:
-    """This process's blocks of the global batches of start_step, start_step + 1, ...
+    """This process's blocks of the global batches start_step, start_step + 1, ...
 
     Args:
       tokenizer: None leaves the text out.
       augment: (encoded bytes or uint8 [h w 3], generator) -> uint8 [s s 3].
-      total_steps: where the batches end; None for never.
+      total_steps: the step before which the batches end; None: they never end.
       unit: "image": an epoch visits every image once, with one caption drawn at random;
         "pair": every caption once, with its image. In a source with captions, examples
         without one are left out.
-      label_set: which labels; "": those of the only set, if there is only one.
-      text_buckets: lengths to which texts are padded, by the batch; None: all alike.
-      workers: processes that make batches ahead; each needs seconds to start.
-      threads: where workers is 0, threads that make batches ahead; 0: none ahead.
-      timeout: seconds that a batch is awaited, 0 for ever; of no effect if both
-        workers and threads are 0.
+      label_set: the label set's name; "": the only set, if there is only one.
+      text_buckets: lengths that batches' texts are padded to; None: one length.
+      workers: processes that prefetch batches; each needs seconds to start.
+      threads: threads that prefetch batches if workers is 0; 0: no prefetching.
+      timeout: seconds to wait for a batch, 0 for no limit; ignored if both workers and
+        threads are 0.
       on_broken: "replace" or "raise".
-      text_augment: what varies captions, with draws of their own.
-      shared_names: what the names of workers' shared memory begin with; "": grain's.
+      text_augment: changes captions, with separate random draws.
+      shared_names: prefix of the workers' shared memory names; "": grain's names.
 
     Raises:
       UserError: at once, for options that cannot work; later, for a broken example
-        under on_broken="raise", for too many of them, for a worker that died, and for a
-        batch that does not come in time.
+        under on_broken="raise", for too many broken examples, for a worker that died,
+        and for a batch that exceeds the timeout.
     """
     for name, value, least in (
         ("seed", seed, 0),
@@ -151,57 +149,56 @@ def train_batches(
     last = sys.maxsize if total_steps is None else max(total_steps, start_step)
     steps = range(start_step, last)
     if not workers:
-        made = Ahead(maker, steps, threads=threads, depth=2 * threads)
-        return TrainBatches(made, start_step, timeout, units.left_out, maker.reading)
+        ahead = Ahead(maker, steps, threads=threads, depth=2 * threads)
+        return TrainBatches(ahead, start_step, timeout, units.left_out, maker.reading)
     if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
         flags.FLAGS.mark_as_parsed()
-    ahead: Any = grain.MapDataset.range(start_step, last).map(maker)
-    ahead = ahead.to_iter_dataset(
+    dataset: Any = grain.MapDataset.range(start_step, last).map(maker)
+    dataset = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     )
     if shared_names:
-        ahead = ahead.map(worker_processes.Shared(shared_names))
+        dataset = dataset.map(worker_processes.Shared(shared_names))
     blocks = iter(
-        ahead.mp_prefetch(
+        dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers),
             worker_init_fn=worker_processes.begin,
         )
     )
 
     def take(step: int) -> dict[str, Any]:
-        worker_processes.hold_signals()  # the first batch starts them
+        worker_processes.hold_signals()  # the first batch starts the workers
         return owned(next(blocks))
 
-    # One thread, whose alone the iterator is, since grain's waits without end.
-    made = Ahead(take, steps, threads=1, depth=1, finish=blocks.close)
-    return TrainBatches(made, start_step, timeout, units.left_out, workers=workers)
+    # Only this one thread uses grain's iterator, because it waits without a timeout.
+    ahead = Ahead(take, steps, threads=1, depth=1, finish=blocks.close)
+    return TrainBatches(ahead, start_step, timeout, units.left_out, workers=workers)
 
 
 def captions(source: Source, limit: int = CAPTIONS_READ) -> Iterator[str]:
-    """All captions of up to `limit` examples, evenly spread, but of broken ones."""
+    """Yields the captions of up to `limit` evenly spread, unbroken examples."""
     read = getattr(source, "captions_of", lambda index: source[index].captions)
-    having = np.flatnonzero(source.caption_counts)
-    for i in having[:: max(1, -(-len(having) // limit))]:
+    captioned = np.flatnonzero(source.caption_counts)
+    for i in captioned[:: max(1, -(-len(captioned) // limit))]:
         try:
-            found = read(int(i))
+            texts = read(int(i))
         except BadExample:
             continue
-        yield from found
+        yield from texts
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Raises UserError if `others` of two examples differ in names or shapes."""
+    """Stacks rows; raises UserError if `others` differ in names or shapes."""
+    first = rows[0]
     for row in rows:
-        for name in {*rows[0], *row}:
-            shapes = [
-                np.shape(one[name]) if name in one else () for one in (rows[0], row)
-            ]
-            if (name in rows[0]) != (name in row) or shapes[0] != shapes[1]:
+        for name in {*first, *row}:
+            shapes = [np.shape(r[name]) if name in r else () for r in (first, row)]
+            if (name in first) != (name in row) or shapes[0] != shapes[1]:
                 raise UserError(
                     f"the data give examples with different {name!r} ({shapes[0]} and "
-                    f"{shapes[1]}): give all of them one of the same shape"
+                    f"{shapes[1]}): give every example one of the same shape"
                 )
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return {name: np.stack([row[name] for row in rows]) for name in first}
 
 
 class _BlockMaker:
@@ -233,34 +230,34 @@ class _BlockMaker:
         self._rows = rows
         self._on_broken = on_broken
         self._text_augment = text_augment
-        self._at: dict[int, int] = {}  # the example that each step under way is at
+        self._at: dict[int, int] = {}  # step in progress -> the example it is reading
 
     def __call__(self, step: int) -> dict[str, Any]:
         step = operator.index(step)
         first = step * self._global_batch
         notes: list[tuple[str, str]] = []
-        # The bucket holds the texts of all processes.
+        # The bucket depends on all processes' texts.
         needed = self._rows if self._buckets is None else range(self._global_batch)
         plans = {row: self._plans[first + row] for row in needed}
-        made = [self._row(plans[row], notes, step) for row in self._rows]
+        rows = [self._row(plans[row], notes, step) for row in self._rows]
         del self._at[step]
         if self._buckets is not None:
-            chosen = ((one.index, one.caption) for one in plans.values())
-            self._buckets.shorten(made, chosen)
-        block = _stack(made)
-        block["valid"] = np.ones(len(made), bool)
+            chosen = ((planned.index, planned.caption) for planned in plans.values())
+            self._buckets.shorten(rows, chosen)
+        block = _stack(rows)
+        block["valid"] = np.ones(len(rows), bool)
         block[NOTES] = json.dumps([os.getpid(), notes])
         return block
 
     def reading(self, step: int) -> str:
-        """What the maker of a step's block is at, in words."""
+        """Text for errors: which example a step's block is reading now."""
         index = self._at.get(step)
         if index is None:
             return "making it"
         return f"reading {name_of(self._source, index)}"
 
     def _row(self, planned: Planned, notes: list, step: int) -> dict[str, Any]:
-        """One row, of the planned example or of what replaces it."""
+        """One row, from the planned example or its replacement."""
         chosen = planned
         for attempt in range(REPLACEMENTS + 1):
             if attempt:

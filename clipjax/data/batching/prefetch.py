@@ -1,4 +1,4 @@
-"""Calls made ahead of their need, each awaited no longer than is asked for."""
+"""Prefetching: threads call a function ahead, and each result has a timeout."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-PATIENCE = 10.0  # seconds that `close` gives what is under way to end
+PATIENCE = 10.0  # seconds that `close` waits for running calls
 
 
 class Late(Exception):
-    """What was awaited has not come in time."""
+    """A result did not come before the timeout."""
 
 
-class Ahead(Generic[Made]):
-    """The results of call(n) for each n, in their order.
+class Ahead(Generic[Result]):
+    """Prefetches the results of call(n) for each n, in order.
 
     Args:
-      numbers: numbers, or other things to call with. They are taken in the thread that
-        calls `take`, no sooner than they are needed.
-      threads: that make the calls. They are daemons, so that one that hangs does not
-        keep the process from ending. With 0 `take` makes them itself, however long.
-      depth: how many calls may be made, or under way, beyond the one awaited.
-      finish: called at the end by the last thread, after its last call.
+      numbers: the arguments, numbers or others. The thread that calls `take` reads
+        them, no sooner than they are needed.
+      threads: number of threads that make the calls. They are daemons, so that one that
+        hangs does not keep the process from ending. With 0, `take` makes the calls
+        itself, without a timeout.
+      depth: number of calls that may be done or running beyond the one awaited.
+      finish: the last thread calls it at the end, after its last call.
     """
 
     def __init__(
         self,
-        call: Callable[[Any], Made],
+        call: Callable[[Any], Result],
         numbers: Iterable[Any],
         *,
         threads: int,
         depth: int,
         finish: Callable[[], Any] | None = None,
     ):
-        # Let go of at the end, so that what they hold can go.
-        self._call: Callable[[Any], Made] | None = call
+        # `close` drops both references, to free what they hold.
+        self._call: Callable[[Any], Result] | None = call
         self._finish = finish
         self._numbers = iter(numbers)
         self._count = threads
         self._depth = depth
         self._todo: queue.SimpleQueue = queue.SimpleQueue()
-        self._made: collections.deque[Future] = collections.deque()
+        self._futures: collections.deque[Future] = collections.deque()
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
 
-    def take(self, timeout: float) -> Made:
-        """The next result, or what its call raised.
+    def take(self, timeout: float) -> Result:
+        """Returns the next result, or raises its call's exception.
 
-        timeout: seconds that it may be awaited, 0 for ever. Raises StopIteration after
-        the last number, and Late.
+        timeout: seconds to wait, 0 for no limit. Raises StopIteration after the last
+        number, and Late after the timeout.
         """
         assert self._call is not None, "closed"
         if not self._count:
@@ -64,24 +65,24 @@ class Ahead(Generic[Made]):
         if not self._threads:
             self._start()
         self._fill(self._depth + 1)
-        if not self._made:
+        if not self._futures:
             raise StopIteration
-        future = self._made[0]
+        future = self._futures[0]
         try:
             return future.result(timeout or None)
         except TimeoutError:
-            if future.done():  # then it is the call's own
+            if future.done():  # the call itself raised it
                 raise
             raise Late from None
         finally:
-            self._made.popleft()
+            self._futures.popleft()
 
     def _start(self) -> None:
-        left, lock = [self._count], threading.Lock()  # of the threads at work
+        running, lock = [self._count], threading.Lock()  # number of running threads
         for number in range(self._count):
             thread = threading.Thread(
                 target=_work,
-                args=(self._todo, self._call, left, lock, self._finish, self._ended),
+                args=(self._todo, self._call, running, lock, self._finish, self._ended),
                 name=f"clipjax-data-{number}",
                 daemon=True,
             )
@@ -89,24 +90,24 @@ class Ahead(Generic[Made]):
             thread.start()
 
     def _fill(self, count: int) -> None:
-        while len(self._made) < count:
+        while len(self._futures) < count:
             try:
                 number = next(self._numbers)
             except StopIteration:
                 return
             future: Future = Future()
-            self._made.append(future)
+            self._futures.append(future)
             self._todo.put((number, future))
-            del number  # or it would live while the result is awaited
+            del number  # else it would live while `take` waits
 
     def close(self, patience: float = PATIENCE) -> bool:
         """Ends the threads; may be called again.
 
-        Calls under way are awaited for `patience` seconds. Returns whether all threads
-        have ended.
+        Waits `patience` seconds for running calls. Returns whether all threads have
+        ended.
         """
         if self._call is not None:
-            for future in self._made:
+            for future in self._futures:
                 future.cancel()
             for _ in self._threads:
                 self._todo.put(None)
@@ -116,7 +117,8 @@ class Ahead(Generic[Made]):
         if not self._threads:
             return True
         end = time.monotonic() + patience
-        # A `join` that is interrupted takes its thread for ended.
+        # Waits for an event first, because an interrupted `join` marks its thread as
+        # ended.
         if not self._ended.wait(patience):
             return False
         for thread in self._threads:
@@ -125,9 +127,9 @@ class Ahead(Generic[Made]):
 
 
 def name_of(examples: Any, index: int) -> str:
-    """What to call an example that hangs: its key, if that can be had."""
+    """The name of an example that hangs: its key, if reading that does not hang."""
     if read := getattr(examples, "key_of", None):
-        with contextlib.suppress(Exception):  # a key too may have to be read
+        with contextlib.suppress(Exception):  # reading the key may fail or hang too
             return Ahead(read, range(index, index + 1), threads=1, depth=0).take(1.0)
     return f"example {index}"
 
@@ -135,7 +137,7 @@ def name_of(examples: Any, index: int) -> str:
 def _work(
     todo: queue.SimpleQueue,
     call: Callable[[Any], Any],
-    left: list[int],
+    running: list[int],
     lock: Any,
     finish: Callable[[], Any] | None,
     ended: threading.Event,
@@ -145,12 +147,12 @@ def _work(
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(call(number))
-            except BaseException as error:  # whoever awaits it shall have it
+            except BaseException as error:  # `take` raises it
                 future.set_exception(error)
         del job, number, future  # else they live until the next job
     with lock:
-        left[0] -= 1
-        last = left[0] == 0
+        running[0] -= 1
+        last = running[0] == 0
     if not last:
         return
     try:

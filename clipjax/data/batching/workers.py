@@ -1,4 +1,4 @@
-"""Data worker processes: what one does at its start, and how they are ended."""
+"""Data worker processes: their start and their end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from grain.multiprocessing import SharedMemoryArray
 
 from clipjax import malloc
 
-# Freed memory is kept: page faults of pictures and batches cost an eighth of a worker's
-# time.
+# malloc keeps freed memory, because page faults for images and batches cost an eighth
+# of a worker's time.
 MALLOC = {malloc.TRIM_THRESHOLD: 1 << 30, malloc.MMAP_THRESHOLD: 1 << 30}
 
 
@@ -26,19 +26,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def hold_signals() -> None:
-    """In the thread that starts workers, so that they hold signals until `begin`.
+    """Blocks signals in the thread that starts workers, so that they inherit the block.
 
-    Before that they take seconds for imports, which Ctrl-C would end in a traceback.
+    `begin` lifts it. Workers import for seconds before that, and Ctrl-C would end them
+    with a traceback.
     """
-    resource_tracker.ensure_running()  # as it starts it lets signals through again
+    resource_tracker.ensure_running()  # its start unblocks signals, so it comes first
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def begin(index: int, count: int) -> None:
-    """At the start of each worker: its end is its parent's to decide, or its death.
+    """Runs first in each worker: ignores signals, and exits if the parent dies.
 
-    A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) must leave the workers
-    to a parent that goes on to its next save; and one that is killed cannot tell them.
+    A signal to the process group (Ctrl-C, a scheduler's SIGTERM) must not end the
+    workers, because the parent goes on to its next save. A killed parent cannot end its
+    workers, so they watch it.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -50,14 +52,14 @@ def begin(index: int, count: int) -> None:
 
 
 class Shared:
-    """Puts the arrays of a block into shared memory whose names begin as they are to.
+    """Puts a block's arrays into shared memory whose names start with a given prefix.
 
-    grain would make the names, and nobody know whose they are. In a worker, right
-    before grain hands the block over, so that none waits there when it ends.
+    grain's own names do not say which run they belong to. A worker calls this right
+    before grain hands the block over, so that no block waits there when it ends.
     """
 
-    def __init__(self, names_begin_with: str):
-        self._begin = names_begin_with
+    def __init__(self, prefix: str):
+        self._prefix = prefix
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         return {name: self._put(value) for name, value in block.items()}
@@ -66,11 +68,11 @@ class Shared:
         if not isinstance(value, np.ndarray) or value.dtype.hasobject or not value.size:
             return value
         memory = shared_memory.SharedMemory(
-            f"{self._begin}{secrets.token_hex(6)}", create=True, size=value.nbytes
+            f"{self._prefix}{secrets.token_hex(6)}", create=True, size=value.nbytes
         )
-        made = SharedMemoryArray.from_shared_memory(memory, value.shape, value.dtype)
-        np.copyto(made, value)
-        return made
+        shared = SharedMemoryArray.from_shared_memory(memory, value.shape, value.dtype)
+        np.copyto(shared, value)
+        return shared
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
@@ -78,18 +80,18 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def pids(besides: Collection[int] = ()) -> list[int]:
-    """The worker processes that this one has, but for those known before."""
+def pids(excluded: Collection[int] = ()) -> list[int]:
+    """The ids of this process's worker processes, without the excluded ones."""
     return sorted(
         child.pid
         for child in multiprocessing.active_children()
-        if child.name.startswith("grain-process") and child.pid not in (None, *besides)
+        if child.name.startswith("grain-process") and child.pid not in (None, *excluded)
     )
 
 
-def kill(chosen: Iterable[int]) -> None:
-    """Ends worker processes that no longer listen."""
-    chosen = set(chosen)
+def kill(pids: Iterable[int]) -> None:
+    """Kills the worker processes with these ids."""
+    pids = set(pids)
     for child in multiprocessing.active_children():
-        if child.pid in chosen:
+        if child.pid in pids:
             child.kill()
