@@ -1,4 +1,4 @@
-"""Which label set is meant, and which class of one list is which of another."""
+"""Chooses a label set, and matches the classes of two lists."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SAME_NAME = ("apart", "merge")
 class Classes:
     """The classes of a label set in index order.
 
-    names: what they are called; two may have one name (ImageNet has two "crane").
-    ids: what tells them apart all the same, such as their folders; () without.
+    names: not always unique (ImageNet has two classes called "crane").
+    ids: unique ids, such as the classes' folders; () if there are none.
     """
 
     names: tuple[str, ...] = ()
@@ -26,13 +26,13 @@ class Classes:
         return len(self.names)
 
 
-NONE = Classes()  # of a model without classes
+NONE = Classes()  # for a model without classes
 
 
 def find_label_set(source: Source, label_set: str) -> str | None:
-    """The label set of that name; for "" the only one, None if there are others.
+    """Returns the label set called `label_set`; for "" the only one, else None.
 
-    Raises UserError for one that the source does not have.
+    Raises UserError if the source does not have it.
     """
     known = source.class_names
     if not label_set:
@@ -46,27 +46,27 @@ def find_label_set(source: Source, label_set: str) -> str | None:
 
 
 def classes_of(source: Source, label_set: str) -> Classes:
-    """The classes of one of a source's label sets."""
+    """Returns the classes of one of a source's label sets."""
     names = tuple(source.class_names[label_set])
     ids = tuple(getattr(source, "class_ids", {}).get(label_set, ()))
     return Classes(names, ids if len(set(ids)) == len(names) else ())
 
 
 def shared_names(names: Iterable[str]) -> dict[str, int]:
-    """Each name that several classes have, and how many have it."""
+    """name -> number of classes that have it, for names of several classes."""
     counts = collections.Counter(names)
-    return {name: many for name, many in counts.items() if many > 1}
+    return {name: count for name, count in counts.items() if count > 1}
 
 
 def shared_words(shared: dict[str, int]) -> str:
-    """`shared_names` in words, the first three: "2 classes called 'crane'"."""
-    listed = [f"{many} classes called {n!r}" for n, many in list(shared.items())[:3]]
+    """`shared_names` as text, the first three: "2 classes called 'crane'"."""
+    first = [f"{count} classes called {n!r}" for n, count in list(shared.items())[:3]]
     more = f" and {len(shared) - 3} more such names" if len(shared) > 3 else ""
-    return ", ".join(listed) + more
+    return ", ".join(first) + more
 
 
 def check_same_name(evals: str, same_name: str) -> None:
-    """Raises UserError for a value that the option same_name does not have."""
+    """Raises UserError unless the option same_name has one of its values."""
     if same_name not in SAME_NAME:
         raise UserError(
             f"evals={evals}: same_name={same_name!r}: use {' or '.join(SAME_NAME)}"
@@ -74,8 +74,8 @@ def check_same_name(evals: str, same_name: str) -> None:
 
 
 def merged(names: Sequence[str], merge: bool = True) -> tuple[Classes, tuple[int, ...]]:
-    """The classes if those of one name are one, and of each given class its number
-    there. merge=False: the classes as they are.
+    """Merges classes that share a name. Returns the merged classes and, for each given
+    class, its index among them. merge=False: changes nothing.
     """
     if not merge:
         return Classes(tuple(names)), tuple(range(len(names)))
@@ -84,36 +84,36 @@ def merged(names: Sequence[str], merge: bool = True) -> tuple[Classes, tuple[int
 
 
 def places(known: Classes, given: Classes) -> tuple[tuple[int, ...], str]:
-    """(the number in `known` of each class of `given`, how those of one name were told
-    apart: "", "by their folders" or "by their position").
+    """Returns the index in `known` of each class in `given`, and how classes that share
+    a name were matched: "", "by their folders" or "by their position".
 
-    A class is found by its name. If several have that name, in either list, it is
-    found by its id; if one list has no ids, by its position if both lists have the
-    same names in the same order.
+    The name finds a class. If several classes in either list share it, the id decides.
+    If one list has no ids, the position decides, but only if both lists have the same
+    names in the same order.
 
-    Raises UserError for a name that `known` lacks, and for a name of several classes
-    if nothing tells which one is meant.
+    Raises UserError if `known` lacks a name, and if classes that share a name cannot be
+    matched.
     """
     number = {name: i for i, name in enumerate(known.names)}
     unknown = next((name for name in given.names if name not in number), None)
     if unknown is not None:
         raise UserError(f"no class of the model is called {unknown!r}")
     shared = shared_names(known.names) | shared_names(given.names)
-    doubtful = [i for i, name in enumerate(given.names) if name in shared]
-    if not doubtful:
+    ambiguous = [i for i, name in enumerate(given.names) if name in shared]
+    if not ambiguous:
         return tuple(number[name] for name in given.names), ""
     if not (known.ids and given.ids):
         if known.names == given.names:
             return tuple(range(len(known))), "by their position"
         raise _unclear(shared, "the two lists of classes differ and have no folders")
-    found = [number[name] for name in given.names]
-    by_id = {own: i for i, own in enumerate(known.ids)}
-    for i in doubtful:
-        place = by_id.get(given.ids[i])
-        if place is None or known.names[place] != given.names[i]:
+    indices = [number[name] for name in given.names]
+    by_id = {class_id: i for i, class_id in enumerate(known.ids)}
+    for i in ambiguous:
+        index = by_id.get(given.ids[i])
+        if index is None or known.names[index] != given.names[i]:
             raise _unclear(shared, f"the model knows no folder {given.ids[i]!r} of it")
-        found[i] = place
-    return tuple(found), "by their folders"
+        indices[i] = index
+    return tuple(indices), "by their folders"
 
 
 def same(known: Classes, given: Classes) -> bool:
@@ -126,8 +126,8 @@ def same(known: Classes, given: Classes) -> bool:
         return False
 
 
-def _unclear(shared: dict[str, int], why: str) -> UserError:
+def _unclear(shared: dict[str, int], reason: str) -> UserError:
     return UserError(
-        f"{shared_words(shared)}: which of the model's is which of the data's cannot "
-        f"be told ({why})"
+        f"{shared_words(shared)}: the model's classes cannot be matched to the data's "
+        f"({reason})"
     )

@@ -212,7 +212,7 @@ def test_words_have_the_options_types():
         ("captions path='x", "No closing quotation"),
         ("captions path=x +", "write them as webdataset"),
         ("path=x", "write them as webdataset"),
-        ("scenes + scenes", "'scenes' is there twice; name them by as="),
+        ("scenes + scenes", "'scenes' appears twice; name them by as="),
         ("scenes weight=2 + categories", "scenes has a weight and categories has none"),
         ("scenes weight=0", "scenes: weight=0.0: must be above 0"),
         ("scenes weight=nan", "weight"),
