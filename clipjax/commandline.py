@@ -49,11 +49,11 @@ def run(main: Callable[[list[str]], int]) -> None:
         if len(message) > LONGEST:  # it quotes something long
             half = LONGEST // 2
             message = f"{message[:half]} ... {message[-half:]}"
-        print(f"error: {message}", file=sys.stderr)
+        _tell(f"error: {message}")
         status = 2
     except KeyboardInterrupt:
         message = "interrupted"
-        print(message, file=sys.stderr)
+        _tell(message)
         status = 130
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
         _discard_output()
@@ -61,27 +61,34 @@ def run(main: Callable[[list[str]], int]) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno and not _of_peers(error):
             message, status = output_error() or atomic_files.told(error), 2
-            print(f"error: {message}", file=sys.stderr)
+            _tell(f"error: {message}")
         elif message := _of_memory(error):
-            print(f"error: {message}", file=sys.stderr)
+            _tell(f"error: {message}")
             status = 2
         elif peers.group() is None:
             raise
         else:
             # If it comes of a process that is gone, the watch says so meanwhile.
             time.sleep(_BLAME_SECONDS)
-            traceback.print_exc()
+            _tell(traceback.format_exc())
             message, status = f"{type(error).__name__}: {error}".split("\n")[0], 1
     if status > 128:  # who interrupts once does so again; the rest is done in order
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if told := output_error():
         if not status:
-            print(f"error: {told}", file=sys.stderr)
+            _tell(f"error: {told}")
         _discard_output()
         status = status or 1
     if message and (group := peers.group()):
         group.fail(message, status)
     sys.exit(status)
+
+
+def _tell(line: str) -> None:
+    """Prints why this process ends, unless it is ending because of another."""
+    if group := peers.group():
+        group.claim_ending()
+    print(line, file=sys.stderr)
 
 
 def output_error() -> str:

@@ -54,7 +54,7 @@ class Peers:
         self._exchanges = 0
         self._gone: set[int] = set()  # processes that said goodbye
         self._over = False
-        self._ending = threading.Lock()
+        self._ending = threading.RLock()  # whose thread says why this process ends
         deadline = time.monotonic() + self.timeout
         if index == 0:
             self._listen(deadline)
@@ -103,9 +103,17 @@ class Peers:
             for link in self._links.values():
                 link.flush(_FLUSH_SECONDS)
 
+    def claim_ending(self) -> None:
+        """From now on only the caller's thread says why this process ends.
+
+        If another thread is saying so, this call never returns. Processes that agree on
+        an error raise it at once, and each would name the other after its own line.
+        """
+        self._ending.acquire()
+
     def fail(self, message: str, status: int) -> NoReturn:
         """Ends this process, which has said why, and lets the others name it."""
-        self._ending.acquire()
+        self.claim_ending()
         self._tell({"kind": "failed", "process": self.index, "why": message})
         self._exit(status)
 
@@ -274,7 +282,7 @@ class Peers:
 
     def _end(self, why: str) -> NoReturn:
         """Ends this process because of another; the first reason is the one told."""
-        self._ending.acquire()
+        self.claim_ending()
         if self.index == 0:
             self._tell({"kind": "end", "why": why})
         saved = ""

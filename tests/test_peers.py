@@ -28,6 +28,11 @@ group.last_saved = lambda: "the last step saved is 12"
 print("met", group.gather(f"text {index}" * 1000)[-1][:6], flush=True)
 if act == "fail":
     group.fail("the disk is full", 2)
+if act == "agreed":  # an error that all raise at once, one of them slowly
+    group.claim_ending()
+    print("they differ", file=sys.stderr, flush=True)
+    time.sleep(1 + int(index))
+    group.fail("they differ", 2)
 if act == "busy":  # in a wait that has a timeout of its own
     with pulse.bounded():
         time.sleep(9)
@@ -154,6 +159,11 @@ def test_a_failure_is_told_to_all(start):
         if index != 1:
             (line,) = errors.splitlines()
             assert "process 1 of 3 (" in line and "ended: the disk is full;" in line
+
+
+def test_an_error_of_all_is_one_line_each(start):
+    for process in start("agreed", "agreed"):
+        assert ends(process, 2)[1] == "they differ\n"
 
 
 def test_a_process_that_leaves_early_is_named(start):
