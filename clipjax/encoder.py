@@ -20,7 +20,14 @@ from clipjax.data.text.cleaning import check
 from clipjax.image_batches import ImageBatches
 from clipjax.multihost import gather
 from clipjax.pulse import pulse
-from clipjax.types import BadExample, Model, Tokenizer, UserError, Variables
+from clipjax.types import (
+    BadExample,
+    Model,
+    Outputs,
+    Tokenizer,
+    UserError,
+    Variables,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -40,12 +47,15 @@ class Images(NamedTuple):
     valid: bool [n], false if the image could not be read or decoded.
     kept: n values of `keep`, None if not valid.
     broken: the key of each image that is not valid, and the reason.
+    pooled: float32 [n d], the tower's features before projection, zeros if not valid;
+      None unless asked for.
     """
 
     embed: np.ndarray
     valid: np.ndarray
     kept: list[Any]
     broken: list[tuple[str, str]]
+    pooled: np.ndarray | None = None
 
 
 class Encoder:
@@ -100,18 +110,37 @@ class Encoder:
             here = self._split.addressable_devices_indices_map((self.batch_size,))
             parts = [part for index in here.values() for part in index or ()]
             self._rows = sorted({row for part in parts for row in self._rows[part]})
-        self._encode_image = jax.jit(
-            lambda variables, image: model.encode_image(variables, image)[
-                model.image_output
-            ],
-            **outputs,
+        self._pooled = getattr(model, "pooled_outputs", {})  # a user's may lack it
+
+        def compiled(side: str, *names: str) -> Callable[..., tuple[jax.Array, ...]]:
+            """The model's `encode_` of a side; returns the outputs of these names."""
+
+            def chosen(*args: Any) -> tuple[jax.Array, ...]:
+                found: Outputs = getattr(model, f"encode_{side}")(*args)
+                return tuple(found[name] for name in names)
+
+            return jax.jit(chosen, **outputs)
+
+        # Compiled at the first call, so features only if somebody asks for them.
+        names = {"image": model.image_output, "text": "text_embed"}
+        self._encode_image, self._encode_text = (
+            compiled(side, name) for side, name in names.items()
         )
-        self._encode_text = jax.jit(
-            lambda variables, text, mask: model.encode_text(variables, text, mask)[
-                "text_embed"
-            ],
-            **outputs,
+        self._pool_image, self._pool_text = (
+            compiled(side, name, self._pooled.get(side, ""))
+            for side, name in names.items()
         )
+
+    def check_pooled(self, side: str) -> None:
+        """Raises UserError unless the model gives this side's pooled features.
+
+        side: "image" or "text".
+        """
+        if side not in self._pooled:
+            raise UserError(
+                f"this model gives no pooled features of its {side} side: choose one "
+                f"whose pooled_outputs name them, such as model=two_tower"
+            )
 
     def images(
         self,
@@ -122,6 +151,7 @@ class Encoder:
         keep: Callable[[Any], Any] | None = None,
         progress: Progress | None = None,
         skip_broken: bool = True,
+        pooled: bool = False,
     ) -> Images:
         """Reads, decodes and encodes images.
 
@@ -136,7 +166,12 @@ class Encoder:
           progress: called with the images done and their total, 0 while unknown.
           skip_broken: False raises BadExample for the first broken image as soon as it
             has been read; for an Encoder without a mesh.
+          pooled: whether to return the tower's pooled features too, of the same pass.
+
+        Raises UserError if `pooled` and the model gives none.
         """
+        if pooled:
+            self.check_pooled("image")
         batches = ImageBatches(
             examples,
             indices,
@@ -150,8 +185,10 @@ class Encoder:
             skip_broken=skip_broken,
         )
         encode, expected = self._encode_image, batches.expected
-        embed = self._encode(encode, variables, batches, expected, progress)
-        embed = embed[: batches.total]
+        if pooled:
+            encode = self._pool_image
+        arrays = self._encode(encode, variables, batches, expected, progress)
+        arrays = [array[: batches.total] for array in arrays]
         valid = np.zeros(batches.total, bool)
         kept: list[Any] = [None] * batches.total
         broken = {}
@@ -160,8 +197,10 @@ class Encoder:
                 valid[place], kept[place] = True, value
             else:
                 broken[place] = (value, reason)
-        embed[~valid] = 0
-        return Images(embed, valid, kept, [broken[place] for place in sorted(broken)])
+        for array in arrays:
+            array[~valid] = 0
+        reasons = [broken[place] for place in sorted(broken)]
+        return Images(arrays[0], valid, kept, reasons, arrays[1] if pooled else None)
 
     def texts(
         self,
@@ -175,6 +214,30 @@ class Encoder:
         Raises BadExample for a text that is not a str, UserError for a model without a
         text tower.
         """
+        return self._texts(self._encode_text, variables, texts, progress)[0]
+
+    def pooled_texts(
+        self,
+        variables: Variables,
+        texts: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what `texts` does, and the tower's pooled features, float32 [m d].
+
+        Raises as `texts` does, and UserError if the model gives no such features.
+        """
+        self.check_pooled("text")
+        embed, pooled = self._texts(self._pool_text, variables, texts, progress)
+        return embed, pooled
+
+    def _texts(
+        self,
+        encode: Callable[..., tuple[jax.Array, ...]],
+        variables: Variables,
+        texts: Sequence[str],
+        progress: Progress | None,
+    ) -> list[np.ndarray]:
         if self._tokenizer is None:
             raise UserError("this model encodes no text; see model=two_tower")
         for number, text in enumerate(texts):
@@ -182,22 +245,23 @@ class Encoder:
                 check(text)
             except BadExample as error:
                 raise BadExample(error.reason, f"text {number}") from None
-        batches = self._text_batches(texts)
-        encode, total = self._encode_text, len(texts)
-        return self._encode(encode, variables, batches, total, progress)[:total]
+        batches, total = self._text_batches(texts), len(texts)
+        arrays = self._encode(encode, variables, batches, total, progress)
+        return [array[:total] for array in arrays]
 
     def _encode(
         self,
-        encode: Callable[..., jax.Array],
+        encode: Callable[..., tuple[jax.Array, ...]],
         variables: Variables,
         batches: Iterable[tuple[np.ndarray, ...]],
         total: int,
         progress: Progress | None,
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
+        """The outputs of all batches, each put together."""
         parts = []
 
-        def fetch(output: jax.Array) -> None:
-            parts.append(np.asarray(output, np.float32))
+        def fetch(outputs: tuple[jax.Array, ...]) -> None:
+            parts.append([np.asarray(output, np.float32) for output in outputs])
             pulse.beat()
             if progress is not None:
                 done = len(parts) * self.batch_size
@@ -212,7 +276,7 @@ class Encoder:
             before = after
         assert before is not None  # there is at least one batch
         fetch(before)
-        return np.concatenate(parts)
+        return [np.concatenate(batches) for batches in zip(*parts, strict=True)]
 
     def _put(self, array: np.ndarray) -> Any:
         if self._split is None:

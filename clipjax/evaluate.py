@@ -226,7 +226,7 @@ def evaluate(
     flag = "--config.data.eval." if other else data_flags.FLAG
     shared = datasets.eval_source(what, val_loss=False, flag=flag)
     flag = "--config." if other else "--config FILE.py --config."
-    own = datasets.own_sources(what, flag)
+    own = datasets.own_sources(what, shared, flag)
     if other is None:
         unchanged = None if data else shared
         datasets.check_evaluation(workdir, datasets.eval_fingerprints(unchanged, own))

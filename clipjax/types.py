@@ -214,6 +214,14 @@ class Model(Protocol):
         """
         ...
 
+    @property
+    def pooled_outputs(self) -> Mapping[str, str]:
+        """Side ("image", "text") -> the output of its `encode_` that holds the pooled
+        features, float32 [b d]: what the tower gives before its projection. Only sides
+        that have some.
+        """
+        ...
+
     def init(self, key: Any) -> Variables:
         """Fresh variables (float32); pure, so it can run under jit and eval_shape."""
         ...
@@ -226,7 +234,7 @@ class Model(Protocol):
         outputs: image_embed, text_embed float32 [b e] of unit norm, image_features,
         text_features [b e] before normalisation, and the GLOBAL_OUTPUTS it has:
         logit_scale (exponentiated) and logit_bias, float32 scalars; a classifier:
-        logits float32 [b c] instead.
+        logits float32 [b c] instead. In evaluation also its `pooled_outputs`.
         new_model_state: the `batch_stats` tree, {} if the model has none.
         """
         ...

@@ -52,6 +52,20 @@ class Sums:
         return {"text_embed": unit(total / mask.sum(1)[:, None])}
 
 
+class Pooling(Sums):
+    """And gives what it projects: pixels, and of a text how many tokens it has."""
+
+    pooled_outputs = {"image": "pixels", "text": "counts"}
+
+    def encode_image(self, variables, image):
+        flat = image.astype(jnp.float32).reshape(len(image), -1) / 255 + 0.01
+        return {**super().encode_image(variables, image), "pixels": flat}
+
+    def encode_text(self, variables, text, mask):
+        counts = mask.sum(1, keepdims=True).astype(jnp.float32)
+        return {**super().encode_text(variables, text, mask), "counts": counts}
+
+
 def unit(x):
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 

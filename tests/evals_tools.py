@@ -21,6 +21,20 @@ class Table:
         return {"text_embed": variables["params"]["text"][text[:, 0]]}
 
 
+class PooledTable(Table):
+    """And gives pooled features, the embeddings' opposite."""
+
+    pooled_outputs = {"image": "image_pooled", "text": "text_pooled"}
+
+    def encode_image(self, variables, image):
+        embed = super().encode_image(variables, image)["image_embed"]
+        return {"image_embed": embed, "image_pooled": -embed}
+
+    def encode_text(self, variables, text, mask):
+        embed = super().encode_text(variables, text, mask)["text_embed"]
+        return {"text_embed": embed, "text_pooled": -embed}
+
+
 class Words:
     """A tokenizer that numbers the texts it knows; 0 is the empty one."""
 
@@ -61,8 +75,9 @@ def pixels(number):
     return np.array([[[*divmod(number, 256), 0]]], np.uint8)
 
 
-def table_encoder(texts, **options):
-    return Encoder(Table(), Words(texts), crop, **({"batch_size": 4} | options))
+def table_encoder(texts, model=None, **options):
+    options = {"batch_size": 4} | options
+    return Encoder(model or Table(), Words(texts), crop, **options)
 
 
 def values(result):

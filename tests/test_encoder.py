@@ -15,6 +15,7 @@ from encoder_tools import (
     LENGTH,
     WIDTH,
     Letters,
+    Pooling,
     Sums,
     expected_embed,
     make_encoder,
@@ -153,6 +154,32 @@ def test_progress_ends_at_the_total():
     encoder.images(variables, make_pictures(9), progress=lambda *p: seen.append(p))
     encoder.texts(variables, ["a"] * 5, progress=lambda *p: seen.append(p))
     assert seen == [(4, 9), (8, 9), (9, 9), (4, 5), (5, 5)]
+
+
+def test_pooled_features_are_compiled_if_asked_for():
+    pictures, texts = make_pictures(6), ["ab", "b", ""]
+    pictures[2] = b"broken"
+    model = Pooling()
+    encoder = make_encoder(model, batch_size=4)
+    variables = make_variables()
+    plain = encoder.images(variables, pictures)
+    assert plain.pooled is None and len(model.traces) == 1
+    found = encoder.images(variables, pictures, pooled=True)
+    np.testing.assert_allclose(found.embed, plain.embed, rtol=1e-6)
+    assert not found.pooled[2].any() and found.valid.sum() == 5
+    # The model's projection, by hand, of what it pools.
+    rest = [0, 1, 3, 4, 5]
+    features = found.pooled[rest] @ variables["params"]["image"]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(features, found.embed[rest], rtol=1e-4, atol=1e-6)
+    embed, pooled = encoder.pooled_texts(variables, texts)
+    assert pooled.tolist() == [[3.0], [2.0], [1.0]]  # tokens, the first one included
+    np.testing.assert_allclose(embed, encoder.texts(variables, texts), rtol=1e-6)
+    assert len(model.traces) == 4
+    nothing = encoder.images(variables, [], pooled=True).pooled
+    assert nothing.shape == (0, 48)
+    with pytest.raises(UserError, match="no pooled features of its image side"):
+        make_encoder(batch_size=4).images(variables, pictures, pooled=True)
 
 
 @pytest.mark.parametrize("layout", [(8, 1), (2, 4)])

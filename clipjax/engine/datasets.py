@@ -60,13 +60,23 @@ def eval_source(
     return made
 
 
-def own_sources(config: Config, flag: str = "--config.") -> dict[str, Source]:
-    """Label -> source of the evaluators that have data of their own."""
-    return {
-        label: source(config.evals[label].data, f"{flag}evals.{label}.data.")
-        for label in labels(config.evals, "evals")
-        if "data" in config.evals[label]
-    }
+def own_sources(
+    config: Config, shared: Source | None, flag: str = "--config."
+) -> dict[str, Source]:
+    """Label -> source of the evaluators that have data of their own.
+
+    Equal sections have one source, so that it is encoded once; shared: that of
+    `data.eval`.
+    """
+    made = {} if shared is None else {_words(config, "data.eval"): shared}
+    own = {}
+    for label in labels(config.evals, "evals"):
+        if "data" in config.evals[label]:
+            words = _words(config, path := f"evals.{label}.data")
+            if words not in made:
+                made[words] = source(config.evals[label].data, f"{flag}{path}.")
+            own[label] = made[words]
+    return own
 
 
 def resolved(config: Config) -> Config:

@@ -163,7 +163,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
                 f"data.eval holds {found} images, too few for a validation loss on "
                 f"{mesh.size} devices: give {least} or more, or train.val_batches=0"
             )
-    own = datasets.own_sources(config)
+    own = datasets.own_sources(config, eval_source)
     encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
     return Run(
         config=config,

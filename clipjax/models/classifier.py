@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -82,6 +83,7 @@ class ClassifierModel:
 
     module: Classifier
     image_output = "logits"
+    pooled_outputs = MappingProxyType({"image": "image_features"})
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""

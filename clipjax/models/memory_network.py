@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax
@@ -251,6 +252,8 @@ class MemoryNetwork(nn.Module):
             learned = learn(tokens, mask).astype(x.dtype)
             seen = jnp.ones(tokens.shape[:2], bool) if mask is None else mask
             x = x + layers.masked_mean(learned, seen)
+        if not train:  # no loss takes them
+            outputs[f"{name}_pooled"] = x
         if name == "text" or x.shape[-1] != self.latent_dim:
             x = layers.Dense(self.latent_dim, None, name=f"{name}_projection")(x)
         return x
@@ -279,7 +282,8 @@ class MemoryNetworkModel:
 
     Outputs of an encoding NAME, "text", "image", "audio", or "joint" for several at
     once: NAME_embed float32 [b d] of unit norm, NAME_features [b d] the latent vector
-    before normalisation, NAME_tokens [b n e] of an image's or text's tower. Where the
+    before normalisation, NAME_tokens [b n e] of an image's or text's tower, in
+    evaluation NAME_pooled float32 [b e] of it, before projection and memories. If the
     model has decoders: decoded_NAME [b d], and what that should be, NAME_encoded [b d]
     before the memories, of modalities that are given.
 
@@ -292,6 +296,7 @@ class MemoryNetworkModel:
     test_time: str
     joint: bool
     image_output = "image_embed"
+    pooled_outputs = MappingProxyType({"image": "image_pooled", "text": "text_pooled"})
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax
@@ -117,9 +118,9 @@ class TwoTower(nn.Module):
         if image is not None:
             image = layers.normalise_image(image, self.mean, self.std)
             encoded = self.image(image, train)
-            outputs |= self._embed("image", encoded)
+            outputs |= self._embed("image", encoded, train)
         if text is not None:
-            outputs |= self._embed("text", self.text(text, mask, train))
+            outputs |= self._embed("text", self.text(text, mask, train), train)
         if self.expander and image is not None and text is not None:
             for side in ("image", "text"):  # for a loss, which wants both
                 head = heads.Expander(self.expander, name=f"{side}_expander")
@@ -134,7 +135,7 @@ class TwoTower(nn.Module):
             outputs["logit_bias"] = self.param("logit_bias", start, ())
         return outputs
 
-    def _embed(self, side: str, encoded: dict[str, jax.Array]) -> Outputs:
+    def _embed(self, side: str, encoded: dict[str, jax.Array], train: bool) -> Outputs:
         pooled = encoded["pooled"]
         pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
         kind = self.heads[side == "text"]
@@ -148,11 +149,13 @@ class TwoTower(nn.Module):
         squares = jnp.square(features).sum(axis=-1, keepdims=True)
         # The floor keeps the gradient finite at features of zero.
         embed = features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
-        return {
+        outputs = {
             f"{side}_embed": embed,
             f"{side}_features": features,
             f"{side}_tokens": encoded["tokens"],
         }
+        # No loss takes them, and micro-batches would carry them along.
+        return outputs if train else {**outputs, f"{side}_pooled": pooled}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +163,14 @@ class TwoTowerModel:
     """The two towers as a types.Model. Equal settings give equal, hashable models.
 
     Outputs of a side: {side}_embed float32 [b e] of unit norm, {side}_features float32
-    [b e] before normalisation, {side}_tokens [b n d] of the tower; if both sides are
-    given also {side}_expanded [b expander[-1]], if the model has expanders.
+    [b e] before normalisation, {side}_tokens [b n d] of the tower; in evaluation
+    {side}_pooled float32 [b d], the tower's before projection; if both sides are given
+    also {side}_expanded [b expander[-1]], if the model has expanders.
     """
 
     module: TwoTower
     image_output = "image_embed"
+    pooled_outputs = MappingProxyType({"image": "image_pooled", "text": "text_pooled"})
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""

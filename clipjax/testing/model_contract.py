@@ -35,6 +35,7 @@ def checks(component: Component) -> Iterator[Check]:
         "outputs are as declared": returns_as_declared,
         "rows do not depend on each other": rows_are_independent,
         "one side alone is encoded as with the other": sides_agree,
+        "pooled features are as declared": pooled_as_declared,
         "training is finite and depends on its key alone": trains,
         "one device and many agree": devices_change_nothing,
     }.items():
@@ -167,6 +168,24 @@ def sides_agree(subject: ModelUnderTest) -> None:
     alone = encode(subject.variables, batch["text"], batch["text_mask"])
     message = "encode_text returns another text_embed"
     contract.same(both["text_embed"], alone["text_embed"], 1e-4, message)
+
+
+def pooled_as_declared(subject: ModelUnderTest) -> None:
+    """pooled_outputs: float32 [b d] of the sides that have a tower."""
+    batch = subject.batch()
+    inputs: dict[str, Any] = {"image": (batch["image"],)}
+    if "text" in subject.towers:
+        inputs["text"] = batch["text"], batch["text_mask"]
+    for side, name in getattr(subject.model, "pooled_outputs", {}).items():
+        must(side in inputs, f"pooled_outputs names {side!r}, and there is no tower")
+        encode = contract.jit(getattr(subject.model, f"encode_{side}"))
+        outputs = encode(subject.variables, *inputs[side])
+        must(name in outputs, f"encode_{side} returns no {name!r}, which it declares")
+        found = outputs[name]
+        must(
+            found.dtype == jnp.float32 and found.ndim == 2 and len(found) == BATCH,
+            f"{name} is {found.dtype}{list(found.shape)}: must be float32 [b d]",
+        )
 
 
 def trains(subject: ModelUnderTest) -> None:

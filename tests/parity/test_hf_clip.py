@@ -7,6 +7,8 @@ import make_goldens
 import numpy as np
 import pytest
 
+from clipjax.encoder import Encoder
+
 
 def assert_near(ours, theirs):
     for name, expected in theirs.items():
@@ -27,6 +29,34 @@ def test_goldens(name):
     # Logits that hardly differ would hide an error.
     assert np.ptp(goldens["logits"]) > 0.5
     assert_near(hf_clip.our_results(hf_clip.CASES[name]), goldens)
+
+
+@pytest.mark.parametrize("name", hf_clip.CASES)
+def test_pooled_features_are_what_the_projection_takes(name):
+    """Through an Encoder: times their projection, they are the published features."""
+    case = hf_clip.CASES[name]
+    arrays = {key: hf_clip.weight(key, x) for key, x in hf_clip.shapes(case).items()}
+    variables, given = {"params": hf_clip.convert(case, arrays)}, hf_clip.inputs(case)
+
+    def tokenizer(texts):
+        rows = [int(text or 0) for text in texts]
+        return given["text"][rows].astype("i4"), given["text_mask"][rows]
+
+    encoder = Encoder(hf_clip.our_model(case), tokenizer, lambda image: image)
+    encoder._image_shape = given["image"].shape[1:]
+    images = encoder.images(variables, list(given["image"]), pooled=True)
+    numbers = [str(row) for row in range(len(given["text"]))]
+    embed, pooled = encoder.pooled_texts(variables, numbers)
+    with np.load(make_goldens.PATH) as file:
+        for side, ours, unit, weight in (
+            ("image", images.pooled, images.embed, "visual_projection.weight"),
+            ("text", pooled, embed, "text_projection.weight"),
+        ):
+            golden = file[f"{name}/{side}_features"]
+            features = ours @ arrays[weight].T
+            assert_near({side: features}, {side: golden})
+            norms = np.linalg.norm(golden, axis=1, keepdims=True)
+            np.testing.assert_allclose(unit, golden / norms, atol=1e-4)
 
 
 @pytest.mark.parity

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.encoder import Encoder, Progress
-from clipjax.types import Example, Source, Variables
+from clipjax.types import Example, Source, UserError, Variables
 
 
 class Seen(NamedTuple):
@@ -22,6 +22,8 @@ class Seen(NamedTuple):
     keys: of each valid example.
     broken: place -> (key, reason) of the others; what `captions`, `labels` and `keys`
       hold there is empty.
+    pooled: float32 [n d], the tower's features before projection, and zeros if not
+      valid; None unless `need_pooled` has asked for them.
     """
 
     embed: np.ndarray
@@ -30,6 +32,7 @@ class Seen(NamedTuple):
     labels: list[dict[str, int]]
     keys: list[str]
     broken: Mapping[int, tuple[str, str]]
+    pooled: np.ndarray | None = None
 
     def without(self, problem: Callable[[int], str]) -> Seen:
         """The same with further examples broken.
@@ -43,11 +46,15 @@ class Seen(NamedTuple):
         }
         if not wrong:
             return self
-        valid, embed = self.valid.copy(), self.embed.copy()
-        valid[list(wrong)] = False
-        embed[list(wrong)] = 0
+        embed, valid, pooled = (
+            None if array is None else array.copy()
+            for array in (self.embed, self.valid, self.pooled)
+        )
+        for array in (embed, valid, pooled):
+            if array is not None:
+                array[list(wrong)] = 0
         broken = dict(sorted({**self.broken, **wrong}.items()))
-        return self._replace(embed=embed, valid=valid, broken=broken)
+        return self._replace(embed=embed, valid=valid, broken=broken, pooled=pooled)
 
 
 class Inputs:
@@ -57,19 +64,33 @@ class Inputs:
     `forget` is called, so evaluators that share their Inputs read and encode an image,
     or the same texts, once.
 
-    An evaluator that alters images uses `encoder` and `source` themselves.
+    An evaluator whose `make` calls `need_pooled` gets the towers' pooled features from
+    the same pass. One that alters images uses `encoder` and `source` themselves.
     """
 
     def __init__(self, encoder: Encoder, source: Source):
         self.encoder = encoder
         self.source = source
+        self._pooled: set[str] = set()
         self.forget()
+
+    def need_pooled(self, *sides: str) -> None:
+        """Asks for pooled features of "image", "text" or both: what the towers give
+        before projection. Called by `make`, so that no image is encoded twice.
+
+        Raises UserError if the model gives none of a side.
+        """
+        for side in sides:
+            self.encoder.check_pooled(side)
+        if not self._pooled.issuperset(sides):
+            self._pooled.update(sides)
+            self.forget()
 
     def forget(self) -> None:
         """Lets go of everything that was encoded, and of the variables."""
         self._variables: Variables | None = None
-        self._seen: dict[int, tuple[np.ndarray, dict | None, tuple[str, str]]] = {}
-        self._texts: dict[tuple[str, ...], np.ndarray] = {}
+        self._seen: dict[int, _Row] = {}
+        self._texts: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray | None]] = {}
 
     def images(
         self,
@@ -86,23 +107,36 @@ class Inputs:
         new = [index for index in indices if index not in self._seen]
         if new:
             found = self.encoder.images(
-                variables, self.source, new, keep=_facts, progress=progress
+                variables,
+                self.source,
+                new,
+                keep=_facts,
+                progress=progress,
+                pooled="image" in self._pooled,
             )
             broken = iter(found.broken)
-            for index, row, facts in zip(new, found.embed, found.kept, strict=True):
+            pooled = [None] * len(new) if found.pooled is None else found.pooled
+            for index, embed, features, facts in zip(
+                new, found.embed, pooled, found.kept, strict=True
+            ):
                 why = ("", "") if facts is not None else next(broken)
-                self._seen[index] = (row, facts, why)
+                self._seen[index] = _Row(embed, features, facts, why)
         elif progress is not None:
             progress(len(indices), len(indices))
         rows = [self._seen[index] for index in indices]
-        facts = [facts or _NONE for _, facts, _ in rows]
+        facts = [row.facts or _NONE for row in rows]
+        pooled = None
+        if "image" in self._pooled:
+            arrays = [row.pooled for row in rows if row.pooled is not None]
+            pooled = np.stack(arrays) if rows else _EMPTY
         return Seen(
-            np.stack([row for row, _, _ in rows]) if rows else _EMPTY,
-            np.array([facts is not None for _, facts, _ in rows], bool),
+            np.stack([row.embed for row in rows]) if rows else _EMPTY,
+            np.array([row.facts is not None for row in rows], bool),
             [one["captions"] for one in facts],
             [one["labels"] for one in facts],
             [one["key"] for one in facts],
-            {i: why for i, (_, facts, why) in enumerate(rows) if facts is None},
+            {i: row.why for i, row in enumerate(rows) if row.facts is None},
+            pooled,
         )
 
     def texts(
@@ -113,12 +147,40 @@ class Inputs:
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Returns float32 [m e] of unit norm; see Encoder.texts."""
+        return self._encoded(variables, texts, progress)[0]
+
+    def pooled_texts(
+        self,
+        variables: Variables,
+        texts: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Returns float32 [m d], the text tower's features before projection, of the
+        same pass as `texts`.
+
+        Raises UserError unless `need_pooled("text")` has asked for them.
+        """
+        if "text" not in self._pooled:
+            raise UserError('pooled_texts: make needs inputs.need_pooled("text") first')
+        pooled = self._encoded(variables, texts, progress)[1]
+        assert pooled is not None  # it was asked for
+        return pooled
+
+    def _encoded(
+        self, variables: Variables, texts: Sequence[str], progress: Progress | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         self._use(variables)
         key = tuple(texts)
         if key not in self._texts:
-            found = self.encoder.texts(variables, texts, progress=progress)
-            found.flags.writeable = False  # others get it too
-            self._texts[key] = found
+            if "text" in self._pooled:
+                pair = self.encoder.pooled_texts(variables, texts, progress=progress)
+            else:
+                pair = self.encoder.texts(variables, texts, progress=progress), None
+            for array in pair:
+                if array is not None:
+                    array.flags.writeable = False  # others get it too
+            self._texts[key] = pair
         elif progress is not None:
             progress(len(texts), len(texts))
         return self._texts[key]
@@ -127,6 +189,17 @@ class Inputs:
         if self._variables is not variables:
             self.forget()
             self._variables = variables
+
+
+class _Row(NamedTuple):
+    """What became of one example; `facts` is None if it is broken, for the reason
+    `why`.
+    """
+
+    embed: np.ndarray
+    pooled: np.ndarray | None
+    facts: dict[str, Any] | None
+    why: tuple[str, str]
 
 
 _EMPTY = np.zeros((0, 0), np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,6 +34,10 @@ class FrozenParts:
     @property
     def image_output(self) -> str:
         return self.model.image_output
+
+    @property
+    def pooled_outputs(self) -> Mapping[str, str]:
+        return self.model.pooled_outputs
 
     def init(self, key: Any) -> Variables:
         return self.model.init(key)

@@ -63,6 +63,10 @@ class LoraModel:
     def image_output(self) -> str:
         return self.model.image_output
 
+    @property
+    def pooled_outputs(self) -> Mapping[str, str]:
+        return self.model.pooled_outputs
+
     def kernels(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """'/'-joined path -> kernel of those that have an addition."""
         return {

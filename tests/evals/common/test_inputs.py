@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, pixels, table_encoder
+from evals_tools import BROKEN, Data, PooledTable, pixels, table_encoder
 
 import run_tools
-from clipjax.engine import assemble
+from clipjax.engine import assemble, datasets
 from clipjax.evals import retrieval, zeroshot
 from clipjax.evals.common.inputs import Inputs
-from clipjax.types import Example
+from clipjax.types import Example, UserError
 
 CAPTIONS = [f"caption {i}" for i in range(7)]
 PROMPTS = ["a disc", "a star"]
@@ -31,16 +31,19 @@ def source():
     )
 
 
-def encoder():
+def encoder(**options):
     """And how many rows of images and of texts it has encoded."""
-    made, counts = table_encoder(CAPTIONS + PROMPTS), {"images": 0, "texts": 0}
-    for side, encode in (("images", made.images), ("texts", made.texts)):
+    made = table_encoder(CAPTIONS + PROMPTS, **options)
+    counts = {"images": 0, "texts": 0}
+    for name in ("images", "texts", "pooled_texts"):
+        original = getattr(made, name)
 
-        def counting(*args, side=side, encode=encode, **options):
-            counts[side] += len(args[2] if side == "images" else args[1])
+        def counting(*args, name=name, encode=original, **options):
+            rows = args[2] if name == "images" else args[1]
+            counts[name.removeprefix("pooled_")] += len(rows)
             return encode(*args, **options)
 
-        setattr(made, side, counting)
+        setattr(made, name, counting)
     return made, counts
 
 
@@ -97,3 +100,48 @@ def test_what_inputs_give():
     with pytest.raises(ValueError, match="read-only"):
         texts[0] = 0
     assert inputs.texts(variables(), CAPTIONS[:2]) is not texts
+
+
+def test_pooled_features_come_from_the_same_pass():
+    data, (made, counts) = source(), encoder(model=PooledTable())
+    inputs, mine = Inputs(made, data), variables()
+    evaluator = retrieval.make(inputs)
+    inputs.need_pooled("image", "text")  # by the `make` of another evaluator
+    evaluator.run(mine)
+    assert counts == {"images": 6, "texts": 5}
+    seen = inputs.images(mine, range(7))
+    assert counts["images"] == 7 and np.bincount(data.reads).tolist() == [1] * 7
+    whole = [0, 1, 3, 4, 5, 6]
+    np.testing.assert_array_equal(seen.pooled[whole], -mine["params"]["image"][whole])
+    assert not seen.pooled[2].any()
+    less = seen.without(lambda place: "odd" if place == 5 else "")
+    assert not less.pooled[[2, 5]].any() and seen.pooled[5].any()
+    texts = [CAPTIONS[i] for i in (0, 1, 3, 4, 6)]
+    pooled = inputs.pooled_texts(mine, texts)
+    np.testing.assert_array_equal(pooled, -inputs.texts(mine, texts))
+    assert counts["texts"] == 5
+    assert inputs.images(mine, []).pooled.shape == (0, 0)
+    # Asked for later, what was encoded without is encoded again, never mixed.
+    late = Inputs(made, data)
+    assert late.images(mine, [0]).pooled is None
+    with pytest.raises(UserError, match='need_pooled."text". first'):
+        late.pooled_texts(mine, texts)
+    late.need_pooled("image")
+    assert late.images(mine, [0, 1]).pooled.shape == (2, 4)
+    with pytest.raises(UserError, match="no pooled features of its text side"):
+        Inputs(encoder()[0], data).need_pooled("text")
+
+
+def test_evaluators_of_equal_data_share_a_source():
+    config = run_tools.tiny("evals=retrieval@scenes+zeroshot@scenes", evals=True)
+    config.evals.zeroshot.data.split = config.evals.retrieval.data.split
+    own = datasets.own_sources(config, None)
+    assert own["retrieval"] is own["zeroshot"]
+    shared = source()
+    with config.unlocked():
+        config.data.eval = config.evals.zeroshot.data.copy_and_resolve_references()
+    assert set(datasets.own_sources(config, shared).values()) == {shared}
+    config.evals.zeroshot.data.split = "val"
+    config.evals.retrieval.data.split = "heldout"
+    own = datasets.own_sources(config, None)
+    assert own["retrieval"] is not own["zeroshot"]
