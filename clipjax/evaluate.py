@@ -23,7 +23,7 @@ from clipjax import (
 )
 from clipjax.config_sections import source_section
 from clipjax.multihost import on_primary
-from clipjax.types import Config, UserError
+from clipjax.types import Config, EvalResult, UserError
 
 HELP = """\
 usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
@@ -175,8 +175,10 @@ def evaluate(
     base: str = "",
     shares: tuple[float, ...] = (1.0,),
     data: data_flags.DataFlags = data_flags.NONE,
-) -> None:
-    """Prints a table and writes the results as JSON.
+) -> dict[float, dict[str, EvalResult]]:
+    """Prints a table and writes the results as JSON, without their rows.
+
+    Returns the results by label, for each of `shares`, with their rows.
 
     other: a config whose evaluators and data to take. name: of the results' file
     beside others of the same step. base: a run, or a released model, to mix the
@@ -245,7 +247,7 @@ def evaluate(
             initial.check_same_ids(what_base, tokenizer, given.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
     lost_text_report.tell_evaluators(evaluators, tokenizer, config, say)
-    sweep = {}
+    sweep: dict[float, dict[str, EvalResult]] = {}
     with console.status("") as status:
 
         def progress(label: str):
@@ -276,6 +278,7 @@ def evaluate(
         except OSError as error:  # the disk may be full by now
             raise _unwritten(path, error) from error
         console.print(f"written to {path}", soft_wrap=True)
+    return sweep
 
 
 def _with_data(config: Config, given: data_flags.DataFlags) -> Config:

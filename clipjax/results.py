@@ -98,12 +98,17 @@ def text(results: Mapping[str, EvalResult], width: int = 80) -> str:
 
 def to_json(results: Mapping[str, EvalResult], meta: Mapping[str, Any]) -> dict:
     """{"meta": ..., "results": {label: the EvalResult's fields}} of JSON values, its
-    "metrics" {name: the Metric's fields}.
+    "metrics" {name: the Metric's fields}. Rows, which may be millions, are left out.
 
     A number that is not finite, which JSON does not have, becomes null. Raises
     TypeError for what has no JSON form.
     """
-    found = {label: dataclasses.asdict(result) for label, result in results.items()}
+    found = {
+        label: dataclasses.asdict(dataclasses.replace(result, rows={}))
+        for label, result in results.items()
+    }
+    for fields in found.values():
+        del fields["rows"]
     return {"meta": _plain(meta), "results": _plain(found)}
 
 

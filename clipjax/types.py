@@ -17,6 +17,8 @@ Variables = Mapping[str, Any]  # {"params": tree, and "batch_stats": tree if any
 Batch = Mapping[str, Any]  # flat dict of arrays; the keys are listed at `BATCH_KEYS`
 Outputs = dict[str, Any]
 Metrics = dict[str, Any]
+# A table: column name -> its values, arrays or lists of equal length.
+Rows = Mapping[str, "Sequence[Any] | np.ndarray"]
 Config = Any  # an ml_collections.ConfigDict, whose keys no type checker knows
 
 BATCH_KEYS = {
@@ -336,16 +338,28 @@ class EvalResult:
     primary: the metric that best-checkpoint and summaries quote.
     size: what was evaluated, in words ("1000 images x 5000 captions").
     broken: examples that could not be read and were left out.
+    rows: a table with one row per example or query; {} if the evaluator gives none. Its
+      first column, `key`, holds the examples' keys. A column is an array of numbers
+      [n] or [n k], or a list of texts, numbers, or lists of these.
 
-    Raises TypeError for a metric that is no Metric, ValueError if `primary` is none.
+    Raises TypeError for a metric that is no Metric, ValueError if `primary` is none, or
+    for columns of different lengths or another first one.
     """
 
     metrics: dict[str, Metric]
     primary: str
     size: str
     broken: int = 0
+    rows: Rows = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in self.rows.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"rows have columns of different lengths: {lengths}")
+        if lengths and next(iter(lengths)) != "key":
+            raise ValueError(
+                f"rows begin with {next(iter(lengths))!r}: put `key` first"
+            )
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
                 raise TypeError(
@@ -360,8 +374,10 @@ class EvalResult:
 class Evaluator(Protocol):
     """`make(inputs, *, options) -> Evaluator`; see evals/common/inputs.py.
 
-    `inputs` gives an evaluator its source's embeddings, captions, labels and keys on
-    demand, each encoded once for all evaluators of that source, and the encoder.
+    `inputs` gives an evaluator its source's embeddings, pooled features, captions,
+    labels and keys on demand, each encoded once for all evaluators of that source, and
+    the encoder. An evaluator that takes pooled features calls `inputs.need_pooled` in
+    `make`.
 
     One that encodes texts may also have `texts()`: what they are ("captions") -> (an
     iterable of them, each a tuple of what is taken together, such as a class's prompts;

@@ -32,11 +32,12 @@ class Alignment:
             raise UserError("evals=examples.alignment needs two images with captions")
         first = [str(seen.captions[i][0]) for i in rows]
         images, texts = seen.embed[rows], self.inputs.texts(variables, first)
+        distances = np.square(images - texts).sum(axis=1)
         others = (2 - 2 * images @ images.T)[np.triu_indices(len(rows), 1)]
         metrics = {
             # Of directions that know nothing of each other: 2.
             "distance": Metric(
-                float(np.square(images - texts).sum(axis=1).mean()),
+                float(distances.mean()),
                 chance=2.0,
                 higher_is_better=False,
                 n=len(rows),
@@ -48,4 +49,5 @@ class Alignment:
             ),
         }
         size = f"{len(rows)} pairs"
-        return EvalResult(metrics, "distance", size, broken=len(seen.broken))
+        table = {"key": [seen.keys[i] for i in rows], "distance": distances}
+        return EvalResult(metrics, "distance", size, len(seen.broken), table)

@@ -127,3 +127,16 @@ def test_what_is_no_metric_is_refused():
         EvalResult({"top1": 0.5}, "top1", "x")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="primary='top' is none of top1"):
         EvalResult({"top1": Metric(0.5)}, "top", "x")
+    metrics = {"top1": Metric(0.5)}
+    with pytest.raises(ValueError, match="different lengths: .'key': 1, 'rank': 2"):
+        EvalResult(metrics, "top1", "x", rows={"key": ["a"], "rank": [1, 2]})
+    with pytest.raises(ValueError, match="begin with 'rank': put `key` first"):
+        EvalResult(metrics, "top1", "x", rows={"rank": [1], "key": ["a"]})
+
+
+def test_rows_stay_out_of_the_json():
+    rows = {"key": ["a", "b"], "rank": np.array([1.0, 2.0])}
+    result = EvalResult({"top1": Metric(0.5)}, "top1", "x", rows=rows)
+    plain = EvalResult({"top1": Metric(0.5)}, "top1", "x")
+    assert results.to_json({"a": result}, {}) == results.to_json({"a": plain}, {})
+    assert "rows" not in results.to_json({"a": result}, {})["results"]["a"]

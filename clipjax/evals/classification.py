@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from clipjax.data import class_lists
-from clipjax.evals.common import accuracy
+from clipjax.evals.common import accuracy, result_rows
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.ranking import finite, rank, spread
+from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
 from clipjax.types import EvalResult, UserError, Variables
 
 OUTPUT = "logits"  # what it needs of the model
@@ -67,9 +67,10 @@ def make(
     if same_name == "merge":
         merged, groups = class_lists.merged(known)
         places = tuple(merged.names.index(name) for name in given.names)
+        counted = merged.names
         how = "merged"
     else:
-        groups = tuple(range(len(known)))
+        groups, counted = tuple(range(len(known))), tuple(known)
         try:
             places, how = class_lists.places(classes, given)
         except UserError as error:
@@ -83,15 +84,18 @@ def make(
         said = f"; {class_lists.shared_words(shared)}, {how}"
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
-    return Classification(inputs, fitting[0], places, groups, ks, indices, said)
+    return Classification(
+        inputs, fitting[0], places, groups, counted, ks, indices, said
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
     """The evaluator; see `make`.
 
-    groups: of each class of the model, the class that it counts as. places: which of
-    these each class of the data is. said: how classes of one name are matched.
+    groups: of each class of the model, the class that it counts as; names: of these.
+    places: which of these each class of the data is. said: how classes of one name are
+    matched.
 
     What the numbers do not mean. Top-1 rewards the frequent classes if the set is
     not balanced; compare it with majority_share, and see mean_class_recall. The model
@@ -103,6 +107,7 @@ class Classification:
     label_set: str
     places: tuple[int, ...]
     groups: tuple[int, ...]
+    names: tuple[str, ...]
     ks: tuple[int, ...]
     indices: list[int]
     said: str
@@ -110,7 +115,8 @@ class Classification:
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:
-        """Metrics "top<k>", "mean_class_recall" and "majority_share".
+        """Metrics "top<k>", "mean_class_recall" and "majority_share"; rows as
+        result_rows.by_class, one per image.
 
         Ties count in expectation; see clipjax/evals/common/ranking.py.
 
@@ -127,16 +133,20 @@ class Classification:
                 f"evals=classification: no labelled image can be read{why}; mend the "
                 "evaluation data"
             )
-        numbers = np.array([self.places[labels[i]] for i in np.flatnonzero(counted)])
+        kept = np.flatnonzero(counted).tolist()
+        numbers = np.array([self.places[labels[i]] for i in kept])
         logits = self._grouped(found.embed[counted])
         classes = np.eye(logits.shape[1], dtype=np.float32)
-        ranks = rank(logits, classes, numbers[:, None])
+        ranks = rank(logits, classes, numbers[:, None], nearest=NEAREST)
         metrics = accuracy.of(ranks, numbers, len(classes), self.ks, "")
         words = f"{len(numbers)} images, {len(classes)} classes{self.said}"
         wrong = int((~finite(logits)).sum())
         if wrong:
             words += f"; {wrong} outputs not finite and counted as wrong"
-        return EvalResult(metrics, "top1", words, len(found.broken))
+        rows = result_rows.by_class(
+            [found.keys[i] for i in kept], self.names, numbers, ranks, self.label_set
+        )
+        return EvalResult(metrics, "top1", words, len(found.broken), rows)
 
     def _grouped(self, logits: np.ndarray) -> np.ndarray:
         """[n classes] -> [n groups], the largest logit of each."""

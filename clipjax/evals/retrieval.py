@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from clipjax import registry
 from clipjax.data.text.lost_texts import Item, captions
 from clipjax.encoder import part_of
+from clipjax.evals.common import result_rows
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import mean, share
-from clipjax.evals.common.ranking import Ranks, chance, finite, rank, spread
-from clipjax.types import EvalResult, Metric, UserError, Variables
+from clipjax.evals.common.ranking import NEAREST, Ranks, chance, finite, rank, spread
+from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
 PROTOCOLS = ("standard", "pair_diagonal")
 
@@ -101,7 +103,9 @@ class Retrieval:
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:
         """Metrics by direction (image_to_text, text_to_image, and their mean):
-        recall@k, and the mean and median of the rank of the best right answer.
+        recall@k, and the mean and median of the rank of the best right answer. Rows as
+        result_rows.by_query, one per query; an image's id is its number in the source,
+        a caption's is image * max_captions + its number, as `text_id` of a batch.
 
         Raises UserError if fewer than two images can be read.
         """
@@ -133,7 +137,14 @@ class Retrieval:
             progress=part_of(progress, images_total, total),
         )
 
+        kept = np.flatnonzero(found.valid)
+        image_ids = np.array(self.indices)[kept]
+        number = np.concatenate([np.arange(count) for count in counts])
+        caption_ids = image_ids[owner] * self.inputs.source.max_captions + number
+        keys = [found.keys[place] for place in kept]
+        ids = _Ids(keys, image_ids, caption_ids, owner)
         metrics: dict[str, Metric] = {}
+        tables: list[Rows] = []
         for protocol in self.protocols:
             if protocol == "standard":
                 directions = self._standard(images, texts, counts, owner)
@@ -142,6 +153,7 @@ class Retrieval:
             start = "" if protocol == self.protocols[0] else f"{protocol}/"
             ks = [k for k in self.ks if k < len(images)]
             for name, (ranks, uninformed) in directions.items():
+                tables.append(ids.rows(protocol, name, ranks))
                 # An image's captions, or copies, are no independent queries.
                 groups = owner if len(ranks.greater) == len(owner) else None
                 for k in ks:
@@ -149,10 +161,10 @@ class Retrieval:
                         ranks.hits(k), groups, float(uninformed.hits(k).mean())
                     )
                 expected = ranks.expected()
-                metrics[f"{start}{name}_mean_rank"] = _rank(
+                metrics[f"{start}{name}_mean_rank"] = _rank_metric(
                     expected.mean(), uninformed.expected().mean(), len(expected)
                 )
-                metrics[f"{start}{name}_median_rank"] = _rank(
+                metrics[f"{start}{name}_median_rank"] = _rank_metric(
                     np.median(expected), _median(uninformed), len(expected)
                 )
             for k in ks:
@@ -162,7 +174,8 @@ class Retrieval:
         wrong = sum(int((~finite(side)).sum()) for side in (images, texts))
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
-        return EvalResult(metrics, "mean_recall@1", size, len(found.broken))
+        rows = result_rows.joined(tables)
+        return EvalResult(metrics, "mean_recall@1", size, len(found.broken), rows)
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
@@ -186,14 +199,25 @@ class Retrieval:
         )
         return {
             "image_to_text": (
-                rank(images, texts, own, block=self.block),
+                self._rank(images, texts, own),
                 chance(counts, len(texts)),
             ),
             "text_to_image": (
-                rank(texts, images, owner[:, None], block=self.block),
+                self._rank(texts, images, owner[:, None]),
                 chance(np.ones(len(texts)), len(images)),
             ),
         }
+
+    def _rank(
+        self,
+        queries: np.ndarray,
+        gallery: np.ndarray,
+        right: np.ndarray,
+        copies: np.ndarray | None = None,
+    ) -> Ranks:
+        return rank(
+            queries, gallery, right, copies=copies, block=self.block, nearest=NEAREST
+        )
 
     def _pair_diagonal(
         self,
@@ -207,17 +231,54 @@ class Retrieval:
         itself = np.arange(len(texts))[:, None]
         return {
             "image_to_text": (
-                rank(images[owner], texts, itself, block=self.block),
+                self._rank(images[owner], texts, itself),
                 uninformed,
             ),
             "text_to_image": (
-                rank(texts, images, owner[:, None], copies=counts, block=self.block),
+                self._rank(texts, images, owner[:, None], copies=counts),
                 uninformed,
             ),
         }
 
 
-def _rank(value: float, chance: float, n: int) -> Metric:
+class _Ids(NamedTuple):
+    """What rows call n images and their m captions.
+
+    keys: of the images. images: int64 [n], captions: int64 [m], ids. owner: int64 [m],
+    the place of each caption's image.
+    """
+
+    keys: list[str]
+    images: np.ndarray
+    captions: np.ndarray
+    owner: np.ndarray
+
+    def rows(self, protocol: str, direction: str, ranks: Ranks) -> Rows:
+        """The rows of one direction; see result_rows.by_query."""
+        by_image = protocol == "standard" and direction == "image_to_text"
+        keys = self.keys if by_image else [self.keys[place] for place in self.owner]
+        queries, gallery = self.captions, self.images
+        right = self.images[self.owner][:, None].tolist()
+        if direction == "image_to_text":
+            queries, gallery = self.images, self.captions
+            right = self.captions[:, None].tolist()
+            if by_image:
+                ends = np.flatnonzero(np.diff(self.owner)) + 1
+                right = [own.tolist() for own in np.split(self.captions, ends)]
+            else:
+                queries = self.images[self.owner]
+        return result_rows.by_query(
+            keys,
+            queries,
+            right,
+            gallery,
+            ranks,
+            protocol=protocol,
+            direction=direction,
+        )
+
+
+def _rank_metric(value: float, chance: float, n: int) -> Metric:
     return Metric(float(value), float(chance), "rank", higher_is_better=False, n=n)
 
 

@@ -18,11 +18,11 @@ from clipjax import registry
 from clipjax.data import class_lists
 from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Progress, part_of
-from clipjax.evals.common import accuracy
+from clipjax.evals.common import accuracy, result_rows
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import mean
-from clipjax.evals.common.ranking import finite, rank, spread
-from clipjax.types import EvalResult, Metric, UserError, Variables
+from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
+from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -142,7 +142,8 @@ class ZeroShot:
     ) -> EvalResult:
         """Metrics "<set>/top<k>", "<set>/mean_class_recall" (of the classes that occur)
         and "<set>/majority_share", what always naming the most frequent class gets;
-        with several sets also "mean_top1".
+        with several sets also "mean_top1". Rows as result_rows.by_class, one per image
+        and label set.
 
         Ties count in expectation; see evals/common/ranking.py. An image without a
         label in a set does not count there.
@@ -159,6 +160,7 @@ class ZeroShot:
         )
         found = found.without(lambda place: self._problem(found.labels[place]))
         metrics: dict[str, Metric] = {}
+        tables: list[Rows] = []
         words = []
         for name, templates in self.prompts.items():
             names = self.classes[name]
@@ -180,8 +182,13 @@ class ZeroShot:
             )
             done += prompt_counts[name]
             groups = self.groups[name]
-            numbers = np.array([groups[labels[i]] for i in np.flatnonzero(counted)])
-            ranks = rank(found.embed[counted], classes, numbers[:, None])
+            kept = np.flatnonzero(counted).tolist()
+            numbers = np.array([groups[labels[i]] for i in kept])
+            ranks = rank(
+                found.embed[counted], classes, numbers[:, None], nearest=NEAREST
+            )
+            keys = [found.keys[i] for i in kept]
+            tables.append(result_rows.by_class(keys, names, numbers, ranks, name))
             metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
             words.append(f"{name}: {len(numbers)} images, {len(names)} classes")
             if name in self.said:
@@ -194,7 +201,8 @@ class ZeroShot:
         wrong = int((~finite(found.embed)).sum())
         if wrong:
             words.append(f"{wrong} embeddings not finite and counted as wrong")
-        return EvalResult(metrics, primary, "; ".join(words), len(found.broken))
+        rows = result_rows.joined(tables)
+        return EvalResult(metrics, primary, "; ".join(words), len(found.broken), rows)
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
 
 from clipjax.data.class_lists import Classes
 from clipjax.data.tokenizers import char
@@ -86,6 +88,7 @@ def checks(component: Component) -> Iterator[Check]:
     yield Check("options are typed and documented", documented)
     bench = Bench(component)
     yield Check("metrics are Metrics within their unit's range", bench.metrics)
+    yield Check("rows, if any, are a table with a row per query", bench.rows)
     yield Check("a broken picture is left out and counted", bench.broken)
     yield Check("the same model gives the same numbers", bench.pure)
     yield Check("another model gives other numbers", bench.depends)
@@ -152,6 +155,30 @@ class Bench:
         )
         must(self.result.size, "size is empty: say how much was evaluated")
 
+    def rows(self) -> None:
+        """Columns that JSON and Parquet can hold, the keys first."""
+        rows = self.result.rows
+        for name, column in rows.items():
+            must(isinstance(name, str), f"rows: {name!r} is no name of a column")
+            values = column
+            if isinstance(column, np.ndarray):
+                must(
+                    column.dtype.kind in "biuf" and column.ndim in (1, 2),
+                    f"rows[{name!r}] is {column.dtype}{list(column.shape)}: give "
+                    "numbers [n] or [n k], or a list",
+                )
+                values = column.tolist()
+            try:
+                json.dumps(values)
+                pyarrow.array(values)
+            except (TypeError, ValueError, pyarrow.ArrowException) as error:
+                raise AssertionError(
+                    f"rows[{name!r}] fits no column of JSON or Parquet: {error}"
+                ) from error
+        known = {f"picture {index}" for index in range(COUNT)}
+        strange = [key for key in rows.get("key", []) if key not in known]
+        must(not strange, f"rows: {strange[:1]} is no key of the source")
+
     def broken(self) -> None:
         """A broken example of the source is left out and counted."""
         read = BROKEN in self.source.reads
@@ -167,6 +194,11 @@ class Bench:
         must(
             same, f"{_numbers(first)} at first, then {_numbers(again)}: run is not pure"
         )
+        tables = [
+            {name: np.asarray(x, object).tolist() for name, x in result.rows.items()}
+            for result in (first, again)
+        ]
+        must(repr(tables[0]) == repr(tables[1]), "rows differ: run is not pure")
 
     def depends(self) -> None:
         """At least one number depends on the model."""

@@ -65,6 +65,20 @@ def test_evaluate_prints_its_unit(trained, capsys, tmp_path):
     assert found["pairs"]["chance"] is None
 
 
+def test_rows_reach_python(trained, tmp_path):
+    workdir, said = trained
+    outcome = said.outcome.results["angle_evaluator"]
+    assert len(outcome.rows["key"]) == 32
+    assert outcome.rows["angle"].mean() == pytest.approx(outcome.metrics["mean"].value)
+    place = tmp_path / "found.json"
+    result = evaluate.evaluate(workdir, "8", True, place, None, "")[1.0]
+    rows = result["angle_evaluator"].rows
+    assert rows["key"] == outcome.rows["key"]
+    assert rows["angle"].tolist() == pytest.approx(outcome.rows["angle"].tolist())
+    found = json.loads(place.read_text())["results"]["angle_evaluator"]
+    assert "rows" not in found
+
+
 def test_a_metric_named_by_the_config_keeps_its_side_on_resume(tmp_path, monkeypatch):
     """Saves come before the next evaluation; the best so far stays."""
     with monkeypatch.context() as patch:

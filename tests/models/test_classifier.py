@@ -100,6 +100,10 @@ def test_classes_are_matched_by_name(names):
     assert result.metrics["top1"].value == 0.75 and result.metrics["top1"].chance == 0.5
     assert result.metrics["mean_class_recall"].value == 0.75
     assert result.size == "4 images, 2 classes"
+    assert result.rows["label_name"] == ["light", "light", "dark", "dark"]
+    assert result.rows["prediction_name"] == ["light", "light", "dark", "light"]
+    assert result.rows["rank"].tolist() == [1, 1, 1, 2]
+    assert result.rows["label"].tolist() == [0, 0, 1, 1]  # the model's numbers
     with pytest.raises(UserError, match="choose data with labels that it knows"):
         classification.make(Inputs(encoder, Grey([1], [0], ["bright", "dark"])))
 

@@ -16,9 +16,9 @@ class Angle:
     unit: str
 
     def run(self, variables, progress=None) -> EvalResult:
-        found = self.inputs.images(variables, range(len(self.inputs.source)))
-        texts = self.inputs.texts(variables, [own[0] for own in found.captions])
-        cosines = np.clip((found.embed * texts).sum(axis=1), -1, 1)
+        seen = self.inputs.images(variables, range(len(self.inputs.source)))
+        texts = self.inputs.texts(variables, [own[0] for own in seen.captions])
+        cosines = np.clip((seen.embed * texts).sum(axis=1), -1, 1)
         angles = np.degrees(np.arccos(cosines))
         metrics = {
             "mean": Metric(
@@ -26,7 +26,8 @@ class Angle:
             ),
             "pairs": Metric(float(len(texts))),
         }
-        return EvalResult(metrics, "mean", f"{len(texts)} pairs")
+        rows = {"key": seen.keys, "angle": angles}
+        return EvalResult(metrics, "mean", f"{len(texts)} pairs", rows=rows)
 
 
 def make(inputs: Inputs, *, unit: str = "degrees") -> Angle:

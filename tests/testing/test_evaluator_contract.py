@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from clipjax import registry, testing
@@ -42,7 +43,16 @@ class Faulty:
         rank = Metric(0.0 if self.fault == "rank" else 1.0, unit="rank")
         broken = 0 if self.fault == "uncounted" else len(seen.broken)
         metrics = {"mean": Metric(value, unit=unit), "rank": rank}
-        return EvalResult(metrics, "mean", "13 pictures", broken=broken)
+        rows = {"key": [key for key in seen.keys if key]}
+        rows["score"] = seen.embed[seen.valid] @ text[0]
+        rows |= {
+            "objects": {"odd": [object()] * 12},
+            "mixed": {"odd": [[1, "a"]] * 12},
+            "array": {"odd": np.array([None] * 12)},
+            "strange": {"key": ["nowhere", *rows["key"][1:]]},
+            "drifting": {"odd": [len(self.kept)] * 12},
+        }.get(self.fault, {})
+        return EvalResult(metrics, "mean", "13 pictures", broken, rows)
 
     def texts(self):
         items = ["a star"] if self.fault == "bare texts" else [("a star",)]
@@ -69,6 +79,11 @@ def test_one_without_a_fault():
         ("percent", "mean: value=.* is no fraction"),
         ("rank", "rank: value=0.0 is no rank"),
         ("infinite", "the primary metric is nan"),
+        ("objects", r"rows\['odd'\] fits no column of JSON or Parquet"),
+        ("mixed", r"rows\['odd'\] fits no column"),
+        ("array", r"rows\['odd'\] is object\[12\]: give numbers"),
+        ("strange", r"rows: \['nowhere'\] is no key of the source"),
+        ("drifting", "rows differ: run is not pure"),
         ("uncounted", "broken=0: 1 of the pictures"),
         ("impure", "four models give the same numbers|run is not pure"),
         ("constant", "four models give the same numbers"),

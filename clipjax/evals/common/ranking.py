@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_SIMILARITIES = 2**25  # held at once (128 MiB), whatever the size of the gallery
+NEAREST = 5  # answers of each query that evaluators keep
 
 
 class Ranks(NamedTuple):
@@ -20,11 +21,16 @@ class Ranks(NamedTuple):
     greater: answers that score higher than the best right one.
     ties: wrong answers that score the same.
     own: right answers that score the same, at least 1.
+    nearest: int64 [n k], the places of the best answers in the gallery, the best first,
+      those that tie in the gallery's order, then -1; None unless asked for.
+    score: float32 [n], of the best answer, NaN if there is none; None as `nearest`.
     """
 
     greater: np.ndarray
     ties: np.ndarray
     own: np.ndarray
+    nearest: np.ndarray | None = None
+    score: np.ndarray | None = None
 
     def hits(self, k: int) -> np.ndarray:
         """float64 [n], the probability that a right answer is among the first k.
@@ -52,6 +58,7 @@ def rank(
     *,
     copies: np.ndarray | None = None,
     block: int = 1024,
+    nearest: int = 0,
 ) -> Ranks:
     """Ranks the gallery for each query by the float32 inner product.
 
@@ -67,6 +74,7 @@ def rank(
       copies: int [m], how often each entry is in the gallery, of which one is right;
         once if None.
       block: queries at a time; fewer if the gallery is large.
+      nearest: how many of the best answers to give of each query; copies count once.
     """
     ok, usable = finite(queries), finite(gallery)
     # A product may differ in the last bit with the place of a column in the matrix, so
@@ -81,6 +89,9 @@ def rank(
     wide = int(weights.max(initial=0)) > 1
 
     greater, same, own = (np.zeros(len(queries), np.int64) for _ in range(3))
+    best_places = np.full((len(queries), nearest), -1)
+    best_scores = np.full(len(queries), np.nan, np.float32)
+    finite_queries, distinct = ok.copy(), len(np.unique(first)) == len(first)
     rows = max(1, min(block, MAX_SIMILARITIES // max(len(gallery), 1)))
     for start in range(0, len(queries), rows):
         part = slice(start, start + rows)
@@ -93,11 +104,16 @@ def rank(
         greater[part] = _count(scores > best, weights, wide)
         same[part] = _count(scores == best, weights, wide)
         own[part] = (mine == best).sum(1)
-    return Ranks(
+        if nearest:
+            scores = scores if distinct else scores[:, first]
+            scores[~finite_queries[part]] = -np.inf
+            _keep_best(scores, best_places[part], best_scores[part])
+    ranks = Ranks(
         np.where(ok, greater, copies.sum()),
         np.where(ok, same - own, 0),
         np.where(ok, own, 1),
     )
+    return ranks._replace(nearest=best_places, score=best_scores) if nearest else ranks
 
 
 def chance(own: np.ndarray, total: int) -> Ranks:
@@ -115,6 +131,18 @@ def spread(total: int, count: int) -> np.ndarray:
     """int64: `count` of `total` places, evenly spread; all if count is 0."""
     count = min(count or total, total)
     return np.arange(count) * total // max(count, 1)
+
+
+def _keep_best(scores: np.ndarray, places: np.ndarray, best: np.ndarray) -> None:
+    """Fills places [n k] and best [n], as `Ranks`; overwrites scores [n m]."""
+    rows = np.arange(len(scores))
+    for i in range(min(places.shape[1], scores.shape[1])):
+        at = scores.argmax(axis=1)  # the first of those that tie
+        value = scores[rows, at]
+        places[:, i] = np.where(value > -np.inf, at, -1)
+        if i == 0:
+            best[:] = np.where(value > -np.inf, value, np.nan)
+        scores[rows, at] = -np.inf
 
 
 def _first_places(gallery: np.ndarray) -> np.ndarray:
