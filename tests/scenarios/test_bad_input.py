@@ -297,8 +297,8 @@ def test_a_shard_that_is_cut(tmp_path):
     raw = place.read_bytes()
     place.write_bytes(raw[: raw.rindex(WHOLE[-1]) + 200])
     source = webdataset.make("train", path=str(tmp_path))
-    assert "train-1.tar: cut off inside '11.jpg'" in source.problems[0]
-    check("webdataset", source, {SIZE - 1: "cut off"})
+    assert "train-1.tar: truncated inside '11.jpg'" in source.problems[0]
+    check("webdataset", source, {SIZE - 1: "truncated"})
 
 
 LINK = tarfile.TarInfo("04.jpg")

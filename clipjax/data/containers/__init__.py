@@ -1,1 +1,1 @@
-"""Files that hold many examples: tar shards, parquet, ArrayRecord."""
+"""Reads files that hold many examples: tar shards, parquet, ArrayRecord."""

@@ -1,11 +1,9 @@
-"""Which columns of a parquet file hold images, captions, keys and labels.
+"""Finds the columns of a parquet file that hold images, captions, keys and labels.
 
-Columns are found without regard to case, those of captions by
-annotations/caption_columns.py.
-
-A column is named as in the file, a field of a struct as COLUMN.FIELD. What the library
-`datasets` writes beside its columns (which of them are images and classes, and what the
-classes are called) is read from the file's metadata.
+Case is ignored; annotations/caption_columns.py finds the columns of captions. A column
+has its name in the file, and a struct's field the name COLUMN.FIELD. The library
+`datasets` records in the file's metadata which columns are images and classes, and the
+classes' names; these are used.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ NONE = "none"
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What the options of these names say; "" and () find the usual columns."""
+    """The options of these names; "" and () find the usual columns."""
 
     image_column: str = ""
     caption_column: str = ""
@@ -40,11 +38,12 @@ class Wanted:
 class Columns:
     """Names of columns, "" if there is none.
 
-    path: where an image's bytes may be instead. labels: column -> the names of its
-    classes, () if the file does not say them. words: those of them that hold text,
-    the classes themselves. called: of other columns with numbers, what these say.
-    unused: columns of text that nothing is taken from. splits: columns that seem to
-    say the split, if none was chosen.
+    path: the column of images' paths, which a file may have in place of the bytes.
+    labels: column -> its classes' names, () if the file does not have them.
+    text_labels: the columns of labels that hold the classes' names as text.
+    value_names: other column with numbers -> what they stand for. unused: columns of
+    text that are not used. splits: columns that seem to hold the split, if none was
+    chosen.
     """
 
     image: str
@@ -54,20 +53,22 @@ class Columns:
     status: str = ""
     split: str = ""
     labels: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    words: frozenset[str] = frozenset()
-    called: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    text_labels: frozenset[str] = frozenset()
+    value_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
 
-    def few(self) -> list[str]:
-        """All that are small: what is read of every row at once."""
+    def small(self) -> list[str]:
+        """Returns the columns other than images, which are read of all rows at once."""
         names = (*self.captions, self.key, self.status, self.split, *self.labels)
         return [name for name in dict.fromkeys(names) if name]
 
 
 def find(path: pathlib.Path, schema: Any, wanted: Wanted) -> Columns:
-    """The columns of a file by its Arrow schema; raises UserError, naming those there
-    are, for one that is missing or holds something else.
+    """Finds a file's columns by its Arrow schema.
+
+    Raises UserError, which lists the file's columns, for one that is missing or has
+    another type.
     """
     fields = _fields(schema)
     features = _features(schema)
@@ -80,24 +81,25 @@ def find(path: pathlib.Path, schema: Any, wanted: Wanted) -> Columns:
             kind = fields[split]
             raise UserError(f"{path}: the column {split} holds {kind}, not text")
     plain = [name for name in schema.names if _is_text(fields[name])]
-    place = ""
-    if image not in schema.names:  # a struct's bytes, perhaps beside their path
-        place = f"{image.rpartition('.')[0]}.path"
-        place = place if place in fields and _is_text(fields[place]) else ""
+    path_column = ""
+    if image not in schema.names:  # a struct of bytes and perhaps their path
+        path_column = f"{image.rpartition('.')[0]}.path"
+        if not _is_text(fields.get(path_column)):
+            path_column = ""
     labels = _labels(path, fields, features, wanted.labels)
-    key = caption_columns.find(plain, "", KEYS)
+    key_index = caption_columns.find(plain, "", KEYS)
     texts = [n for n in schema.names if _is_text(fields[n]) or _is_texts(fields[n])]
     used = [i for i, name in enumerate(texts) if name in (*captions, *labels, split)]
     return Columns(
         image=image,
-        path=place,
+        path=path_column,
         captions=captions,
-        key="" if key is None else plain[key],
+        key="" if key_index is None else plain[key_index],
         status="status" if "status" in plain else "",
         split=split,
         labels=labels,
-        words=frozenset(name for name in labels if _is_text(fields[name])),
-        called={
+        text_labels=frozenset(name for name in labels if _is_text(fields[name])),
+        value_names={
             name: _classes(features, name)
             for name in (*captions, split)
             if name and not _is_text(fields[name]) and not _is_texts(fields[name])
@@ -114,25 +116,27 @@ def _image(
 ) -> str:
     if wanted:
         wanted = _known(path, fields, "image_column", wanted)
-    told = [n for n, f in features.items() if f.get("_type") == "Image" and n in names]
-    at = caption_columns.find(names, "", IMAGES)
-    usual = "" if at is None else names[at]
-    found = wanted or usual or (told[0] if len(told) == 1 else "")
-    if not found:
+    declared = [
+        n for n, f in features.items() if f.get("_type") == "Image" and n in names
+    ]
+    index = caption_columns.find(names, "", IMAGES)
+    usual = "" if index is None else names[index]
+    column = wanted or usual or (declared[0] if len(declared) == 1 else "")
+    if not column:
         if any(name.lower().endswith("url") for name in names):
             raise UserError(f"{path} {local.ADDRESSES}")
         raise UserError(
             f"{path} has no column of images, but {', '.join(names)}; set the option "
             f"image_column"
         )
-    if _is_binary(fields.get(f"{found}.bytes")):
-        return f"{found}.bytes"
-    if not _is_binary(fields[found]):
+    if _is_binary(fields.get(f"{column}.bytes")):
+        return f"{column}.bytes"
+    if not _is_binary(fields[column]):
         raise UserError(
-            f"{path}: the column {found} holds {fields[found]}, not encoded images; a "
-            "table of their file names is read as CSV or JSON lines by data=captions"
+            f"{path}: the column {column} holds {fields[column]}, not encoded images; "
+            "data=captions reads a table of their file names as CSV or JSON lines"
         )
-    return found
+    return column
 
 
 def _captions(
@@ -144,7 +148,8 @@ def _captions(
         groups = [[_known(path, fields, "caption_column", wanted)]]
     else:
         groups = [
-            [names[i] for i in g] for g in caption_columns.captions(names, wanted)
+            [names[i] for i in group]
+            for group in caption_columns.captions(names, wanted)
         ]
     if wanted and not groups and "*" in wanted:
         raise UserError(
@@ -152,25 +157,27 @@ def _captions(
         )
     if wanted and not groups:
         _known(path, fields, "caption_column", wanted)
-    if not wanted:  # a number is called a comment or text, too
-        groups = [g for g in groups if not all(_is_number(fields[n]) for n in g)]
-    found = groups[0] if groups else []
-    raw = [f"{n}.raw" if _is_text(fields.get(f"{n}.raw")) else n for n in found]
-    for name in raw:
+    if not wanted:  # columns called comment or text may hold numbers
+        groups = [
+            group for group in groups if not all(_is_number(fields[n]) for n in group)
+        ]
+    first = groups[0] if groups else []
+    columns = [f"{n}.raw" if _is_text(fields.get(f"{n}.raw")) else n for n in first]
+    for name in columns:
         text = _is_text(fields[name]) or _is_texts(fields[name])
         if not text and not (wanted and _classes(features, name)):
             raise UserError(
                 f"{path}: the column {name} holds {fields[name]}, not text; name "
                 f"another by caption_column, or {NONE} for no captions"
             )
-    return tuple(raw)
+    return tuple(columns)
 
 
 def _classes(features: Any, name: str) -> tuple[str, ...]:
-    """What the numbers of a column say, () if the file does not tell."""
-    listed = features.get(name, {}).get("names")
-    good = isinstance(listed, list) and all(isinstance(n, str) for n in listed)
-    return tuple(listed) if good else ()
+    """Returns the names of a column's classes; () if the file does not have them."""
+    names = features.get(name, {}).get("names")
+    valid = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    return tuple(names) if valid else ()
 
 
 def _labels(
@@ -185,54 +192,54 @@ def _labels(
                 f"{path}: the column {name} holds {fields[name]}, not classes as "
                 f"numbers or text"
             )
-    told = [n for n, f in features.items() if f.get("_type") == "ClassLabel"]
-    at = caption_columns.find(list(fields), "", LABELS)
-    found = wanted or [
+    declared = [n for n, f in features.items() if f.get("_type") == "ClassLabel"]
+    index = caption_columns.find(list(fields), "", LABELS)
+    columns = wanted or [
         name
-        for name in told or ([] if at is None else [list(fields)[at]])
+        for name in declared or ([] if index is None else [list(fields)[index]])
         if name in fields and (kinds.is_integer(fields[name]) or _is_text(fields[name]))
     ]
-    return {name: _classes(features, name) for name in found}
+    return {name: _classes(features, name) for name in columns}
 
 
 def _known(path: pathlib.Path, fields: Any, option: str, name: str) -> str:
-    """The column that an option names, if need be in another case; raises UserError."""
-    at = caption_columns.find(list(fields), name, ())
-    if at is not None:
-        return list(fields)[at]
-    there = [field for field in fields if "." not in field] or list(fields)
+    """Returns the column that an option names in any case; raises UserError."""
+    index = caption_columns.find(list(fields), name, ())
+    if index is not None:
+        return list(fields)[index]
+    top_level = [field for field in fields if "." not in field] or list(fields)
     raise UserError(
-        f"{path} has no column {option}={name}.{registry.suggest(name, there)} It "
-        f"has {', '.join(there)}"
+        f"{path} has no column {option}={name}.{registry.suggest(name, top_level)} It "
+        f"has {', '.join(top_level)}"
     )
 
 
 def _fields(schema: Any) -> dict[str, Any]:
-    """Name -> type of all columns and of what is in their structs."""
+    """Returns name -> type of all columns and of their structs' fields."""
     import pyarrow.types as kinds
 
-    found = {}
+    types = {}
     for field in schema:
-        found[field.name] = _plain(field.type)
+        types[field.name] = _plain(field.type)
         if kinds.is_struct(field.type):
             inner = {f"{field.name}.{f.name}": _plain(f.type) for f in field.type}
-            found = {**inner, **found}  # a column that is really called so comes first
-    return found
+            types = {**inner, **types}  # a column of the same name has priority
+    return types
 
 
 def _plain(kind: Any) -> Any:
-    """The type of a column's values; categories are stored as numbers of these."""
+    """Returns the type of a column's values, also if it stores them as categories."""
     import pyarrow.types as kinds
 
     return kind.value_type if kinds.is_dictionary(kind) else kind
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """What `datasets` says of the columns; {} where it says nothing or is broken."""
+    """Returns `datasets`' metadata of the columns; {} if missing or broken."""
     raw = (schema.metadata or {}).get(b"huggingface")
     try:
-        found = json.loads(raw)["info"]["features"].items() if raw else ()
-        return {name: one for name, one in found if isinstance(one, dict)}
+        items = json.loads(raw)["info"]["features"].items() if raw else ()
+        return {name: feature for name, feature in items if isinstance(feature, dict)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
@@ -255,13 +262,13 @@ def _is_text(kind: Any) -> bool:
     if kind is None:
         return False
     text = kinds.is_string(kind) or kinds.is_large_string(kind)
-    # A column in which a file has no value at all is of no type.
+    # A column without any value has the type null.
     return text or kinds.is_string_view(kind) or kinds.is_null(kind) or _is_binary(kind)
 
 
 def _is_texts(kind: Any) -> bool:
     import pyarrow.types as kinds
 
-    listed = kinds.is_list(kind) or kinds.is_large_list(kind)
-    listed = listed or kinds.is_fixed_size_list(kind)
-    return listed and _is_text(kind.value_type)
+    is_list = kinds.is_list(kind) or kinds.is_large_list(kind)
+    is_list = is_list or kinds.is_fixed_size_list(kind)
+    return is_list and _is_text(kind.value_type)

@@ -1,8 +1,7 @@
-"""Rows of parquet files with encoded images, captions and labels, read in any order.
+"""Reads rows of parquet files with encoded images, captions and labels in any order.
 
-A row is read with its row group; a bounded number of bytes of row groups stays in
-memory, and a bounded number of files open. What the columns mean is found by
-clipjax/data/containers/parquet_columns.py.
+A row is read with its row group. The cache of row groups and the number of open files
+are bounded. clipjax/data/containers/parquet_columns.py finds the columns.
 """
 
 from __future__ import annotations
@@ -26,23 +25,24 @@ from clipjax.data.containers import parquet_columns
 from clipjax.data.storage import file_contents, local
 from clipjax.types import BadExample, UserError
 
-FAILED = b"failed"  # how img2dataset's status of a row without its image begins
-MEMORY = 2**28  # bytes of row groups kept
-FILES = 32  # kept open
+FAILED = b"failed"  # the prefix of img2dataset's status of a row without its image
+MEMORY = 2**28  # bytes of cached row groups
+FILES = 32  # that may be open
 CELLS, LISTS = "texts", "captions spell a list, whose members are taken"
 NO_LABEL, BIG = -1, 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one file that have an image, in its order.
+    """One file's rows that have an image, in the file's order.
 
-    name: the file's in messages. keys: by which examples are held out. splits: of each
-    row, [] without such a column. group, row: int32 [n], row group and place in it.
-    captions: int32 [n]; one that is not UTF-8 counts. labels: int32 [n] of each column
-    of labels, NO_LABEL where it says none; words: of those with text, the texts that
-    their numbers stand for. failed: rows whose image could not be had. largest: bytes
-    of the images of one row group. counts: what is amiss with captions -> how often.
+    name: the file's name in messages. keys: by which examples are held out. splits:
+    each row's split, [] without such a column. group, row: int32 [n], row group and row
+    in it. captions: int32 [n], how many; one that is not UTF-8 counts. labels: column
+    -> int32 [n], NO_LABEL for null. label_texts: column of text -> the texts that its
+    numbers stand for. failed: number of rows whose image could not be downloaded.
+    largest: bytes of the largest row group's images. counts: problem with captions ->
+    how often.
     """
 
     path: pathlib.Path
@@ -55,17 +55,16 @@ class Rows:
     row: np.ndarray
     captions: np.ndarray
     labels: dict[str, np.ndarray]
-    words: dict[str, list[str]]
+    label_texts: dict[str, list[str]]
     failed: int
     largest: int
     counts: Counts
 
 
 def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
-    """Reads which rows have an image, and their keys, captions and labels, but no
-    image.
+    """Reads the keys, captions and labels of the rows that have an image, but no image.
 
-    Raises UserError for a file that is no parquet, is cut off, or lacks such columns.
+    Raises UserError for a file that is not parquet, is truncated or lacks such columns.
     """
     try:
         stamp = local.stamp_of(os.stat(path))
@@ -74,32 +73,39 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
     file = _open(path)
     columns = parquet_columns.find(path, file.schema_arrow, wanted)
     largest = _largest(path, file, columns)
-    keys, splits, where, counts, failed = [], [], [], [], 0
+    keys, splits, positions, caption_counts, failed = [], [], [], [], 0
     labels: dict[str, list[int]] = {label: [] for label in columns.labels}
-    words: dict[str, dict[str, int]] = {label: {} for label in columns.words}
-    amiss = Counts()
-    for group, found in _groups(path, file, columns.few()):
+    numbers_by_text: dict[str, dict[str, int]] = {
+        label: {} for label in columns.text_labels
+    }
+    counts = Counts()
+    for group, values in _groups(path, file, columns.small()):
         for row in range(file.metadata.row_group(group).num_rows):
-            said = found[columns.status][row] if columns.status else None
-            if said and said.startswith(FAILED):
+            cell = values[columns.status][row] if columns.status else None
+            if cell and cell.startswith(FAILED):
                 failed += 1
                 continue
-            key = found[columns.key][row] if columns.key else None
+            key = values[columns.key][row] if columns.key else None
             keys.append(_text(key) if key else f"{path.name}:{group}/{row}")
             if columns.split:
-                said = _said(columns, columns.split, found[columns.split][row])
-                splits.append(_text(said or b""))
-            where.append((group, row))
-            values = [found[one][row] for one in columns.captions]
-            counts.append(len(texts(columns, values, amiss)))
+                cell = _as_text(columns, columns.split, values[columns.split][row])
+                splits.append(_text(cell or b""))
+            positions.append((group, row))
+            cells = [values[column][row] for column in columns.captions]
+            caption_counts.append(len(texts(columns, cells, counts)))
             for label, numbers in labels.items():
-                value = found[label][row]
-                if label in words and value is not None:
-                    known, word = words[label], _text(value).strip()
-                    value = known.setdefault(word, len(known)) if word else None
-                value = NO_LABEL if value is None else value
-                numbers.append(min(max(value, NO_LABEL), BIG))
-    places = np.array(where, np.int32).reshape(-1, 2)
+                label_value = values[label][row]
+                if label in numbers_by_text and label_value is not None:
+                    numbers_of, text = (
+                        numbers_by_text[label],
+                        _text(label_value).strip(),
+                    )
+                    label_value = (
+                        numbers_of.setdefault(text, len(numbers_of)) if text else None
+                    )
+                label_value = NO_LABEL if label_value is None else label_value
+                numbers.append(min(max(label_value, NO_LABEL), BIG))
+    groups_and_rows = np.array(positions, np.int32).reshape(-1, 2)
     return Rows(
         path=path,
         name=name,
@@ -107,91 +113,91 @@ def scan(path: pathlib.Path, name: str, wanted: parquet_columns.Wanted) -> Rows:
         columns=columns,
         keys=keys,
         splits=splits,
-        group=places[:, 0].copy(),
-        row=places[:, 1].copy(),
-        captions=np.array(counts, np.int32),
+        group=groups_and_rows[:, 0].copy(),
+        row=groups_and_rows[:, 1].copy(),
+        captions=np.array(caption_counts, np.int32),
         labels={label: np.array(labels[label], np.int32) for label in labels},
-        words={label: list(words[label]) for label in words},
+        label_texts={label: list(numbers_by_text[label]) for label in numbers_by_text},
         failed=failed,
         largest=largest,
-        counts=amiss,
+        counts=counts,
     )
 
 
-def words(path: pathlib.Path, label: str) -> set[str]:
-    """All texts in a column of labels; none if a file has no such column."""
+def label_texts(path: pathlib.Path, label: str) -> set[str]:
+    """Returns all texts in a column of labels; none if the file has no such column."""
     file = _open(path)
     if label not in file.schema_arrow.names:
         return set()
-    found: set[str] = set()
+    texts: set[str] = set()
     for _, values in _groups(path, file, [label]):
-        found.update(_text(v).strip() for v in values[label] if isinstance(v, bytes))
-    return found - {""}
+        texts.update(_text(v).strip() for v in values[label] if isinstance(v, bytes))
+    return texts - {""}
 
 
 def texts(
     columns: parquet_columns.Columns, values: Iterable[Any], counts: Counts
 ) -> list[str | bytes]:
-    """The captions in a row's values of columns.captions, without empty ones; what is
-    not UTF-8 stays bytes.
+    """Returns the captions in a row's values of columns.captions, without empty ones;
+    captions that are not UTF-8 stay bytes.
 
-    counts: what is amiss -> how often, to be added to; of CELLS and LISTS, how many
-    texts there are and how many of them spell a list.
+    counts: problem -> how often; this call adds to it, also how many texts there are
+    (CELLS) and how many of them spell a list (LISTS).
     """
-    found: list[str | bytes] = []
+    captions: list[str | bytes] = []
     for name, cell in zip(columns.captions, values, strict=True):
-        value = _said(columns, name, cell)
+        value = _as_text(columns, name, cell)
         for raw in value if isinstance(value, list) else [value]:
             if not raw and not isinstance(value, list):
-                continue  # a cell without anything
+                continue  # an empty cell
             try:
                 text = (raw or b"").decode("utf-8-sig")
             except UnicodeDecodeError:
-                found.append(raw)
+                captions.append(raw)
                 continue
             spelt = caption_lists.spelt(text)
             counts[CELLS] += 1
             counts[LISTS] += spelt is not None
             counts[caption_lists.BROKEN] += caption_lists.is_broken(text, spelt)
             for caption in [text] if spelt is None else spelt or [None]:
-                said = (caption or "").strip()
-                counts[BLANK] += not said
-                found += [said] if said else []
-    return found
+                stripped = (caption or "").strip()
+                counts[BLANK] += not stripped
+                captions += [stripped] if stripped else []
+    return captions
 
 
 def problems(scanned: Sequence[Rows]) -> list[str]:
-    """What is amiss with the columns and captions of files, in words."""
-    counts = sum((found.counts for found in scanned), Counts())
-    said = []
+    """Returns the messages about the files' columns and captions."""
+    counts = sum((rows.counts for rows in scanned), Counts())
+    messages = []
     if unused := list(dict.fromkeys(n for f in scanned for n in f.columns.unused)):
-        said.append(f"{len(unused)} {table_columns.not_used(unused)}")
+        messages.append(f"{len(unused)} {table_columns.not_used(unused)}")
     if splits := list(dict.fromkeys(n for f in scanned for n in f.columns.splits)):
-        said.append(
-            f"the splits that the column {splits[0]} says are not used: the option "
-            f"split_column={splits[0]} takes them"
+        messages.append(
+            f"the splits in the column {splits[0]} are not used: the option "
+            f"split_column={splits[0]} uses them"
         )
     if counts[BLANK]:
-        said.append(f"{counts[BLANK]} {BLANK}")
+        messages.append(f"{counts[BLANK]} {BLANK}")
     if 0 < counts[LISTS] < counts[CELLS]:
-        said.append(f"{counts[LISTS]} of {counts[CELLS]} {LISTS}")
+        messages.append(f"{counts[LISTS]} of {counts[CELLS]} {LISTS}")
     if counts[caption_lists.BROKEN]:
-        said.append(f"{counts[caption_lists.BROKEN]} {caption_lists.BROKEN}")
-    return said
+        messages.append(f"{counts[caption_lists.BROKEN]} {caption_lists.BROKEN}")
+    return messages
 
 
-def _said(columns: parquet_columns.Columns, name: str, value: Any) -> Any:
-    """A value as text, if its column has numbers of classes; else as it is."""
+def _as_text(columns: parquet_columns.Columns, name: str, value: Any) -> Any:
+    """Returns the name that a number stands for; other values unchanged."""
     if not isinstance(value, int):
         return value
-    names = columns.called.get(name, ())
+    names = columns.value_names.get(name, ())
     return names[value].encode() if 0 <= value < len(names) else None
 
 
 class RowGroups:
-    """Reads values of rows; safe among threads. A pickled one arrives empty.
+    """Reads values of rows through a cache. Thread-safe; pickling leaves out the cache.
 
-    kept: bytes of the row groups that are in memory.
+    cached_bytes: bytes of the row groups in the cache.
     """
 
     def __init__(self, memory: int = MEMORY):
@@ -201,7 +207,7 @@ class RowGroups:
             collections.OrderedDict()
         )
         self._tables: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
-        self.kept = 0
+        self.cached_bytes = 0
 
     def __getstate__(self) -> int:
         return self._memory
@@ -210,25 +216,25 @@ class RowGroups:
         self.__init__(memory)
 
     def values(self, rows: Rows, i: int, columns: tuple[str, ...]) -> list[Any]:
-        """The values of row i, text as its bytes (or a list of them), null as b"".
+        """Returns row i's values: text as bytes or a list of them, null as b"".
 
-        Raises BadExample if the file is gone, changed or damaged.
+        Raises BadExample if the file is missing, changed or damaged.
         """
-        place = (rows.path, int(rows.group[i]), columns)
-        with self._lock:  # a reader of parquet is not for several threads at once
-            found = self._tables.get(place)
-            if found is None:
+        table_key = (rows.path, int(rows.group[i]), columns)
+        with self._lock:  # a ParquetFile is not thread-safe
+            table = self._tables.get(table_key)
+            if table is None:
                 try:
-                    found = self._read(rows, place[1], columns)
+                    table = self._read(rows, table_key[1], columns)
                 except _damage() as error:
-                    words = _words(getattr(error, "strerror", None) or error)
-                    raise BadExample(f"cannot read {rows.path}: {words}") from error
-                self._keep(place, found)
-            self._tables.move_to_end(place)
-        if len(found) and len(found[0]) <= rows.row[i]:
+                    reason = _one_line(getattr(error, "strerror", None) or error)
+                    raise BadExample(f"cannot read {rows.path}: {reason}") from error
+                self._add(table_key, table)
+            self._tables.move_to_end(table_key)
+        if len(table) and len(table[0]) <= rows.row[i]:
             raise BadExample(f"{rows.path} is damaged: a row group is too short")
-        values = [column[int(rows.row[i])].as_py() for column in found]
-        return [b"" if value is None else value for value in values]
+        cells = [column[int(rows.row[i])].as_py() for column in table]
+        return [b"" if value is None else value for value in cells]
 
     def _read(self, rows: Rows, group: int, columns: tuple[str, ...]) -> list[Any]:
         import pyarrow.parquet
@@ -242,60 +248,62 @@ class RowGroups:
             if len(self._files) > FILES:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(rows.path)
-        read = file.read_row_group(group, columns=list(columns), use_threads=False)
-        return [_values(read, name) for name in columns]
+        table = file.read_row_group(group, columns=list(columns), use_threads=False)
+        return [_values(table, name) for name in columns]
 
-    def _keep(self, place: tuple, found: list[Any]) -> None:
-        """Keeps these columns and lets the oldest go, but never these."""
-        self._tables[place] = found
-        self.kept += _cost(found)
-        while self.kept > self._memory and len(self._tables) > 1:
-            self.kept -= _cost(self._tables.popitem(last=False)[1])
+    def _add(self, table_key: tuple, columns: list[Any]) -> None:
+        """Caches these columns and evicts the oldest others, as far as needed."""
+        self._tables[table_key] = columns
+        self.cached_bytes += _cost(columns)
+        while self.cached_bytes > self._memory and len(self._tables) > 1:
+            self.cached_bytes -= _cost(self._tables.popitem(last=False)[1])
 
 
 def _cost(columns: list[Any]) -> int:
-    """Bytes that columns take, with what goes with them."""
+    """Returns the columns' bytes, with the overhead of their objects."""
     return sum(column.nbytes for column in columns) + 2**12
 
 
 def _open(path: pathlib.Path) -> Any:
-    import pyarrow.parquet  # late: its import takes long, and few sources need it
+    import pyarrow.parquet  # here: its import takes long, and few sources need it
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        file.schema_arrow.names  # noqa: B018 -- a damaged one shows here
+        file.schema_arrow.names  # noqa: B018 -- raises if the schema is damaged
         return file
     except _damage() as error:
-        what = file_contents.other(downloads.opening(path, "a parquet file"))
-        if what and not what.startswith("a parquet file"):
-            raise UserError(f"{path} is no parquet file, but {what}") from error
+        other_form = file_contents.other(downloads.opening(path, "a parquet file"))
+        if other_form and not other_form.startswith("a parquet file"):
+            raise UserError(
+                f"{path} is not a parquet file, but {other_form}"
+            ) from error
         raise UserError(
-            f"{path} is no parquet file, or truncated: get it anew or remove it "
-            f"({_words(error)})"
+            f"{path} is not a parquet file, or truncated: download it again or remove "
+            f"it ({_one_line(error)})"
         ) from error
 
 
 def _damage() -> tuple[type[Exception], ...]:
-    """What reading a damaged file raises."""
+    """Returns the exceptions that reading a damaged file raises."""
     import pyarrow
 
     return OSError, ValueError, KeyError, IndexError, pyarrow.ArrowException
 
 
 def _largest(path: pathlib.Path, file: Any, columns: parquet_columns.Columns) -> int:
-    """The bytes of the images of the largest row group; raises UserError if there
-    are but paths of images.
+    """Returns the bytes of the largest row group's images; raises UserError if the file
+    has only paths of images.
     """
     sizes, nulls = [0], 0
     for group in range(file.num_row_groups):
         try:
             chunks = file.metadata.row_group(group)
-            parts = [chunks.column(i) for i in range(chunks.num_columns)]
-            for part in parts:
-                if part.path_in_schema == columns.image:
-                    known = part.statistics
-                    sizes.append(part.total_uncompressed_size)
-                    nulls += (known.null_count or 0) if known else 0
+            column_chunks = [chunks.column(i) for i in range(chunks.num_columns)]
+            for chunk in column_chunks:
+                if chunk.path_in_schema == columns.image:
+                    statistics = chunk.statistics
+                    sizes.append(chunk.total_uncompressed_size)
+                    nulls += (statistics.null_count or 0) if statistics else 0
         except _damage() as error:
             raise _damaged(path, group, error) from error
     if columns.path and nulls == file.metadata.num_rows > 0:
@@ -309,28 +317,28 @@ def _largest(path: pathlib.Path, file: Any, columns: parquet_columns.Columns) ->
 def _groups(
     path: pathlib.Path, file: Any, columns: list[str]
 ) -> Iterator[tuple[int, dict[str, list]]]:
-    """(number, column -> its values, text as bytes) of each row group."""
+    """Yields (number, column -> its values, text as bytes) per row group."""
     for group in range(file.num_row_groups):
         try:
-            read = file.read_row_group(group, columns=columns, use_threads=False)
-            if columns and read.num_rows != file.metadata.row_group(group).num_rows:
+            table = file.read_row_group(group, columns=columns, use_threads=False)
+            if columns and table.num_rows != file.metadata.row_group(group).num_rows:
                 raise ValueError("it is too short")
-            found = {name: _values(read, name).to_pylist() for name in columns}
+            values = {name: _values(table, name).to_pylist() for name in columns}
         except _damage() as error:
             raise _damaged(path, group, error) from error
-        yield group, found
+        yield group, values
 
 
 def _damaged(path: pathlib.Path, group: int, error: Exception) -> UserError:
     return UserError(
-        f"{path} is damaged in row group {group}: get it anew or remove it "
-        f"({_words(error)})"
+        f"{path} is damaged in row group {group}: download it again or remove it "
+        f"({_one_line(error)})"
     )
 
 
 def _values(table: Any, name: str) -> Any:
-    """A column, or a field of a struct. Text is given as its bytes, so that what is not
-    UTF-8 is one row's fault alone.
+    """Returns a column, or a struct's field. Text is bytes, so that text that is not
+    UTF-8 breaks its own row alone.
     """
     import pyarrow
     import pyarrow.compute
@@ -362,6 +370,6 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8-sig", "backslashreplace")
 
 
-def _words(error: object) -> str:
-    """An error on one line."""
+def _one_line(error: object) -> str:
+    """Formats an error on one line."""
     return " ".join(str(error).split())[:200]

@@ -1,13 +1,13 @@
-"""Our ArrayRecord files: examples as bytes, the metadata of a split, readers of shards.
+"""clipjax's ArrayRecord files: examples as bytes, a split's metadata, shard readers.
 
-A split is `SPLIT.json` beside its shards, ArrayRecord files with one record for each
-example. A record is the magic, the length of a JSON header, the header, the encoded
-image, and then the arrays of other modalities, raw, in the header's order:
+A split is `SPLIT.json` and, in the same folder, its shards: ArrayRecord files with one
+record per example. A record is the magic, the length of a JSON header, the header, the
+encoded image, and the raw arrays of other modalities in the header's order:
 
     {"key": ..., "captions": [...], "labels": {...}, "image": bytes,
      "others": [[name, dtype, shape], ...]}
 
-Nothing in it is executed when it is read. `clipjax.prepare` writes such data.
+Reading executes nothing in it. `clipjax.prepare` writes such data.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ VERSION = 1  # raise it when records or metadata change their meaning
 SUFFIX = ".arrayrecord"
 MAGIC = b"cjx1"
 HEAD = struct.Struct("<4sI")
-KINDS = "biuf"  # of the dtypes that others may have: no objects, no text
+KINDS = "biuf"  # dtype kinds that arrays of others may have: no objects, no text
 
-# One record a block, or reading one would read its neighbours; images do not compress.
+# One record per block, so that reading one does not read its neighbours. Uncompressed,
+# because images do not compress.
 WRITING = "group_size:1,uncompressed"
 READING = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def encode(example: Example) -> bytes:
-    """An example as one record; its image must be encoded bytes."""
+    """Returns an example's record; raises TypeError unless its image is bytes."""
     if not isinstance(example.image, bytes):
         raise TypeError("a record holds an encoded image, not an array")
     arrays = {
@@ -63,9 +64,9 @@ def encode(example: Example) -> bytes:
 
 
 def decode(record: bytes) -> Example:
-    """The example of a record; raises BadExample for any other bytes."""
+    """Returns a record's example; raises BadExample for other or damaged bytes."""
     if len(record) < HEAD.size or not record.startswith(MAGIC):
-        raise BadExample("the record is not one that clipjax.prepare writes")
+        raise BadExample("clipjax.prepare did not write this record")
     start = HEAD.size + HEAD.unpack_from(record)[1]
     try:
         header = json.loads(record[HEAD.size : start].decode("utf-8"))
@@ -76,12 +77,12 @@ def decode(record: bytes) -> Example:
         ]
         sizes = [int(header["image"])]
         sizes += [dtype.itemsize * math.prod(shape) for _, dtype, shape in arrays]
-        fine = isinstance(key, str) and all(isinstance(c, str) for c in captions)
-        fine = fine and all(side >= 0 for _, _, shape in arrays for side in shape)
+        valid = isinstance(key, str) and all(isinstance(c, str) for c in captions)
+        valid = valid and all(side >= 0 for _, _, shape in arrays for side in shape)
         labels = {str(name): int(label) for name, label in labels.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadExample("the record's header is damaged") from error
-    if not fine or min(sizes) < 0 or start + sum(sizes) != len(record):
+    if not valid or min(sizes) < 0 or start + sum(sizes) != len(record):
         raise BadExample("the record's header does not fit its contents")
     ends = list(itertools.accumulate(sizes, initial=start))
     others = {
@@ -102,7 +103,7 @@ def _dtype(text: Any) -> np.dtype:
 class Shard:
     """One file of a split.
 
-    captions: (count, how many examples in a row have it), for all examples.
+    captions: (caption count, how many successive examples have it) for all examples.
     """
 
     file: str
@@ -112,19 +113,19 @@ class Shard:
     sha256: str
 
     def counts(self) -> np.ndarray:
-        """The caption count of each example, int32 [examples]."""
+        """Returns each example's caption count, int32 [examples]."""
         pairs = np.array(self.captions, np.int32).reshape(-1, 2)
         return np.repeat(pairs[:, 0], pairs[:, 1])
 
 
 def runs(counts: Iterable[int]) -> list[tuple[int, int]]:
-    """The form of `Shard.captions`: [3, 3, 1] -> [(3, 2), (1, 1)]."""
+    """Run-length encodes counts for `Shard.captions`: [3, 3, 1] -> [(3, 2), (1, 1)]."""
     return [(value, len(list(group))) for value, group in itertools.groupby(counts)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The metadata of a split; `made` says how it was made, for people."""
+    """A split's metadata; `made` records how it was written, for users."""
 
     shards: Sequence[Shard]
     class_names: dict[str, list[str]]
@@ -145,30 +146,30 @@ class Split:
 
 
 def read_split(path: pathlib.Path) -> Split:
-    """The metadata in SPLIT.json; raises UserError for any other or newer file."""
+    """Reads SPLIT.json; raises UserError for a file of another form or version."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}): restore it, or convert the data again"
         ) from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(
             f"{path} was not written for data=arrayrecord: see docs/data.md"
         )
-    if found.get("version") != VERSION:
+    if content.get("version") != VERSION:
         raise UserError(
-            f"{path} has version {found.get('version')!r} of the format, and this "
+            f"{path} has version {content.get('version')!r} of the format, and this "
             f"clipjax reads version {VERSION}: convert the data again"
         )
     try:
-        shards = [_shard(entry) for entry in found["shards"]]
-        names = {str(k): [str(n) for n in v] for k, v in found["class_names"].items()}
-        prompts = {str(k): [str(t) for t in v] for k, v in found["templates"].items()}
-        made = dict(found["made"])
-        if sum(shard.examples for shard in shards) != found["examples"]:
+        shards = [_shard(entry) for entry in content["shards"]]
+        names = {str(k): [str(n) for n in v] for k, v in content["class_names"].items()}
+        prompts = {str(k): [str(t) for t in v] for k, v in content["templates"].items()}
+        made = dict(content["made"])
+        if sum(shard.examples for shard in shards) != content["examples"]:
             raise ValueError("the examples of its shards do not add up")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -180,16 +181,16 @@ def read_split(path: pathlib.Path) -> Split:
 
 def _shard(entry: Any) -> Shard:
     pairs = [(int(count), int(times)) for count, times in entry["captions"]]
-    made = Shard(**{**entry, "captions": pairs})
-    if sum(times for _, times in pairs) != made.examples or made.examples < 1:
-        raise ValueError(f"the captions of {made.file} do not fit its examples")
-    if pathlib.PurePath(made.file).name != made.file:
-        raise ValueError(f"{made.file!r} is no file name")
-    return made
+    shard = Shard(**{**entry, "captions": pairs})
+    if sum(times for _, times in pairs) != shard.examples or shard.examples < 1:
+        raise ValueError(f"the captions of {shard.file} do not fit its examples")
+    if pathlib.PurePath(shard.file).name != shard.file:
+        raise ValueError(f"{shard.file!r} is not a file name")
+    return shard
 
 
 def check_files(base: pathlib.Path, shards: Sequence[Shard]) -> None:
-    """Raises UserError for the first shard that is missing or of another size."""
+    """Raises UserError for the first shard that is missing or has another size."""
     for shard in shards:
         path = base / shard.file
         try:
@@ -202,20 +203,20 @@ def check_files(base: pathlib.Path, shards: Sequence[Shard]) -> None:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         if size != shard.bytes:
             raise UserError(
-                f"the shard {path} has {size} bytes, not {shard.bytes}: it is cut off "
-                f"or another file; restore it, or convert the data again"
+                f"the shard {path} has {size} bytes, not {shard.bytes}: it is "
+                f"truncated or another file; restore it, or convert the data again"
             )
 
 
 def altered(base: pathlib.Path, shards: Sequence[Shard]) -> list[str]:
-    """The shards whose contents are not those that were written, by SHA-256."""
+    """Returns the shards whose SHA-256 differs from the one in the metadata."""
     return [s.file for s in shards if atomic_files.digest(base / s.file) != s.sha256]
 
 
 class Readers:
     """Reads records of many shards through a bounded number of open readers.
 
-    Safe among threads; a pickled one arrives without open readers.
+    Thread-safe; pickling leaves out the open readers.
     """
 
     def __init__(self, base: pathlib.Path, shards: Sequence[Shard], limit: int = 64):
@@ -226,7 +227,7 @@ class Readers:
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
     def read(self, shard: int, index: int) -> bytes:
-        """Raises BadExample if the file is damaged there, or is no such file."""
+        """Returns a record; raises BadExample if the shard is missing or damaged."""
         try:
             return self._reader(shard).read([index])[0]
         except (RuntimeError, OSError, IndexError) as error:
@@ -255,18 +256,18 @@ class Readers:
 
 
 def _open(path: str, size: int) -> Any:
-    with open(path, "rb"):  # for the system's own words if it cannot be read
+    with open(path, "rb"):  # raises the system's message if it cannot be read
         pass
     reader = array_record_module.ArrayRecordReader(
         path, READING, file_reader_buffer_size=1 << 15
     )
-    found = reader.num_records()
-    if not reader.ok() or found != size:
-        reader.read([0])  # says why, if it is no ArrayRecord file
-        raise OSError(f"it holds {found} records, not {size}")
+    count = reader.num_records()
+    if not reader.ok() or count != size:
+        reader.read([0])  # raises the reason if it is not an ArrayRecord file
+        raise OSError(f"it holds {count} records, not {size}")
     return reader
 
 
 def writer(path: pathlib.Path) -> Any:
-    """An ArrayRecord writer: `write(bytes)`, `close()`."""
+    """Returns an ArrayRecord writer: `write(bytes)`, `close()`."""
     return array_record_module.ArrayRecordWriter(str(path), WRITING)

@@ -1,8 +1,8 @@
-"""Where each example lies inside a webdataset tar shard, found once and cached.
+"""Indexes the examples of a webdataset tar shard: their positions, built once, cached.
 
-`cached(shard, folder)` reads a shard's headers and caption files in one pass and keeps
-what it found in the cache folder; as long as size and time of the shard stay the same,
-that index is used. Images are then read by position, without unpacking anything.
+`cached(shard, folder)` reads a shard's headers and caption files in one pass and saves
+the index in the cache folder. The index is valid until the shard's size or time
+changes. Images are then read by position, without unpacking.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from clipjax.data.storage import file_contents, local
 from clipjax.data.storage.shard_files import Shard
 from clipjax.types import UserError
 
-FORMAT = 4  # raise it when the meaning of an index changes: old caches are then unread
+FORMAT = 4  # raise it when an index changes its meaning, so that old caches are ignored
 IMAGES = frozenset(suffix[1:] for suffix in local.IMAGE_SUFFIXES)
 NO_LABEL, BAD_LABEL = -1, -2
 
@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """The examples (keys with an image) of one shard, in the order of their first file.
+    """One shard's examples (keys with an image), in the order of their first file.
 
-    keys: uint8, the keys' UTF-8 bytes joined; key_end: int64 [n], where each ends.
+    keys: uint8, the keys' UTF-8 bytes joined; key_end: int64 [n], each key's end in it.
     image_start, image_size, text_start, text_size: int64 [n], bytes within the shard.
-    text_kind: uint8 [n], of caption_files.
+    text_kind: uint8 [n], a kind of caption_files.
     captions: int32 [n], how many captions; 1 if they cannot be read.
     label: int32 [n], from `.cls`; NO_LABEL if there is none, BAD_LABEL if broken.
-    problems: what was ignored or is damaged, in words, without the shard's name.
+    problems: messages about ignored and damaged parts, without the shard's name.
     """
 
     keys: np.ndarray
@@ -62,7 +62,7 @@ class ShardIndex:
         return len(self.captions)
 
     def key(self, i: int) -> str:
-        """The key of example i, made printable."""
+        """Returns example i's key; bytes that are not UTF-8 become escapes."""
         start = int(self.key_end[i - 1]) if i else 0
         raw = self.keys[start : int(self.key_end[i])].tobytes()
         return raw.decode("utf-8", "backslashreplace")
@@ -72,65 +72,65 @@ ARRAYS = tuple(f.name for f in dataclasses.fields(ShardIndex) if f.name != "prob
 
 
 def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
-    """Returns the index of a shard, from the cache folder if it is still valid.
+    """Returns a shard's index, from the cache folder if it is still valid.
 
-    Raises UserError for a file that is no readable tar (compressed, for one).
+    Raises UserError for a file that is not a readable tar, such as a compressed one.
     """
     stamp = json.dumps([FORMAT, shard.address, *shard.stamp])
     name = hashlib.sha256(os.fsencode(shard.address)).hexdigest()[:32] + ".index"
-    found = load(cache / name, stamp)
-    if found is None:
-        found = build(shard)
-        save(cache / name, stamp, found)
-    return found
+    index = load(cache / name, stamp)
+    if index is None:
+        index = build(shard)
+        save(cache / name, stamp, index)
+    return index
 
 
-def save(place: pathlib.Path, stamp: str, found: ShardIndex) -> None:
-    """Writes a cached index, whole or not at all; a failure is logged and no more."""
-    data = b"".join(getattr(found, name).tobytes() for name in ARRAYS)
-    head = {
+def save(path: pathlib.Path, stamp: str, index: ShardIndex) -> None:
+    """Writes a cached index, atomically; logs a failure instead of raising it."""
+    data = b"".join(getattr(index, name).tobytes() for name in ARRAYS)
+    header = {
         "stamp": stamp,
-        "problems": found.problems,
+        "problems": index.problems,
         "arrays": [
-            (getattr(found, n).dtype.str, len(getattr(found, n))) for n in ARRAYS
+            (getattr(index, n).dtype.str, len(getattr(index, n))) for n in ARRAYS
         ],
         "crc": zlib.crc32(data),
     }
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # Its sum tells a damaged one, and 10,000 waits for the disk are long.
-        with atomic_files.opened(place, "wb", sync=False) as file:
-            file.write(json.dumps(head).encode() + b"\n" + data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # No sync: the checksum detects damage, and 10,000 syncs take long.
+        with atomic_files.opened(path, "wb", sync=False) as file:
+            file.write(json.dumps(header).encode() + b"\n" + data)
     except OSError as error:
-        logger.warning("cannot keep a shard's index in %s: %s", place.parent, error)
+        logger.warning("cannot keep a shard's index in %s: %s", path.parent, error)
 
 
-def load(place: pathlib.Path, stamp: str) -> ShardIndex | None:
-    """Reads a cached index; None if it is absent, outdated or damaged."""
+def load(path: pathlib.Path, stamp: str) -> ShardIndex | None:
+    """Reads a cached index; returns None if it is missing, outdated or damaged."""
     try:
-        line, _, data = place.read_bytes().partition(b"\n")
-        head = json.loads(line)
-        if head["stamp"] != stamp:
+        first_line, _, data = path.read_bytes().partition(b"\n")
+        header = json.loads(first_line)
+        if header["stamp"] != stamp:
             return None
-        if head["crc"] != zlib.crc32(data):
+        if header["crc"] != zlib.crc32(data):
             raise ValueError("its checksum is wrong")
         arrays, start = [], 0
-        for kind, length in head["arrays"]:
+        for kind, length in header["arrays"]:
             arrays.append(np.frombuffer(data, kind, length, start))
             start += arrays[-1].nbytes
-        return ShardIndex(*arrays, problems=tuple(head["problems"]))
+        return ShardIndex(*arrays, problems=tuple(header["problems"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        logger.info("the cached index %s is damaged and is made anew", place)
+        logger.info("the cached index %s is damaged and is built again", path)
         return None
 
 
 @dataclasses.dataclass
 class _Entry:
-    """What one key has gathered; places are (start, size) in the shard."""
+    """One key's files."""
 
-    image: tuple[int, int] | None = None
+    image: tuple[int, int] | None = None  # (start, size) in the shard
     texts: list[caption_files.Text] = dataclasses.field(default_factory=list)
     label: int = NO_LABEL
     kinds: set[str] = dataclasses.field(default_factory=set)
@@ -138,7 +138,7 @@ class _Entry:
 
 
 def build(shard: Shard) -> ShardIndex:
-    """Reads a shard's index from the shard itself, in one pass."""
+    """Builds a shard's index from the shard itself, in one pass."""
     entries: dict[tuple[int, str], _Entry] = {}
     counts: collections.Counter[str] = collections.Counter()
     problems: list[str] = []
@@ -148,9 +148,9 @@ def build(shard: Shard) -> ShardIndex:
                 _note(part, member, file, entries, counts)
     except OSError as error:
         raise UserError(f"cannot read the shard {shard.address}: {error}") from error
-    found = {key: entry for key, entry in entries.items() if entry.image is not None}
+    examples = {key: entry for key, entry in entries.items() if entry.image is not None}
     problems += _dotted(entries) + _no_images(entries)
-    return _pack(found, problems, counts)
+    return _pack(examples, problems, counts)
 
 
 def _note(
@@ -160,9 +160,10 @@ def _note(
     entries: dict[tuple[int, str], _Entry],
     counts: collections.Counter[str],
 ) -> None:
-    """Files a member under its key: its path up to the first dot of its last part.
+    """Adds a member to its key's entry. The key is the path up to the first dot in the
+    file's name.
 
-    part: of the shard; each of several archives joined into one has keys of its own.
+    part: the archive's number in the shard; archives joined into one share no keys.
     """
     if member.isdir():
         return
@@ -187,41 +188,40 @@ def _note(
         counts["files of a key that has such a file already, left out"] += 1
         return
     entry.kinds.add(kind)
-    place = (member.offset_data, member.size)
+    span = (member.offset_data, member.size)
     if kind == "image":
-        entry.image = place
+        entry.image = span
         return
     file.seek(member.offset_data)
     data = file.read(member.size)
     if kind == "cls":
         entry.label = _label(data)
         return
-    entry.texts.append(_text(kind, data, place))
+    entry.texts.append(_text(kind, data, span))
 
 
 def _no_images(entries: dict[tuple[int, str], _Entry]) -> list[str]:
-    """Says how many keys have no image, and which files they have."""
-    lone = [entry for entry in entries.values() if entry.image is None]
+    """Returns the message that counts keys without an image, and their files."""
+    without_image = [entry for entry in entries.values() if entry.image is None]
     suffixes = collections.Counter(
         f".{suffix}" if suffix else "without a suffix"
-        for entry in lone
+        for entry in without_image
         for suffix in (*sorted(entry.kinds), *entry.unread)
     )
-    if not lone:
+    if not without_image:
         return []
-    return [
-        f"{len(lone)} keys without an image, left out ({file_contents.tally(suffixes)})"
-    ]
+    suffix_counts = file_contents.tally(suffixes)
+    return [f"{len(without_image)} keys without an image, left out ({suffix_counts})"]
 
 
 def _dotted(entries: dict[tuple[int, str], _Entry]) -> list[str]:
-    """Says how many images are none because of a dot within their names."""
-    count, first = 0, ""
+    """Returns the message that counts images ignored for a dot within their names."""
+    count, example = 0, ""
     for (_, key), entry in entries.items():
         for suffix in entry.unread:
             if suffix.rpartition(".")[2] in IMAGES:
                 count += 1
-                first = first or (
+                example = example or (
                     f"{key}.{suffix}' is read as the file '{suffix}' of the key "
                     f"'{key.rpartition('/')[2]}'"
                 )
@@ -229,7 +229,7 @@ def _dotted(entries: dict[tuple[int, str], _Entry]) -> list[str]:
         return []
     return [
         f"{count} images with a further dot in their names, left out: keys end at the "
-        f"first dot, so that '{first.encode('utf-8', 'backslashreplace').decode()}"
+        f"first dot, so that '{example.encode('utf-8', 'backslashreplace').decode()}"
     ]
 
 
@@ -241,11 +241,11 @@ def _label(data: bytes) -> int:
     return label if 0 <= label < 2**31 else BAD_LABEL
 
 
-def _text(kind: str, data: bytes, place: tuple[int, int]) -> caption_files.Text:
-    """What a caption file holds, of the suffix txt or json; it may be cut off."""
-    known = caption_files.TXT if kind == "txt" else caption_files.JSON
-    found = caption_files.inspect(known, data, place)
-    return found if len(data) == place[1] else dataclasses.replace(found, captions=-1)
+def _text(kind: str, data: bytes, span: tuple[int, int]) -> caption_files.Text:
+    """Describes a caption file with the suffix txt or json; it may be truncated."""
+    file_kind = caption_files.TXT if kind == "txt" else caption_files.JSON
+    text = caption_files.inspect(file_kind, data, span)
+    return text if len(data) == span[1] else dataclasses.replace(text, captions=-1)
 
 
 def _pack(
@@ -253,12 +253,12 @@ def _pack(
     problems: list[str],
     counts: collections.Counter[str],
 ) -> ShardIndex:
-    """The index of these examples; what is amiss is said in its problems."""
+    """Returns the index of these examples; its problems include `counts`."""
     names = [key.encode("utf-8", "surrogateescape") for _, key in entries]
-    found = list(entries.values())
-    chosen = caption_files.choose_each((entry.texts for entry in found), counts)
-    said = [f"{n} {what}" for what, n in sorted(counts.items()) if n]
-    images = np.array([entry.image for entry in found], np.int64).reshape(-1, 2)
+    values = list(entries.values())
+    chosen = caption_files.choose_each((entry.texts for entry in values), counts)
+    counted = [f"{n} {problem}" for problem, n in sorted(counts.items()) if n]
+    images = np.array([entry.image for entry in values], np.int64).reshape(-1, 2)
     texts = np.array([text.span for text in chosen], np.int64).reshape(-1, 2)
     return ShardIndex(
         keys=np.frombuffer(b"".join(names), np.uint8).copy(),
@@ -268,8 +268,8 @@ def _pack(
         text_start=texts[:, 0].copy(),
         text_size=texts[:, 1].copy(),
         text_kind=np.array([text.kind for text in chosen], np.uint8),
-        # One that cannot be read is an example too, so that its fault is met.
+        # An unreadable one counts as a caption, so that reading it reports its fault.
         captions=np.array([abs(text.captions) for text in chosen], np.int32),
-        label=np.array([entry.label for entry in found], np.int32),
-        problems=(*problems, *said),
+        label=np.array([entry.label for entry in values], np.int32),
+        problems=(*problems, *counted),
     )

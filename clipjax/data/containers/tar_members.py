@@ -1,4 +1,4 @@
-"""The members of a tar shard, as far as it is whole, and of tars joined by `cat`."""
+"""Reads the members of a tar shard, also if it is truncated or joined by `cat`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BLOCK = tarfile.BLOCKSIZE
 def each(
     file: BinaryIO, shard: Shard, problems: list[str]
 ) -> Iterator[tuple[int, tarfile.TarInfo]]:
-    """(number of the archive, member); `problems` gets where the shard is damaged.
+    """Yields (number of the archive, member); adds damage to `problems`.
 
-    What follows an archive's end mark is read too, as GNU tar's --ignore-zeros does, so
-    that two archives joined by `cat` give the members of both.
+    It reads past an archive's end mark, as GNU tar's --ignore-zeros does, so that two
+    archives joined by `cat` give the members of both.
 
     Raises UserError for a file of another kind, such as a compressed one.
     """
@@ -37,8 +37,8 @@ def each(
         file.seek(start)
         if not _is_header(file.read(BLOCK)):
             problems.append(
-                f"{shard.stamp[0] - start} bytes behind the end mark, from byte "
-                f"{start} on, are no tar and not read"
+                f"{shard.stamp[0] - start} bytes after the end mark, from byte "
+                f"{start} on, are not a tar and not read"
             )
             return
         part += 1
@@ -47,7 +47,7 @@ def each(
 def _archive(
     file: BinaryIO, part: int, start: int, shard: Shard, problems: list[str]
 ) -> Generator[tuple[int, tarfile.TarInfo], None, int | None]:
-    """Yields the members of the archive that starts there; returns the position of its
+    """Yields the members of the archive at byte `start`; returns the position of its
     end mark, None if it has none.
     """
     file.seek(start)
@@ -61,19 +61,19 @@ def _archive(
             position = tar.offset
             yield part, member
             if position > size:
-                problems.append(f"cut off inside {member.name!r} (byte {size})")
+                problems.append(f"truncated inside {member.name!r} (byte {size})")
                 return None
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if position == 0:
             raise UserError(
                 f"the shard {shard.address} is not a tar file: {error}"
             ) from error
-        problems.append(f"cut off or damaged after byte {position}: {error}")
+        problems.append(f"truncated or damaged after byte {position}: {error}")
         return None
     file.seek(position)
     block = file.read(BLOCK)
     if len(block) < BLOCK:
-        problems.append(f"no end mark at byte {position}; it may be cut off there")
+        problems.append(f"no end mark at byte {position}; it may be truncated there")
     elif any(block):
         problems.append(f"bad header at byte {position}; the rest is lost")
     else:
@@ -82,7 +82,9 @@ def _archive(
 
 
 def _content_after(file: BinaryIO, position: int) -> int | None:
-    """Where the first block from there on starts that is not all zeros."""
+    """Returns the start of the first block from `position` on that is not all zeros;
+    None if there is none.
+    """
     file.seek(position)
     while chunk := file.read(128 * BLOCK):
         if rest := chunk.lstrip(b"\0"):

@@ -122,7 +122,7 @@ def make(
         problems += [
             f"the classes of {name} are numbered by their names in the files of "
             f"{shards}, which may be others in another split: set the option classes"
-            for name in sorted(scanned[0].columns.words & sets.keys())
+            for name in sorted(scanned[0].columns.text_labels & sets.keys())
         ]
     if (max_classes or max_samples_per_class) and len(sets) != 1:
         raise UserError(
@@ -187,7 +187,7 @@ class Parquet:
             dataclasses.replace(
                 found,
                 labels={},
-                words={},
+                label_texts={},
                 columns=dataclasses.replace(found.columns, labels={}),
             )
             for found in scanned
@@ -336,10 +336,12 @@ def _all_files(base: pathlib.Path) -> list[str]:
 
 def _numbers(found: parquet_rows.Rows, label: str, names: list[str]) -> np.ndarray:
     """The classes of a file's rows, int32; of text, by the place of each name."""
-    if label not in found.words:
+    if label not in found.label_texts:
         return found.labels[label]
     places = {name: i for i, name in reversed(list(enumerate(names)))}
-    anew = [places.get(word, parquet_rows.NO_LABEL) for word in found.words[label]]
+    anew = [
+        places.get(word, parquet_rows.NO_LABEL) for word in found.label_texts[label]
+    ]
     return np.array([*anew, parquet_rows.NO_LABEL], np.int32)[found.labels[label]]
 
 
@@ -356,9 +358,9 @@ def _class_names(
     """
     first = scanned[0]
     for found in scanned[1:]:
-        if (found.columns.labels, found.columns.words) != (
+        if (found.columns.labels, found.columns.text_labels) != (
             first.columns.labels,
-            first.columns.words,
+            first.columns.text_labels,
         ):
             raise UserError(
                 f"{found.path} has other labels or class names than {first.path}: read "
@@ -374,10 +376,10 @@ def _class_names(
         return dict.fromkeys(
             sets, local.read_lines(local.inside(base, classes, "classes"))
         )
-    for name in first.columns.words:
+    for name in first.columns.text_labels:
         read = {base / one for one in inside} - {found.path for found in scanned}
-        texts = {word for found in scanned for word in found.words[name]}
-        texts.update(*(parquet_rows.words(path, name) for path in sorted(read)))
+        texts = {word for found in scanned for word in found.label_texts[name]}
+        texts.update(*(parquet_rows.label_texts(path, name) for path in sorted(read)))
         sets[name] = sorted(texts)
     for name, names in list(sets.items()):
         if not names:

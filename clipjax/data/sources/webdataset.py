@@ -226,7 +226,7 @@ class WebDataset:
         except OSError as error:
             raise BadExample(f"cannot read the shard: {error.strerror}") from error
         if len(data) < size:
-            raise BadExample("the shard is cut off inside this example")
+            raise BadExample("the shard is truncated inside this example")
         return data
 
 

@@ -60,7 +60,7 @@ AS_SHARD = {
     "arrow stream": "an Arrow stream: write it as parquet, and read that",
     "arrow": "an Arrow file: write it as parquet, and read that by data=parquet",
     "git lfs": "a pointer of Git LFS, not the file: run git lfs pull",
-    "web page": "a web page, which a failed download leaves: get the file anew",
+    "web page": "a web page, which a failed download leaves: download the file again",
     "office": "an Office document: read another file",
 }
 # Form -> what any other file is; forms not listed are "compressed by FORM".

@@ -160,8 +160,8 @@ JOINED = {
     "no end mark between": (tar("a.jpg", end=False) + tar("b.jpg"), ["a", "b"], []),
     "long zeros between": (tar("a.jpg") + bytes(2**17) + tar("b.jpg"), ["a", "b"], []),
     "something else behind": (tar("a.jpg") + b"x" * 700, ["a"],
-                              ["700 bytes behind the end mark, from byte 10240 on"]),
-    "the second is cut": (tar("a.jpg") + tar("b.jpg")[:700], ["a", "b"], ["cut off"]),
+                              ["700 bytes after the end mark, from byte 10240 on"]),
+    "the second is cut": (tar("a.jpg") + tar("b.jpg")[:700], ["a", "b"], ["truncated"]),
     "the first is damaged": (tar("a.jpg", end=False) + b"x" * 512 + tar("b.jpg"), ["a"],
                              ["bad header"]),
 }  # fmt: skip

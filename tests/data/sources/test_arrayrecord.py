@@ -206,7 +206,7 @@ def test_damaged_metadata(made):
     outside = json.loads(text)
     outside["shards"][0]["file"] = "../train-00000.arrayrecord"
     place.write_text(json.dumps(outside))
-    assert "no file name" in refused(made)
+    assert "not a file name" in refused(made)
 
 
 def test_missing_and_truncated_shards(made):
@@ -256,7 +256,7 @@ def test_records_of_someone_else(made):
     found["shards"][1]["bytes"] = shard.stat().st_size
     (made / "train.json").write_text(json.dumps(found))
     source = arrayrecord.make("train", path=str(made))
-    assert "not one that clipjax.prepare writes" in broken(source, 5)
+    assert "clipjax.prepare did not write" in broken(source, 5)
     writer = ArrayRecordWriter(str(shard), "group_size:1")
     writer.write(record_shards.encode(Example(b"", ["one", "two", "three"])))
     writer.close()

@@ -278,7 +278,7 @@ def test_a_parquet_file_that_is_cut_or_changes(tmp_path):
         img2dataset.make("all", path=path, shards="00001")
     )
     with pytest.raises(
-        UserError, match="00000.parquet is no parquet file, or truncated"
+        UserError, match="00000.parquet is not a parquet file, or truncated"
     ):
         img2dataset.make("all", path=path)
     place.unlink()
@@ -321,11 +321,11 @@ def test_memory_and_open_files_are_bounded(tmp_path):
     assert [e.key for e in found] == [
         f"{i // 20:03}.parquet:{i // 20}-{i % 20}" for i in order
     ]
-    assert 250_000 < source._groups.kept <= 300_000
+    assert 250_000 < source._groups.cached_bytes <= 300_000
     assert len(source._groups._files) == parquet_rows.FILES
     assert len(pickle.dumps(source)) < 60_000
     copy = pickle.loads(pickle.dumps(source))
-    assert copy._groups.kept == 0 and copy[int(order[0])] == found[0]
+    assert copy._groups.cached_bytes == 0 and copy[int(order[0])] == found[0]
     tight = img2dataset.make("all", path=str(tmp_path))
     tight._groups = parquet_rows.RowGroups(memory=1)
     assert tight[7].key == "000.parquet:0-7" and len(tight._groups._tables) == 1

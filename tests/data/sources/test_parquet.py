@@ -165,7 +165,7 @@ def test_files_that_do_not_fit_together(tmp_path):
     for content, words in (
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         (b"", "is empty"),
-        (kept[: len(kept) // 2], "is no parquet file, or truncated"),
+        (kept[: len(kept) // 2], "is not a parquet file, or truncated"),
     ):
         place.write_bytes(content)
         with pytest.raises(UserError, match=f"{place.name} {words}") as caught:
@@ -481,7 +481,7 @@ def test_memory_and_what_goes_to_a_worker_are_small(tmp_path):
     source._groups = reader.RowGroups(memory=200_000)
     for i in rng.permutation(1000)[:100]:
         assert source[int(i)].labels == {"label": 7}
-    assert 100_000 < source._groups.kept <= 200_000
+    assert 100_000 < source._groups.cached_bytes <= 200_000
     assert source.problems == []
 
 

@@ -134,7 +134,7 @@ def test_a_column_of_splits_that_is_not_used_is_named(tmp_path):
     columns = {"Split": (["train", "test"], STRING), "text": (["a", "b"], STRING)}
     write(tmp_path / "0.parquet", columns)
     (said,) = parquet.make("all", path=str(tmp_path)).problems
-    assert said.endswith("not used: the option split_column=Split takes them")
+    assert said.endswith("not used: the option split_column=Split uses them")
     options = {"path": str(tmp_path), "split_column": "split"}
     assert parquet.make("test", **options).problems == []
 
