@@ -1,4 +1,4 @@
-"""From a config to its parts: the one place that calls the components' factories."""
+"""The parts of a config: the only module that calls the components' factories."""
 
 from __future__ import annotations
 
@@ -43,10 +43,9 @@ from clipjax.weights import value_checks
 def new_tokenizer(
     config: Config, train_source: Source, varied: TextAugment | None = None
 ) -> Tokenizer | None:
-    """A tokenizer made, and if it is of that kind trained, anew.
+    """A new tokenizer, trained if its kind is; None for a model without text.
 
-    varied: what varies the captions, whose words it is trained on too. None for a model
-    without text.
+    varied: the augmentation of captions, whose words the tokenizer is trained on too.
     """
     if "tokenizer" not in config.data:
         return None
@@ -60,9 +59,9 @@ def new_tokenizer(
 
 
 def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer | None:
-    """The tokenizer kept with a run; None for a model without text.
+    """The tokenizer saved with a run; None for a model without text.
 
-    Raises UserError if it is absent, damaged or of another kind than the config's.
+    Raises UserError if it is missing, damaged or of another kind than the config's.
     """
     if "tokenizer" not in config.data:
         return None
@@ -80,34 +79,34 @@ def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer | None:
 
 
 def save_tokenizer(
-    config: Config, made: Tokenizer | None, workdir: pathlib.Path
+    config: Config, tokenizer: Tokenizer | None, workdir: pathlib.Path
 ) -> None:
-    """Keeps the tokenizer's state with the run, if there is one."""
-    if made is not None:
+    """Saves a tokenizer's state with the run; None: saves nothing."""
+    if tokenizer is not None:
         name = config.data.tokenizer.name
-        kept = {"name": name, "state": made.state()}
-        atomic_files.write_json(workdir / "tokenizer.json", kept)
+        saved = {"name": name, "state": tokenizer.state()}
+        atomic_files.write_json(workdir / "tokenizer.json", saved)
 
 
-def model(config: Config, made: Tokenizer | None) -> Model:
-    """The model of a config; made: the tokenizer, of a model with text."""
+def model(config: Config, tokenizer: Tokenizer | None) -> Model:
+    """A config's model; tokenizer: None for a model without text."""
     towers = []
     if "image" in config.model:
         towers.append(create("image", config.model.image, config.data.image_size))
-    if made is not None:
-        sizes = made.vocab_size, made.context_length
+    if tokenizer is not None:
+        sizes = tokenizer.vocab_size, tokenizer.context_length
         towers.append(create("text", config.model.text, *sizes))
     return lora.add(create("model", config.model, *towers), **config.lora)
 
 
-def loss(config: Config, spec: LossSpec, given: str) -> Loss:
-    """The loss of a config, a sum if there are several.
+def loss(config: Config, spec: LossSpec, image_output: str) -> Loss:
+    """A config's loss, or the sum of its losses.
 
-    given: the model's `image_output`; raises UserError if the loss needs another.
+    image_output: the model's; raises UserError if the loss needs another.
     """
     section = config.loss
     for _, part, _ in losses(config):
-        _check_output("loss", part.name, given)
+        _check_output("loss", part.name, image_output)
     if "name" in section:
         return create("loss", section, spec)
     parts = (
@@ -123,15 +122,15 @@ def loss(config: Config, spec: LossSpec, given: str) -> Loss:
 
 def encoder(
     config: Config,
-    made: Model,
-    words: Tokenizer | None,
+    model: Model,
+    tokenizer: Tokenizer | None,
     mesh: jax.sharding.Mesh | None,
     learnt: Classes = NONE,
 ) -> Encoder:
-    """The encoder of a run's evaluators; learnt: by a classifier."""
+    """The encoder of a run's evaluators; learnt: a classifier's classes."""
     return Encoder(
-        made,
-        words,
+        model,
+        tokenizer,
         preprocess(config),
         batch_size=64 * (mesh.size if mesh else 1),
         mesh=mesh,
@@ -142,14 +141,14 @@ def encoder(
 
 
 def preprocess(config: Config) -> Callable[[Any], np.ndarray]:
-    """Images as the run evaluates them: anything decodable -> uint8 [s s 3]."""
+    """The preprocessing for evaluation: any decodable image -> uint8 [s s 3]."""
     return create("preprocess", config.data.preprocess, config.data.image_size)
 
 
 def augment(config: Config) -> Augment:
-    """Images as the run trains on them: (anything decodable, generator) -> uint8.
+    """The augmentation for training: (any decodable image, generator) -> uint8.
 
-    They are upright by EXIF, or not, as those of its evaluation are.
+    It turns images upright by EXIF if the preprocessing for evaluation does.
     """
     parts = _chain("augment", config.data.augment, config.data.image_size)
     evaluation = preprocess(config)
@@ -161,7 +160,7 @@ def augment(config: Config) -> Augment:
 
 
 def text_augment(config: Config, train_source: Source) -> TextAugment | None:
-    """What varies the captions of a run; None if nothing does."""
+    """The augmentation of a run's captions; None without one."""
     if "text_augment" not in config.data:
         return None
     parts = _chain("text_augment", config.data.text_augment, train_source)
@@ -169,9 +168,9 @@ def text_augment(config: Config, train_source: Source) -> TextAugment | None:
 
 
 def mixing(config: Config) -> Mixing | None:
-    """How examples are mixed, None if they are not.
+    """The mixing of a run's examples; None if the config has none.
 
-    Raises UserError if they are to be and the model has no classes.
+    Raises UserError if the config has one and the model has no classes.
     """
     data = config.data
     key = "mixup" if data.mixup else "cutmix"
@@ -188,7 +187,7 @@ def mixing(config: Config) -> Mixing | None:
 
 
 def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
-    """The components of a section that names one, or several and their order."""
+    """The components of a section that names one, or several with their order."""
     if "name" in section:
         return [create(family, section, *args)]
     order = labels(section, f"data.{family}")
@@ -198,11 +197,13 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
 class Evaluators(dict[str, Evaluator]):
     """Evaluators by label.
 
-    inputs: of each; those of one source share theirs.
+    inputs: the inputs per label; evaluators of one source share an object.
     """
 
-    def __init__(self, made: Mapping[str, Evaluator], inputs: Mapping[str, Inputs]):
-        super().__init__(made)
+    def __init__(
+        self, evaluators: Mapping[str, Evaluator], inputs: Mapping[str, Inputs]
+    ):
+        super().__init__(evaluators)
         self.inputs = inputs
 
     def run(
@@ -210,7 +211,7 @@ class Evaluators(dict[str, Evaluator]):
         variables: Variables,
         progress: Callable[[str], Callable[[int, int], None]] | None = None,
     ) -> dict[str, EvalResult]:
-        """Runs them in turn; `progress(label)` gives each its callback."""
+        """Runs each in order; `progress(label)` returns its callback."""
         try:
             return {
                 label: evaluator.run(variables, progress(label) if progress else None)
@@ -222,29 +223,29 @@ class Evaluators(dict[str, Evaluator]):
 
 
 def evaluators(
-    config: Config, made: Encoder, shared: Source | None, own: Mapping[str, Source]
+    config: Config, encoder: Encoder, shared: Source | None, own: Mapping[str, Source]
 ) -> Evaluators:
-    """Each over its own source or `shared`, the run's.
+    """A config's evaluators, each over its source in `own` or over `shared`.
 
-    Raises UserError for one that needs another kind of model.
+    Raises UserError if an evaluator needs another kind of model.
     """
-    found, inputs = {}, {}
+    evaluators, inputs = {}, {}
     for label in labels(config.evals, "evals"):
         section = config.evals[label]
-        _check_output("evals", section.name, made.image_output)
+        _check_output("evals", section.name, encoder.image_output)
         source = own.get(label, shared)
-        assert source is not None  # the run has one for evaluators without their own
-        same = (one for one in inputs.values() if one.source is source)
-        inputs[label] = next(same, None) or Inputs(made, source)
-        found[label] = create("evals", section, inputs[label])
-    return Evaluators(found, inputs)
+        assert source is not None  # `shared` is set if an evaluator needs it
+        same_source = (x for x in inputs.values() if x.source is source)
+        inputs[label] = next(same_source, None) or Inputs(encoder, source)
+        evaluators[label] = create("evals", section, inputs[label])
+    return Evaluators(evaluators, inputs)
 
 
-def _check_output(family: str, name: str, given: str) -> None:
+def _check_output(family: str, name: str, image_output: str) -> None:
     """Raises UserError if a loss or evaluator needs another kind of model."""
-    module = registry.module_of(registry.load(family, name), "OUTPUT")
-    if (module or "image_embed") != given:
-        logits = given == "logits"
+    needed = registry.module_of(registry.load(family, name), "OUTPUT")
+    if (needed or "image_embed") != image_output:
+        logits = image_output == "logits"
         kind = "a classifier, which has no" if logits else "no classifier: it has"
         fix = "cross_entropy" if family == "loss" else "classification"
         raise UserError(
@@ -254,10 +255,10 @@ def _check_output(family: str, name: str, given: str) -> None:
 
 
 def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
-    """A saved state of a run as nested dicts of host arrays, and its step.
+    """A run's saved state as nested dicts of host arrays, and its step.
 
-    which: "best" (the latest if none is best), "latest" or a step's number.
-    Raises UserError if there is none such, or it holds numbers that are not finite.
+    which: "best" (the latest if no best is known), "latest" or a step's number.
+    Raises UserError if there is no such step, or it holds non-finite numbers.
     """
     with Checkpoints(workdir, read_only=True) as saves:
         if which == "best" and saves.best_step() is None:
@@ -273,14 +274,14 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
 def load_variables(
     workdir: pathlib.Path, which: str, ema: bool
 ) -> tuple[Variables, int]:
-    """What `model.apply` takes, from a saved state; see `load_state`."""
+    """The variables for `model.apply` from a saved state; see `load_state`."""
     state, step = load_state(workdir, which)
-    kept = state["ema"] if ema and state.get("ema") else state
-    return variables(kept["params"], kept.get("model_state") or {}), step
+    chosen = state["ema"] if ema and state.get("ema") else state
+    return variables(chosen["params"], chosen.get("model_state") or {}), step
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file of a run; raises UserError if it is damaged."""
+    """The JSON object in a run's file; raises UserError if it is damaged."""
     try:
         value = atomic_files.parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -294,7 +295,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvalPreprocess:
-    """An evaluation preprocess in place of an augmentation: draws nothing."""
+    """The preprocessing for evaluation with an augmentation's signature."""
 
     preprocess: Callable[[Any], Any]
 

@@ -1,4 +1,4 @@
-"""The classes of a classifier: checked against the data, and kept with the run."""
+"""A classifier's classes: checked against the data, and saved with the run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def of_data(config: Config, source: Source) -> Classes:
-    """The classes a run learns; none for a model without classes. Says which have one
-    name.
+    """The classes that a run learns; none for a model without classes.
 
-    Raises UserError if the data have no such labels, several label sets of which
-    none was chosen, or another number of classes than the model.
+    Logs a warning if classes share a name. Raises UserError if the data have no such
+    labels, several label sets and none is chosen, or another number of classes than
+    the model.
     """
     if "num_classes" not in config.model:
         return class_lists.NONE
@@ -34,18 +34,18 @@ def of_data(config: Config, source: Source) -> Classes:
             f"{'several label sets' if known else 'none'}: "
             f"{fix or 'choose other data, such as data=imagefolder'}"
         )
-    found = class_lists.classes_of(source, label_set)
-    if len(found) != config.model.num_classes:
+    learnt = class_lists.classes_of(source, label_set)
+    if len(learnt) != config.model.num_classes:
         raise UserError(
-            f"model.num_classes={config.model.num_classes}: the data have {len(found)} "
-            f"classes; set --config.model.num_classes={len(found)}"
+            f"model.num_classes={config.model.num_classes}: the data have "
+            f"{len(learnt)} classes; set --config.model.num_classes={len(learnt)}"
         )
-    if shared := class_lists.shared_names(found.names):
+    if shared := class_lists.shared_names(learnt.names):
         logger.warning(
             "the training data have %s: the model tells them apart by their numbers",
             class_lists.shared_words(shared),
         )
-    return found
+    return learnt
 
 
 def check_validation(config: Config, learnt: Classes, source: Source) -> None:
@@ -64,13 +64,11 @@ def check_validation(config: Config, learnt: Classes, source: Source) -> None:
 
 
 def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
-    """Raises UserError if a run would go on with other classes than it has learnt,
-    or with the same ones in another order.
-    """
+    """Raises UserError if a resumed run's classes differ, also if only in order."""
     if not learnt.names or not (workdir / FILE).exists():
         return
-    if not class_lists.same(kept := saved(config, workdir), learnt):
-        pairs = zip(kept.names, learnt.names, strict=True)
+    if not class_lists.same(before := saved(config, workdir), learnt):
+        pairs = zip(before.names, learnt.names, strict=True)
         other = [f"{old!r} is now {new!r}" for old, new in pairs if old != new]
         raise UserError(
             f"{workdir} has learnt other classes, or in another order, than the "
@@ -80,24 +78,24 @@ def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
 
 
 def save(learnt: Classes, workdir: pathlib.Path) -> None:
-    """Keeps the classes with the run, if there are any."""
+    """Saves the classes with the run, if there are any."""
     if learnt.names:
-        kept = {"names": learnt.names, "ids": learnt.ids}
-        atomic_files.write_json(workdir / FILE, kept)
+        content = {"names": learnt.names, "ids": learnt.ids}
+        atomic_files.write_json(workdir / FILE, content)
 
 
 def saved(config: Config, workdir: pathlib.Path) -> Classes:
-    """The classes kept with a run; none for a model without classes.
+    """The classes saved with a run; none for a model without classes.
 
-    Raises UserError if they are absent or damaged.
+    Raises UserError if they are missing or damaged.
     """
     if "num_classes" not in config.model:
         return class_lists.NONE
     path = workdir / FILE
     if not path.exists():
         raise UserError(f"{path} is missing: without it the classes have no names")
-    found = read_json(path)
-    names, ids = found.get("names"), found.get("ids", [])
+    content = read_json(path)
+    names, ids = content.get("names"), content.get("ids", [])
     if not (isinstance(names, list) and isinstance(ids, list)) or not (
         len(names) == config.model.num_classes and len(ids) in (0, len(names))
     ):

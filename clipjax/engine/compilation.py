@@ -1,4 +1,4 @@
-"""The persistent compilation cache: compile once, start fast ever after."""
+"""The persistent compilation cache: later starts skip compilation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clipjax import atomic_files, cache
 
 
 def enable_cache(say: Callable[[str], None]) -> None:
-    """Turns jax's compilation cache on, after deleting entries that cannot be read.
+    """Turns jax's compilation cache on, after deleting unreadable entries.
 
-    A process killed while it writes leaves a cut entry, which jax would report and
-    compile around at every start but never replace. Without a folder that can be
-    written there is no cache, which costs time and nothing else.
+    A process killed during a write leaves a truncated entry. jax reports it at every
+    start and compiles again, but never replaces it. If the folder cannot be written,
+    there is no cache, which costs only time.
     """
     folder = cache.folder("xla")
     try:
@@ -26,7 +26,7 @@ def enable_cache(say: Callable[[str], None]) -> None:
             say(f"deleted an unreadable compilation-cache entry: {path.name}")
     except OSError as error:
         say(
-            f"nothing compiled is kept: {folder} cannot be used ({error.strerror}); "
+            f"no compilation cache: {folder} cannot be used ({error.strerror}); "
             "set CLIPJAX_CACHE to a folder that can be written"
         )
         return
@@ -35,9 +35,9 @@ def enable_cache(say: Callable[[str], None]) -> None:
 
 
 def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Entries whose compressed content is cut or damaged.
+    """Entries whose compressed content is truncated or damaged.
 
-    Those checked before, by name, size and time, are not read again.
+    Entries with the name, size and time of an earlier check are not read again.
     """
     listing = folder / "checked.txt"
     checked = set(listing.read_text().splitlines()) if listing.exists() else set()
@@ -49,7 +49,7 @@ def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
             if mark not in checked and not _readable(path.read_bytes()):
                 bad.append(path)
                 continue
-        except FileNotFoundError:  # another process tidied it away
+        except FileNotFoundError:  # another process deleted it
             continue
         good.append(mark)
     with atomic_files.opened(listing) as file:

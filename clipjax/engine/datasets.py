@@ -1,4 +1,4 @@
-"""The data of a run: its sources, where they lie, and whether they are the same."""
+"""A run's data: its sources, their absolute paths, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -18,75 +18,74 @@ from clipjax.data.storage import local
 from clipjax.engine.assemble import read_json
 from clipjax.types import BadExample, Config, Source, UserError
 
-FILE = "data.json"  # in a run's folder: the fingerprint of each source, by its section
-SAMPLES = 16  # examples whose names and captions go into a fingerprint
+FILE = "data.json"  # in a run's folder: the fingerprint per source, by section
+SAMPLES = 16  # examples whose keys and captions a fingerprint covers
 
 
 def source(section: Mapping[str, Any], flag: str) -> Source:
     """The source of a `data.train`, `data.eval` or `evals.LABEL.data` section.
 
-    flag: what its options' flags begin with on this command line, for messages.
+    flag: the beginning of its options' flags on this command line, for messages.
 
-    Raises UserError if data is missing or empty.
+    Raises UserError if data are missing or empty.
     """
     with local.set_by_flags(flag):
-        made = create("data", section, section["split"])
-    if len(made) == 0:
+        result = create("data", section, section["split"])
+    if len(result) == 0:
         raise UserError(
             f"data={section['name']}, split={section['split']!r}: the source is empty"
         )
-    return made
+    return result
 
 
 def eval_source(
     config: Config, val_loss: bool, flag: str = "--config.data.eval."
 ) -> Source | None:
-    """The source of `data.eval`, None if nothing needs it.
+    """The source of `data.eval`, None if neither evaluators nor loss need it.
 
-    Raises UserError if the validation loss of a model with text needs captions and
-    it has none.
+    Raises UserError if it has no captions and the validation loss needs them.
     """
     evals = labels(config.evals, "evals")
     if not val_loss and all("data" in config.evals[label] for label in evals):
         return None
     section = config.data.eval
-    made = source(section, flag)
-    if val_loss and "text" in config.model and made.max_captions == 0:
+    shared = source(section, flag)
+    if val_loss and "text" in config.model and shared.max_captions == 0:
         raise UserError(
             f"data.eval ({section.name}, split {section.split!r}) has no captions, "
             "which the validation loss needs: choose other data, or do without it by "
             "--config.train.val_batches=0"
         )
-    return made
+    return shared
 
 
 def own_sources(
     config: Config, shared: Source | None, flag: str = "--config."
 ) -> dict[str, Source]:
-    """Label -> source of the evaluators that have data of their own.
+    """Label -> source for the evaluators with a `data` section.
 
-    Equal sections have one source, so that it is encoded once; shared: that of
-    `data.eval`.
+    Equal sections share one source, so that it is encoded once. shared: the source of
+    `data.eval`, None without one.
     """
-    made = {} if shared is None else {_words(config, "data.eval"): shared}
+    sources = {} if shared is None else {_section(config, "data.eval"): shared}
     own = {}
     for label in labels(config.evals, "evals"):
         if "data" in config.evals[label]:
-            words = _words(config, path := f"evals.{label}.data")
-            if words not in made:
-                made[words] = source(config.evals[label].data, f"{flag}{path}.")
-            own[label] = made[words]
+            section = _section(config, path := f"evals.{label}.data")
+            if section not in sources:
+                sources[section] = source(config.evals[label].data, f"{flag}{path}.")
+            own[label] = sources[section]
     return own
 
 
 def resolved(config: Config) -> Config:
-    """The config with the places of its data absolute, as a run keeps it.
+    """The config with absolute paths of its data, as a run saves it.
 
-    From another folder a relative one would name other data, or none.
+    A relative path would name other data, or none, from another folder.
     """
-    found = config.copy_and_resolve_references()
-    with found.unlocked():
-        for family, section, _ in config_parts.sections(found):
+    absolute = config.copy_and_resolve_references()
+    with absolute.unlocked():
+        for family, section, _ in config_parts.sections(absolute):
             if family != "data":
                 continue
             for key in mixture_spec.PATHS:
@@ -94,66 +93,68 @@ def resolved(config: Config) -> Config:
                     section[key] = mixture_spec.absolute(section[key])
             if section.name == "mixture":
                 section.parts = mixture_spec.absolute_parts(section.parts)
-    return found.lock()
+    return absolute.lock()
 
 
-def fingerprint(made: Source) -> dict[str, Any]:
-    """What tells a source from another at little cost; "" if it cannot say.
+def fingerprint(source: Source) -> dict[str, Any]:
+    """Values that differ between sources and cost little; "" if a value is unknown.
 
-    The counts are of all examples; the digests of names and captions are of a few,
+    The counts cover all examples. The digests of names and captions cover a few,
     evenly spaced, so that nothing large is read.
     """
-    counts = np.asarray(made.caption_counts, "<i4")
-    few = np.unique(np.linspace(0, len(made) - 1, SAMPLES).astype(int)).tolist()
+    counts = np.asarray(source.caption_counts, "<i4")
+    few = np.unique(np.linspace(0, len(source) - 1, SAMPLES).astype(int)).tolist()
     return {
-        "examples": len(made),
+        "examples": len(source),
         "captions": int(counts.sum()),
         "caption counts": _digest(counts.tobytes()),
-        "classes": _digest({k: list(v) for k, v in made.class_names.items()}),
-        "names": _sampled(getattr(made, "key_of", None), few),
-        "texts": _sampled(getattr(made, "captions_of", None), few),
+        "classes": _digest({k: list(v) for k, v in source.class_names.items()}),
+        "names": _sampled(getattr(source, "key_of", None), few),
+        "texts": _sampled(getattr(source, "captions_of", None), few),
     }
 
 
 def fingerprints(
     config: Config, train: Source, shared: Source | None, own: Mapping[str, Source]
 ) -> dict[str, dict[str, Any]]:
-    """The fingerprint of each source of a run, by its section."""
-    found = {"data.train": fingerprint(train), **eval_fingerprints(shared, own)}
-    return {path: {"of": _words(config, path), **one} for path, one in found.items()}
+    """The fingerprint per source of a run, by section."""
+    values = {"data.train": fingerprint(train), **eval_fingerprints(shared, own)}
+    return {
+        path: {"of": _section(config, path), **value} for path, value in values.items()
+    }
 
 
 def eval_fingerprints(
     shared: Source | None, own: Mapping[str, Source]
 ) -> dict[str, dict[str, Any]]:
-    """The same of the sources that an evaluation reads."""
-    found = {} if shared is None else {"data.eval": fingerprint(shared)}
-    return found | {
-        f"evals.{label}.data": fingerprint(made) for label, made in own.items()
+    """The fingerprint per source of an evaluation, by section."""
+    values = {} if shared is None else {"data.eval": fingerprint(shared)}
+    return values | {
+        f"evals.{label}.data": fingerprint(source) for label, source in own.items()
     }
 
 
-def save(found: Mapping[str, Any], workdir: pathlib.Path) -> None:
-    """Keeps the fingerprints with the run."""
-    atomic_files.write_json(workdir / FILE, dict(found))
+def save(values: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Saves fingerprints with the run."""
+    atomic_files.write_json(workdir / FILE, dict(values))
 
 
 def saved(workdir: pathlib.Path) -> dict[str, Any]:
-    """Those kept with a run; none if an older version saved it."""
+    """The fingerprints saved with a run; {} if an older version saved it."""
     path = workdir / FILE
     return read_json(path) if path.exists() else {}
 
 
 def check_training(
-    workdir: pathlib.Path, found: Mapping[str, Any], say: Callable[[str], None]
+    workdir: pathlib.Path, current: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Compares the data of a run that goes on with what it was trained on.
+    """Compares a resumed run's data with the data that it was trained on.
 
-    Raises UserError if the training data differ; evaluation data may, and are said
-    to, unless the config names others.
+    Raises UserError if the training data differ. If evaluation data differ although the
+    config names the same, `say` gets a line.
     """
     before = saved(workdir)
-    for path, now in found.items():
+    for path, now in current.items():
         change = changes(before.get(path, {}), now)
         if not change:
             continue
@@ -169,10 +170,10 @@ def check_training(
             )
 
 
-def check_evaluation(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
-    """Raises UserError if data that a run was evaluated on have changed."""
+def check_evaluation(workdir: pathlib.Path, current: Mapping[str, Any]) -> None:
+    """Raises UserError if data on which a run was evaluated have changed."""
     before = saved(workdir)
-    for path, now in found.items():
+    for path, now in current.items():
         if change := changes(before.get(path, {}), now):
             how = "--data=NAME --data.path=FOLDER"
             if path != "data.eval":
@@ -184,21 +185,21 @@ def check_evaluation(workdir: pathlib.Path, found: Mapping[str, Any]) -> None:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs of two fingerprints, in words; "" if nothing does."""
-    found = []
+    """The differences of two fingerprints as text; "" if there are none."""
+    texts = []
     for key, new in now.items():
         old = before.get(key, "")
         if key == "of" or "" in (old, new) or old == new:
             continue
         if key in ("examples", "captions"):
-            found.append(f"{old} {key} -> {new}")
+            texts.append(f"{old} {key} -> {new}")
         else:
-            found.append(f"other {key}")
-    return ", ".join(found)
+            texts.append(f"other {key}")
+    return ", ".join(texts)
 
 
-def _words(config: Config, path: str) -> str:
-    """A section in words, by which it is known to be the same as before."""
+def _section(config: Config, path: str) -> str:
+    """A section as JSON, which shows whether the config names the same data."""
     section: Any = config
     for name in path.split("."):
         section = section[name]
@@ -212,11 +213,11 @@ def _digest(value: Any) -> str:
 
 
 def _sampled(read: Callable[[int], Any] | None, few: list[int]) -> str:
-    """The digest of what is read of a few examples; "" if one cannot be read."""
+    """The digest of values read from a few examples; "" if one cannot be read."""
     if read is None:
         return ""
     try:
-        found = [read(index) for index in few]
-        return _digest([x if isinstance(x, str) else list(x) for x in found])
+        values = [read(index) for index in few]
+        return _digest([x if isinstance(x, str) else list(x) for x in values])
     except (BadExample, OSError):
         return ""

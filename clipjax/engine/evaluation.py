@@ -18,7 +18,7 @@ from clipjax.types import EvalResult, Metric
 
 
 class Evaluation:
-    """Validation loss and evaluators of a run; compiles at the first use."""
+    """A run's validation loss and evaluators; compiles at the first use."""
 
     def __init__(self, run: Run, progress: Progress):
         self._run = run
@@ -28,37 +28,39 @@ class Evaluation:
     def run(
         self, state: states.TrainState
     ) -> tuple[dict[str, EvalResult], dict[str, Metric]]:
-        """Results by evaluator, and the same flat by name with "val_loss" and
-        "primary", the first evaluator's primary metric; nothing for a config without
-        either."""
+        """Returns (results by evaluator, metrics by name).
+
+        The metrics also hold "val_loss" and "primary", the first evaluator's primary
+        metric. Both are empty if the config has neither loss nor evaluators.
+        """
         begin = time.monotonic()
-        found: dict[str, Metric] = {}
+        metrics: dict[str, Metric] = {}
         config = self._run.config
         if config.train.val_batches:
-            found["val_loss"] = self._val_loss(state)
+            metrics["val_loss"] = self._val_loss(state)
         variables = states.eval_variables(state, config.train.eval_ema)
         results = self._run.evaluators.run(variables, self._progress.doing)
         for label, result in results.items():
             for name, metric in result.metrics.items():
-                found[f"{label}/{name}"] = metric
-            found.setdefault("primary", result.metrics[result.primary])
+                metrics[f"{label}/{name}"] = metric
+            metrics.setdefault("primary", result.metrics[result.primary])
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
         self._progress.done()
-        if found:
-            self._tell(int(state.step), results, found, seconds)
-        return results, found
+        if metrics:
+            self._report(int(state.step), results, metrics, seconds)
+        return results, metrics
 
-    def _tell(
+    def _report(
         self,
         step: int,
         results: dict[str, EvalResult],
-        found: dict[str, Metric],
+        metrics: dict[str, Metric],
         seconds: float,
     ) -> None:
         parts = []
-        if "val_loss" in found:
-            parts.append(f"loss {found['val_loss'].value:.4f}")
+        if "val_loss" in metrics:
+            parts.append(f"loss {metrics['val_loss'].value:.4f}")
         for label, result in results.items():
             metric = result.metrics[result.primary]
             text = f"{label} {result.primary} {result_texts.quantity(metric)}"
@@ -72,7 +74,7 @@ class Evaluation:
         )
 
     def _val_loss(self, state: states.TrainState) -> Metric:
-        """Mean loss over whole batches of the evaluation source, in a fixed order."""
+        """The mean loss over full batches of `data.eval`, in a fixed order."""
         run, data = self._run, self._run.config.data
         source = run.eval_source
         assert source is not None  # train.val_batches is above 0

@@ -1,4 +1,4 @@
-"""What a run starts from: another run's parameters, or a released model's."""
+"""Initial weights: another run's parameters, or a released model's."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ from clipjax.weights.tensors import resize_positions
 
 Say = Callable[[str], None]
 
-# What two tokenizers of one vocabulary agree on.
+# Texts for which tokenizers of one vocabulary give the same ids.
 PROBES = (
     "a photo of a dog",
     "two small birds fly over the sea at night",
     "A Dog in the Rain",
 )
 SIDES = {"init_from": "", "init_image_from": "image", "init_text_from": "text"}
-# What may be absent there and then starts fresh: it is of this run's training.
+# Parameters of this run's own training: if absent from the source, they start fresh.
 FRESH = re.compile(r"(lora|image_expander|text_expander)/.*|logit_bias")
 
 
 def starts(config: Config) -> dict[str, str]:
-    """The keys of SIDES that a config sets, with what they name.
+    """The keys of SIDES that a config sets, with their values.
 
-    Raises UserError if a whole model and a tower are both named.
+    Raises UserError if it sets both a whole model and a tower.
     """
-    found = {key: config[key] for key in SIDES if config[key]}
-    if "init_from" in found and len(found) > 1:
+    names = {key: config[key] for key in SIDES if config[key]}
+    if "init_from" in names and len(names) > 1:
         raise UserError(
             f"init_from={config.init_from} is a whole model: leave it empty to start "
-            f"from towers by {' and '.join(sorted(found.keys() - {'init_from'}))}"
+            f"from towers by {' and '.join(sorted(names.keys() - {'init_from'}))}"
         )
-    return found
+    return names
 
 
 def run_of_texts(config: Config) -> pathlib.Path | None:
-    """The run whose text tower, and so whose tokenizer, a run starts with."""
-    given = starts(config)
-    name = given.get("init_from") or given.get("init_text_from")
+    """The run from which a run takes its text tower, and so its tokenizer."""
+    names = starts(config)
+    name = names.get("init_from") or names.get("init_text_from")
     return paths.given(name) if name and not read_model.is_foreign(name) else None
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class InitialWeights:
     """Weights to start from, which fit the run's model.
 
-    what: "KEY=NAME", key one of SIDES. place: of which save, for messages. side:
-    "image" or "text" of a tower alone, "" of the whole.
+    what: "KEY=NAME", key one of SIDES. origin: the save that holds them, for messages.
+    side: "image" or "text" for one tower, "" for the whole model.
     """
 
     what: str
-    place: str
+    origin: str
     side: str
     params: Mapping[str, Any]
     model_state: Mapping[str, Any]
@@ -72,12 +72,12 @@ class Given:
 
 def read(
     key: str, config: Config, model: Model, tokenizer: Tokenizer | None, say: Say
-) -> Given:
+) -> InitialWeights:
     """The weights that a config names by a key of SIDES: host arrays.
 
-    A run's are those of its best checkpoint, the moving average if it kept one. Said
-    and not refused are images that were normalised or prepared otherwise, to which
-    training adapts.
+    A run gives the weights of its best checkpoint, or their moving average if it has
+    one. If its images were normalised or prepared otherwise, `say` gets a warning,
+    because training adapts to that.
 
     model, tokenizer: the run's.
 
@@ -85,20 +85,20 @@ def read(
     model (see models/common/meaning.py), or if their tokenizer gives other ids.
     """
     name, side = config[key], SIDES[key]
-    foreigner = read_model.is_foreign(name)
-    for one in (side,) if side else ("image", "text") if foreigner else ():
-        if not hasattr(meaning.module_of(model), one):
-            raise UserError(f"{name}: this run's model has no {one} tower to start")
-    reader = _released if foreigner else _saved
+    foreign = read_model.is_foreign(name)
+    for tower in (side,) if side else ("image", "text") if foreign else ():
+        if not hasattr(meaning.module_of(model), tower):
+            raise UserError(f"{name}: this run's model has no {tower} tower to start")
+    reader = _released if foreign else _saved
     return reader(f"{key}={name}", name, side, config, model, tokenizer, say)
 
 
-def _saved(what, name, side, config, model, tokenizer, say) -> Given:
-    """Of a run."""
+def _saved(what, name, side, config, model, tokenizer, say) -> InitialWeights:
+    """A run's weights."""
     workdir = paths.local(name, "a model")
     saved = resume.load_config(workdir)
-    words = assemble.saved_tokenizer(saved, workdir)
-    theirs = assemble.model(saved, words)
+    their_tokenizer = assemble.saved_tokenizer(saved, workdir)
+    theirs = assemble.model(saved, their_tokenizer)
     if side:
         tower = getattr(meaning.module_of(theirs), side, None)
         if tower is None:
@@ -107,86 +107,89 @@ def _saved(what, name, side, config, model, tokenizer, say) -> Given:
         meaning.check(ours, tower, what, f"model.{side}", alone=True)
     else:
         meaning.check(model, theirs, what)
-    if side != "image" and tokenizer is not None and words is not None:
-        check_same_ids(what, tokenizer, words)
+    if side != "image" and tokenizer is not None and their_tokenizer is not None:
+        check_same_ids(what, tokenizer, their_tokenizer)
     if side != "text":
-        seen = saved.data.preprocess.to_dict()
-        compare_images(config, model, theirs, seen, what, say)
+        preprocess = saved.data.preprocess.to_dict()
+        compare_images(config, model, theirs, preprocess, what, say)
     raw, step = assemble.load_state(workdir, "best")
-    place = f"{name}, step {step}"
-    if raw.get("ema"):  # what its evaluations were of
-        raw, place = {**raw, **raw["ema"]}, f"{place} (moving average)"
+    origin = f"{name}, step {step}"
+    if raw.get("ema"):  # its evaluations took the moving average
+        raw, origin = {**raw, **raw["ema"]}, f"{origin} (moving average)"
     if side and "lora" in raw["params"]:
         raise UserError(
-            f"{what}: its {side} tower is completed by LoRA, which is not taken along: "
-            "export the run first, and start from the export"
+            f"{what}: its {side} tower needs the run's LoRA parameters, which are not "
+            "copied: export the run first, and start from the export"
         )
-    return Given(what, place, side, raw["params"], raw["model_state"])
+    return InitialWeights(what, origin, side, raw["params"], raw["model_state"])
 
 
-def _released(what, name, side, config, model, tokenizer, say) -> Given:
-    """Of a model that others released."""
+def _released(what, name, side, config, model, tokenizer, say) -> InitialWeights:
+    """A released model's weights."""
     if side:
         ours = getattr(meaning.module_of(model), side)
-        # The only one of the tower's ways to pool that has parameters of its own.
+        # The only pooling of the tower that has parameters.
         pooler = side == "text" and getattr(ours, "pool", "") == "pooler"
         options = {"pool": "pooler"} if pooler else None
         tower, params, stats = read_tower.read_tower(name, side, options)
         read_tower.check_same(ours, tower, what)
         if side == "image":
             compare_images(config, model, tower, tower.preprocess, what, say)
-        return Given(what, name, side, {side: params}, {side: stats} if stats else {})
-    found, variables = read_model.read_model(name)
-    theirs = model_description.build(found)
+        state = {side: stats} if stats else {}
+        return InitialWeights(what, name, side, {side: params}, state)
+    description, variables = read_model.read_model(name)
+    theirs = model_description.build(description)
     meaning.check(model, theirs, what)
-    if tokenizer is not None and found.tokenizer:
-        chosen = model_description.section(found, "tokenizer")
+    if tokenizer is not None and description.tokenizer:
+        chosen = model_description.section(description, "tokenizer")
         check_same_ids(what, tokenizer, create("tokenizer", chosen, None, None))
     elif tokenizer is not None:
-        say(f"{name}: {found.no_tokenizer}; the run's own is not compared")
-    seen = model_description.section(found, "preprocess")
-    if not seen:
-        say(f"{found.no_preprocess}; the run's own data.preprocess is not compared")
-    compare_images(config, model, theirs, seen, what, say)
+        say(f"{name}: {description.no_tokenizer}; the run's is not compared")
+    preprocess = model_description.section(description, "preprocess")
+    if not preprocess:
+        say(f"{description.no_preprocess}; the run's data.preprocess is not compared")
+    compare_images(config, model, theirs, preprocess, what, say)
     stats = variables.get("batch_stats", {})
-    return Given(what, name, side, variables["params"], stats)
+    return InitialWeights(what, name, side, variables["params"], stats)
 
 
-def take(given: Given, state: TrainState, template: TrainState, say: Say) -> TrainState:
+def take(
+    weights: InitialWeights, state: TrainState, template: TrainState, say: Say
+) -> TrainState:
     """The state with these weights as its parameters and model state.
 
-    template: its shapes and shardings.
+    template: the state's shapes and shardings.
 
     Raises UserError if an array is missing, left over or of another shape.
     """
     for part in ("params", "model_state"):
         before, shapes = getattr(state, part), getattr(template, part)
-        arrays = getattr(given, part)
-        put_in = put(arrays, before, shapes, given.what, part, given.side, say)
-        state = state.replace(**{part: put_in})
+        arrays = getattr(weights, part)
+        filled = put(arrays, before, shapes, weights.what, part, weights.side, say)
+        state = state.replace(**{part: filled})
     if state.ema:
-        # Copies, or donation would see one buffer twice.
+        # Copied because donation may not see one buffer twice.
         averages = {"params": state.params, "model_state": state.model_state}
         state = state.replace(ema=jax.tree.map(jnp.copy, averages))
-    if given.side:
+    if weights.side:
         say(
-            f"starting the {given.side} tower from {given.place}; projections start "
-            "fresh"
+            f"starting the {weights.side} tower from {weights.origin}; projections "
+            "start fresh"
         )
     else:
-        say(f"starting from the parameters of {given.place}")
+        say(f"starting from the parameters of {weights.origin}")
     return state
 
 
 def check_same_ids(what: str, ours: Tokenizer, theirs: Tokenizer) -> None:
-    """Raises UserError, beginning with `what`, if two tokenizers differ on texts.
+    """Raises UserError, beginning with `what`, if two tokenizers give other ids.
 
-    Then every row of the embedding table would mean another word.
+    Rows of the embedding table would then mean other words.
     """
     texts = [*PROBES, *_known_words(ours, theirs)]
-    both = [one(texts) for one in (ours, theirs)]
-    for place, text in enumerate(texts):
-        rows = [ids[place][mask[place]] for ids, mask in both]
+    both = [tokenizer(texts) for tokenizer in (ours, theirs)]
+    for index, text in enumerate(texts):
+        rows = [ids[index][mask[index]] for ids, mask in both]
         length = min(map(len, rows))
         if not np.array_equal(rows[0][: length - 1], rows[1][: length - 1]):
             raise UserError(
@@ -197,14 +200,14 @@ def check_same_ids(what: str, ours: Tokenizer, theirs: Tokenizer) -> None:
 
 
 def _known_words(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
-    """Words of both vocabularies, if they know few: the probes may be unknown to both,
-    and then have the same ids."""
-    both: list[Any] = [one for one in (ours, theirs) if hasattr(one, "unknown")]
+    """Words of both vocabularies if the PROBES have unknown ones, whose ids are equal
+    in any two small vocabularies."""
+    both: list[Any] = [x for x in (ours, theirs) if hasattr(x, "unknown")]
     if type(ours) is not type(theirs) or not any(
-        one.unknown(text) for one in both for text in PROBES
+        tokenizer.unknown(text) for tokenizer in both for text in PROBES
     ):
         return []
-    states = " ".join(one.state() or "" for one in both)
+    states = " ".join(tokenizer.state() or "" for tokenizer in both)
     return [*dict.fromkeys(re.findall(r"\w{1,40}", states))]
 
 
@@ -216,42 +219,43 @@ def compare_images(
     what: str,
     say: Say,
 ) -> None:
-    """Says where weights have seen images otherwise than the run shows them.
+    """Warns if weights were trained on images prepared otherwise than the run's.
 
-    theirs: what has their mean and std. preprocess: their section, {} if not known.
+    theirs: a model or tower with their mean and std. preprocess: their section, {} if
+    unknown.
     """
-    found = [*meaning.pixels(model, theirs)]
+    differences = [*meaning.pixels(model, theirs)]
     ours = config.data.preprocess.to_dict()
     if preprocess and preprocess != ours:
-        found.append(
-            meaning.Difference("data.preprocess", *map(_words, (ours, preprocess)))
+        differences.append(
+            meaning.Difference("data.preprocess", *map(_describe, (ours, preprocess)))
         )
-    for option, here, there in found:
+    for option, here, there in differences:
         say(f"warning: {option} is {here}, and {what} was trained with {there}")
 
 
-def _words(section: Mapping[str, Any]) -> str:
+def _describe(section: Mapping[str, Any]) -> str:
     options = [f"{key}={value}" for key, value in section.items() if key != "name"]
     return section["name"] + (f" ({', '.join(options)})" if options else "")
 
 
 def put(
-    given: Any, state: Any, template: Any, what: str, part: str, side: str, say: Say
+    source: Any, state: Any, template: Any, what: str, part: str, side: str, say: Say
 ) -> Any:
-    """A part of the state ("params", "model_state") with the arrays that are given.
+    """A part of the state ("params", "model_state") with the source's arrays.
 
     Position tables for another image size or context length are resized.
 
     Args:
-      given: nested dicts of host arrays. template: the part's shapes and shardings.
-      what: key and name of where they come from, for messages.
-      side: take that tower only, "" for everything.
+      source: nested dicts of host arrays. template: the part's shapes and shardings.
+      what: the source's key and name, for messages.
+      side: the only tower to take, "" for everything.
 
     Raises:
-      UserError: where an array is missing, left over or of another shape.
+      UserError: an array is missing, left over or of another shape.
     """
     prefix = f"{side}/" if side else ""
-    wanted, arrays = param_paths.named(template), param_paths.named(given)
+    wanted, arrays = param_paths.named(template), param_paths.named(source)
     wanted = {name: leaf for name, leaf in wanted.items() if name.startswith(prefix)}
     arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
     fresh = [n for n in wanted if n not in arrays and FRESH.fullmatch(n)]
@@ -267,8 +271,8 @@ def put(
             )
     if fresh:
         groups = sorted({name.partition("/")[0] for name in fresh})
-        some = {name.partition("/")[0] for name in arrays}
-        names = (f"part of {x}" if x in some else x for x in groups)
+        partial = {name.partition("/")[0] for name in arrays}
+        names = (f"part of {x}" if x in partial else x for x in groups)
         say(f"{what} has no {', '.join(names)}: starting fresh")
     names, structure = list(param_paths.named(template)), jax.tree.structure(template)
     leaves = []
@@ -282,7 +286,7 @@ def put(
 
 
 def _resized(name: str, array: Any, shape: tuple[int, ...], what: str, say: Say) -> Any:
-    """A position table of the wanted length; anything else as it is."""
+    """A position table of the wanted length; any other array unchanged."""
     rows = shape[0] if shape else 0
     if not name.endswith("/positions") or array.shape[1:] != shape[1:]:
         return array

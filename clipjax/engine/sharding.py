@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, and one rule table for parameters and their moments."""
+"""Placement of arrays: one mesh, one rule table for parameters and their moments."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from clipjax import param_paths
 from clipjax.types import UserError
 
-# Path pattern -> what is done with the array; first match wins, the last is explicit.
-# "fsdp" splits the largest dimension that the axis divides, "rows" the first of a large
-# array over all devices; "replicate" splits none.
+# Path pattern -> action; the first match wins, and the last pattern matches all.
+# "fsdp" splits the largest dimension that the axis divides. "rows" splits the first
+# dimension of a large array over all devices. "replicate" splits none.
 RULES = (
     (r"(^|/)(step|key|bad_total|bad_in_row|count)$", "replicate"),
-    # What a loss keeps of every example (losses/common/moving.py), or of past batches.
+    # A loss's tables of all examples (losses/common/moving.py) or of past batches.
     (r"^loss_state/", "rows"),
     (r".*", "fsdp"),
 )
 
 
 def make_mesh(config: Mapping[str, int]) -> Mesh:
-    """The mesh (data, fsdp) of the `mesh` section over all devices of all hosts.
+    """The `mesh` section's mesh (data, fsdp) over all devices of all hosts.
 
     Raises UserError if the two do not multiply to the number of devices.
     """
@@ -39,15 +39,15 @@ def make_mesh(config: Mapping[str, int]) -> Mesh:
             f"mesh.data={config['data']}, mesh.fsdp={fsdp}: their product must be the "
             f"number of devices, {count} ({jax.devices()[0].device_kind})"
         )
-    # make_mesh's default axis type is Explicit since jax 0.9, under which indexing a
-    # sharded table and the product of two batch-sharded embeddings raise.
+    # The default axis type is Explicit since jax 0.9, under which indexing a sharded
+    # table and multiplying two batch-sharded embeddings raise.
     return jax.make_mesh(
         (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
     )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The batch dimension over every device."""
+    """The sharding that splits the batch dimension over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
@@ -56,7 +56,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A NamedSharding for every leaf of a tree of arrays or their shapes."""
+    """A NamedSharding per leaf of a tree of arrays or shapes."""
     paths = param_paths.paths(tree)
     return jax.tree.map(lambda path, leaf: _rule(mesh, path, leaf), paths, tree)
 
@@ -69,7 +69,7 @@ def _rule(mesh: Mesh, path: str, leaf: Any) -> NamedSharding:
         spec[0] = ("data", "fsdp")
     if action == "fsdp" and size > 1:
         fitting = [d for d in range(leaf.ndim) if leaf.shape[d] % size == 0]
-        # A small array is not worth the exchange.
+        # A small array is not worth the communication.
         if fitting and math.prod(leaf.shape) >= 2**12:
             spec[max(fitting, key=lambda d: leaf.shape[d])] = "fsdp"
     return NamedSharding(mesh, PartitionSpec(*spec))

@@ -17,9 +17,9 @@ from clipjax.engine.watch import NOT_FINITE, leaves_not_finite
 from clipjax.optim.factory import Optim
 from clipjax.types import Batch, Loss, Metrics, Model, UserError
 
-# Apart from the keys of micro-batches, which are numbered from 0.
+# Differs from the keys of micro-batches, which are numbered from 0.
 MIXING_KEY = 2**31 - 1
-# Half a step of float16 there: CLIP's released ln 100 is at its limit, not beyond.
+# Half a float16 step near ln 100, so that CLIP's released ln 100 is within the limit.
 ROUNDING = 2e-3
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -37,14 +37,14 @@ def make_train_step(
 ) -> TrainStep:
     """Returns train_step(state, batch) -> (state, metrics), to be jitted.
 
-    ema: decay of the moving average, 0 for none. max_logit_scale: the parameter
-    logit_scale (a logarithm) is kept in [0, ln max_logit_scale] unless it is frozen or
-    this is 0.
-    micro_batches: parts in which the towers take a batch, see engine/gradients.py.
-    mixing: of a classifier's examples, see engine/mixing.py.
+    ema: the moving average's decay, 0 for none. max_logit_scale: the parameter
+    logit_scale (a logarithm) is clamped to [0, ln max_logit_scale] unless it is frozen
+    or this is 0.
+    micro_batches: the number of parts in which the towers take a batch, see
+    engine/gradients.py. mixing: mixes a classifier's examples, see engine/mixing.py.
 
-    A step whose loss, gradient or update is not finite changes nothing but `step` (or
-    the same batch would come for ever) and the counts of such steps.
+    A step with a non-finite loss, gradient or update changes only `step` (otherwise
+    the same batch would repeat without end) and the counts of such steps.
     """
 
     gradient = gradients.make(model, loss, micro_batches)
@@ -66,7 +66,7 @@ def make_train_step(
             params = _clamp(params, max_logit_scale)
         averages = _average(state, params, model_state, ema)
 
-        # The update too: it can overflow where the gradient did not.
+        # The update can overflow although the gradient did not.
         good = jnp.isfinite(value + grad_norm + optax.global_norm(updates))
         old = (
             state.params,
@@ -77,7 +77,7 @@ def make_train_step(
         )
         new = (params, model_state, opt_state, loss_state, averages)
         params, model_state, opt_state, loss_state, averages = jax.tree.map(
-            lambda ours, theirs: jnp.where(good, ours, theirs), new, old
+            lambda after, before: jnp.where(good, after, before), new, old
         )
         bad = 1 - good.astype(jnp.int32)
         new_state = TrainState(
@@ -107,7 +107,7 @@ def make_train_step(
             NOT_FINITE: faults,
             "loss": value,
             "grad_norm": grad_norm,
-            # The optimizer counts the steps that it took.
+            # The optimizer counts only the steps that it accepted.
             "learning_rate": optim.schedule(state.step - state.bad_total),
             "bad_total": new_state.bad_total,
             "bad_in_row": new_state.bad_in_row,
@@ -120,9 +120,9 @@ def make_train_step(
 def make_loss_step(
     model: Model, loss: Loss
 ) -> Callable[[TrainState, Batch], jax.Array]:
-    """Returns loss_step(state, batch) -> loss in evaluation mode, changing nothing.
+    """Returns loss_step(state, batch) -> loss in evaluation mode.
 
-    The loss starts from a fresh state: what it has learned is of training examples.
+    The loss starts from a fresh state, because its state describes training examples.
     """
 
     def loss_step(state: TrainState, batch: Batch) -> jax.Array:
@@ -138,9 +138,9 @@ def make_loss_step(
 def check_start(
     what: str, params: Any, frozen: Collection[str], max_logit_scale: float
 ) -> None:
-    """Raises UserError for an inverse temperature that the first step would move.
+    """Raises UserError if the first step would clamp the inverse temperature.
 
-    what: where the parameters come from, for the message. frozen: paths of parameters.
+    what: the parameters' origin, for the message. frozen: paths of parameters.
     """
     if not max_logit_scale or "logit_scale" in frozen or "logit_scale" not in params:
         return
@@ -163,11 +163,11 @@ def _clamp(params: Any, max_logit_scale: float) -> Any:
 def _average(state: TrainState, params, model_state, decay: float):
     if not state.ema:
         return state.ema
-    # Short runs: early on, weigh recent parameters more, as (1 + t) / (10 + t).
+    # For short runs, recent parameters weigh more early on: (1 + t) / (10 + t).
     step = state.step.astype(jnp.float32)
     rate = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(
-        # In this form what does not change stays bit for bit as it is.
+        # In this form unchanged values keep their bits.
         lambda mean, value: mean + (1 - rate).astype(mean.dtype) * (value - mean),
         state.ema,
         {"params": params, "model_state": model_state},

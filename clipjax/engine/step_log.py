@@ -1,4 +1,4 @@
-"""What a run logs of each step, fetched one step late: the device never waits."""
+"""A run's log of each step, fetched one step late so that the device never waits."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from clipjax.types import Metrics, UserError
 
 
 class StepLog:
-    """Keeps a step's metrics on the device until the next step is under way.
+    """Keeps a step's metrics on the device until the next step is dispatched.
 
     Args:
-      start: the step that the run goes on from.
+      start: the step that the run starts or resumes from.
       replaced: examples replaced so far.
       writer: None on processes that write no files.
-      last_saved: says which checkpoint is the last, in words.
+      last_saved: returns a text that names the last checkpoint.
 
     Attributes:
-      replaced: examples replaced by the steps logged so far.
-      stop: the signal that any process has received, 0 without one.
+      replaced: examples replaced up to the last logged step.
+      stop: the signal that any process has received, 0 if none.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class StepLog:
         self._late: tuple[int, Metrics] | None = None
 
     def put(self, step: int, metrics: Metrics) -> None:
-        """Takes a step's metrics, which may not be computed yet, after `flush`."""
+        """Takes a step's metrics, which may still be computing; call `flush` first."""
         self._late = step, metrics
 
     def device_is_idle(self) -> bool:
-        """Whether the device has done all steps that it was given."""
+        """Whether the device has finished all dispatched steps."""
         return self._late is None or self._late[1]["loss"].is_ready()
 
     def flush(self) -> None:
-        """Logs the step that was put last, unless it is logged already.
+        """Logs the last step that `put` took, unless it is logged already.
 
-        Raises UserError after `train.max_bad_steps` steps that were not finite.
+        Raises UserError after `train.max_bad_steps` non-finite steps in a row.
         """
         if self._late is None:
             return
@@ -87,7 +87,7 @@ class StepLog:
 
     def _count_replaced(self, count: int) -> None:
         self.replaced += count
-        if not count:  # in the block of any process
+        if not count:  # counted over the blocks of all processes
             return
         for notes in gather(json.dumps(self._source.take_broken())):
             for key, reason in json.loads(notes):
@@ -105,5 +105,5 @@ class StepLog:
 
 
 def due(step: int, every: int, total: int) -> bool:
-    """True at multiples of `every` (0: at none of them) and at the last step."""
+    """True at multiples of `every` (0: none) and at the last step."""
     return step == total or (every > 0 and step % every == 0)
