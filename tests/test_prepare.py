@@ -240,7 +240,7 @@ def test_conversions_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="another examples"):
         converted("o", Counting(24))
     converted("o", Counting(23))
-    with pytest.raises(UserError, match="is there already, of other data or options"):
+    with pytest.raises(UserError, match="already exists, of other data or options"):
         converted("o", Counting(23), resize=8)
     pathlib.Path("o/train.json").unlink()
     with pytest.raises(UserError, match="already holds train-00000.arrayrecord"):
@@ -515,7 +515,7 @@ def test_tiny(tmp_path, capsys):
     assert {records[i].image for i in range(12)} == {
         found["val"][i].image for i in range(12)
     }
-    assert "is there already" in failure(capsys, prepare.main, *words, "--out=o")
+    assert "already exists" in failure(capsys, prepare.main, *words, "--out=o")
     assert not list(tmp_path.glob("o/.*"))
 
 

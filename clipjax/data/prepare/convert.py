@@ -1,9 +1,9 @@
-"""Any source into shards of our own: resumable, atomic, with broken examples counted.
+"""Converts any source into our shards: resumable, atomic, broken examples counted.
 
-Shard k of a split holds the source's examples [k n, (k + 1) n), without those that are
-broken or repeated. While a conversion lasts it lives in OUT/.SPLIT.partial: finished
-shards, each with a note of what went into it. A killed conversion that is started again
-keeps those; at the end the shards move to OUT, and last of all comes OUT/SPLIT.json.
+Shard k of a split has the source's examples [k n, (k + 1) n), except broken and
+repeated ones. A running conversion writes finished shards, each with a note about its
+content, into OUT/.SPLIT.partial. A killed conversion that is started again keeps them.
+At the end the shards move to OUT, and OUT/SPLIT.json is written last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clipjax.data.prepare import reading, writing
 from clipjax.data.prepare.reading import Broken
 from clipjax.types import Example, Source, UserError
 
-# What each form's metadata call themselves, and how its files end.
+# Each form's format name in the metadata, and its file suffix.
 FORMS = {
     "arrayrecord": (record_shards.FORMAT, record_shards.SUFFIX),
     "tar": ("clipjax-tar", ".tar"),
@@ -38,11 +38,11 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a conversion is to make.
+    """The options of a conversion.
 
     to: "arrayrecord" or "tar". resize, quality, decode: see `writing.Fit`. dedup:
-    leave out images whose bytes came before. shard_size: examples of the source for
-    each shard. threads: that read and decode.
+    leave out images whose bytes repeat an earlier one's. shard_size: source examples
+    per shard. threads: number of threads that read and decode.
     """
 
     to: str = "arrayrecord"
@@ -66,17 +66,18 @@ class Options:
         return writing.Fit(self.resize, self.quality, self.decode, everywhere)
 
     def plan(self) -> dict[str, Any]:
-        """What must stay the same for a conversion to go on."""
+        """The options that must stay the same for a conversion to resume."""
         plan = dataclasses.asdict(self)
         return {name: plan[name] for name in plan if name != "threads"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What was made; `kept_shards` of them by an earlier, interrupted conversion.
+    """The result of a conversion.
 
-    repeated: an example left out because of its image, and the example it repeats.
-    read: bytes of the images in the source; 0 if nothing was to be done.
+    repeated: (key of an example left out for its image, key of the example it repeats).
+    kept_shards: number of shards from an earlier, interrupted conversion. read: image
+    bytes read from the source. done_before: whether there was nothing to do.
     """
 
     split: record_shards.Split
@@ -95,13 +96,13 @@ def convert(
     described: dict[str, Any],
     progress: Progress | None = None,
 ) -> Outcome:
-    """Writes all usable examples of a source as the split `split` of the folder `out`.
+    """Writes a source's usable examples as the split `split` into the folder `out`.
 
     Args:
-      described: which source it is, as JSON values, kept in the metadata.
-      progress: called with the examples done and their number.
+      described: a description of the source as JSON values, kept in the metadata.
+      progress: called with (examples done, examples in all).
 
-    Raises UserError for a folder that holds something else, and for no usable example.
+    Raises UserError if the folder has something else, and if no example is usable.
     """
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise UserError(
@@ -113,13 +114,13 @@ def convert(
     final, part = out / f"{split}.json", out / f".{split}.partial"
     if final.exists():
         outcome = _finished(final, plan)
-        shutil.rmtree(part, ignore_errors=True)  # of a call killed at its very end
+        shutil.rmtree(part, ignore_errors=True)  # from a call killed at its very end
         return outcome
     if not part.is_dir():
-        taken = [p.name for p in out.glob(f"{split}-[0-9]*{FORMS[options.to][1]}")]
-        if taken:
+        shards = [p.name for p in out.glob(f"{split}-[0-9]*{FORMS[options.to][1]}")]
+        if shards:
             raise UserError(
-                f"{out} already holds {sorted(taken)[0]}, of another origin: choose "
+                f"{out} already holds {sorted(shards)[0]}, of another origin: choose "
                 f"another --out"
             )
     part.mkdir(parents=True, exist_ok=True)
@@ -139,35 +140,35 @@ def convert(
 
 
 def _finished(final: pathlib.Path, plan: dict) -> Outcome:
-    """What an earlier call made, if it was to make the same."""
-    how = "choose another --out, or delete that split's files"
+    """The outcome of an earlier call; raises UserError unless it had the same plan."""
+    fix = "choose another --out, or delete that split's files"
     try:
-        found = json.loads(final.read_bytes())
-        made = found["made"]
-        shards = [record_shards.Shard(**entry) for entry in found["shards"]]
-        same = made["plan"] == plan
+        metadata = json.loads(final.read_bytes())
+        record = metadata["made"]
+        shards = [record_shards.Shard(**entry) for entry in metadata["shards"]]
+        same = record["plan"] == plan
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{final} is there already, of another origin: {how}"
-        ) from error
+        raise UserError(f"{final} already exists, of another origin: {fix}") from error
     if not same:
-        raise UserError(f"{final} is there already, of other data or options: {how}")
+        raise UserError(f"{final} already exists, of other data or options: {fix}")
     try:
         record_shards.check_files(final.parent, shards)
     except UserError as error:
         raise UserError(f"{error}; to do so, delete {final} and its shards") from error
-    split = record_shards.Split(shards, found["class_names"], found["templates"], made)
+    split = record_shards.Split(
+        shards, metadata["class_names"], metadata["templates"], record
+    )
     return Outcome(
         split,
-        [Broken(*pair) for pair in made["broken"]],
-        [(key, first) for key, first in made["repeated"]],
+        [Broken(*pair) for pair in record["broken"]],
+        [(key, first) for key, first in record["repeated"]],
         kept_shards=len(shards),
         done_before=True,
     )
 
 
 def _same_plan(part: pathlib.Path, plan: dict) -> None:
-    """Raises UserError if the interrupted conversion was to make something else."""
+    """Saves the plan; raises UserError if an interrupted conversion has another."""
     place = part / "plan.json"
     if not place.exists():
         atomic_files.write_json(place, plan)
@@ -176,9 +177,9 @@ def _same_plan(part: pathlib.Path, plan: dict) -> None:
         before = dict(atomic_files.parse_json(place.read_bytes()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{place} is damaged ({error}): delete {part}") from error
-    other = [name for name in plan if before.get(name) != plan[name]]
-    if other:
-        name = other[0]
+    changed = [name for name in plan if before.get(name) != plan[name]]
+    if changed:
+        name = changed[0]
         raise UserError(
             f"{part} is an unfinished conversion with another {name} "
             f"({before.get(name)!r}, not {plan[name]!r}): give the same options to "
@@ -187,7 +188,7 @@ def _same_plan(part: pathlib.Path, plan: dict) -> None:
 
 
 def _class_file(source: Source, out: pathlib.Path, options: Options) -> None:
-    """Beside tar shards, the class names that data=webdataset takes."""
+    """Writes the class names for data=webdataset next to tar shards."""
     if options.to != "tar" or len(source.class_names) != 1:
         return
     (names,) = source.class_names.values()
@@ -205,7 +206,7 @@ def _class_file(source: Source, out: pathlib.Path, options: Options) -> None:
 
 
 class _Conversion:
-    """One split on its way; `part` is its folder until it is finished."""
+    """One split's running conversion; `part` is its folder until it is finished."""
 
     def __init__(
         self,
@@ -223,12 +224,12 @@ class _Conversion:
         self.options = options
         self.progress = progress
         self.seen: dict[str, str] = {}  # digest of an image -> key of the first
-        self.note: dict[str, Any] = {}  # of the shard being written
+        self.note: dict[str, Any] = {}  # about the shard being written
         self.fit = options.fit()
         self.writer: Callable[[pathlib.Path], writing.Writer] = writing.RecordWriter
         if options.to == "tar":
-            only = list(source.class_names) if len(source.class_names) == 1 else [""]
-            self.writer = functools.partial(writing.TarWriter, label_set=only[0])
+            sets = list(source.class_names) if len(source.class_names) == 1 else [""]
+            self.writer = functools.partial(writing.TarWriter, label_set=sets[0])
 
     def run(self, plan: dict[str, Any]) -> Outcome:
         size = self.options.shard_size
@@ -275,7 +276,7 @@ class _Conversion:
         return f"{self.split}-{number:05d}{FORMS[self.options.to][1]}"
 
     def _note_of(self, number: int) -> dict[str, Any] | None:
-        """The note of a shard that is finished, whether or not it has moved."""
+        """The note about a finished shard, moved or not; None if it is not finished."""
         try:
             note = atomic_files.parse_json(
                 (self.part / f"{number:05d}.json").read_bytes()
@@ -299,15 +300,15 @@ class _Conversion:
         return self.note
 
     def _examples(self, indices: range) -> Iterator[tuple[int, Example]]:
-        """The usable examples; says in the note what is left out."""
-        for index, made in reading.each(
-            self.source, indices, self._make, self.options.threads
+        """Yields the usable examples; adds the others to the note."""
+        for index, result in reading.each(
+            self.source, indices, self._fitted, self.options.threads
         ):
             self._tell(index + 1)
-            if isinstance(made, Broken):
-                self.note["broken"].append([made.key, made.reason])
+            if isinstance(result, Broken):
+                self.note["broken"].append([result.key, result.reason])
                 continue
-            example, digest, size = made
+            example, digest, size = result
             self.note["read"] += size
             key = example.key or f"example {index}"
             if self.options.dedup:
@@ -318,7 +319,8 @@ class _Conversion:
                 self.note["hashes"][digest] = key
             yield index, example
 
-    def _make(self, index: int, example: Example) -> tuple[Example, str, int]:
+    def _fitted(self, index: int, example: Example) -> tuple[Example, str, int]:
+        """(example with its image encoded, image's digest, image's bytes)."""
         image = example.image
         data = image if isinstance(image, bytes) else image.tobytes()
         digest = ""

@@ -1,4 +1,4 @@
-"""Examples as the preparation commands read them: checked, and many at a time."""
+"""Reads and checks examples in threads, for the preparation commands."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TypeVar
 from clipjax.types import BadExample, Example, Source, UserError
 
 T = TypeVar("T")
-AHEAD = 8  # examples for each thread that may wait for their turn
+AHEAD = 8  # examples per thread that may be read ahead
 
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """An example that cannot be used, and why."""
+    """An unusable example, and the reason."""
 
     key: str
     reason: str
 
     def line(self) -> str:
-        """`KEY<TAB>REASON`, on one line that can be printed."""
+        """`KEY<TAB>REASON` on one printable line."""
         line = "\t".join(" ".join(part.split()) for part in (self.key, self.reason))
         return line.encode("utf-8", "backslashreplace").decode()
 
@@ -33,9 +33,9 @@ def each(
     make: Callable[[int, Example], T],
     threads: int,
 ) -> Iterator[tuple[int, T | Broken]]:
-    """Yields (index, make(index, example)) in the given order, read ahead by threads.
+    """Yields (index, make(index, example)) in the given order; threads read ahead.
 
-    An example that `source` or `make` finds broken (BadExample) comes as `Broken`.
+    If `source` or `make` raises BadExample, a `Broken` takes the result's place.
     """
 
     def one(index: int) -> T | Broken:
@@ -66,7 +66,7 @@ def each(
 
 
 def check(source: Source, index: int, example: Example) -> None:
-    """Raises BadExample if captions or labels are not what the source declares."""
+    """Raises BadExample if captions or labels differ from the source's declaration."""
     if not all(isinstance(caption, str) for caption in example.captions):
         raise BadExample("a caption is not text")
     declared = int(source.caption_counts[index])

@@ -1,4 +1,4 @@
-"""A source to look at: one HTML page with its survey and a sample, on its own."""
+"""Writes one self-contained HTML page with a source's survey and a sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipjax.data.prepare.reading import Broken
 from clipjax.data.prepare.survey import Survey
 from clipjax.types import Example, Source
 
-CELL = 224  # pixels: the side of the square that holds a picture
+CELL = 224  # the side of a picture's square cell, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +31,27 @@ class Shown:
 
 
 def sample(source: Source, count: int, seed: int, threads: int) -> list[Shown]:
-    """Random examples that are not broken, in the source's order."""
+    """Random examples that are not broken, sorted by index."""
 
     def show(index: int, example: Example) -> Shown:
         picture = decoding.decode(example.image)
         size = picture.size
         picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
-        if (times := CELL // max(picture.size)) > 1:  # small ones, their pixels to see
+        if (times := CELL // max(picture.size)) > 1:  # enlarges small pictures' pixels
             wide, high = picture.size
-            to = wide * times, high * times
-            picture = picture.resize(to, Image.Resampling.NEAREST)
-        named = (source.class_names[name][n] for name, n in example.labels.items())
-        return Shown(picture, size, example.captions, list(named), example.key)
+            enlarged = wide * times, high * times
+            picture = picture.resize(enlarged, Image.Resampling.NEAREST)
+        labels = (source.class_names[name][n] for name, n in example.labels.items())
+        return Shown(picture, size, example.captions, list(labels), example.key)
 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(source))[: 2 * count].tolist()  # some may be broken
-    found = {
+    usable = {
         index: shown
         for index, shown in reading.each(source, order, show, threads)
         if not isinstance(shown, Broken)
     }
-    return [found[index] for index in sorted(list(found)[:count])]
+    return [usable[index] for index in sorted(list(usable)[:count])]
 
 
 STYLE = """
@@ -78,8 +78,8 @@ pre { background: var(--soft); padding: .7rem;
 """
 
 
-def page(found: Survey, shown: Sequence[Shown], title: str) -> str:
-    """The survey and the sample as HTML in one file, without scripts."""
+def page(survey: Survey, shown: Sequence[Shown], title: str) -> str:
+    """The survey and the sample as one HTML text, without scripts."""
     text = html.escape
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
@@ -88,62 +88,62 @@ def page(found: Survey, shown: Sequence[Shown], title: str) -> str:
         "<table>",
         *(
             f"<tr><td>{text(what)}<td class=n>{text(value)}"
-            for what, value in survey_text.counts(found)
+            for what, value in survey_text.counts(survey)
         ),
         "</table>",
     ]
-    measured = survey_text.spreads(found)
-    if measured:
+    spreads = survey_text.spreads(survey)
+    if spreads:
         parts += ["<h2>Sizes</h2><table><tr><th>"]
         parts += [f"<th>{heading}" for heading in survey_text.HEADINGS]
-        for what, values in measured:
+        for what, values in spreads:
             parts.append(f"<tr><td>{text(what)}")
             parts += [f"<td class=n>{survey_text.number(value)}" for value in values]
-        parts += ["</table><div class=charts>", *_charts(found), "</div>"]
-    for name in found.labels:
-        rows = survey_text.classes(found, name)
-        most = max([1, *(many for _, many in rows)])
+        parts += ["</table><div class=charts>", *_charts(survey), "</div>"]
+    for name in survey.labels:
+        rows = survey_text.classes(survey, name)
+        most = max([1, *(count for _, count in rows)])
         parts.append(
-            f"<h2>Classes</h2><p>{text(survey_text.balance(found, name))}</p><table>"
+            f"<h2>Classes</h2><p>{text(survey_text.balance(survey, name))}</p><table>"
         )
         parts += [
-            f"<tr><td>{text(label)}<td class=n>{many:,}<td class=bar>"
-            f"<div style='width:{100 * many / most:.1f}%'></div>"
-            for label, many in rows
+            f"<tr><td>{text(label)}<td class=n>{count:,}<td class=bar>"
+            f"<div style='width:{100 * count / most:.1f}%'></div>"
+            for label, count in rows
         ]
         parts.append("</table>")
-    if found.problems or found.broken:
-        lines = [*found.problems, *(bad.line() for bad in found.broken)]
+    if survey.problems or survey.broken:
+        lines = [*survey.problems, *(bad.line() for bad in survey.broken)]
         parts.append(f"<h2>Problems</h2><pre>{text(chr(10).join(lines))}</pre>")
     parts.append(f"<h2>{len(shown)} examples</h2><div class=grid>")
-    parts += [_card(one) for one in shown]
+    parts += [_card(example) for example in shown]
     parts.append("</div></html>\n")
     return "\n".join(parts)
 
 
-def _card(one: Shown) -> str:
-    data = writing.encode(one.picture, "JPEG", quality=85)
+def _card(shown: Shown) -> str:
+    data = writing.encode(shown.picture, "JPEG", quality=85)
     coded = base64.b64encode(data).decode()
-    lines = [f"<b>{html.escape(', '.join(one.labels))}</b>"] if one.labels else []
-    lines += [html.escape(caption) for caption in one.captions]
-    wide, high = one.size
-    lines.append(f"<small>{html.escape(one.key)}, {wide} x {high}</small>")
+    lines = [f"<b>{html.escape(', '.join(shown.labels))}</b>"] if shown.labels else []
+    lines += [html.escape(caption) for caption in shown.captions]
+    wide, high = shown.size
+    lines.append(f"<small>{html.escape(shown.key)}, {wide} x {high}</small>")
     body = "".join(f"<p>{line}</p>" for line in lines)
     return (
         f"<div class=card><img alt='' src='data:image/jpeg;base64,{coded}'>{body}</div>"
     )
 
 
-def _charts(found: Survey) -> list[str]:
-    charts = [("shortest side, pixels", np.minimum(found.wide, found.high))]
-    if found.words:
-        charts.append(("words a caption", np.array(found.words)))
-        charts.append(("captions an image", np.array(found.captions)))
+def _charts(survey: Survey) -> list[str]:
+    charts = [("shortest side, pixels", np.minimum(survey.wide, survey.high))]
+    if survey.words:
+        charts.append(("words a caption", np.array(survey.words)))
+        charts.append(("captions an image", np.array(survey.captions)))
     return [_chart(*chart) for chart in charts if np.ptp(chart[1])]
 
 
 def _chart(title: str, values: np.ndarray, wide: int = 320, high: int = 110) -> str:
-    """A histogram; the 1 % at each end that lie far out share the last bars."""
+    """A histogram; the outermost 1 % at each end share the end bars."""
     low, top = np.percentile(values, (1, 99))
     top = max(top, low + 1)
     bins = int(min(32, top - low + 1))

@@ -1,4 +1,4 @@
-"""A small part of a labelled source: some classes, some images of each, by a seed."""
+"""A small part of a labelled source: random classes, random images per class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 class Subset:
-    """Some examples of a source, with the classes of one label set numbered anew."""
+    """Some examples of a source, with one label set's classes renumbered."""
 
     def __init__(
         self, source: Source, label_set: str, classes: Sequence[int], chosen: list[int]
@@ -31,8 +31,8 @@ class Subset:
         self._set = label_set
         self._number = {old: new for new, old in enumerate(classes)}
         names = source.class_names[label_set]
-        kept = [names[old] for old in classes]
-        self.class_names: Mapping[str, Sequence[str]] = {label_set: kept}
+        class_names = [names[old] for old in classes]
+        self.class_names: Mapping[str, Sequence[str]] = {label_set: class_names}
         self.templates: Mapping[str, Sequence[str]] = {
             name: t for name, t in source.templates.items() if name == label_set
         }
@@ -59,11 +59,11 @@ def choose(
     label_set: str = "",
     progress: Progress | None = None,
 ) -> Subset:
-    """Draws `classes` classes, and of each `per_class` images that can be decoded.
+    """Draws `classes` classes, and `per_class` decodable images per class.
 
-    Which classes depends on the seed and their number alone, so that all splits
-    of a data set get the same ones; they keep their order. If a class has fewer
-    images, all are taken.
+    The choice of classes depends only on the seed and the number of classes, so that
+    all splits of a data set get the same ones; they keep their order. A class with
+    fewer images gives all of them.
 
     Raises UserError for a source without labels, or with fewer classes.
     """
@@ -91,8 +91,8 @@ def choose(
             decoding.decode(example.image)
         return label
 
-    found = reading.each(source, order, label_of, threads)
-    for done, (index, label) in enumerate(found, 1):
+    labels = reading.each(source, order, label_of, threads)
+    for done, (index, label) in enumerate(labels, 1):
         if not isinstance(label, Broken) and wanted.get(label, 0):
             wanted[label] -= 1
             chosen.append(index)
@@ -108,20 +108,20 @@ def choose(
 def write_folders(
     source: Subset, split: str, out: pathlib.Path, fit: writing.Fit, threads: int
 ) -> dict[str, int]:
-    """Writes OUT/SPLIT/CLASS/NUMBER.jpg, whole or not at all; returns class -> images.
+    """Writes OUT/SPLIT/CLASS/NUMBER.jpg atomically; returns class -> images.
 
-    Captions have no place there. Raises UserError if that split is there already, or
-    for classes whose folders would have one name.
+    Captions are not written. Raises UserError if the split already exists, and if two
+    classes would share a folder.
     """
     place = out / split
     if place.exists():
-        raise UserError(f"{place} is there already: choose another --out, or delete it")
+        raise UserError(f"{place} already exists: choose another --out, or delete it")
     ((name, names),) = source.class_names.items()
     folders = [re.sub(r"[^\w .,()'&+-]", "_", str(n)).strip(" .") or "_" for n in names]
-    twice = [n for n, many in collections.Counter(folders).items() if many > 1]
-    if twice:
+    shared = [n for n, count in collections.Counter(folders).items() if count > 1]
+    if shared:
         raise UserError(
-            f"several classes would lie in the folder {twice[0]!r}: use "
+            f"several classes would share the folder {shared[0]!r}: use "
             f"--to=arrayrecord"
         )
     scratch = out / f".{split}.partial"
@@ -129,11 +129,11 @@ def write_folders(
     for folder in folders:
         (scratch / folder).mkdir(parents=True)
     counts = dict.fromkeys(folders, 0)
-    found = reading.each(
+    examples = reading.each(
         source, range(len(source)), lambda _, example: fit(example), threads
     )
-    for _, example in found:
-        if isinstance(example, Broken):  # it could be decoded a moment ago
+    for _, example in examples:
+        if isinstance(example, Broken):  # `choose` could decode it before
             raise UserError(f"{example.key}: {example.reason}")
         folder = folders[example.labels[name]]
         assert isinstance(example.image, bytes)

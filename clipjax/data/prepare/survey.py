@@ -1,4 +1,4 @@
-"""What a source holds: every example read once, counted and measured."""
+"""Surveys a source: reads every example once, counts and measures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass
 class Survey:
-    """What was found. Lists have an entry for each usable example, or each caption.
+    """A source's counts. Lists have one entry per usable example, or per caption.
 
-    wide, high, size: of the images, upright, in pixels and bytes (0 for arrays).
-    formats: how many images of each. labels: for each set, how many of each class.
-    captions: how many of an example. words, letters: of a caption. blank: captions of
-    nothing but spaces. repeated: captions that came before. others: name -> shape and
-    type. problems: what the source itself left aside.
+    wide, high, size: the upright images' pixels, and their bytes (0 for arrays).
+    formats: images per format. labels: label set -> images per class. captions:
+    captions per example. words, letters: numbers per caption. blank: number of captions
+    with only spaces. repeated: number of captions that repeat an earlier one. others:
+    name -> dtype and shape. problems: the source's own messages about left-out data.
     """
 
     examples: int = 0
@@ -52,7 +52,7 @@ class Survey:
 
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What one example tells, small enough to keep many."""
+    """One example's measurements, small enough to keep many."""
 
     wide: int
     high: int
@@ -72,8 +72,8 @@ def survey(
 ) -> Survey:
     """Reads every example of a source.
 
-    decode: decode the images whole, which finds all that is broken; else their headers
-    are read, which is some ten times faster.
+    decode: decode the images fully, which finds every broken one. False reads only
+    their headers, which is about ten times faster.
     """
 
     def look(index: int, example: Example) -> _Facts:
@@ -91,59 +91,59 @@ def survey(
             {n: f"{a.dtype} {list(a.shape)}" for n, a in example.others.items()},
         )
 
-    found = Survey(
+    result = Survey(
         examples=len(source),
         problems=list(getattr(source, "problems", ())),
         class_names={name: list(names) for name, names in source.class_names.items()},
     )
-    for name, names in found.class_names.items():
-        found.labels[name] = np.zeros(len(names), np.int64)
+    for name, names in result.class_names.items():
+        result.labels[name] = np.zeros(len(names), np.int64)
     seen: set[int] = set()
     for index, facts in reading.each(source, range(len(source)), look, threads):
         if isinstance(facts, _Facts):
-            facts = _note(found, facts, index, seen)
+            facts = _count(result, facts, index, seen)
         if isinstance(facts, Broken):
-            found.broken.append(facts)
+            result.broken.append(facts)
         if progress is not None:
             progress(index + 1, len(source))
-    return found
+    return result
 
 
-def _note(found: Survey, facts: _Facts, index: int, seen: set[int]) -> Broken | None:
-    """Counts an example in; returns what is wrong with it beside others."""
-    if found.wide and facts.others != found.others:
+def _count(result: Survey, facts: _Facts, index: int, seen: set[int]) -> Broken | None:
+    """Adds an example to the counts; `Broken` if its modalities differ from others'."""
+    if result.wide and facts.others != result.others:
         return Broken(
             f"example {index}",
-            f"its other modalities are {facts.others}, others' are {found.others}",
+            f"its other modalities are {facts.others}, others' are {result.others}",
         )
-    found.others = facts.others
-    found.wide.append(facts.wide)
-    found.high.append(facts.high)
-    found.size.append(facts.size)
-    found.formats[facts.format] += 1
-    found.captions.append(len(facts.captions))
+    result.others = facts.others
+    result.wide.append(facts.wide)
+    result.high.append(facts.high)
+    result.size.append(facts.size)
+    result.formats[facts.format] += 1
+    result.captions.append(len(facts.captions))
     for caption in facts.captions:
-        found.words.append(len(re.findall(r"\w+", caption)))
-        found.letters.append(len(caption))
-        found.blank += not caption.strip()
+        result.words.append(len(re.findall(r"\w+", caption)))
+        result.letters.append(len(caption))
+        result.blank += not caption.strip()
         digest = hash(caption)
-        found.repeated += digest in seen
+        result.repeated += digest in seen
         seen.add(digest)
-    for name in found.labels:
+    for name in result.labels:
         if name in facts.labels:
-            found.labels[name][facts.labels[name]] += 1
+            result.labels[name][facts.labels[name]] += 1
         else:
-            found.unlabelled[name] += 1
+            result.unlabelled[name] += 1
     return None
 
 
-def usable(found: Survey) -> int:
-    """How many examples can be used."""
-    return len(found.wide)
+def usable(result: Survey) -> int:
+    """The number of usable examples."""
+    return len(result.wide)
 
 
 def spread(values: list[int] | np.ndarray) -> tuple[float, ...]:
-    """Smallest, 5 %, median, 95 % and largest of some numbers; () of none."""
+    """Smallest, 5 %, median, 95 % and largest value; () for no values."""
     if not len(values):
         return ()
     return tuple(float(v) for v in np.percentile(values, (0, 5, 50, 95, 100)))

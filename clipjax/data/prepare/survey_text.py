@@ -1,4 +1,4 @@
-"""A survey for people: lines for the terminal, and the rows that the page shares."""
+"""A survey as text: tables for the terminal, and rows shared with the HTML page."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from rich.text import Text
 
 from clipjax.data.prepare.survey import Survey, spread, usable
 
-SHOWN = 20  # classes at most in a table; of more the largest and smallest
+SHOWN = 20  # largest number of classes in a table
 HEADINGS = ("smallest", "5 %", "median", "95 %", "largest")
 
 
-def counts(found: Survey) -> list[tuple[str, str]]:
-    """(what, how many) of a survey."""
+def counts(survey: Survey) -> list[tuple[str, str]]:
+    """(name, number as text) per count of a survey."""
     rows = [
-        ("examples", f"{found.examples:,}"),
-        ("broken", f"{len(found.broken):,}"),
-        ("images", ", ".join(f"{n:,} {f}" for f, n in found.formats.most_common())),
-        ("image bytes", size(sum(found.size)) if any(found.size) else ""),
+        ("examples", f"{survey.examples:,}"),
+        ("broken", f"{len(survey.broken):,}"),
+        ("images", ", ".join(f"{n:,} {f}" for f, n in survey.formats.most_common())),
+        ("image bytes", size(sum(survey.size)) if any(survey.size) else ""),
     ]
-    if found.words:
-        without = sum(n == 0 for n in found.captions)
+    if survey.words:
+        without = sum(n == 0 for n in survey.captions)
         rows += [
-            ("captions", f"{len(found.words):,}"),
+            ("captions", f"{len(survey.words):,}"),
             ("images without a caption", f"{without:,}" if without else ""),
-            ("captions of only spaces", f"{found.blank:,}" if found.blank else ""),
+            ("captions of only spaces", f"{survey.blank:,}" if survey.blank else ""),
             (
                 "captions that came before",
-                f"{found.repeated:,}" if found.repeated else "",
+                f"{survey.repeated:,}" if survey.repeated else "",
             ),
         ]
-    rows += [(f"other: {name}", form) for name, form in found.others.items()]
+    rows += [(f"other: {name}", form) for name, form in survey.others.items()]
     return [(what, value) for what, value in rows if value]
 
 
-def spreads(found: Survey) -> list[tuple[str, tuple[float, ...]]]:
-    """(what, its spread) of what can be measured."""
-    wide, high = np.array(found.wide), np.array(found.high)
+def spreads(survey: Survey) -> list[tuple[str, tuple[float, ...]]]:
+    """(name, spread) per measured quantity."""
+    wide, high = np.array(survey.wide), np.array(survey.high)
     rows = [
-        ("width", spread(found.wide)),
-        ("height", spread(found.high)),
+        ("width", spread(survey.wide)),
+        ("height", spread(survey.high)),
         ("shortest side", spread(np.minimum(wide, high))),
         ("width / height", spread(wide / np.maximum(high, 1))),
-        ("kilobytes", spread(np.array(found.size) / 1e3) if any(found.size) else ()),
+        ("kilobytes", spread(np.array(survey.size) / 1e3) if any(survey.size) else ()),
     ]
-    if found.words:
+    if survey.words:
         rows += [
-            ("captions an image", spread(found.captions)),
-            ("words a caption", spread(found.words)),
-            ("characters a caption", spread(found.letters)),
+            ("captions an image", spread(survey.captions)),
+            ("words a caption", spread(survey.words)),
+            ("characters a caption", spread(survey.letters)),
         ]
     return [(what, row) for what, row in rows if row]
 
 
-def classes(found: Survey, name: str) -> list[tuple[str, int]]:
-    """(class, images) of a label set, the largest first."""
-    order = np.argsort(-found.labels[name], kind="stable")
-    names = found.class_names[name]
-    return [(names[i], int(found.labels[name][i])) for i in order]
+def classes(survey: Survey, name: str) -> list[tuple[str, int]]:
+    """(class, images) per class of a label set, largest first."""
+    order = np.argsort(-survey.labels[name], kind="stable")
+    names = survey.class_names[name]
+    return [(names[i], int(survey.labels[name][i])) for i in order]
 
 
-def balance(found: Survey, name: str) -> str:
-    """How even a label set is, in words."""
-    numbers = found.labels[name]
+def balance(survey: Survey, name: str) -> str:
+    """A sentence about how balanced a label set is."""
+    numbers = survey.labels[name]
     words = f"{name}: {len(numbers)} classes"
     if empty := int((numbers == 0).sum()):
         words += f", {empty} of them without images"
@@ -77,20 +77,20 @@ def balance(found: Survey, name: str) -> str:
             if empty
             else ", all of the same size"
         )
-    if found.unlabelled[name]:
-        words += f"; {found.unlabelled[name]:,} images without a label"
+    if survey.unlabelled[name]:
+        words += f"; {survey.unlabelled[name]:,} images without a label"
     return words
 
 
 def number(value: float) -> str:
-    """A measured number, short."""
+    """A measured number as short text."""
     if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def size(count: int) -> str:
-    """Bytes in a unit that people read."""
+    """A number of bytes as short text with a unit."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
@@ -99,27 +99,27 @@ def size(count: int) -> str:
     return f"{amount:,.3g} TB"
 
 
-def tables(found: Survey, title: str) -> Group:
+def tables(survey: Survey, title: str) -> Group:
     """A survey as a rich renderable."""
     parts: list = [Text(title, style="bold"), Text()]
-    what = _table("", "")
-    for row in counts(found):
-        what.add_row(*map(Text, row))
-    parts += [what, Text()]
-    if usable(found):
-        measured = _table("", *HEADINGS)
-        for name, values in spreads(found):
-            measured.add_row(Text(name), *(number(value) for value in values))
-        parts += [measured, Text()]
-    for name in found.labels:
-        rows = classes(found, name)
-        parts.append(Text(balance(found, name)))
-        shown = _table("", "images", "")
+    count_table = _table("", "")
+    for row in counts(survey):
+        count_table.add_row(*map(Text, row))
+    parts += [count_table, Text()]
+    if usable(survey):
+        spread_table = _table("", *HEADINGS)
+        for name, values in spreads(survey):
+            spread_table.add_row(Text(name), *(number(value) for value in values))
+        parts += [spread_table, Text()]
+    for name in survey.labels:
+        rows = classes(survey, name)
+        parts.append(Text(balance(survey, name)))
+        class_table = _table("", "images", "")
         most = max(1, rows[0][1]) if rows else 1
-        for label, many in rows[:SHOWN]:
-            bar = "#" * round(30 * many / most)
-            shown.add_row(Text(label), f"{many:,}", Text(bar, style="cyan"))
-        parts.append(shown)
+        for label, count in rows[:SHOWN]:
+            bar = "#" * round(30 * count / most)
+            class_table.add_row(Text(label), f"{count:,}", Text(bar, style="cyan"))
+        parts.append(class_table)
         if len(rows) > SHOWN:
             parts.append(Text(f"  and {len(rows) - SHOWN} smaller classes"))
         parts.append(Text())
@@ -127,11 +127,11 @@ def tables(found: Survey, title: str) -> Group:
 
 
 def _table(*headings: str) -> Table:
-    some = any(headings)
-    made = Table(box=None, pad_edge=False, header_style="dim", show_header=some)
+    header = any(headings)
+    table = Table(box=None, pad_edge=False, header_style="dim", show_header=header)
     for i, heading in enumerate(headings):
         left = not i or not heading
-        made.add_column(
+        table.add_column(
             heading, justify="left" if left else "right", no_wrap=i > 0, overflow="fold"
         )
-    return made
+    return table

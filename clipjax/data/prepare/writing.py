@@ -1,7 +1,7 @@
-"""What is written: images fitted to an output form, and shards of two forms.
+"""Fits images to an output form, and writes shards in two forms.
 
-A shard is written under another name, forced to the disk, and then renamed, so that a
-file of a shard's name is whole.
+Shards are written atomically: under another name, synced to disk, then renamed. So a
+file with a shard's name is complete.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from clipjax.data.containers import record_shards
 from clipjax.data.images import decoding
 from clipjax.types import Example, UserError
 
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}  # read by every source
+# Pillow's format -> suffix, for the formats that every source reads.
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """How images are written.
 
-    resize: the shortest side of larger ones, which become JPEG; 0: as they are.
-    quality: of that JPEG, from 1 to 95.
-    decode: decode also what is copied as it is, to find what is broken.
-    everywhere: make PNG of formats other than JPEG, PNG and WebP.
+    resize: larger images become JPEGs with this shortest side; 0: no resizing.
+    quality: those JPEGs' quality, from 1 to 95.
+    decode: also decode images that are copied unchanged, to find broken ones.
+    everywhere: write formats other than JPEG, PNG and WebP as PNG.
     """
 
     resize: int = 0
@@ -67,7 +68,7 @@ class Fit:
 
 
 def encode(picture: Image.Image, form: str, **options: int) -> bytes:
-    """A picture in a format that Pillow writes ("JPEG", "PNG")."""
+    """Encodes a picture in a format that Pillow writes ("JPEG", "PNG")."""
     stream = io.BytesIO()
     picture.save(stream, form, **options)
     return stream.getvalue()
@@ -99,10 +100,10 @@ class RecordWriter:
 
 
 class TarWriter:
-    """A webdataset shard: INDEX.jpg, INDEX.json and, of one label set, INDEX.cls.
+    """A webdataset shard: INDEX.jpg, INDEX.json and, for one label set, INDEX.cls.
 
-    The JSON holds `captions`, `key` (the example's in its source) and `labels`. The
-    same examples make the same bytes.
+    The JSON has `captions`, `key` (the example's key in its source) and `labels`. Equal
+    examples give equal bytes.
     """
 
     def __init__(self, path: pathlib.Path, label_set: str = ""):
@@ -136,9 +137,9 @@ def write_shard(
     make: Callable[[pathlib.Path], Writer],
     examples: Iterable[tuple[int, Example]],
 ) -> record_shards.Shard | None:
-    """Writes (index, example) into a shard, whole or not at all.
+    """Writes (index, example) pairs into a shard atomically.
 
-    Returns its metadata, None (and no file) if there are no examples.
+    Returns its metadata; without examples, writes no file and returns None.
     """
     scratch = path.with_name(path.name + ".tmp")
     counts = []

@@ -1,1 +1,1 @@
-"""What the synthetic scenes show and say."""
+"""Synthetic scenes: their grammar, captions and pixels."""

@@ -1,9 +1,9 @@
-"""Draws synthetic scenes: where the objects lie, and their antialiased pixels.
+"""Draws synthetic scenes: the objects' positions and their antialiased pixels.
 
-Every object lies in a cell of its own of a 3 by 3 grid, a little off its middle.
-Each shape is a signed distance (negative inside), evaluated only on the pixels near
-the object; a pixel's coverage is that distance clipped to one pixel's width. Lengths
-are fractions of the image side, x to the right and y downwards.
+Each object lies in a separate cell of a 3 by 3 grid, slightly off the cell's centre. A
+shape is a signed distance (negative inside), evaluated only on the pixels near the
+object; a pixel's coverage is that distance clipped to one pixel's width. Lengths are
+fractions of the image side, x to the right and y downwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from clipjax.data.synthetic.scene_grammar import POSITIONS, Scene
 
-MOST = 10_000_000  # examples of a source that draws them
+MOST = 10_000_000  # the largest number of examples in a source that draws them
 RGB = {
     "red": (216, 32, 36),
     "orange": (246, 134, 22),
@@ -29,15 +29,16 @@ RGB = {
     "grey": (124, 124, 124),
     "black": (18, 18, 18),
 }
-JITTER = 8  # levels, evenly either way, per channel; for backgrounds the same in all
+# Levels, uniform in [-JITTER, JITTER]: one draw per channel, or one for a background.
+JITTER = 8
 
 _RADIUS = {"small": (0.085, 0.095), "large": (0.14, 0.152)}
-_REACH = 1.05  # no shape reaches further than this many radii to any of the four sides
-_TILT = 0.2  # radians, evenly either way
-_SHIFT = 0.04  # at most, evenly either way, from the middle of the cell
+_REACH = 1.05  # in radii: no shape extends further to any of the four sides
+_TILT = 0.2  # radians, uniform in [-_TILT, _TILT]
+_SHIFT = 0.04  # the largest shift off the cell's centre, uniform in both directions
 
-# Unit normals of the lines along the sides, one corner up (y is downwards): opposite to
-# the corners of a triangle, but towards those of a five-pointed star.
+# Unit normals of the lines along the sides, one corner up (y is downwards): opposite a
+# triangle's corners, but towards a five-pointed star's.
 _UP = {3: math.pi / 2, 5: -math.pi / 2}
 _NORMALS = {
     n: np.array(
@@ -54,22 +55,22 @@ def render(scene: Scene, resolution: int, rng: np.random.Generator) -> np.ndarra
     image[:] = _colour(scene.background, rng, 1)
     for kind, cell in zip(scene.kinds, _cells(scene, rng), strict=True):
         radius = _between(rng, *_RADIUS[kind.size])
-        room = min(1 / 6 - _REACH * radius, _SHIFT)
-        y, x = ((2 * at + 1) / 6 + _between(rng, -room, room) for at in cell)
+        shift = min(1 / 6 - _REACH * radius, _SHIFT)
+        y, x = ((2 * at + 1) / 6 + _between(rng, -shift, shift) for at in cell)
         tilt = _between(rng, -_TILT, _TILT)
         _paint(image, kind.shape, _colour(kind.colour, rng, 3), x, y, radius, tilt)
     return (image + 0.5).astype(np.uint8)
 
 
 def _cells(scene: Scene, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """The (row, column) of each object in a grid of 3 by 3; no two in one cell."""
+    """Each object's (row, column) in the 3 by 3 grid; all cells are different."""
     count = len(scene.kinds)
     if count == 1:
         return [divmod(POSITIONS.index(scene.place), 3)]
     if scene.alike:
-        left = list(range(9))
+        free = list(range(9))
         return [
-            divmod(left.pop(int(rng.random() * len(left))), 3) for _ in range(count)
+            divmod(free.pop(int(rng.random() * len(free))), 3) for _ in range(count)
         ]
     line = int(rng.random() * 3)
     steps = [0, 1, 2]
@@ -121,13 +122,13 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
     heights = np.stack([a * x + b * y for a, b in _NORMALS[sides]])
     if shape == "triangle":
         return heights.max(0) - 0.52 * r
-    # A five-pointed star is what lies within at least four of its five lines.
+    # A point lies in the star if it is inside at least four of the five lines.
     heights.sort(axis=0)
     return heights[-2] - np.float32(_REACH * math.cos(2 * math.pi / 5)) * r
 
 
 def _colour(name: str, rng: np.random.Generator, channels: int) -> np.ndarray:
-    """The named colour as float32 [3]; jitter differs in 1 (brightness) or 3 ways."""
+    """The named colour as float32 [3], with 1 jitter for all channels or 3."""
     jitter = (2 * rng.random(channels) - 1) * JITTER
     return np.clip(np.asarray(RGB[name], np.float32) + jitter, 0, 255).astype(
         np.float32

@@ -1,10 +1,10 @@
-"""What a synthetic scene is, and the small grammar that describes it in words.
+"""Synthetic scenes, and the small grammar that describes them.
 
-A `Scene` is meaning alone: which objects, how arranged, on what background. Where
-exactly they lie is drawn in scene_drawing.py. `describe` writes full captions: each
-names everything in the scene, so that different scenes never share one.
-`describe_briefly` leaves things out or writes a prompt of `TEMPLATES`, which puts the
-zero-shot prompts among the training captions.
+A `Scene` is meaning alone: its objects, their arrangement and the background.
+scene_drawing.py draws exact positions. `describe` writes full captions: each names
+everything in the scene, so that different scenes never share a caption.
+`describe_briefly` leaves things out or fills one of `TEMPLATES`, so that training
+captions include the zero-shot prompts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POSITIONS = (
     *("top left", "top", "top right"),
     *("left", "centre", "right"),
     *("bottom left", "bottom", "bottom right"),
-)  # of a lone object, row by row
+)  # of a single object, row by row
 
 CLASS_NAMES = {
     "shape": SHAPES,
@@ -41,9 +41,9 @@ TEMPLATES = {
     "background": ("a picture with a {} background", "the background is {}"),
 }
 
-CAPTIONS = 3  # of every scene
-# How often short descriptions say what. Colours alone tell most scenes apart: shapes
-# are learned from the captions that leave colours out.
+CAPTIONS = 3  # per scene
+# Probability that a short description names each property. Colours are rare, because
+# they alone distinguish most scenes; captions without them teach shapes.
 _SAID = {"size": 0.4, "colour": 0.25, "place": 0.4}
 _SYNONYMS = {
     "circle": ("circle", "disc"),
@@ -75,7 +75,7 @@ _FRAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What one object looks like."""
+    """One object's looks."""
 
     size: str
     colour: str
@@ -84,11 +84,12 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """The meaning of one scene; equal scenes have the same full description.
+    """One scene's meaning; equal scenes have the same full description.
 
-    kinds: one per object. One object lies at `place`, one of POSITIONS; two or three
-      of the same kind are scattered (`place` ""); two or three of different kinds form
-      a line, `place` "across" (first one leftmost) or "down" (first one topmost).
+    kinds: one per object. A single object lies at `place`, one of POSITIONS. Two or
+      three objects of the same kind are scattered (`place` ""). Two or three of
+      different kinds form a line: `place` "across" (first one leftmost) or "down"
+      (first one topmost).
     """
 
     background: str
@@ -97,30 +98,30 @@ class Scene:
 
     @property
     def alike(self) -> bool:
-        """Whether all objects are of one kind."""
+        """Whether all objects have the same kind."""
         return len(set(self.kinds)) == 1
 
 
 def pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:
-    """One of `items`, evenly; several times faster than `rng.choice`."""
+    """A uniformly random item; several times faster than `rng.choice`."""
     return items[int(rng.random() * len(items))]
 
 
 def labels(scene: Scene) -> dict[str, int]:
-    """The class index per label set of CLASS_NAMES; without the ambiguous sets."""
-    words = {
+    """Label set -> class index, for the sets in CLASS_NAMES that are unambiguous."""
+    classes = {
         "count": COUNTS[len(scene.kinds) - 1],
         "background": scene.background,
     }
     for name in ("size", "colour", "shape"):
         values = {getattr(kind, name) for kind in scene.kinds}
         if len(values) == 1:
-            words[name] = values.pop()
-    return {name: CLASS_NAMES[name].index(word) for name, word in words.items()}
+            classes[name] = values.pop()
+    return {name: CLASS_NAMES[name].index(label) for name, label in classes.items()}
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """CAPTIONS different captions, each a full description of the scene."""
+    """CAPTIONS different captions; each describes the scene fully."""
     first = int(rng.random() * len(_FRAMES))
     return tuple(
         _FRAMES[(first + i) % len(_FRAMES)].format(
@@ -133,12 +134,13 @@ def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def describe_briefly(scene: Scene, rng: np.random.Generator) -> str:
-    """A short true caption: a prompt of TEMPLATES, or a description that leaves out
-    the background and, as `_SAID` has it, sizes, colours and a lone object's place.
+    """A short true caption: a prompt from TEMPLATES, or a description without the
+    background that names sizes, colours and a single object's place as often as `_SAID`
+    says.
     """
     if rng.random() < 0.7:
-        said = [name for name, share in _SAID.items() if rng.random() < share]
-        body = _body(scene, rng, said)
+        named = [name for name, share in _SAID.items() if rng.random() < share]
+        body = _body(scene, rng, named)
         return f"a picture of {body}" if rng.random() < 0.3 else body
     known = labels(scene)
     name = pick(rng, tuple(known))
@@ -148,18 +150,18 @@ def describe_briefly(scene: Scene, rng: np.random.Generator) -> str:
 def _body(
     scene: Scene,
     rng: np.random.Generator,
-    said: Collection[str] = ("size", "colour", "place"),
+    named: Collection[str] = ("size", "colour", "place"),
 ) -> str:
-    """The scene without its background, and without what is not to be `said`."""
+    """Describes the objects, not the background; names only properties in `named`."""
     count = len(scene.kinds)
     if count == 1:
-        noun = _a(_noun(scene.kinds[0], rng, said))
+        noun = _a(_noun(scene.kinds[0], rng, named))
         where = _WHERE.get(scene.place, (f"in the {scene.place} corner",))
-        return f"{noun} {pick(rng, where)}" if "place" in said else noun
+        return f"{noun} {pick(rng, where)}" if "place" in named else noun
     if scene.alike:
-        return f"{COUNTS[count - 1]} {_plural(_noun(scene.kinds[0], rng, said))}"
+        return f"{COUNTS[count - 1]} {_plural(_noun(scene.kinds[0], rng, named))}"
     before, after = ("above", "below") if scene.place == "down" else ("left", "right")
-    things = [_a(_noun(kind, rng, said)) for kind in scene.kinds]
+    things = [_a(_noun(kind, rng, named)) for kind in scene.kinds]
     form = rng.random()
     if count == 2:
         if form < 0.5:
@@ -176,17 +178,17 @@ def _body(
     return f"{things[0]}, {things[1]} and {things[2]} from {ends[0]} to {ends[1]}"
 
 
-def _noun(kind: Kind, rng: np.random.Generator, said: Collection[str]) -> str:
-    words = [getattr(kind, name) for name in ("size", "colour") if name in said]
+def _noun(kind: Kind, rng: np.random.Generator, named: Collection[str]) -> str:
+    words = [getattr(kind, name) for name in ("size", "colour") if name in named]
     return " ".join(_word(word, rng) for word in [*words, kind.shape])
 
 
 def _word(word: str, rng: np.random.Generator) -> str:
-    """The word itself, or sometimes one that means the same."""
-    same = _SYNONYMS.get(word)
-    if same is None:
+    """The word, or sometimes its synonym."""
+    synonyms = _SYNONYMS.get(word)
+    if synonyms is None:
         return word
-    return same[0] if rng.random() < 0.7 else same[1]
+    return synonyms[0] if rng.random() < 0.7 else synonyms[1]
 
 
 def _plural(noun: str) -> str:
