@@ -1,4 +1,4 @@
-"""What a foreign format cannot say of a model is an error that names the option."""
+"""Errors, naming the option, for what a foreign format cannot express."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from clipjax.types import UserError
 
 
 def require(module: Any, path: str, target: str, **only: Any) -> None:
-    """Raises UserError if a module's field has another value than the format.
+    """Raises UserError if a module's field differs from the only value in `only`.
 
-    path: the module's section of the config, "model.image". target: the format.
+    path: the module's section in the config, "model.image". target: the format.
     """
     for name, value in only.items():
-        found = getattr(module, name)
-        if found != value:
+        actual = getattr(module, name)
+        if actual != value:
             option = meaning.option_of(module, name)
             raise UserError(
-                f"{path}.{option}={found!r} cannot be exported: {target} has {value!r} "
-                "only"
+                f"{path}.{option}={actual!r} cannot be exported: {target} has "
+                f"{value!r} only"
             )
 
 
 def require_tower(module: Any, kinds: Any, path: str, target: str) -> None:
-    """Raises UserError if a tower is of none of the kinds that a format has."""
+    """Raises UserError if a tower is not one of the kinds that a format has."""
     if not isinstance(module, kinds):
         raise UserError(
-            f"{path}: {target} has no tower like {type(module).__name__}: it cannot be "
-            "exported"
+            f"{path}: {type(module).__name__} cannot be exported: {target} has no such "
+            "tower"
         )
 
 
 def require_head(side: str, kind: str, target: str, only: tuple[str, ...]) -> None:
-    """Raises UserError if a tower's head is none that a format has."""
+    """Raises UserError if a tower's head is not one that a format has."""
     if kind not in only:
         raise UserError(
             f"model.{side}_head={kind!r} cannot be exported: {target} has "

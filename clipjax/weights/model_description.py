@@ -1,4 +1,4 @@
-"""What a foreign model is, in the words of a clipjax config."""
+"""The description of a foreign model by names and options of a clipjax config."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from clipjax.types import Config, UserError
 class Settings:
     """A two-tower model as its files describe it.
 
-    format: of the files, "hf_clip" for example.
+    format: the files' format, "hf_clip" for example.
     image, text, preprocess, tokenizer: names of components, with the options that
       differ from their defaults. preprocess and tokenizer are empty if none fits;
       no_preprocess and no_tokenizer say why.
-    end_id: the id at which the text tower pools, None where it pools elsewhere. Ours
-      pools at the last token of a text, which is the same under a tokenizer whose last
-      token that is; see `check_tokenizer`.
-    pad_id: the id that the text tower takes for padding, None if it goes by the mask
-      of a tokenizer.
-    layout: what the file's tensors look like beyond the model, for the format's table.
+    end_id: the id at which the text tower pools, None if it pools elsewhere. Ours pools
+      at a text's last token, which is the same if the tokenizer ends texts with that
+      id; see `check_tokenizer`.
+    pad_id: the id that the text tower takes for padding, None if it uses the
+      tokenizer's mask.
+    layout: variations of the file's tensors that the model does not imply, for the
+      format's table.
     """
 
     format: str
@@ -49,24 +50,26 @@ class Settings:
 
 def build(settings: Settings) -> two_tower.TwoTowerModel:
     """The model; raises UserError if our towers have no such sizes."""
-    make = registry.load("image", settings.image)
-    image = make(settings.image_size, **settings.image_options)
-    make = registry.load("text", settings.text)
-    text = make(settings.vocab_size, settings.context_length, **settings.text_options)
+    make_image = registry.load("image", settings.image)
+    image = make_image(settings.image_size, **settings.image_options)
+    make_text = registry.load("text", settings.text)
+    text = make_text(
+        settings.vocab_size, settings.context_length, **settings.text_options
+    )
     return two_tower.make(image, text, **settings.model_options)
 
 
-def to_config(settings: Settings, place: str) -> Config:
-    """The config of a run with this model; length and data are still to be chosen.
+def to_config(settings: Settings, origin: str) -> Config:
+    """The config of a run with this model; training length and data are not yet set.
 
-    place: where the model comes from, for the message.
+    origin: the model's name or path, for the message.
 
     Raises UserError if no tokenizer or image transform of ours fits.
     """
     if not settings.preprocess:
         raise UserError(settings.no_preprocess)
     if not settings.tokenizer:
-        raise UserError(f"{place}: {settings.no_tokenizer}")
+        raise UserError(f"{origin}: {settings.no_tokenizer}")
     return config.base(
         None,
         model="two_tower",
@@ -86,46 +89,45 @@ def to_config(settings: Settings, place: str) -> Config:
 
 
 def section(settings: Settings, family: str) -> dict[str, Any]:
-    """The config's section of the "preprocess" or the "tokenizer", {} for none."""
-    name, given = settings.preprocess, settings.preprocess_options
+    """The config's section for the "preprocess" or "tokenizer" family, {} for none."""
+    name, options = settings.preprocess, settings.preprocess_options
     if family == "tokenizer":
-        name, given = settings.tokenizer, _tokenizer_options(settings)
+        name, options = settings.tokenizer, _tokenizer_options(settings)
     if not name:
         return {}
     known = registry.options(registry.load(family, name))
-    values = {key: given.get(key, option.default) for key, option in known.items()}
+    values = {key: options.get(key, option.default) for key, option in known.items()}
     return {"name": name, **values}
 
 
 def _tokenizer_options(settings: Settings) -> dict[str, Any]:
-    frame = {"context_length": settings.context_length}
-    return frame | {**settings.tokenizer_options}
+    return {"context_length": settings.context_length, **settings.tokenizer_options}
 
 
-def check_tokenizer(settings: Settings, tokenizer: Any, place: str) -> None:
-    """Raises UserError if a tokenizer is not this model's.
+def check_tokenizer(settings: Settings, tokenizer: Any, origin: str) -> None:
+    """Raises UserError if a tokenizer does not match this model.
 
-    It may know fewer ids than the model, not more, must end texts with the token at
-    which the model pools, and pad them, and nothing else, with what it takes for that.
+    A tokenizer may have fewer ids than the model, not more. It must end texts with the
+    token at which the model pools, and use the model's padding token for padding only.
     """
     if tokenizer.vocab_size > settings.vocab_size:
         raise UserError(
-            f"{place}: its tokenizer {settings.tokenizer} has {tokenizer.vocab_size} "
-            f"ids and its text tower {settings.vocab_size}: they do not belong together"
+            f"{origin}: its tokenizer {settings.tokenizer} has {tokenizer.vocab_size} "
+            f"ids and its text tower {settings.vocab_size}: they do not match"
         )
     ids, mask = tokenizer(["a"])
     if settings.pad_id is not None and ((ids != settings.pad_id) != mask).any():
         raise UserError(
-            f"{place}: its text tower hides token {settings.pad_id} as padding and its "
-            f"tokenizer {settings.tokenizer} pads with {tokenizer.pad_id}, or has that "
-            "token in texts: they do not belong together"
+            f"{origin}: its text tower hides token {settings.pad_id} as padding and "
+            f"its tokenizer {settings.tokenizer} pads with {tokenizer.pad_id}, or has "
+            "that token in texts: they do not match"
         )
     if settings.end_id is None:
         return
     last = int(ids[0, mask[0].sum() - 1])
     if last != settings.end_id:
         raise UserError(
-            f"{place}: its text tower pools at token {settings.end_id} and its "
+            f"{origin}: its text tower pools at token {settings.end_id} and its "
             f"tokenizer {settings.tokenizer} ends texts with {last}: they do not "
-            "belong together"
+            "match"
         )

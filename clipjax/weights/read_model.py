@@ -1,15 +1,16 @@
-"""Two-tower models that others released: what they are, and their variables.
+"""Reads two-tower models of other projects: their settings and variables.
 
     settings, variables = read_model("hf-hub:openai/clip-vit-base-patch32")
     model = build(settings)
 
 A model is a folder with config.json (Hugging Face) or open_clip_config.json
-(open_clip) beside its weights, the file of weights in it, a file of OpenAI's or
-big_vision's, or such a folder on the hub. A module of FORMATS has
+(open_clip) and weights, the weight file in such a folder, a file of OpenAI's or
+big_vision's, or such a folder on the hub. A module in FORMATS has
 
     FORMAT: its name
-    recognise(config, names) -> whether it is of this format; config is None for a file
-    settings(config, shapes, folder), settings_of_file(tensors, place) -> Settings
+    recognise(config, names) -> whether a model has this format; config is None for a
+      file without settings
+    settings(config, shapes, folder), settings_of_file(tensors, path) -> Settings
     table(model, layout) -> Table
 """
 
@@ -41,7 +42,7 @@ from clipjax.weights.tower_description import TowerSettings
 FORMATS = (hf_clip, hf_siglip, open_clip, big_vision_siglip)
 # The same weights in another precision, as transformers' `variant` names them.
 VARIANTS = ("fp32", "fp16", "bf16")
-# Where a folder has its weights, by its file of settings; the first that is there.
+# A folder's settings file -> names of its weight file; the first that exists is read.
 WEIGHTS = {
     open_clip.CONFIG: (
         "open_clip_model.safetensors",
@@ -68,7 +69,8 @@ WEIGHTS = {
     ),
 }
 NPZ = ".npz"
-SCALE = "logit_scale"  # which every model of two towers has, of those with settings
+RUN_KEY = "evals"  # in the config.json of every run, and of no foreign model
+SCALE = "logit_scale"  # in every two-tower model that has a settings file
 KNOWN = (
     f"a folder with {hf_common.CONFIG} of Hugging Face's CLIPModel or SiglipModel, one "
     f"with {open_clip.CONFIG}, a file of OpenAI's CLIP, or an .npz of SigLIP's two "
@@ -77,57 +79,57 @@ KNOWN = (
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a name is that of a foreign model and not of a run directory."""
+    """Whether a name is a foreign model's and not a run directory's."""
     if name.startswith(hub.PREFIX):
         return True
-    place = paths.local(name, "a model")
-    if place.is_file():
+    path = paths.local(name, "a model")
+    if path.is_file():
         return True
-    if (place / open_clip.CONFIG).is_file():
+    if (path / open_clip.CONFIG).is_file():
         return True
     try:
-        config = tokenizer_choice.read_json(place / hf_common.CONFIG)
+        config = tokenizer_choice.read_json(path / hf_common.CONFIG)
     except UserError:
-        return False  # whoever reads it as a run says what is wrong
-    return bool(config) and "evals" not in config  # as every run's has
+        return False  # read as a run, which raises a clear error
+    return bool(config) and RUN_KEY not in config
 
 
 def read_model(name: str) -> tuple[Settings, Variables]:
-    """A foreign model's settings, and its variables as float32 arrays of the host.
+    """A foreign model's settings, and its variables as float32 host arrays.
 
-    name: a folder, a file, or "hf-hub:org/name" of the Hugging Face hub, which is kept
-    in the hub's cache.
+    name: a folder, a file, or "hf-hub:org/name" on the Hugging Face hub, which is
+    stored in the hub's cache.
 
-    Raises UserError, naming the file and the cause, if there is no such model, its
-    format is unknown, or our towers cannot be what it is.
+    Raises UserError, naming the file and the cause, if the model is absent, its format
+    is unknown, or clipjax has no such towers.
     """
     if name.startswith(hub.PREFIX):
-        place = hub.fetch(name, WEIGHTS)
+        path = hub.fetch(name, WEIGHTS)
     else:
-        place = paths.given(name)
-    config, weights = parts(place)
+        path = paths.given(name)
+    config, weights = find_files(path)
     tensors = wrappers.without_words(
         tensor_files.read(weights), lambda names: SCALE in names
     )
     kind = _recognise(config, tensors, weights)
     if config is not None and SCALE not in tensors:
         raise UserError(
-            f"{weights} holds no model of two towers by the names that clipjax reads: "
-            f"it has no {SCALE!r}; its tensors are called {some(tensors)}"
+            f"{weights} holds no two-tower model that clipjax reads: it has no "
+            f"{SCALE!r}; its tensors are called {first_names(tensors)}"
         )
-    settings, model = _described(kind, config, tensors, weights)
+    settings, model = _describe(kind, config, tensors, weights)
     table = kind.table(model, settings.layout)
     return settings, to_ours(table, tensors, model_shapes(model), str(weights))
 
 
-def some(names: Iterable[str]) -> str:
+def first_names(tensors: Iterable[str]) -> str:
     """The first names of tensors, for messages."""
-    found = sorted(names)
-    return ", ".join(map(repr, found[:3])) + (", ..." if len(found) > 3 else "")
+    names = sorted(tensors)
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
-def half(settings: Settings, side: str) -> TowerSettings:
-    """A tower of a two-tower model; side: "image" or "text"."""
+def tower_of(settings: Settings, side: str) -> TowerSettings:
+    """The settings of one tower of a two-tower model; side: "image" or "text"."""
     options = settings.model_options
     if side == "text":
         return TowerSettings(
@@ -150,59 +152,61 @@ def half(settings: Settings, side: str) -> TowerSettings:
     )
 
 
-def parts(place: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
-    """The settings of a model, None for a bare file, and the file of its weights.
+def find_files(path: pathlib.Path) -> tuple[dict[str, Any] | None, pathlib.Path]:
+    """A model's settings, None for a file without any, and its weight file.
 
-    A file is read by the settings in its folder if there are some: without them a
-    model of another activation, or of blocks with the same names, would pass for one
-    that it is not.
+    A weight file is read with the settings in its folder if there are any. Without them
+    a model with another activation, or with blocks of the same names, would be taken
+    for another model.
     """
-    if not place.is_dir():
-        return _beside(place), place
-    found = []
+    if not path.is_dir():
+        return _settings_beside(path), path
+    present = []
     for settings, names in WEIGHTS.items():
-        if not (place / settings).is_file():
+        if not (path / settings).is_file():
             continue
-        found.append(settings)
+        present.append(settings)
         for name in names:
-            if (place / name).is_file():
-                return tokenizer_choice.read_json(place / settings), place / name
-    if found:
-        names = ", ".join(WEIGHTS[found[0]][:4])
+            if (path / name).is_file():
+                return tokenizer_choice.read_json(path / settings), path / name
+    if present:
+        names = ", ".join(WEIGHTS[present[0]][:4])
         raise UserError(
-            f"{place} has {found[0]} but no weights by a name that clipjax reads "
-            f"({names}, ...): {file_contents.summary(place)}. Name the file if it is "
-            "called otherwise; shards need their .index.json"
+            f"{path} has {present[0]} but no weight file by a name that clipjax reads "
+            f"({names}, ...): {file_contents.summary(path)}. Name the file if it has "
+            "another name; shards need their .index.json"
         )
-    raise UserError(f"{place} holds no model that clipjax reads; it reads {KNOWN}")
+    raise UserError(f"{path} holds no model that clipjax reads; it reads {KNOWN}")
 
 
-def _beside(file: pathlib.Path) -> dict[str, Any] | None:
-    """The settings in the folder of a file of weights: those of its name, else any."""
+def _settings_beside(file: pathlib.Path) -> dict[str, Any] | None:
+    """The settings in a weight file's folder, first of the kind that has its name."""
     if file.suffix == NPZ or not file.is_file():
-        return None  # big_vision's, which never has any, or none that can be read
+        return None  # big_vision's files have no settings
     kinds = sorted(WEIGHTS, key=lambda kind: file.name not in WEIGHTS[kind])
     for settings in kinds:
         config = tokenizer_choice.read_json(file.with_name(settings))
-        if config and "evals" not in config:  # a run's
+        if config and RUN_KEY not in config:
             return config
     return None
 
 
 def _recognise(
-    config: Mapping[str, Any] | None, tensors: Mapping[str, Any], place: pathlib.Path
+    config: Mapping[str, Any] | None, tensors: Mapping[str, Any], path: pathlib.Path
 ) -> Any:
     for kind in FORMATS:
         if kind.recognise(config, tensors):
             return kind
-    what, where = "its tensors", place
+    what, origin = "its set of tensors", str(path)
     if config is not None:
         what = f"model_type={config.get('model_type')!r}"
-        where = f"{place} and the settings beside it"
-    raise UserError(f"{where}: {what} is of no format that clipjax reads: {KNOWN}")
+        origin = f"{path} and the settings beside it"
+    raise UserError(
+        f"{origin}: {what} is of no format that clipjax reads; it reads {KNOWN}"
+    )
 
 
-def _described(
+def _describe(
     kind: Any,
     config: Mapping[str, Any] | None,
     tensors: Mapping[str, np.ndarray],
@@ -210,11 +214,11 @@ def _described(
 ) -> tuple[Settings, TwoTowerModel]:
     try:
         if config is None:
-            found = kind.settings_of_file(tensors, str(weights))
+            settings = kind.settings_of_file(tensors, str(weights))
         else:
             shapes = {name: array.shape for name, array in tensors.items()}
-            found = kind.settings(config, shapes, weights.parent)
-        return found, build(found)
+            settings = kind.settings(config, shapes, weights.parent)
+        return settings, build(settings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"the settings beside {weights} are damaged or of an unknown form "

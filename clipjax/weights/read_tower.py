@@ -1,12 +1,12 @@
-"""Single towers that others released: what they are, and their arrays.
+"""Reads single towers of other projects: their settings and arrays.
 
     settings, params, batch_stats = read_tower("bert-base-uncased/", "text")
     tower = build(settings)
     tower.apply({"params": params}, ids, mask, False)
 
-A tower is a folder with config.json (Hugging Face, timm) beside its weights, a file
-(torchvision, big_vision's .npz), or such a folder on the hub; or one half of a model of
-two towers that `foreign.read_model` reads.
+A tower is a folder with config.json (Hugging Face, timm) and weights, a file
+(torchvision, big_vision's .npz), such a folder on the hub, or one tower of a two-tower
+model that `read_model.read_model` reads.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ KNOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """A file of a single tower: its tensors, its format and what it is."""
+    """A single tower's file: its tensors, format and settings."""
 
     tensors: Mapping[str, np.ndarray]
     kind: TowerFormat
     settings: TowerSettings
-    place: str
+    origin: str
 
 
 def read_tower(
@@ -67,35 +67,36 @@ def read_tower(
     """A tower's settings, and its parameters and batch_stats as float32 host arrays.
 
     Args:
-      name: a folder, a file, or "hf-hub:org/name" of the Hugging Face hub.
+      name: a folder, a file, or "hf-hub:org/name" on the Hugging Face hub.
       side: "image" or "text".
-      options: of the tower, to be other than the file's: {"pool": "pooler"}.
+      options: tower options that replace those from the file: {"pool": "pooler"}.
 
     Returns batch_stats {} if the tower has none.
 
     Raises:
-      UserError: naming the file and the cause, if there is no such tower, its format
-        is unknown, or ours cannot be what it is.
+      UserError: naming the file and the cause, if the tower is absent, its format is
+        unknown, or clipjax has no such tower.
     """
     one_of("side", side, SIDES)
     opened = _open(name, side)
     if opened is None:
-        settings, variables = _half(name, side)
+        settings, variables = _tower_of_model(name, side)
         if options:
-            settings = _changed(settings, options)
+            settings = _with_options(settings, options)
         check_same(build(settings), settings, name)
         return settings, *variables
-    settings = _changed(opened.settings, options or {})
+    settings = _with_options(opened.settings, options or {})
     tower = build(settings)
-    check_same(tower, opened.settings, opened.place)
-    found = _read(opened, table(opened.kind, settings, tower), tower_shapes(tower))
-    return settings, found["params"], found.get("batch_stats", {})
+    check_same(tower, opened.settings, opened.origin)
+    rules = table(opened.kind, settings, tower)
+    variables = _read(opened, rules, tower_shapes(tower))
+    return settings, variables["params"], variables.get("batch_stats", {})
 
 
 def read_classifier(
     name: str,
 ) -> tuple[TowerSettings, classifier.ClassifierModel, Variables]:
-    """An image tower with the classifier over it.
+    """Reads an image tower and the classifier over it.
 
     Raises UserError as `read_tower` does, and if the file has no classifier.
     """
@@ -107,8 +108,9 @@ def read_classifier(
     pixels: Any = {"mean": settings.mean, "std": settings.std}
     model = classifier.make(tower, num_classes=settings.num_classes, **pixels)
     rules = renamed(kind.rules(tower, settings.layout), settings.prefix, "image/")
-    whole = Table(kind.name, (*rules, *_head(kind, settings)), tuple(kind.ignored))
-    return settings, model, _read(opened, whole, model_shapes(model))
+    rules = (*rules, *_head_rules(kind, settings))
+    all_rules = Table(kind.name, rules, tuple(kind.ignored))
+    return settings, model, _read(opened, all_rules, model_shapes(model))
 
 
 def to_tensors(
@@ -117,12 +119,12 @@ def to_tensors(
     batch_stats: Variables | None = None,
     dtypes: Any = "float32",
 ) -> dict[str, np.ndarray]:
-    """The tensors of a tower as a file of its format has them; see table.to_theirs.
+    """A tower's tensors as a file of its format has them; see rename_table.to_theirs.
 
-    What was read comes back bit for bit, but for what means nothing to the tower.
+    Tensors that `read_tower` read come back bit for bit, without those it ignored.
 
-    Raises UserError for settings that are half of a two-tower model's, and what
-    `to_theirs` raises.
+    Raises UserError for settings of a two-tower model's tower, and what `to_theirs`
+    raises.
     """
     kinds = [kind for kind in FORMATS if kind.name == settings.format]
     if not kinds:
@@ -138,7 +140,7 @@ def to_tensors(
 
 
 def build(settings: TowerSettings) -> Any:
-    """The tower, a Linen module; raises UserError if ours has no such sizes."""
+    """The tower, a Linen module; raises UserError if ours cannot have its sizes."""
     make = registry.load(settings.side, settings.component)
     sizes = (settings.size,)
     if settings.side == "text":
@@ -147,48 +149,52 @@ def build(settings: TowerSettings) -> Any:
 
 
 def table(kind: TowerFormat, settings: TowerSettings, tower: Any) -> Table:
-    """The rules for a tower alone: whatever is above it in the file is ignored."""
+    """The rules for a tower alone; layers above it in the file are ignored."""
     rules = renamed(kind.rules(tower, settings.layout), settings.prefix)
-    head = [re.escape(name) for rule in _head(kind, settings) for name in rule.names]
+    head = [
+        re.escape(name) for rule in _head_rules(kind, settings) for name in rule.names
+    ]
     return Table(kind.name, tuple(rules), (*kind.ignored, *kind.heads, *head))
 
 
 def tower_shapes(tower: Any) -> Variables:
-    """A tower's variables as shapes; computes nothing."""
+    """The shapes of a tower's variables, by tracing only."""
     if hasattr(tower, "image_size"):
         inputs = [((1, tower.image_size, tower.image_size, 3), jnp.float32)]
     else:
         length = tower.context_length
         inputs = [((1, length), jnp.int32), ((1, length), jnp.bool_)]
-    given = [jax.ShapeDtypeStruct(*one) for one in inputs]
+    structs = [jax.ShapeDtypeStruct(*shape_and_dtype) for shape_and_dtype in inputs]
     return jax.eval_shape(
-        lambda key, *given: tower.init(key, *given, False), jax.random.key(0), *given
+        lambda key, *arrays: tower.init(key, *arrays, False),
+        jax.random.key(0),
+        *structs,
     )
 
 
-def check_same(tower: Any, settings: TowerSettings, place: str) -> None:
-    """Raises UserError if a tower computes otherwise than the released one.
+def check_same(tower: Any, settings: TowerSettings, origin: str) -> None:
+    """Raises UserError if a tower computes something else than the released one.
 
-    Rates of dropout and the like may differ, and how a text is pooled; see
+    Rates of dropout and the like, and a text's pooling, may differ; see
     models/common/meaning.py.
     """
     path = f"model.{settings.side}"
-    meaning.check(tower, build(settings), place, path, alone=True)
+    meaning.check(tower, build(settings), origin, path, alone=True)
 
 
 def _open(name: str, side: str) -> _Opened | None:
-    """None for a two-tower model."""
+    """Opens a single tower's file; None for a two-tower model."""
     if name.startswith(hub.PREFIX):
         folder = hub.fetch(name, read_model.WEIGHTS)
     else:
         folder = paths.given(name)
-    config, weights = read_model.parts(folder)
+    config, weights = read_model.find_files(folder)
     if config is not None and any(x.recognise(config, ()) for x in read_model.FORMATS):
         return None
     tensors = wrappers.without_words(
         tensor_files.read(weights),
-        lambda found: any(
-            kind.recognise(config, {name: array.shape for name, array in found.items()})
+        lambda named: any(
+            kind.recognise(config, {name: array.shape for name, array in named.items()})
             for kind in (*FORMATS, *read_model.FORMATS)
         ),
     )
@@ -196,32 +202,34 @@ def _open(name: str, side: str) -> _Opened | None:
     kinds = [kind for kind in FORMATS if kind.recognise(config, shapes)]
     if not kinds and any(x.recognise(config, tensors) for x in read_model.FORMATS):
         return None
-    place = str(weights)
+    origin = str(weights)
     for kind in kinds:
         if kind.side == side:
-            settings = _described(kind, config, shapes, weights)
-            return _Opened(tensors, kind, settings, place)
+            settings = _describe(kind, config, shapes, weights)
+            return _Opened(tensors, kind, settings, origin)
     if kinds:
-        raise UserError(f"{place} holds {kinds[0].side}, not a tower for side={side!r}")
+        raise UserError(
+            f"{origin} holds a tower for side={kinds[0].side!r}, not for side={side!r}"
+        )
     beside = f" with the {read_model.hf_common.CONFIG} beside it" if config else ""
     raise UserError(
-        f"{place}{beside} is no tower that clipjax reads (its tensors are called "
-        f"{read_model.some(tensors)}); it reads {KNOWN}"
+        f"{origin}{beside} is no tower that clipjax reads (its tensors are called "
+        f"{read_model.first_names(tensors)}); it reads {KNOWN}"
     )
 
 
-def _described(
+def _describe(
     kind: TowerFormat,
     config: Mapping[str, Any] | None,
     shapes: Mapping[str, tuple[int, ...]],
     weights: pathlib.Path,
 ) -> TowerSettings:
-    """What a file is, which our towers can be."""
+    """The settings of a file that one of our towers can have."""
     try:
         settings = kind.settings(config, shapes, weights.parent, str(weights))
         try:
             build(settings)
-        except UserError as error:  # of a config's words, if no file is known
+        except UserError as error:  # names the option; the file is added
             raise UserError(f"{weights}: {error}") from error
         return settings
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -231,31 +239,33 @@ def _described(
         ) from error
 
 
-def _half(name: str, side: str) -> tuple[TowerSettings, tuple[Variables, Variables]]:
-    """A tower of a two-tower model."""
-    whole, variables = read_model.read_model(name)
+def _tower_of_model(
+    name: str, side: str
+) -> tuple[TowerSettings, tuple[Variables, Variables]]:
+    """The settings, params and batch_stats of one tower of a two-tower model."""
+    model_settings, variables = read_model.read_model(name)
     params, stats = (
         variables.get(kind, {}).get(side, {}) for kind in ("params", "batch_stats")
     )
-    return read_model.half(whole, side), (params, stats)
+    return read_model.tower_of(model_settings, side), (params, stats)
 
 
-def _changed(settings: TowerSettings, options: Mapping[str, Any]) -> TowerSettings:
+def _with_options(settings: TowerSettings, options: Mapping[str, Any]) -> TowerSettings:
     merged = {**settings.options, **options}
     return dataclasses.replace(settings, options=merged)
 
 
-def _head(kind: TowerFormat, settings: TowerSettings) -> Any:
+def _head_rules(kind: TowerFormat, settings: TowerSettings) -> Any:
     prefix = settings.prefix if kind.head_inside else ""
     return renamed(kind.head, prefix)
 
 
 def _read(opened: _Opened, rules: Table, shapes: Variables) -> Variables:
-    return to_ours(rules, opened.tensors, shapes, opened.place)
+    return to_ours(rules, opened.tensors, shapes, opened.origin)
 
 
 def _without_class_position(params: Variables) -> Variables:
-    """The same tower with a class token at position zero."""
+    """The same parameters with the class token's position added to the token."""
     token, positions = (np.asarray(params[x]) for x in ("class_token", "positions"))
     moved = np.where(positions[0] == 0, token, token + positions[0])
     positions = np.concatenate([np.zeros_like(positions[:1]), positions[1:]])

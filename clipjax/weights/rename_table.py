@@ -1,12 +1,12 @@
-"""One table for each foreign format renames and turns its tensors, in both directions.
+"""A table per foreign format renames and reshapes its tensors, in both directions.
 
     rules = [Rule("visual.proj", "image_projection/kernel")]
     table = Table("open_clip", tuple(rules))
     variables = to_ours(table, tensors, model_shapes(model), "model.safetensors")
-    assert to_theirs(table, variables)["visual.proj"] is as it was
+    to_theirs(table, variables)["visual.proj"]  # equals tensors["visual.proj"]
 
-A rule's arrays lie one behind the other along the last axis of ours: three of theirs
-may be one of ours (query, key, value), or one of theirs two of ours.
+A rule may join several arrays along our last axis: three of theirs may be one of ours
+(query, key, value), or one of theirs two of ours.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from clipjax.registry import suggest
 from clipjax.types import Model, UserError, Variables
 from clipjax.weights import value_checks
 
-LISTED = 4  # names in a message
-STATS = "batch_stats/"  # begins ours that are no parameters
+MAX_LISTED = 4  # names in a message
+STATS = "batch_stats/"  # begins our paths that are not parameters
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What makes an array of theirs one of ours, and its inverse."""
+    """A function that turns their array into ours, and its inverse."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
@@ -55,17 +55,17 @@ transpose = Change(lambda x: x.T, lambda x: x.T)
 lead = Change(lambda x: x[0], lambda x: x[None])
 # Convolutions [out in h w] as [h w in out], and as 1 x 1 without the ones.
 conv = Change(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-# The convolution that cuts an image into patches: ours is [h*w*3 out], see layers.
+# The convolution that splits an image into patches: ours is [h*w*3 out], see layers.
 patches = Change(_flat_patches, _square_patches)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Their tensors and our arrays that are the same numbers.
+    """Their tensors and our arrays that hold the same numbers.
 
     theirs: a name or several. ours: a path or several, below "params" unless it begins
-    with "batch_stats/". change: of every one of theirs. order: of all of them side by
-    side, where they lie otherwise than ours.
+    with "batch_stats/". change: applied to each of theirs. order: applied to all of
+    theirs joined side by side, if their order differs from ours.
     """
 
     theirs: str | tuple[str, ...]
@@ -84,26 +84,26 @@ class Rule:
 
 
 def renamed(
-    rules: Iterable[Rule], theirs: str = "", ours: str = "", **places: int
+    rules: Iterable[Rule], theirs: str = "", ours: str = "", **indices: int
 ) -> list[Rule]:
-    """Rules with prefixes before their names and ours, and "{i}" replaced by places.
+    """Rules with prefixes before their names and our paths, and "{i}" replaced.
 
-    A prefix of ours stands after "batch_stats/".
+    indices: a number for each such placeholder. Our prefix comes after "batch_stats/".
     """
 
-    def put(name: str, prefix: str) -> str:
+    def rename(name: str, prefix: str) -> str:
         if name.startswith(STATS):
             name = STATS + prefix + name.removeprefix(STATS)
         else:
             name = prefix + name
-        for key, index in places.items():
+        for key, index in indices.items():
             name = name.replace(f"{{{key}}}", str(index))
         return name
 
     return [
         Rule(
-            tuple(put(name, theirs) for name in rule.names),
-            tuple(put(path, ours) for path in _several(rule.ours)),
+            tuple(rename(name, theirs) for name in rule.names),
+            tuple(rename(path, ours) for path in _several(rule.ours)),
             rule.change,
             rule.order,
         )
@@ -120,7 +120,7 @@ def repeated(
 
 
 def dense(theirs: str | Iterable[str], ours: str) -> list[Rule]:
-    """A torch Linear with bias, or several that are one of ours side by side."""
+    """A torch Linear with bias, or several that are side by side in one of ours."""
     names = (theirs,) if isinstance(theirs, str) else tuple(theirs)
     return [
         Rule(tuple(f"{x}.weight" for x in names), f"{ours}/kernel", transpose),
@@ -153,9 +153,9 @@ def _several(names: str | tuple[str, ...]) -> tuple[str, ...]:
 class Table:
     """The rules of a format for a model of certain sizes.
 
-    format: its name, for messages. ignored: regular expressions of tensors that may be
-    there and mean nothing, such as buffers that the architecture implies. first_rows:
-    names of tensors of which the model has the first row only.
+    format: its name, for messages. ignored: regular expressions of optional tensors
+    without meaning, such as buffers that the architecture implies. first_rows: names of
+    tensors of which the model has only the first row.
     """
 
     format: str
@@ -165,52 +165,54 @@ class Table:
 
 
 def model_shapes(model: Model) -> Variables:
-    """The model's variables as shapes; computes nothing."""
+    """The shapes of the model's variables, by tracing only."""
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def to_ours(
-    table: Table, tensors: Mapping[str, np.ndarray], shapes: Variables, place: str
+    table: Table, tensors: Mapping[str, np.ndarray], shapes: Variables, origin: str
 ) -> Variables:
-    """The tensors of a file as variables, float32 whatever the file has.
+    """A file's tensors as variables, always float32.
 
     Args:
-      shapes: the model's variables, of which only the shapes count.
-      place: where the tensors come from, for messages.
+      shapes: the shapes of the model's variables.
+      origin: the file, for messages.
 
     Raises:
-      UserError: for a tensor that is missing, left over, of another shape, no
+      UserError: for a tensor that is missing, left over, of another shape, not of
         floating-point numbers, or not finite, naming it.
       TypeError: for a table that is not for this model, which is a defect.
     """
-    wanted = param_paths.named(shapes)
+    our_shapes = param_paths.named(shapes)
     paths = [path for rule in table.rules for path in rule.paths]
-    if sorted(paths) != sorted(wanted):
-        odd = sorted({*paths} ^ {*wanted})
-        raise TypeError(f"the table of {table.format} is not for this model: {odd}")
-    expected = _their_shapes(table, wanted)
+    if sorted(paths) != sorted(our_shapes):
+        unmatched = sorted({*paths} ^ {*our_shapes})
+        raise TypeError(
+            f"the table of {table.format} is not for this model: {unmatched}"
+        )
+    expected = _their_shapes(table, our_shapes)
     for name in tensors.keys() & {*table.first_rows}:
         tensors = {**tensors, name: np.atleast_1d(tensors[name])[:1]}
-    _check_names(table, tensors, expected, place)
-    _check_arrays(table, tensors, expected, place)
-    # One at a time, or the memory would hold them twice.
+    _check_names(table, tensors, expected, origin)
+    _check_arrays(table, tensors, expected, origin)
+    # One at a time, because all at once would double the memory.
     value_checks.check_finite(
-        ((name, _narrow(tensors[name])) for name in expected), place
+        ((name, _narrow(tensors[name])) for name in expected), origin
     )
-    found = {}
+    ours: dict[str, np.ndarray] = {}
     for rule in table.rules:
         parts = [rule.change.to_ours(_narrow(tensors[name])) for name in rule.names]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         joined = rule.order.to_ours(joined)
-        sizes = [wanted[path].shape[-1:] for path in rule.paths]
-        found |= zip(rule.paths, _split(joined, sizes), strict=True)
+        sizes = [our_shapes[path].shape[-1:] for path in rule.paths]
+        ours |= zip(rule.paths, _split(joined, sizes), strict=True)
     return param_paths.nested(
-        {path: np.asarray(found[path], order="C") for path in wanted}
+        {path: np.asarray(ours[path], order="C") for path in our_shapes}
     )
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # infinite then, which is refused
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
         return array.astype(np.float32)
 
 
@@ -219,33 +221,32 @@ def to_theirs(
     variables: Variables,
     dtypes: Any = "float32",
 ) -> dict[str, np.ndarray]:
-    """Variables as the tensors that a file of the format holds.
+    """Variables as the tensors in a file of the format.
 
-    dtypes: one type for all, or a mapping from their names. With the types of the file
-    that variables were read from, every byte is as it was there: float32 holds float16
-    and bfloat16 exactly.
+    dtypes: one dtype for all, or a mapping from their names. With the dtypes of the
+    file from which variables were read, every byte equals the file's, because float32
+    holds float16 and bfloat16 exactly.
 
-    Raises UserError if the table has no place for a variable, or for an unknown
-    type.
+    Raises UserError if table and variables do not match, or for an unknown dtype.
     """
-    given = param_paths.named(variables)
+    ours = param_paths.named(variables)
     paths = {path for rule in table.rules for path in rule.paths}
-    if paths != given.keys():
-        odd = sorted(paths ^ given.keys())
+    if paths != ours.keys():
+        unmatched = sorted(paths ^ ours.keys())
         raise UserError(
-            f"{table.format} has no place for {_listed(odd)} of this model, or the "
-            f"model lacks it"
+            f"{table.format} does not fit this model: only one of them has "
+            f"{_listed(unmatched)}"
         )
     return {
         name: part.astype(_dtype(dtypes, name))
-        for name, part in _to_theirs(table, given).items()
+        for name, part in _to_theirs(table, ours).items()
     }
 
 
 def _dtype(dtypes: Any, name: str) -> Any:
     dtype = dtypes[name] if isinstance(dtypes, Mapping) else dtypes
     try:
-        kind = np.dtype(dtype)  # ml_dtypes has made "bfloat16" known to it
+        kind = np.dtype(dtype)  # ml_dtypes registers "bfloat16"
     except TypeError:
         kind = None
     if kind is None or kind.name not in DTYPES:
@@ -254,7 +255,7 @@ def _dtype(dtypes: Any, name: str) -> Any:
 
 
 def _to_theirs(table: Table, ours: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    found = {}
+    theirs = {}
     for rule in table.rules:
         parts = [np.asarray(ours[path]) for path in rule.paths]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
@@ -262,8 +263,8 @@ def _to_theirs(table: Table, ours: Mapping[str, Any]) -> dict[str, np.ndarray]:
         names = rule.names
         pieces = [joined] if len(names) == 1 else np.split(joined, len(names), axis=-1)
         for name, piece in zip(names, pieces, strict=True):
-            found[name] = rule.change.to_theirs(piece)
-    return found
+            theirs[name] = rule.change.to_theirs(piece)
+    return theirs
 
 
 def _split(joined: np.ndarray, sizes: list[tuple[int, ...]]) -> list[np.ndarray]:
@@ -273,15 +274,16 @@ def _split(joined: np.ndarray, sizes: list[tuple[int, ...]]) -> list[np.ndarray]
     return np.split(joined, ends, axis=-1)
 
 
-def _their_shapes(table: Table, wanted: Mapping[str, Any]) -> dict[str, tuple]:
-    # One number seen through each shape: nothing of the model's size is allocated.
+def _their_shapes(table: Table, our_shapes: Mapping[str, Any]) -> dict[str, tuple]:
+    # One number broadcast to each shape, so that nothing large is allocated.
     blank = {
-        path: np.broadcast_to(np.int8(0), leaf.shape) for path, leaf in wanted.items()
+        path: np.broadcast_to(np.int8(0), leaf.shape)
+        for path, leaf in our_shapes.items()
     }
     return {name: part.shape for name, part in _to_theirs(table, blank).items()}
 
 
-def _check_names(table: Table, tensors: Any, expected: Any, place: str) -> None:
+def _check_names(table: Table, tensors: Any, expected: Any, origin: str) -> None:
     missing = [name for name in expected if name not in tensors]
     ignored = re.compile("|".join(table.ignored) or r"(?!)")
     extra = [n for n in tensors if n not in expected and not ignored.fullmatch(n)]
@@ -294,16 +296,14 @@ def _check_names(table: Table, tensors: Any, expected: Any, place: str) -> None:
     if extra:
         hint = "" if missing else suggest(extra[0], expected)
         hint = hint.replace("Did you mean", "Nearest:").rstrip("?")
-        parts.append(
-            f"holds {_listed(extra)}, which this model has no place for.{hint}"
-        )
+        parts.append(f"holds {_listed(extra)}, which this model lacks.{hint}")
     raise UserError(
-        f"{place} does not fit the model that its settings describe ({table.format}): "
+        f"{origin} does not fit the model that its settings describe ({table.format}): "
         f"it {' It '.join(parts)}"
     )
 
 
-def _check_arrays(table: Table, tensors: Any, expected: Any, place: str) -> None:
+def _check_arrays(table: Table, tensors: Any, expected: Any, origin: str) -> None:
     wrong = []
     for name, shape in expected.items():
         array = tensors[name]
@@ -311,19 +311,19 @@ def _check_arrays(table: Table, tensors: Any, expected: Any, place: str) -> None
             array.dtype != ml_dtypes.bfloat16
         ):
             raise UserError(
-                f"{place}: {name} is of type {array.dtype}: quantised weights are not "
-                f"read, only floating-point numbers"
+                f"{origin}: {name} is of type {array.dtype}: clipjax reads "
+                "floating-point weights, not quantised ones"
             )
         if array.shape != shape:
-            wrong.append(f"{name} is {array.shape} and should be {shape}")
+            wrong.append(f"{name} has shape {array.shape} and should have {shape}")
     if wrong:
         raise UserError(
-            f"{place} does not fit the model that its settings describe "
+            f"{origin} does not fit the model that its settings describe "
             f"({table.format}): {_listed(wrong)}"
         )
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:LISTED])
-    more = len(names) - LISTED
+    shown = ", ".join(names[:MAX_LISTED])
+    more = len(names) - MAX_LISTED
     return f"{shown} and {more} more" if more > 0 else shown

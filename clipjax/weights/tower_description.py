@@ -1,4 +1,4 @@
-"""What a file with a single tower is: the words that its formats share."""
+"""The description of a single tower's file, shared by its formats."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ QKV = ("query", "key", "value")  # Hugging Face's names
 
 @dataclasses.dataclass(frozen=True)
 class TowerSettings:
-    """A tower as its files describe it, in the words of a clipjax config.
+    """A tower as its files describe it, by names and options of a clipjax config.
 
-    format: of the files, "hf_bert" for example. side: "image" or "text".
+    format: the files' format, "hf_bert" for example. side: "image" or "text".
     component, options: the tower's name and options.
-    size: height and width of images, or the context length. vocab_size: of a text
-    tower. num_classes: of the classifier in the file, 0 if there is none.
-    mean, std: of an image tower's images, for the model's options. preprocess: of half
-      of a two-tower model, its section of a config; {} if it is not known.
-    prefix: before the tower's tensors. layout: what they look like beyond the tower.
+    size: the images' height and width, or the context length. vocab_size: a text
+    tower's. num_classes: the classes of the file's classifier, 0 if it has none.
+    mean, std: an image tower's normalisation, for the model's options.
+    preprocess: the config's section, for a tower of a two-tower model; else {}.
+    prefix: the prefix of the tower's tensors. layout: variations of the tensors that
+      the tower does not imply.
     """
 
     format: str
@@ -56,13 +57,13 @@ class TowerFormat:
     side: "image" or "text".
     recognise(config, shapes): whether a file is of this kind; config is the content of
       the config.json beside it, None if there is none.
-    settings(config, shapes, folder, place): raises UserError if the tower cannot be
-      ours. folder has the config, place is for messages.
-    rules(tower, layout): of the tower's tensors, without their prefix.
-    head: rules of a classifier's last layer, "head/kernel" of models/classifier.py;
-      head_inside: whether their names have the tower's prefix too.
-    ignored: regular expressions of tensors that mean nothing, with their prefix;
-      heads: of those that mean something to whole models only.
+    settings(config, shapes, folder, origin): raises UserError if clipjax has no such
+      tower. folder has the config, origin names the file in messages.
+    rules(tower, layout): the rules for the tower's tensors, without their prefix.
+    head: rules for a classifier's last layer, "head/kernel" in models/classifier.py;
+      head_inside: whether its names have the tower's prefix too.
+    ignored: regular expressions of tensors without meaning, with their prefix;
+      heads: of tensors that only layers above the tower use.
     """
 
     name: str
@@ -79,78 +80,80 @@ class TowerFormat:
 
 
 def patch_options(size: int, image_size: int) -> dict[str, Any]:
-    """Options of vit for patches of a size; a rest that fills none is left out."""
+    """Options of vit for a patch size; pixels that fill no patch are cropped."""
     options: dict[str, Any] = {"variant": f"B/{size}"}
     return options | ({"crop_to_patches": True} if image_size % size else {})
 
 
 def prefix_of(shapes: Iterable[str], *prefixes: str) -> str:
-    """The first of the prefixes that a name has, else ""."""
+    """The first of the prefixes that any name has, else ""."""
     names = list(shapes)
     return next((p for p in prefixes if any(n.startswith(p) for n in names)), "")
 
 
 def count(shapes: Iterable[str], pattern: str) -> int:
-    """How many different numbers names have at the group of a pattern."""
+    """The number of different values that a pattern's group has in the names."""
     matches = (re.match(pattern, name) for name in shapes)
     return len({match[1] for match in matches if match})
 
 
-def shape_of(shapes: Shapes, name: str, dims: int, place: str) -> tuple[int, ...]:
-    """The shape of a tensor that says a size.
+def shape_of(shapes: Shapes, name: str, dims: int, origin: str) -> tuple[int, ...]:
+    """The shape of a tensor that gives a size.
 
-    Raises UserError if it is missing or of another number of dimensions.
+    Raises UserError if it is missing or has another number of dimensions.
     """
     if name not in shapes:
-        raise UserError(f"{place} lacks {name}, which says a size of the tower")
+        raise UserError(f"{origin} lacks {name}, which gives a size of the tower")
     if len(shapes[name]) != dims:
         raise UserError(
-            f"{place}: {name} is {shapes[name]}: must have {dims} dimensions"
+            f"{origin}: {name} has shape {shapes[name]}: must have {dims} dimensions"
         )
     return shapes[name]
 
 
 def classes(shapes: Shapes, bias: str) -> int:
-    """How many classes the bias of a classifier has, 0 if there is none."""
+    """The number of classes in a classifier's bias, 0 if there is none."""
     return math.prod(shapes[bias]) if bias in shapes else 0
 
 
-def side_of_square(rows: int, name: str, place: str) -> int:
-    """The side of a square of so many positions; raises UserError for others."""
+def side_of_square(rows: int, name: str, origin: str) -> int:
+    """The side of a square of `rows` positions; raises UserError if they form none."""
     side = math.isqrt(rows)
     if side * side != rows or not rows:
-        raise UserError(f"{place}: {name} is for {rows} patches: clipjax takes squares")
+        raise UserError(
+            f"{origin}: {name} is for {rows} patches: clipjax takes squares"
+        )
     return side
 
 
 def hf_normalisation(
     folder: pathlib.Path, default: tuple[Three, Three]
 ) -> tuple[Three, Three]:
-    """Mean and std of the image processor beside a tower, if there is one.
+    """Mean and std of the image processor beside a tower, else the default.
 
-    How it resizes is left to whoever prepares images: a tower alone can be given any.
+    Its way of resizing is not read, because a tower takes images from any.
     """
-    given, place = preprocessing.read_hf(folder)
-    return _normalisation(given, ("image_mean", "image_std"), place, default)
+    processor, origin = preprocessing.read_hf(folder)
+    return _normalisation(processor, ("image_mean", "image_std"), origin, default)
 
 
 def timm_normalisation(
-    config: Mapping[str, Any] | None, place: str
+    config: Mapping[str, Any] | None, origin: str
 ) -> tuple[Three, Three]:
-    """Mean and std of a timm config.json; ImageNet's if nothing is said."""
+    """Mean and std of a timm config.json, by default ImageNet's."""
     config = config or {}
-    given = config.get("pretrained_cfg") or config
-    return _normalisation(given, ("mean", "std"), place, IMAGENET)
+    values = config.get("pretrained_cfg") or config
+    return _normalisation(values, ("mean", "std"), origin, IMAGENET)
 
 
 def _normalisation(
-    given: Mapping[str, Any],
+    values: Mapping[str, Any],
     keys: tuple[str, str],
-    place: str,
+    origin: str,
     default: tuple[Three, Three],
 ) -> tuple[Three, Three]:
-    """The default if neither of the two is there, or only one of them."""
-    mean, std = (given.get(key) for key in keys)
+    """The values of the two keys; the default unless both are present."""
+    mean, std = (values.get(key) for key in keys)
     if not (mean and std):
         return default
-    return three(mean, keys[0], place), three(std, keys[1], place, positive=True)
+    return three(mean, keys[0], origin), three(std, keys[1], origin, positive=True)

@@ -1,4 +1,4 @@
-"""Numbers that files of settings say, checked before anything is built of them."""
+"""Checks of numbers in settings files, before a model is built from them."""
 
 from __future__ import annotations
 
@@ -11,77 +11,81 @@ import numpy as np
 from clipjax.types import UserError
 
 Three = tuple[float, float, float]
-# Beyond any size published.
+# Above any published size.
 LARGEST = 10_000_000
 
 
 def check_sizes(
-    given: Mapping[str, Any], keys: Iterable[str], place: str, least: int = 1
+    values: Mapping[str, Any], keys: Iterable[str], origin: str, least: int = 1
 ) -> None:
-    """Raises UserError if one of these is no plain integer of at least `least`.
+    """Raises UserError unless each value is an integer of `least` to LARGEST.
 
-    place: the file and section, for the message.
+    origin: the file and section, for the message.
     """
     for key in keys:
-        value = given[key]
+        value = values[key]
         if type(value) is not int or not least <= value <= LARGEST:
             raise UserError(
-                f"{place}: {key}={value!r}: must be a whole number of {least} to "
+                f"{origin}: {key}={value!r}: must be an integer from {least} to "
                 f"{LARGEST}"
             )
 
 
 def check_depth(
-    given: Mapping[str, Any], key: str, shapes: Collection[str], place: str
+    values: Mapping[str, Any], key: str, shapes: Collection[str], origin: str
 ) -> None:
     """Raises UserError for more layers than the file has tensors.
 
-    An absurd one would else be built before a tensor is missed, for hours.
+    Building an absurd number would take hours, before a tensor is found missing.
     """
-    check_sizes(given, (key,), place)
-    if given[key] > len(shapes):
+    check_sizes(values, (key,), origin)
+    if values[key] > len(shapes):
         raise UserError(
-            f"{place}: {key}={given[key]}: its weights are {len(shapes)} tensors, too "
-            "few for so many layers"
+            f"{origin}: {key}={values[key]}: its weights are {len(shapes)} tensors, "
+            "too few for that many layers"
         )
 
 
-def check_positive(given: Mapping[str, Any], keys: Iterable[str], place: str) -> None:
-    """Raises UserError if one of these is no finite number above 0."""
+def check_positive(values: Mapping[str, Any], keys: Iterable[str], origin: str) -> None:
+    """Raises UserError unless each value is a finite number above 0."""
     for key in keys:
-        if not _finite(given[key]) or given[key] <= 0:
-            raise UserError(f"{place}: {key}={given[key]!r}: must be a number above 0")
+        if not _finite(values[key]) or values[key] <= 0:
+            raise UserError(
+                f"{origin}: {key}={values[key]!r}: must be a number above 0"
+            )
 
 
-def three(value: Any, key: str, place: str, positive: bool = False) -> Three:
-    """A mean or, positive, a standard deviation of the three channels.
+def three(value: Any, key: str, origin: str, positive: bool = False) -> Three:
+    """The three channels' means or, if positive, standard deviations.
 
-    Raises UserError for anything but three finite numbers.
+    Raises UserError unless `value` is three finite numbers.
     """
-    plain = isinstance(value, list | tuple) and len(value) == 3
-    if not plain or not all(
-        _finite(one) and (one > 0 or not positive) for one in value
+    is_triple = isinstance(value, list | tuple) and len(value) == 3
+    if not is_triple or not all(
+        _finite(number) and (number > 0 or not positive) for number in value
     ):
         above = " above 0" if positive else ""
-        raise UserError(f"{place}: {key}={value!r}: must be three numbers{above}")
+        raise UserError(f"{origin}: {key}={value!r}: must be three numbers{above}")
     red, green, blue = map(float, value)
     return red, green, blue
 
 
-def check_finite(arrays: Iterable[tuple[str, Any]], place: str) -> None:
+def check_finite(arrays: Iterable[tuple[str, Any]], origin: str) -> None:
     """Raises UserError if arrays hold NaN or infinite numbers, naming the first.
 
-    arrays: with their names. place: where they come from, for the message.
+    arrays: (name, array) pairs. origin: the file, for the message.
     """
-    bad = []
+    problems = []
     for name, array in arrays:
         if count := np.size(array) - int(np.isfinite(array).sum()):
-            bad.append(f"{name} holds {count:,} of {np.size(array):,} numbers")
-    if bad:
-        more = f" (and {len(bad) - 1:,} more tensors do)" if len(bad) > 1 else ""
+            problems.append(f"{name} holds {count:,} of {np.size(array):,} numbers")
+    if problems:
+        more = (
+            f" (and {len(problems) - 1:,} more tensors do)" if len(problems) > 1 else ""
+        )
         raise UserError(
-            f"{place}: {bad[0]} that are NaN or infinite{more}: fetch it again, or "
-            "take an earlier save"
+            f"{origin}: {problems[0]} that are NaN or infinite{more}: fetch it again, "
+            "or take an earlier save"
         )
 
 

@@ -1,4 +1,4 @@
-"""A two-tower model written as a folder that transformers or open_clip loads."""
+"""Writes a two-tower model as a folder that transformers or open_clip loads."""
 
 from __future__ import annotations
 
@@ -45,46 +45,46 @@ def write(
     """Writes a model, its tokenizer and image transform in a foreign format.
 
     Args:
-      out: the folder to make; it appears whole or not at all.
+      out: the folder to make, atomically.
       target: "hf" for Hugging Face's CLIPModel or SiglipModel, or "open_clip".
-      config: the run's, whose data.tokenizer and data.preprocess are taken.
-      dtype: of the tensors: float32, float16 or bfloat16.
+      config: the run's, for its data.tokenizer and data.preprocess.
+      dtype: the tensors' dtype: float32, float16 or bfloat16.
 
     Raises:
-      UserError: for a setting that the format cannot say, or if out exists.
+      UserError: for a setting that the format lacks, or if out exists.
     """
     if target not in FORMATS:
         raise UserError(f"--format={target}: must be one of {', '.join(FORMATS)}")
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: must be one of {', '.join(DTYPES)}")
-    plain, variables = _plain(model, variables)
+    towers, variables = _without_additions(model, variables)
     section, tokenizer, variables = _portable(
         config.data.tokenizer, tokenizer, variables
     )
     ends = tokenizer_files.ends(tokenizer)
     preprocess = config.data.preprocess
-    module = plain.module
+    module = towers.module
     with _folder(out) as folder:
         if target == "open_clip":
-            words = tokenizer_files.open_clip_keys(section, out.name)
-            described = open_clip_config.config_json(plain, ends, preprocess, words)
-            tokenizer_files.write_json(folder / open_clip.CONFIG, described)
-            table = open_clip.table(plain, frozenset())
+            text_keys = tokenizer_files.open_clip_keys(section, out.name)
+            settings = open_clip_config.config_json(towers, ends, preprocess, text_keys)
+            tokenizer_files.write_json(folder / open_clip.CONFIG, settings)
+            table = open_clip.table(towers, frozenset())
             name = WEIGHTS[open_clip.CONFIG][0]
-            if "hf_tokenizer_name" in words:
+            if "hf_tokenizer_name" in text_keys:
                 tokenizer_files.write(section, tokenizer, folder)
         else:
-            kind = hf_siglip if _is_siglip(plain) else hf_clip
-            described = kind.config_json(plain, ends) | {"dtype": dtype}
+            kind = hf_siglip if _is_siglip(towers) else hf_clip
+            settings = kind.config_json(towers, ends) | {"dtype": dtype}
             size = module.image.image_size
-            seen = preprocessing.to_hf(preprocess, size, module.mean, module.std)
-            tokenizer_files.write_json(folder / hf_common.CONFIG, described)
-            tokenizer_files.write_json(folder / preprocessing.HF_FILE, seen)
-            table = kind.table(plain, frozenset())
+            processor = preprocessing.to_hf(preprocess, size, module.mean, module.std)
+            tokenizer_files.write_json(folder / hf_common.CONFIG, settings)
+            tokenizer_files.write_json(folder / preprocessing.HF_FILE, processor)
+            table = kind.table(towers, frozenset())
             name = WEIGHTS[hf_common.CONFIG][0]
             tokenizer_files.write(section, tokenizer, folder)
         tensors = to_theirs(table, variables, dtype)
-        # What transformers wants to find there.
+        # transformers requires this metadata.
         tensor_files.write_safetensors(folder / name, tensors, {"format": "pt"})
 
 
@@ -96,27 +96,29 @@ def _is_siglip(model: TwoTowerModel) -> bool:
 def _portable(
     section: Any, tokenizer: Any, variables: Variables
 ) -> tuple[Any, Tokenizer, Variables]:
-    """One of our own tokenizers as one of the `tokenizers` library.
+    """Our own tokenizer as one of the `tokenizers` library.
 
-    The end token and the last one change their ids, and so their embeddings.
+    The end token and the last one swap their ids, and therefore their embeddings.
     """
-    plain = {"name": "hf_json", "lowercase": False, "canonicalize": False}
+    released = {"name": "hf_json", "lowercase": False, "canonicalize": False}
     if section["name"] == "wordpiece":
-        return plain, tokenizer, variables
+        return released, tokenizer, variables
     if not hasattr(tokenizer, "released"):
         return section, tokenizer, variables
     ours = tokenizer_files.ends(tokenizer)
-    made = HfTokenizer(tokenizer.released(), tokenizer.context_length)
+    converted = HfTokenizer(tokenizer.released(), tokenizer.context_length)
     params = dict(variables["params"])
     table = np.array(params["text"]["token_embedding"])
-    swapped = [ours.end, tokenizer_files.ends(made).end]
+    swapped = [ours.end, tokenizer_files.ends(converted).end]
     table[swapped] = table[swapped[::-1]]
     params["text"] = {**params["text"], "token_embedding": table}
-    return plain, made, {**variables, "params": params}
+    return released, converted, {**variables, "params": params}
 
 
-def _plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables]:
-    """Without additions of LoRA and expanders, and with the temperature as a number.
+def _without_additions(
+    model: Model, variables: Variables
+) -> tuple[TwoTowerModel, Variables]:
+    """The model with LoRA merged, without expanders, and with a logit_scale parameter.
 
     Raises UserError for another kind of model.
     """
@@ -141,15 +143,14 @@ def _plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables
 
 @contextlib.contextmanager
 def _folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which becomes `out` when all went well and vanishes else.
+    """A folder to fill; it becomes `out`, or is removed if an exception is raised.
 
-    Raises UserError if `out` exists, its parent does not, or nothing can be written
-    there.
+    Raises UserError if `out` exists, its parent does not, or writing fails.
     """
     if out.exists():
-        raise UserError(f"{out} exists already: give another folder, or remove it")
+        raise UserError(f"{out} already exists: name another folder, or remove it")
     if not out.parent.is_dir():
-        raise UserError(f"{out.parent} does not exist: make it first")
+        raise UserError(f"{out.parent} does not exist: create it first")
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         scratch.mkdir()
@@ -160,6 +161,6 @@ def _folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"cannot write {out} ({downloads.one_line(error)}): free space, or give a "
+            f"cannot write {out} ({downloads.one_line(error)}): free space, or name a "
             "folder that can be written"
         ) from error

@@ -139,7 +139,8 @@ def test_every_tensor_counts(name, key, tmp_path):
 
     assert f"holds {key}.more" in message(f"{key}.more", array)
     wide = np.concatenate([array, array])
-    assert f"{key} is {wide.shape} and should be {array.shape}" in message(key, wide)
+    expected = f"{key} has shape {wide.shape} and should have {array.shape}"
+    assert expected in message(key, wide)
     assert f"{key} is of type int32" in message(key, array.astype("i4"))
 
 

@@ -70,7 +70,10 @@ def test_a_table_that_is_not_the_models_is_a_defect():
     with pytest.raises(TypeError, match="params/logit_scale"):
         rename_table.to_ours(its_table, tensors, shapes, "x")
     params = {**variables["params"], "image_expander": variables["params"]["text"]}
-    with pytest.raises(UserError, match="no place for params/image_expander/"):
+    with pytest.raises(
+        UserError,
+        match="does not fit this model: only one of them has params/image_expander/",
+    ):
         rename_table.to_theirs(its_table, {"params": params})
     with pytest.raises(UserError, match="dtype=int8: must be one of float32"):
         rename_table.to_theirs(its_table, variables, "int8")
@@ -175,10 +178,12 @@ def test_coca_folder(tmp_path):
     assert_equal(variables, MADE["coca"][2])
     other = transformer.make(VOCAB, LENGTH, width=12, depth=1, heads=3)
     with pytest.raises(UserError, match="text.pool: 'eot' does not fit .* 'appended'"):
-        read_tower.check_same(other, read_model.half(found, "text"), str(folder))
+        read_tower.check_same(other, read_model.tower_of(found, "text"), str(folder))
     for wrong in (np.zeros(8), np.zeros(()), np.zeros((0, 8))):
         tensor_files.write_safetensors(path, tensors | {query: wrong.astype("f4")})
-        with pytest.raises(UserError, match=r"attn_pool.query is \(.* be \(1, 8\)"):
+        with pytest.raises(
+            UserError, match=r"attn_pool.query has shape \(.* have \(1, 8\)"
+        ):
             read_model.read_model(str(folder))
 
 
@@ -227,12 +232,12 @@ def test_defaults_of_configs_are_those_of_transformers():
         ({"vision_config__num_channels": 1}, "num_channels=1: must be 3"),
         (
             {"vision_config__image_size": 16},
-            r"positions|embedding.weight is \(10, 16\)",
+            r"positions|embedding.weight has shape \(10, 16\)",
         ),
         ({"vision_config__patch_size": [4, 4]}, "squares only"),
         (
             {"projection_dim": 17},
-            r"visual_projection.weight is \(16, 16\) and should be ",
+            r"visual_projection.weight has shape \(16, 16\) and should have ",
         ),
         ({"text_config": 3}, "damaged or of an unknown form .TypeError"),
         ({"text_config__hidden_size": "x"}, "damaged|unknown form|must"),
@@ -327,7 +332,9 @@ def test_folders_without_a_model(tmp_path):
     with pytest.raises(UserError, match="reads; it reads a folder with config.json of"):
         read_model.read_model(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(UserError, match="no weights by a name .*it holds config.json"):
+    with pytest.raises(
+        UserError, match="no weight file by a name .*it holds config.json"
+    ):
         read_model.read_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "model.safetensors").touch()
@@ -574,7 +581,7 @@ def test_export_and_back(tmp_path, words, target):
     lower = [text.lower() for text in texts]
     for one, other in zip(again(texts), tokenizer(lower), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(UserError, match="out exists already: give another folder"):
+    with pytest.raises(UserError, match="out already exists: name another folder"):
         write_model.write(out, target, chosen, model, variables, tokenizer)
 
 

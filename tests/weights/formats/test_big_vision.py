@@ -193,7 +193,9 @@ def test_every_array_counts(change, tmp_path):
         with pytest.raises(UserError, match=f"lacks {name}"):
             read_tower.read_tower(path, "image")
         path = save(tmp_path, rest | {name: arrays[name][..., :-1]})
-        with pytest.raises(UserError, match=f"{name} is .* and should be|must be"):
+        with pytest.raises(
+            UserError, match=f"{name} has shape .* and should have|must have|must be"
+        ):
             read_tower.read_tower(path, "image")
     path = save(tmp_path, arrays | {"params/img/more": np.ones(3, "f4")})
     with pytest.raises(UserError, match="holds params/img/more"):
@@ -207,5 +209,7 @@ def test_grids_that_vary(tmp_path):
     with pytest.raises(UserError, match="NaFlex"):
         read_tower.read_tower(path, "image")
     path = save(tmp_path, prefixed(text_case()[1], "params/txt/"))
-    with pytest.raises(UserError, match="holds text, not a tower for side='image'"):
+    with pytest.raises(
+        UserError, match="holds a tower for side='text', not for side='image'"
+    ):
         read_tower.read_tower(path, "image")
