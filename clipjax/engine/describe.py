@@ -1,4 +1,4 @@
-"""`--dry_run`: what a config would train, from its shapes and compiled program."""
+"""`--dry_run`: describes a config's run from its shapes and compiled program."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from clipjax.types import BadExample, Config, MissingData, UserError
 def describe(config: Config, workdir: pathlib.Path) -> None:
     """Prints config, parameters, batch, FLOPs and memory; trains and saves nothing.
 
-    A run of another config in workdir is only mentioned. Without the data what does
-    not depend on them is printed, and what is missing.
+    If workdir holds a run of another config, that is printed too. If the data are
+    missing, it prints what does not depend on them, and which data are missing.
     """
     config = datasets.resolved(config)
     print(json.dumps(to_dict(config), indent=1))
@@ -44,7 +44,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     params = run.template.params
     _print_parameters(params)
     print(
-        f"{len(run.source)} examples, {run.steps_per_epoch} steps an epoch, "
+        f"{len(run.source)} examples, {run.steps_per_epoch} steps per epoch, "
         f"{run.total_steps} steps in all"
     )
     source = batches(run, 0)
@@ -54,7 +54,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
         batch = sharding.put_batch(run.mesh, next(source))
     finally:
         source.close()
-    print("batch, of all devices:")
+    print("global batch:")
     for name, array in batch.items():
         print(f"  {name:<10} {array.dtype}{list(array.shape)}")
     plan = pipeline.plan(
@@ -76,10 +76,10 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     compiled = jit_step(run).lower(run.template, batch).compile()
     cost = compiled.cost_analysis() or {}
     flops = cost.get("flops", float("nan"))
-    a_pair = flops * run.mesh.size / config.data.batch_size
+    pair_flops = flops * run.mesh.size / config.data.batch_size
     print(
         f"one step: {flops / 1e9:.3g} GFLOP on each device, "
-        f"{a_pair / 1e9:.3g} an image-text pair"
+        f"{pair_flops / 1e9:.3g} per image-text pair"
     )
     memory = compiled.memory_analysis()
     if memory is not None:
@@ -100,15 +100,15 @@ def _print_parameters(params: Any) -> None:
 
 
 def _without_data(config: Config, error: MissingData) -> None:
-    """The model, unless its tokenizer is trained on the data."""
+    """Prints the model, unless its tokenizer is trained on the data."""
     rest = "steps, batches and memory"
     tokenizer, known = None, True
     if "tokenizer" in config.data:
         try:
             tokenizer = create("tokenizer", config.data.tokenizer, None, None)
-        except UserError as why:
+        except UserError as refusal:
             known, rest = False, f"parameters, {rest}"
-            print(f"the model is not described: {why}")
+            print(f"the model is not described: {refusal}")
     if known:
         model = assemble.model(config, tokenizer)
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))

@@ -19,12 +19,13 @@ from clipjax.engine import relay
 from clipjax.multihost import same
 from clipjax.types import Config, UserError
 
-# jax's own watch ends a process by a C++ abort; clipjax.peers says it in a line.
+# Seconds that switch jax's own timeouts off, which end a process by a C++ abort;
+# clipjax.peers reports a lost process in one line.
 _NEVER = 10**7
 
 
 class Place(NamedTuple):
-    """A process's place among the others; coordinator: of process 0, HOST:PORT."""
+    """A process's place in its group; coordinator: process 0's HOST:PORT."""
 
     coordinator: str
     count: int
@@ -35,19 +36,19 @@ class Place(NamedTuple):
 def initialise(timeout: float) -> None:
     """Joins the other processes, if any; call before anything touches a device.
 
-    Looked for: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, and
-    what jax finds itself: SLURM, Open MPI, Kubernetes jobs, TPU slices (by their
-    environment or metadata server). The processes meet at the port above the
+    It looks for JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, then
+    for what jax detects: SLURM, Open MPI, Kubernetes jobs, TPU slices (by their
+    environment or metadata server). The processes connect at the port above the
     coordinator's.
 
-    timeout: seconds (mesh.timeout) that a process may be absent, or without progress
-      later on; 0: for ever.
+    timeout: seconds (mesh.timeout) for a process to join, and later to make progress;
+      0: no limit.
 
-    Raises UserError if they do not meet, or a place is incomplete.
+    Raises UserError if a process does not join, or these variables are incomplete.
     """
     if peers.group() is not None:
         return
-    place = _given() or _detected(timeout)
+    place = _from_environment() or _detected(timeout)
     if place is None or place.count == 1:
         return
     host, _, port = place.coordinator.rpartition(":")
@@ -56,7 +57,7 @@ def initialise(timeout: float) -> None:
     address = place.coordinator
     if place.index:
         address = f"127.0.0.1:{relay.start((host, int(port)))}"
-    # A request to stop is agreed on by the steps themselves (preempt.py).
+    # The steps themselves spread a request to stop (preempt.py).
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -72,12 +73,12 @@ def initialise(timeout: float) -> None:
         raise UserError(
             f"cannot join the processes at {place.coordinator}: {error}"
         ) from error
-    # Registered after jax's, so it runs before jax's barrier at exit.
+    # Registered after jax's handler, so it runs before jax's barrier at exit.
     atexit.register(group.finish)
 
 
-def _given() -> Place | None:
-    """The place that JAX_COORDINATOR_ADDRESS and its like give."""
+def _from_environment() -> Place | None:
+    """The place that JAX_COORDINATOR_ADDRESS and its two companions set."""
     env = os.environ
     address = env.get("JAX_COORDINATOR_ADDRESS")
     if not address:
@@ -99,15 +100,19 @@ def _given() -> Place | None:
 
 
 def _detected(timeout: float) -> Place | None:
-    """The place that jax's cluster detection finds; None on a plain workstation."""
+    """The place that jax's cluster detection finds; None on a workstation."""
     try:
         address, count, index, devices = (
             ClusterEnv.auto_detect_unset_distributed_params(
                 None, None, None, None, None, int(timeout) or _NEVER
             )
         )
-    except Exception as error:  # each kind of cluster has its own
-        kinds = [f"{name}={os.environ[name]}" for name in _SEVERAL if _many(name)]
+    except Exception as error:  # each kind of cluster raises another type
+        kinds = [
+            f"{name}={os.environ[name]}"
+            for name in _CLUSTER_VARIABLES
+            if _is_several(name)
+        ]
         if cloud_tpu_cluster.running_in_cloud_tpu_vm:
             kinds.append("a TPU VM (TPU_SKIP_MDS_QUERY=1 if it is alone)")
         if kinds:
@@ -122,15 +127,16 @@ def _detected(timeout: float) -> Place | None:
     return Place(address, count, index, None if devices is None else tuple(devices))
 
 
-_SEVERAL = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
+_CLUSTER_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
 
 
-def _many(name: str) -> bool:
+def _is_several(name: str) -> bool:
+    """Whether a variable of the environment says that there are several processes."""
     value = os.environ.get(name, "")
     return int(value) > 1 if value.isdigit() else "," in value
 
 
-# Keys that may differ between processes: where things lie, and how they are read.
+# Keys that may differ between processes: paths, and how data are read.
 _LOCAL = (
     r"data\.(workers|threads|timeout)",
     r"log\..*",
@@ -140,9 +146,9 @@ _LOCAL = (
 
 
 def compare(config: Config) -> None:
-    """Raises UserError on every process if what decides the result differs.
+    """Raises UserError on every process if a setting that affects the result differs.
 
-    Compared are the config but for paths, workers, threads and logging, the versions of
+    It compares the config (except paths, workers, threads and logging), the versions of
     jax and jaxlib, clipjax's code and XLA's flags.
     """
     if peers.group() is None:
@@ -160,7 +166,7 @@ def compare(config: Config) -> None:
 
 
 def _code() -> str:
-    """A digest of clipjax's own files."""
+    """A digest of clipjax's files."""
     digest = hashlib.sha256()
     package = pathlib.Path(clipjax.__file__).parent
     for path in sorted(package.rglob("*.py")):

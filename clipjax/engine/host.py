@@ -1,4 +1,4 @@
-"""Settings of the host process that make XLA:CPU faster; call before the first array.
+"""Process settings that make XLA:CPU faster; call before the first array.
 
     host.fast_cpu_flags()
     host.keep_memory()
@@ -17,21 +17,21 @@ import jaxlib
 
 from clipjax import malloc
 
-# Reductions through the YNN library, the rest through Eigen: 1.1-1.2 x for a ViT. The
-# flag is experimental, and an unknown flag ends the process: only jaxlib versions with
-# which it was tried.
+# Takes reductions through the YNN library and the rest through Eigen: 1.1-1.2 x for a
+# ViT. The flag is experimental and an unknown flag ends the process, so only jaxlib
+# versions on which it was tested get it.
 REDUCE_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
 REDUCE_VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")
 
 MALLOC = {
-    malloc.MMAP_MAX: 0,  # take large blocks from the heap, not by mmap
-    malloc.TRIM_THRESHOLD: -1,  # never give the heap's top back
-    malloc.ARENA_MAX: 1,  # one heap for all threads, the only one that can grow so far
+    malloc.MMAP_MAX: 0,  # large blocks come from the heap, not by mmap
+    malloc.TRIM_THRESHOLD: -1,  # the heap's top is never returned
+    malloc.ARENA_MAX: 1,  # all threads share the main heap: others cannot grow so far
 }
 
 
 def cpu_only() -> bool:
-    """Whether jax can only be using the CPU; starts no backend."""
+    """Whether jax can use only the CPU; starts no backend."""
     chosen = jax.config.jax_platforms  # pyright: ignore
     if chosen:
         return chosen == "cpu"
@@ -43,7 +43,7 @@ def cpu_only() -> bool:
 def fast_cpu_flags() -> bool:
     """Adds REDUCE_FLAG to XLA_FLAGS; returns whether it did.
 
-    Not if the user set that flag, nor with an untried jaxlib. Without effect once
+    It does not if the user set that flag or jaxlib is untested. It has no effect once
     jax's backend has started.
     """
     flags = os.environ.get("XLA_FLAGS", "")
@@ -55,12 +55,13 @@ def fast_cpu_flags() -> bool:
 
 
 def keep_memory() -> bool:
-    """Makes malloc keep what is freed; returns whether it did (Linux with glibc only).
+    """Makes malloc keep freed memory; returns whether it did (Linux with glibc only).
 
-    XLA:CPU allocates its temporary memory anew in every step, and the page faults cost
-    a third of a training step. Steps are then dispatched one at a time: two in flight
-    would hold, and from then on keep, the memory of both. Not if GLIBC_TUNABLES
-    sets malloc. Without effect once jax's backend has started its threads.
+    XLA:CPU allocates its temporary memory again in every step, and the page faults cost
+    a third of a training step. Steps are then dispatched one at a time, because two in
+    flight would take, and the process keep, the memory of both. It does nothing if
+    GLIBC_TUNABLES sets malloc, and has no effect once jax's backend has started its
+    threads.
     """
     if not cpu_only() or not malloc.tune(MALLOC):
         return False

@@ -12,9 +12,9 @@ from clipjax.types import Model, UserError, Variables
 
 
 def plain(model: Model, variables: Variables) -> tuple[Model, Variables]:
-    """A model and its variables, LoRA's additions in its kernels.
+    """A model and its variables with LoRA merged into its kernels.
 
-    Products of two factors do not mix as the kernels that they are added to.
+    LoRA's factors cannot be interpolated, because their product is not linear in both.
     """
     if isinstance(model, LoraModel):
         return model.model, model.merge(variables)
@@ -24,10 +24,11 @@ def plain(model: Model, variables: Variables) -> tuple[Model, Variables]:
 def check_same_model(
     what: str, base: tuple[Model, Variables], tuned: tuple[Model, Variables]
 ) -> None:
-    """Raises UserError, naming `what`, if weights of one model would mean
-    something else in the other: a setting or a parameter differs.
+    """Raises UserError, naming `what`, if a setting or parameter of the models differs.
 
-    base, tuned: as `plain` gives them.
+    One model's weights would then mean something else in the other.
+
+    base, tuned: results of `plain`.
     """
     ours, theirs = tuned[0], base[0]
     meaning.check(ours, theirs, what)
@@ -46,7 +47,7 @@ def check_same_model(
 
 
 def mix(base: Variables, tuned: Variables, share: float) -> Variables:
-    """(1 - share) * base + share * tuned, of every array; host arrays, float32."""
+    """(1 - share) * base + share * tuned per array; host arrays, float32."""
     if share in (0.0, 1.0):
         return tuned if share else base
     return jax.tree.map(

@@ -1,6 +1,6 @@
 """`train(config, workdir)`: the only trainer.
 
-The order of each turn is a contract: step, log (fetched one step late, so that the
+The order of each iteration is a contract: step, log (fetched one step late, so that the
 device never waits), evaluate, save, check for a request to stop.
 """
 
@@ -47,8 +47,8 @@ from clipjax.types import Config, EvalResult, Metric, UserError
 class Outcome:
     """How a call of `train` ended.
 
-    step: steps done. results: of the evaluators at the last evaluation. stopped_by: the
-    signal that asked for the end, 0 if the run is complete.
+    step: steps done. results: the evaluators' results at the last evaluation.
+    stopped_by: the signal that stopped the run, 0 if it is complete.
     """
 
     step: int
@@ -64,14 +64,14 @@ def train(
     extend: bool = False,
     console: Console | None = None,
 ) -> Outcome:
-    """Trains to the end of the config's run, or goes on where workdir left off.
+    """Trains to the end of the config's run; resumes a run that workdir holds.
 
-    Precedence, said aloud: resume this run > start from what `init_from`,
+    Precedence, which is printed: resume > start from the weights that `init_from`,
     `init_image_from` and `init_text_from` name > scratch.
 
     Raises:
-      UserError: for anything the user can mend: bad config, missing data, a run of
-        another config in workdir, a loss that stays non-finite.
+      UserError: for anything that the user can fix: bad config, missing data, a run
+        of another config in workdir, a loss that stays non-finite.
     """
     workdir = paths.local(workdir, "a run")
     out = console or Console(quiet=jax.process_index() > 0)
@@ -86,9 +86,9 @@ def train(
         run = prepare(config, workdir, anew)
     facts = {
         f"{path}: {key}": value
-        for path, found in run.data.items()
-        for key, value in found.items()
-        if key != "of"  # its section in words, whose paths may differ
+        for path, fingerprint in run.data.items()
+        for key, value in fingerprint.items()
+        if key != "of"  # its section, whose paths may differ
     }
     same("their data", facts)
     if not anew:
@@ -99,8 +99,7 @@ def train(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{workdir} cannot be made a folder ({error.strerror}): give another "
-            "--workdir"
+            f"{workdir} cannot be created ({error.strerror}): give another --workdir"
         ) from error
     saves = Checkpoints(
         workdir,
@@ -115,7 +114,7 @@ def train(
             group.last_saved = lambda: _last_saved(saves)
         say(_summary(run))
         state, start, replaced = _start(run, saves, say)
-        on_primary(lambda: _keep(run))
+        on_primary(lambda: _save_parts(run))
         run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
@@ -124,8 +123,8 @@ def train(
             return _loop(run, saves, stop, state, start, replaced, out, stack)
 
 
-def _keep(run: Run) -> None:
-    """Writes what says of the run how to go on with it and how to use it."""
+def _save_parts(run: Run) -> None:
+    """Saves the files that a run needs, besides checkpoints, to resume or be used."""
     resume.save(run.workdir, run.config)
     datasets.save(run.data, run.workdir)
     assemble.save_tokenizer(run.config, run.tokenizer, run.workdir)
@@ -144,24 +143,24 @@ def _summary(run: Run) -> str:
 
 
 def _best(
-    config: Config, results: dict[str, EvalResult], found: dict[str, Metric]
+    config: Config, results: dict[str, EvalResult], metrics: dict[str, Metric]
 ) -> tuple[str, str]:
-    """The metric that tells the best checkpoint, and its better side ("": not known).
+    """The metric that chooses the best checkpoint, and its mode ("": unknown).
 
-    results, found: of an evaluation.
+    results, metrics: an evaluation's.
     """
     best = config.checkpoint.best
     if not best and results:
-        # By its name, as a run that goes on may have others before it.
+        # By its full name, because a resumed run may add evaluators before it.
         label, first = next(iter(results.items()))
         best = f"{label}/{first.primary}"
     best = best or "val_loss"
-    mode = found[best].mode if best in found else ""
+    mode = metrics[best].mode if best in metrics else ""
     return best, config.checkpoint.best_mode or mode
 
 
 def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
-    """The state to begin with, its step, and the replaced examples counted so far."""
+    """The first state, its step, and the replaced examples counted so far."""
     config = run.config
     restored = saves.restore_latest(run.template)
     if restored is not None:
@@ -174,20 +173,20 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
             )
         say(f"resuming {run.workdir} from step {step} of {run.total_steps}")
         return state, step, meta["replaced"]
-    given = [
+    initial_weights = [
         initial.read(key, config, run.model, run.tokenizer, say)
         for key in initial.starts(config)
     ]
-    for weights in given:
-        if not weights.side:  # a tower's run has a temperature, which is not taken
+    for weights in initial_weights:
+        if not weights.side:  # a tower starts without its run's temperature
             limit = config.train.max_logit_scale
             check_start(weights.what, weights.params, run.optim.frozen, limit)
     state = states.initialise(
         run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
     )
-    for weights in given:
+    for weights in initial_weights:
         state = initial.take(weights, state, run.template, say)
-    if not given:
+    if not initial_weights:
         say(f"starting from scratch in {run.workdir}")
     return state, 0, 0
 
@@ -216,7 +215,7 @@ def _loop(
         writer = MetricWriter(run.workdir, start, tensorboard=config.log.tensorboard)
         stack.callback(writer.close)
     save_every = config.checkpoint.every or run.steps_per_epoch
-    # Emulated devices share a thread pool: two steps in flight can wait for each other.
+    # Emulated devices share a thread pool: two steps in flight could deadlock.
     one_at_a_time = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
 
     def last_saved() -> str:
@@ -228,52 +227,51 @@ def _loop(
     results: dict[str, EvalResult] = {}
     for step in range(start + 1, total + 1):
         # 1. Step: dispatched, not awaited.
-        asked = time.monotonic()
-        with pulse.bounded():  # by data.timeout
+        begin = time.monotonic()
+        with pulse.bounded():  # data.timeout bounds it
             local = dict(next(source))
         pulse.beat(step)
-        if several:  # the step itself agrees, so that all stop at the same one
+        if several:  # the step spreads the signal, so that all stop at the same step
             count = len(next(iter(local.values())))
             local["stop"] = np.full(count, stop.received(step), np.int32)
         if log.device_is_idle():
-            progress.wait(time.monotonic() - asked)
+            progress.wait(time.monotonic() - begin)
         batch = sharding.put_batch(run.mesh, local)
-        with jax.transfer_guard("disallow"):  # a step waits for nothing of the host
+        with jax.transfer_guard("disallow"):  # a step never waits for the host
             state, metrics = train_step(state, batch)
         if one_at_a_time:
             jax.block_until_ready(metrics)
-        # 2. Log the step before.
+        # 2. Log the previous step.
         log.flush()
         log.put(step, metrics)
-        asked_to_stop = log.stop if several else stop.received(step)
-        # 3. Evaluate, unless asked to stop: who asks may not wait that long.
-        found: dict[str, Metric] = {}
-        stopping = asked_to_stop and step < total
+        stop_signal = log.stop if several else stop.received(step)
+        # 3. Evaluate, unless asked to stop, because the sender may not wait that long.
+        evaluated: dict[str, Metric] = {}
+        stopping = stop_signal and step < total
         if due(step, config.train.eval_every, total) and not stopping:
             log.flush()
-            results, found = evaluation.run(state)
+            results, evaluated = evaluation.run(state)
             if writer is not None:
-                writer.write_scalars(
-                    step, {f"eval/{name}": one.value for name, one in found.items()}
-                )
+                values = {f"eval/{k}": metric.value for k, metric in evaluated.items()}
+                writer.write_scalars(step, values)
         # 4. Save.
-        if due(step, save_every, total) or found or asked_to_stop:
+        if due(step, save_every, total) or evaluated or stop_signal:
             log.flush()
             meta = {"replaced": log.replaced, "epoch_size": run.epoch_size}
-            if found:
-                saves.follow(*_best(config, results, found))
+            if evaluated:
+                saves.follow(*_best(config, results, evaluated))
             saves.save(
                 step,
                 state,
                 meta,
-                {name: metric.value for name, metric in found.items()},
-                {name: metric.mode for name, metric in found.items()},
+                {name: metric.value for name, metric in evaluated.items()},
+                {name: metric.mode for name, metric in evaluated.items()},
             )
         # 5. Check for a request to stop.
         if stopping:
-            name = signal.Signals(asked_to_stop).name
+            name = signal.Signals(stop_signal).name
             progress.say(f"stopped by {name}; saving step {step}")
-            return Outcome(step, total, results, asked_to_stop)
+            return Outcome(step, total, results, stop_signal)
     return Outcome(total, total, results)
 
 

@@ -1,4 +1,4 @@
-"""What a run's tokenizer loses of the texts it is given, said at the start."""
+"""A report, at the start of a run, of the texts that its tokenizer loses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Say = Callable[[str], None]
 
 
 def tell(run: Run, say: Say) -> None:
-    """Says what is lost of training and validation captions and evaluators' texts.
+    """Reports losses in training and validation captions and evaluators' texts.
 
-    Raises UserError if all training captions become the same ids; every process must
-    call it.
+    Every process must call it. Raises UserError if all training captions get the same
+    ids.
     """
     tokenizer = run.tokenizer
     if tokenizer is not None:
@@ -32,9 +32,9 @@ def tell_evaluators(
     config: Config,
     say: Say,
 ) -> None:
-    """Says what is lost of the texts that evaluators encode; see Evaluator.texts.
+    """Reports losses in the texts that evaluators encode; see Evaluator.texts.
 
-    config: of the run that the tokenizer is of.
+    config: the config of the tokenizer's run.
     """
     if tokenizer is None:
         return

@@ -1,4 +1,4 @@
-"""Whether a run can fit into memory at all, before any is taken."""
+"""Checks that a run can fit into memory, before it takes any."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import jax
 
 from clipjax.types import Config, UserError
 
-WORKER = 100 * 2**20  # bytes of a process that reads and decodes, at least
+WORKER = 100 * 2**20  # the least bytes of a process that reads and decodes
 
 
 def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
-    """Compares what a run takes at the very least with what there is.
+    """Compares the least memory that a run takes with the memory that exists.
 
     template: the shapes and shardings of the training state.
 
-    Raises UserError if the state on a device, or the pixels of a batch or the
-    processes of data.workers, take more bytes than the device, or the host, has.
+    Raises UserError if the state takes more bytes than a device has, or if a batch's
+    pixels or data.workers' processes take more than the host has.
     """
     device, host = _of_device(mesh.devices.flat[0]), _of_host()
     state = sum(
@@ -48,7 +48,7 @@ def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
 
 
 def _of_device(device: Any) -> int:
-    """Bytes of a device, 0 if it does not say."""
+    """A device's bytes, 0 if unknown."""
     if device.platform == "cpu":
         return _of_host()
     return (device.memory_stats() or {}).get("bytes_limit", 0)

@@ -1,6 +1,6 @@
-"""Metric files of a run: metrics.jsonl, metrics.csv and TensorBoard events.
+"""A run's metric files: metrics.jsonl, metrics.csv and TensorBoard events.
 
-The vocabulary is that of clu's MetricWriter, which itself needs TensorFlow.
+Method names are those of clu's MetricWriter, which needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from clipjax.types import UserError
 
 
 class MetricWriter:
-    """Rows of scalars by step.
+    """Writes rows of scalars by step.
 
-    Rows after `resume_step` of an earlier part of the run are dropped, since those
-    steps are run again, and so is a last line that a killed process left unfinished.
-    A row is with the operating system when it is written: a kill loses none.
+    Earlier rows after `resume_step` are dropped, because those steps run again. So is
+    a truncated last line from a killed process. Each row is written to the operating
+    system immediately, so a kill loses none.
 
     Each method raises UserError if a file cannot be written.
     """
@@ -37,13 +37,13 @@ class MetricWriter:
         self._csv_path = self._folder / "metrics.csv"
         self._columns: list[str] = []
         self._events = None
-        with _told():
+        with _user_error():
             rows = [row for row in read(self._folder) if row["step"] <= resume_step]
             self._rows = rows
             with atomic_files.opened(self._jsonl_path) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             self._write_csv(extra=())
-            # Unbuffered, or closing it would write again what could not be written.
+            # Unbuffered, because close would retry a failed write.
             self._jsonl = self._jsonl_path.open("ab", buffering=0)
             if tensorboard:
                 self._events = _Events(self._folder / "tensorboard", resume_step)
@@ -53,7 +53,7 @@ class MetricWriter:
         row.update((name, float(value)) for name, value in scalars.items())
         self._rows.append(row)
         line = (json.dumps(row) + "\n").encode()
-        with _told():
+        with _user_error():
             with atomic_files.named(self._jsonl_path):
                 if self._jsonl.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -69,13 +69,13 @@ class MetricWriter:
                 self._events.write(step, scalars)
 
     def close(self) -> None:
-        with _told():
+        with _user_error():
             self._jsonl.close()
             if self._events is not None:
                 self._events.close()
 
     def _write_csv(self, extra: Any) -> None:
-        """The whole table again: a new column changes the header."""
+        """Writes the whole table again, because a new column changes the header."""
         names = dict.fromkeys(name for row in self._rows for name in row)
         names.update(dict.fromkeys(extra))
         self._columns = list(names)
@@ -87,8 +87,8 @@ class MetricWriter:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What the system refuses becomes a UserError."""
+def _user_error() -> Iterator[None]:
+    """Turns an OSError into a UserError."""
     try:
         yield
     except OSError as error:
@@ -98,7 +98,7 @@ def _told() -> Iterator[None]:
 
 
 class _Events:
-    """One TensorBoard event file; tensorboardX's own writer flushes every 2 minutes."""
+    """A TensorBoard event file; tensorboardX's writer flushes only every 2 minutes."""
 
     def __init__(self, folder: pathlib.Path, resume_step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -106,14 +106,14 @@ class _Events:
 
         self._folder = folder
         folder.mkdir(exist_ok=True)
-        # Generated at import, so unknown to a type checker.
+        # Generated at import, so a type checker does not know them.
         events: Any = event_pb2
         summaries: Any = summary_pb2
         self._event, self._summary = events.Event, summaries.Summary
-        # The name holds seconds only: two starts within one would share a file.
+        # The default name has seconds only: two starts within one would share a file.
         with atomic_files.named(folder):
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        # A reader drops what earlier files have from this step on.
+        # TensorBoard drops earlier files' events from this step on.
         log = events.SessionLog(status=events.SessionLog.START)
         self._add(step=resume_step + 1, session_log=log)
 
@@ -135,7 +135,7 @@ class _Events:
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl, without an unfinished last line."""
+    """The rows of a run's metrics.jsonl, without truncated lines."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
     rows = []
     if path.exists():

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line, or plain lines without one."""
+"""Progress of a run on the console: a live line, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-# Between lines if there is no terminal to rewrite: a twentieth of the time so far,
-# within these seconds.
+# Seconds between lines if there is no terminal: a twentieth of the time so far,
+# within this range.
 PLAIN_SECONDS = (5.0, 60.0)
 
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Seconds as 1:02:03 or 2:03."""
     seconds = round(seconds)
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)
@@ -25,7 +25,7 @@ class Progress:
     """Rates and the line that shows them; one per run, on process 0."""
 
     def __init__(self, console: Console, total_steps: int, step: int, images: int):
-        """images: of one global batch."""
+        """images: the number per global batch."""
         self._console = console
         self._total = total_steps
         self._images = images
@@ -48,18 +48,18 @@ class Progress:
         self._mark, self._waited = (now, step), 0.0
 
     def wait(self, seconds: float) -> None:
-        """Adds time in which the step stood still for want of data."""
+        """Adds time that a step waited for data."""
         self._waited += seconds
 
     def pause(self, seconds: float) -> None:
-        """Takes evaluation and the like out of the rates."""
+        """Excludes the time of an evaluation from the rates."""
         self._mark = (self._mark[0] + seconds, self._mark[1])
         self._begin += seconds
 
     def rates(self, step: int) -> dict[str, float]:
-        """images/s and the share of time in want of data, since the last call.
+        """images/s and the share of time waiting for data, since the last call.
 
-        Empty if no step was done since.
+        Empty if no step was done since then.
         """
         now = time.monotonic()
         then, from_step = self._mark
@@ -100,7 +100,7 @@ class Progress:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def doing(self, what: str):
-        """A callback progress(done, total) for something other than steps."""
+        """A callback progress(done, total) for work other than steps."""
 
         def progress(done: int, total: int) -> None:
             if self._live is not None:
@@ -109,7 +109,7 @@ class Progress:
         return progress
 
     def done(self) -> None:
-        """Ends what `doing` showed."""
+        """Replaces the line of `doing` by the last step's."""
         if self._live is not None:
             self._live.update(self._line)
 

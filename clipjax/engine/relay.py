@@ -1,8 +1,8 @@
-"""A relay to jax's coordination service that stays when the service is gone.
+"""A relay to jax's coordination service that stays open when the service is lost.
 
-A client of the service that loses its connection ends its process by a C++ abort.
-Behind a relay it waits instead, and `clipjax.peers` says in one line which process is
-gone.
+A client that loses its connection to the service ends its process by a C++ abort.
+Behind a relay it waits instead, and `clipjax.peers` reports in one line which process
+is lost.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def _open(client: socket.socket, address: tuple[str, int]) -> None:
             service = socket.create_connection(address, timeout=5)
             break
         except OSError:
-            time.sleep(0.1)  # process 0 starts it after meeting the others
+            time.sleep(0.1)  # process 0 starts it only after joining the others
     for connection in (client, service):
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _thread(_copy, client, service, True)
-    # The client's end stays open when the service's closes.
+    # The client's connection stays open if the service closes its own.
     _copy(service, client, False)
 
 

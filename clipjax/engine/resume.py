@@ -1,4 +1,4 @@
-"""What a run directory says of itself, and whether a config may go on in it."""
+"""A run directory's config and environment, and whether a config can resume it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.types import Config, UserError
 
 LIMIT_KEY = "train.max_logit_scale"
-DATA_PLACE = re.compile(r"data\.train\.(path|data_dir|parts)")
+DATA_PATH = re.compile(r"data\.train\.(path|data_dir|parts)")
 
 
 def environment() -> dict[str, Any]:
-    """What the bits of a result depend on beside config and code."""
+    """The facts, besides config and code, on which a result's bits depend."""
     affinity = getattr(os, "sched_getaffinity", None)
     device = jax.devices()[0]
     return {
@@ -43,9 +43,9 @@ def environment() -> dict[str, Any]:
 
 
 def load_config(workdir: pathlib.Path) -> Config:
-    """The config of a run directory.
+    """A run directory's config.
 
-    Raises UserError if there is none.
+    Raises UserError if it is missing or damaged.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -74,44 +74,50 @@ def load_config(workdir: pathlib.Path) -> Config:
 def check(
     workdir: pathlib.Path, config: Config, extend: bool, say: Callable[[str], None]
 ) -> bool:
-    """Whether a run starts anew in workdir, or goes on with what is there.
+    """Returns True if a run starts anew in workdir, False if it resumes a run there.
 
-    A run that has saved no checkpoint yet holds nobody to its config. Writes nothing.
+    A run without checkpoints does not restrict the config. Writes nothing.
 
-    Raises UserError if there is a run to go on with and a result key differs, with
-    every difference; a longer run needs `extend`.
+    Raises UserError with every difference if a run exists and a result key differs; a
+    longer run needs `extend`.
     """
-    held = bool(Store(workdir, say).candidates())
+    has_checkpoints = bool(Store(workdir, say).candidates())
     if not (workdir / "config.json").exists():
-        if held:
+        if has_checkpoints:
             raise UserError(
                 f"{workdir} holds checkpoints but no config.json: put it back, or give "
                 "another --workdir"
             )
         return True
-    # An older version kept relative places of data, which then mean this folder's.
+    # Older versions saved relative paths of data, which are then of this folder.
     saved = config_check.to_dict(datasets.resolved(load_config(workdir)))
-    found = config_check.differences(saved, config)
+    differences = config_check.differences(saved, config)
     if "data.train" in datasets.saved(workdir):
-        # The same data may lie elsewhere by now: `datasets.check_training` knows them.
-        for key in [key for key in found if DATA_PLACE.fullmatch(key)]:
-            old, new = found.pop(key)
+        # The same data may have moved: `datasets.check_training` compares them.
+        for key in [key for key in differences if DATA_PATH.fullmatch(key)]:
+            old, new = differences.pop(key)
             say(f"{key} was {old} and is {new}")
-    if not held:
-        if found:
+    if not has_checkpoints:
+        if differences:
             say(f"{workdir} holds a run without a checkpoint: it starts anew")
         return True
     limit = SHARED["train"]["max_logit_scale"]
-    # Of a loss that has none; older versions gave it to every loss.
-    if found.get(LIMIT_KEY) == (limit, 0.0):
-        del found[LIMIT_KEY]
+    # The loss has no limit; older versions saved one with every loss.
+    if differences.get(LIMIT_KEY) == (limit, 0.0):
+        del differences[LIMIT_KEY]
         say(
             f"{LIMIT_KEY} was {limit:g} and is 0, no limits: keep it by "
             f"--config.{LIMIT_KEY}={limit:g}"
         )
-    length = {key: found.pop(key) for key in config_check.LENGTH_KEYS if key in found}
-    if found:
-        lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
+    length = {
+        key: differences.pop(key)
+        for key in config_check.LENGTH_KEYS
+        if key in differences
+    }
+    if differences:
+        lines = [
+            f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items()
+        ]
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(lines)}). Give "
             "those values again to resume it, or another --workdir to start anew"
@@ -133,7 +139,7 @@ def check(
         try:
             before = read_json(path)
         except UserError as error:
-            say(f"{error}; it only informs, so the run goes on without it")
+            say(f"{error}; the run needs it only for warnings and goes on without it")
             before = now
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):

@@ -1,4 +1,4 @@
-"""A run's parts, made and checked before anything is compiled."""
+"""A run's parts, created and checked before anything is compiled."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from clipjax.weights import read_model
 
 @dataclasses.dataclass
 class Run:
-    """The parts of a run, made before anything is compiled."""
+    """The parts of a run, created before anything is compiled."""
 
     config: Config
     workdir: pathlib.Path
@@ -68,16 +68,16 @@ class Run:
     epoch_size: int
     steps_per_epoch: int
     total_steps: int
-    shared_names: str = ""  # what those of its workers' shared memory begin with
+    shared_names: str = ""  # the prefix of its workers' shared memory
 
 
 def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
-    """Makes every part of a run, evaluation included.
+    """Creates every part of a run, evaluation included.
 
-    anew: whether it starts, with a tokenizer of its own (that of the run it starts
-    from, if any), or goes on with the one in workdir.
+    anew: True if the run starts, with a new tokenizer or with that of the run in
+    `init_from`. False if it resumes, with the tokenizer in workdir.
 
-    Raises UserError for what cannot work.
+    Raises UserError if the config, the data or the memory do not fit the run.
     """
     validate(config)
     mesh = sharding.make_mesh(config.mesh)
@@ -96,7 +96,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     source = datasets.source(config.data.train, "--config.data.train.")
     epoch_size = pipeline.epoch_size(source, config.data.unit)
     steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
-    # Up, so that whole epochs visit everything; but not for what rounding adds.
+    # Rounded up, so that an epoch visits every example; 1e-9 is for rounding errors.
     steps = math.ceil(config.train.epochs * epoch_size / batch - 1e-9)
     total_steps = config.train.steps or steps
     if total_steps > INT:
@@ -110,8 +110,8 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     text_augment = assemble.text_augment(config, source)
     if not anew:
         tokenizer = assemble.saved_tokenizer(config, workdir)
-    elif other := initial.run_of_texts(config):
-        tokenizer = assemble.saved_tokenizer(config, other)
+    elif text_run := initial.run_of_texts(config):
+        tokenizer = assemble.saved_tokenizer(config, text_run)
     else:
         tokenizer = assemble.new_tokenizer(config, source, text_augment)
     learnt = classes.of_data(config, source)
@@ -119,8 +119,8 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         classes.check_kept(config, learnt, workdir)
     model = assemble.model(config, tokenizer)
     fresh = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-    blank = jax.ShapeDtypeStruct((1, *2 * (config.data.image_size,), 3), jnp.uint8)
-    encoded = jax.eval_shape(model.encode_image, fresh, blank)
+    image = jax.ShapeDtypeStruct((1, *2 * (config.data.image_size,), 3), jnp.uint8)
+    encoded = jax.eval_shape(model.encode_image, fresh, image)
     spec = LossSpec(
         num_images=len(source),
         num_texts=len(source) * max(source.max_captions, 1),
@@ -157,10 +157,10 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     eval_source = datasets.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:
         classes.check_validation(config, learnt, eval_source)
-        least, found = max(mesh.size, 2), pipeline.epoch_size(eval_source, "image")
-        if found < least:
+        least, count = max(mesh.size, 2), pipeline.epoch_size(eval_source, "image")
+        if count < least:
             raise UserError(
-                f"data.eval holds {found} images, too few for a validation loss on "
+                f"data.eval holds {count} images, too few for a validation loss on "
                 f"{mesh.size} devices: give {least} or more, or train.val_batches=0"
             )
     own = datasets.own_sources(config, eval_source)
@@ -192,9 +192,9 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
 def _buckets(
     config: Config, model: Model, source: Source, tokenizer: Tokenizer | None
 ) -> buckets.Buckets | None:
-    """The lengths of data.text_buckets; counts the tokens of all captions.
+    """The lengths of data.text_buckets, from the token counts of all captions.
 
-    Raises UserError for a model whose embeddings depend on the padding.
+    Raises UserError if the model's embeddings depend on the padding.
     """
     if not config.data.text_buckets:
         return None
@@ -208,14 +208,14 @@ def _buckets(
     tower = getattr(meaning.module_of(model), "text", None)
     if not getattr(tower, "padding_invariant", False):
         raise UserError(
-            "data.text_buckets: the padding changes what this text tower gives "
+            "data.text_buckets: this text tower's outputs depend on the padding "
             f"(model.text.pool={getattr(tower, 'pool', '')}); leave it empty"
         )
     return buckets.make(config.data.text_buckets, source, tokenizer)
 
 
 def jit_step(run: Run):
-    """The training step, jitted with donated state and explicit shardings."""
+    """The training step, jitted with a donated state and explicit shardings."""
     config = run.config
     step = make_train_step(
         run.model,
@@ -226,16 +226,16 @@ def jit_step(run: Run):
         micro_batches=config.train.micro_batches,
         mixing=run.mixing,
     )
-    where = jax.tree.map(lambda leaf: leaf.sharding, run.template)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, run.template)
     return jax.jit(
         step,
         donate_argnums=0,
-        out_shardings=(where, sharding.replicated(run.mesh)),
+        out_shardings=(placement, sharding.replicated(run.mesh)),
     )
 
 
 def batches(run: Run, start_step: int) -> pipeline.TrainBatches:
-    """This process's blocks of the training batches from start_step on."""
+    """This process's blocks of the training batches, from start_step on."""
     data = run.config.data
     return pipeline.train_batches(
         run.source,

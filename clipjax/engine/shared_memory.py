@@ -1,7 +1,7 @@
-"""Shared memory of a run's data workers: recorded by name, and freed after a kill.
+"""Shared memory of a run's data workers: recorded by name, freed after a kill.
 
-A killed run cannot free what its workers made in /dev/shm, which counts as memory. So
-the names of each start begin alike, and that beginning is recorded with the run.
+A killed run cannot free its workers' segments in /dev/shm, which take memory. So the
+names of one start's segments share a prefix, which is recorded with the run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from clipjax.multihost import on_primary
 from clipjax.types import UserError
 
 FILE = "shared_memory.json"  # in a run's folder
-KEPT = 100  # starts recorded
+KEPT = 100  # the number of starts recorded
 PLACE = pathlib.Path("/dev/shm")
 _PROCESSES = pathlib.Path("/proc")
 
 
 def begin(workdir: pathlib.Path, workers: int, say: Callable[[str], None]) -> str:
-    """Frees what earlier starts of this run left, and records a new one's names.
+    """Frees segments that earlier starts of this run left, and records a new prefix.
 
-    Every process calls it, while the run's lock is held. Returns what the names of this
-    start are to begin with, "" without workers. Raises UserError if the record cannot
-    be written.
+    Every process calls it while the run's lock is held. Returns the prefix of this
+    start's names, "" without workers. Raises UserError if the record cannot be written.
     """
     earlier, new = on_primary(lambda: _record(workdir, workers, say))
     count = free(earlier)
@@ -39,14 +38,14 @@ def begin(workdir: pathlib.Path, workers: int, say: Callable[[str], None]) -> st
 def _record(
     workdir: pathlib.Path, workers: int, say: Callable[[str], None]
 ) -> tuple[list[str], str]:
-    """The beginnings of earlier starts, and this one's, which the record now has."""
+    """The prefixes of earlier starts, and this start's, which it records."""
     path, earlier = workdir / FILE, []
     if path.exists():
         try:
             earlier = [str(name) for name in read_json(path)["names_begin_with"]]
         except (UserError, KeyError, TypeError) as error:
-            say(f"{path} is left out: {error}")
-    # A damaged record must not name others' memory.
+            say(f"{path} is ignored: {error}")
+    # A damaged record must not name other programs' memory.
     earlier = [name for name in earlier if name.startswith("psm_") and len(name) > 12]
     if not workers:
         return earlier, ""
@@ -55,32 +54,32 @@ def _record(
     return earlier, new
 
 
-def free(beginnings: Iterable[str]) -> int:
-    """Removes shared memory whose names begin so, unless a live process maps it.
+def free(prefixes: Iterable[str]) -> int:
+    """Removes segments with these prefixes, unless a live process maps them.
 
-    Returns how many pieces were removed.
+    Returns the number removed.
     """
-    chosen = tuple(beginnings)
-    if not chosen or not PLACE.is_dir():
+    prefixes = tuple(prefixes)
+    if not prefixes or not PLACE.is_dir():
         return 0
-    found = [path for path in PLACE.iterdir() if path.name.startswith(chosen)]
-    mapped = _mapped() if found else set()
+    segments = [path for path in PLACE.iterdir() if path.name.startswith(prefixes)]
+    mapped = _mapped() if segments else set()
     count = 0
-    for path in found:
+    for path in segments:
         if str(path) not in mapped:
-            with contextlib.suppress(OSError):  # another's, or gone meanwhile
+            with contextlib.suppress(OSError):  # another user's, or removed meanwhile
                 path.unlink()
                 count += 1
     return count
 
 
 def _mapped() -> set[str]:
-    """The shared memory that processes map, by its path."""
-    found = set()
+    """The paths of the segments that processes map."""
+    mapped = set()
     for path in _PROCESSES.glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             for line in path.read_text(errors="replace").splitlines():
                 name = line.split(maxsplit=5)[-1]
                 if name.startswith(f"{PLACE}/"):
-                    found.add(name)
-    return found
+                    mapped.add(name)
+    return mapped

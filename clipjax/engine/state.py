@@ -1,4 +1,4 @@
-"""TrainState: everything a run needs to go on, as one pytree."""
+"""TrainState: everything that a run needs to continue, as one pytree."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from clipjax.types import Loss, Model
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step: int32, batches seen. params: what the model is applied to, float32.
+    """step: int32, batches seen. params: the model's parameters, float32.
     model_state: BatchNorm statistics, {} without. ema: {} or moving averages
     {"params", "model_state"}. bad_total, bad_in_row: int32, steps whose update was
-    dropped because a value was not finite. key: of (seed), folded with step.
+    dropped because a value was not finite. key: the seed's key, which each step folds
+    with its number.
     """
 
     step: jax.Array
@@ -32,12 +33,12 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def variables(params: Any, model_state: Any) -> dict[str, Any]:
-    """As a Linen module takes them."""
+    """The variables that a Linen module takes."""
     return {"params": params, **({"batch_stats": model_state} if model_state else {})}
 
 
 def eval_variables(state: TrainState, ema: bool) -> dict[str, Any]:
-    """The variables to evaluate: the moving averages if asked and there."""
+    """The variables to evaluate: the moving averages if `ema` and the run has them."""
     if ema and state.ema:
         return variables(state.ema["params"], state.ema["model_state"])
     return variables(state.params, state.model_state)
@@ -46,7 +47,7 @@ def eval_variables(state: TrainState, ema: bool) -> dict[str, Any]:
 def create(model: Model, loss: Loss, tx: Any, ema: bool, seed: int) -> TrainState:
     """A fresh state; pure, for jit and eval_shape."""
     key = jax.random.key(seed)
-    # The step folds step numbers into `key`: initialisation takes a stream of its own.
+    # Steps fold their numbers into `key`: initialisation takes another number.
     fresh = model.init(jax.random.fold_in(key, 2**31 - 1))
     params, model_state = fresh["params"], fresh.get("batch_stats", {})
     return TrainState(
@@ -55,7 +56,7 @@ def create(model: Model, loss: Loss, tx: Any, ema: bool, seed: int) -> TrainStat
         model_state=model_state,
         opt_state=tx.init(params),
         loss_state=loss.init(),
-        # Copies, or donation would see one buffer twice.
+        # Copied because donation may not see one buffer twice.
         ema=jax.tree.map(jnp.copy, {"params": params, "model_state": model_state})
         if ema
         else {},
@@ -73,11 +74,11 @@ def shapes(
     seed: int,
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
-    """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
+    """The state as ShapeDtypeStructs with shardings; allocates nothing."""
     abstract = jax.eval_shape(lambda: create(model, loss, optim.tx, ema, seed))
     return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
+        lambda leaf, placement: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=placement
         ),
         abstract,
         sharding.tree_shardings(mesh, abstract),
@@ -87,9 +88,9 @@ def shapes(
 def initialise(
     model: Model, loss: Loss, optim: Optim, ema: bool, seed: int, template: TrainState
 ) -> TrainState:
-    """A fresh state, computed under one jit straight into its place on the devices."""
-    where = jax.tree.map(lambda leaf: leaf.sharding, template)
+    """A fresh state, computed under one jit with the template's shardings."""
+    placement = jax.tree.map(lambda leaf: leaf.sharding, template)
     make = jax.jit(
-        lambda: create(model, loss, optim.tx, ema, seed), out_shardings=where
+        lambda: create(model, loss, optim.tx, ema, seed), out_shardings=placement
     )
     return make()

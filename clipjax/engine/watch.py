@@ -1,7 +1,7 @@
-"""What a run should be told of its own numbers: collapse, no learning, no numbers.
+"""Warnings about a run's numbers: collapse, no learning, non-finite values.
 
-A step reports under NOT_FINITE what was not finite in it, in the order in which it is
-computed: outputs of the model, the gradient and the update of each parameter.
+A step's metrics hold its non-finite values under NOT_FINITE, in the order of
+computation: the model's outputs, then each parameter's gradient and update.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 
 NOT_FINITE = "not_finite"
 
-# Embeddings of a lower effective rank than this, from this step on, have collapsed;
-# those of a fresh model are nearly alike too.
+# Embeddings have collapsed if their effective rank is below this, from this step on:
+# a fresh model's embeddings are nearly alike too.
 COLLAPSE_RANK, COLLAPSE_STEP = 1.05, 200
 SIDES = ("image", "text")
-# A loss this near to what it starts from, over so many steps, has not moved.
+# A loss has not moved if its mean over WINDOW steps is this near to its start.
 NEAR, WINDOW = 0.02, 10
 
 
 def outputs_not_finite(outputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Name -> bool, of the outputs that are floats."""
+    """Name -> bool for the floating-point outputs."""
     return {
         name: ~jnp.isfinite(x).all()
         for name, x in outputs.items()
@@ -35,30 +35,31 @@ def outputs_not_finite(outputs: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def leaves_not_finite(tree: Any) -> jax.Array:
-    """bool [leaves], in the order of the tree's."""
+    """bool [leaves], in the tree's order."""
     return jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
 
 
 class Watch:
-    """Looks at each step's numbers once they are on the host."""
+    """Checks each step's numbers on the host."""
 
     def __init__(self, names: Sequence[str], total: int, say: Callable[[str], None]):
-        """names: of the parameters, in the order of the tree's leaves."""
+        """names: the parameters' paths, in the order of the tree's leaves."""
         self._names = names
         self._total = total
         self._say = say
         self._collapsed = False
         self._compared = False
         self._recent: collections.deque = collections.deque(maxlen=WINDOW)
-        self._fault: tuple[int, str] | None = None  # the first step in a row, and what
+        # The first of the bad steps in a row, and its fault.
+        self._fault: tuple[int, str] | None = None
 
     def look(self, step: int, values: dict[str, Any]) -> None:
-        """values: a step's metrics; takes NOT_FINITE out of them."""
+        """Checks a step's metrics and removes NOT_FINITE from `values`."""
         faults = values.pop(NOT_FINITE, {})
         if not int(values["bad_in_row"]):
             self._fault = None
         elif self._fault is None:
-            self._fault = step, self._what(faults, values)
+            self._fault = step, self._describe(faults, values)
         self._look_for_collapse(step, values)
         self._look_for_learning(step, values)
 
@@ -94,14 +95,14 @@ class Watch:
     def fault(self, step: int, bad: int) -> str:
         """Why the last `bad` steps, up to this one, were not finite."""
         assert self._fault is not None  # `look` saw this step
-        first, what = self._fault
+        first, fault = self._fault
         return (
             f"the training step was not finite in {bad} steps in a row, from step "
-            f"{step - bad + 1} up to step {step}: at step {first} {what}"
+            f"{step - bad + 1} up to step {step}: at step {first} {fault}"
         )
 
-    def _what(self, faults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-        """What was not finite, the first of it in the order of computing."""
+    def _describe(self, faults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+        """The first non-finite value in the order of computation."""
         outputs = [name for name, bad in faults.get("outputs", {}).items() if bad]
         numbers = f"loss {float(values['loss'])}, gradient norm "
         numbers += f"{float(values['grad_norm'])}"
@@ -110,13 +111,13 @@ class Watch:
         if outputs:
             return f"the model's {_few(outputs)} overflowed ({numbers})"
         if not math.isfinite(values["loss"]):
-            return f"the loss overflowed, of finite embeddings or logits ({numbers})"
+            return f"the loss overflowed, with finite embeddings or logits ({numbers})"
         for kind in ("gradient", "update"):
             flags = np.asarray(faults.get(kind, ()), bool)
             names = [n for n, bad in zip(self._names, flags, strict=False) if bad]
             if names:
-                whole = " (all)" if len(names) == len(self._names) else ""
-                return f"the {kind} of {_few(names)}{whole} overflowed ({numbers})"
+                every = " (all)" if len(names) == len(self._names) else ""
+                return f"the {kind} of {_few(names)}{every} overflowed ({numbers})"
             if kind == "gradient" and not math.isfinite(values["grad_norm"]):
                 return f"the norm of the gradient overflowed ({numbers})"
         return f"the norm of the update overflowed ({numbers})"

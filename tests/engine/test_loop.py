@@ -118,7 +118,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path):
         train(config, tmp_path)
     text = str(error.value)
     assert "not finite in 2 steps in a row, from step 3 up to step 4" in text
-    assert "at step 3 the loss overflowed, of finite embeddings or logits" in text
+    assert "at step 3 the loss overflowed, with finite embeddings or logits" in text
     assert "parameters have not changed since step 2" in text
     assert "last checkpoint is step 3" in text and "loss nan" in text
     assert rows(tmp_path, "train/bad_in_row")[-1] == (4, 2)

@@ -22,7 +22,7 @@ def faults(outputs=(), gradient=(), update=()):
     ("loss", "norm", "found", "expected"),
     [
         (np.nan, np.nan, faults(["image_embed"]), "model's image_embed overflowed"),
-        (np.inf, np.nan, faults(), "the loss overflowed, of finite embeddings"),
+        (np.inf, np.nan, faults(), "the loss overflowed, with finite embeddings"),
         (
             3.5,
             np.nan,
