@@ -54,6 +54,9 @@ def word(arg: str | None, name: str, choices: Iterable[str]) -> str:
     """Returns what the config argument says of the file's own word, else choices[0].
 
     Raises UserError for a value that is not among the choices.
+
+    >>> word("size=small,loss=siglip", "size", ["large", "small"])
+    'small'
     """
     choices = list(choices)
     value = _parse(arg).get(name, choices[0])
@@ -85,6 +88,10 @@ def base(
 
     Raises:
       UserError: for unknown words, components, options, or values of a wrong type.
+
+    >>> config = base("optim=sgd", words=["size"], options={"train": {"steps": 100}})
+    >>> config.optim.name, config.train.steps, config.loss.name
+    ('sgd', 100, 'clip')
     """
     default = {**WORDS, **only_known(defaults, WORDS, "component")}
     for key, value in default.items():

@@ -29,6 +29,10 @@ class Loaded:
     step: of the checkpoint, 0 of a released model.
     tokenizer: texts -> (ids, mask); None for a classifier.
     preprocess: image (PIL, encoded bytes or uint8 [h w 3]) -> uint8 [s s 3].
+
+    >>> ids, mask = clip.tokenizer(["a dog"])
+    >>> clip.preprocess(image).shape, clip.step
+    ((16, 16, 3), 2)
     """
 
     config: Config
@@ -48,6 +52,10 @@ class Loaded:
 
         Raises UserError for a classifier, and naming the first image that cannot be
         read, as soon as it comes.
+
+        >>> images, texts = clip.encode_image([image]), clip.encode_text(["a dog"])
+        >>> (images @ texts.T).shape  # cosines
+        (1, 1)
         """
         if self.model.image_output == "logits":
             raise UserError("this model is a classifier: use classify(images)")
@@ -58,6 +66,9 @@ class Loaded:
 
         images: as of `encode_image`. Raises UserError for another model, and as
         `encode_image`.
+
+        >>> classifier.class_names, classifier.classify([image])
+        (('dog', 'cat'), array([[0.75, 0.25]], dtype=float32))
         """
         if self.model.image_output != "logits":
             raise UserError("this model is no classifier: use encode_image(images)")
@@ -67,7 +78,11 @@ class Loaded:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of a classifier, in the order of `classify`; else ()."""
+        """Of a classifier, in the order of `classify`; else ().
+
+        >>> classifier.class_names
+        ('dog', 'cat')
+        """
         return self.encoder.classes.names
 
     def _images(self, images: Iterable[ImageLike]) -> np.ndarray:
@@ -82,6 +97,9 @@ class Loaded:
         """Unit-norm float32 [n e].
 
         Raises UserError for a model without text, and naming the first that is no str.
+
+        >>> clip.encode_text(["a dog", "a cat"]).shape
+        (2, 16)
         """
         listed = isinstance(texts, Iterable) or hasattr(texts, "__getitem__")
         if isinstance(texts, (str, bytes, Mapping)) or not listed:
@@ -96,7 +114,11 @@ class Loaded:
 
     @property
     def logit_scale(self) -> float:
-        """The inverse temperature: logits are logit_scale * image @ text.T."""
+        """The inverse temperature: logits are logit_scale * image @ text.T.
+
+        >>> clip.logit_scale > 1
+        True
+        """
         side = self.config.data.image_size
         blank = np.zeros((1, side, side, 3), np.uint8)
         # Compiled, so that the tower, which it does not depend on, is left out.
@@ -119,6 +141,10 @@ def load(
     Raises:
       UserError: if there is no such model, its checkpoint or weights cannot be read,
         or it is none that our towers can be.
+
+    >>> clip = clipjax.load("runs/quickstart", checkpoint="latest")
+    >>> clip.step
+    2
     """
     try:
         return _load(str(name), str(checkpoint), ema)

@@ -19,7 +19,12 @@ def one_of(option: str, value: str, known: Any) -> None:
 
 
 def at_least_one(option: str, size: int) -> None:
-    """Raises UserError if a size is no whole number above 0."""
+    """Raises UserError if a size is no whole number above 0.
+
+    >>> at_least_one("evals.mine.samples", 0)
+    Traceback (most recent call last):
+    clipjax.types.UserError: evals.mine.samples=0: must be a whole number of at least 1
+    """
     if not isinstance(size, int) or size < 1:
         raise UserError(f"{option}={size!r}: must be a whole number of at least 1")
 

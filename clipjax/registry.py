@@ -108,6 +108,9 @@ def load(family: str, name: str) -> Callable[..., Any]:
     """Returns the factory of a component.
 
     Raises UserError for an unknown name, with the known ones and the nearest.
+
+    >>> load("schedule", "cosine")(0.1, 100, 10, floor=0.01)(100)
+    Array(0.01, dtype=float32...)
     """
     known = names(family)
     if name in known:

@@ -45,7 +45,12 @@ GLOBAL_OUTPUTS = ("logit_scale", "logit_bias")
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line naming the value and the fix (exit 2)."""
+    """A mistake the user can mend: one line naming the value and the fix (exit 2).
+
+    >>> clipjax.load("runs/nowhere")
+    Traceback (most recent call last):
+    clipjax.types.UserError: ...
+    """
 
 
 class MissingData(UserError):
@@ -56,6 +61,9 @@ class BadExample(Exception):
     """One example cannot be used.
 
     reason: why. key: the example's, if whoever raises knows it.
+
+    >>> print(BadExample("cannot be decoded", key="train-00001.tar:000123"))
+    train-00001.tar:000123: cannot be decoded
     """
 
     def __init__(self, reason: str, key: str = ""):
@@ -78,6 +86,9 @@ class Example:
     key: where it comes from, for messages ("train-00001.tar:000123").
     others: arrays of other modalities, as they are to be in a batch ("audio"); the same
       names, shapes and types in all examples of a source.
+
+    >>> Example(image, captions=["a dog"], labels={"class": 3}, key="1.png").labels
+    {'class': 3}
     """
 
     image: bytes | np.ndarray
@@ -218,9 +229,8 @@ class Model(Protocol):
 
     @property
     def pooled_outputs(self) -> Mapping[str, str]:
-        """Side ("image", "text") -> the output of its `encode_` that holds the pooled
-        features, float32 [b d]: what the tower gives before its projection. Only sides
-        that have some.
+        """Side ("image", "text"), if it has one -> its output of pooled features,
+        float32 [b d]: what the tower gives before its projection.
         """
         ...
 
@@ -251,6 +261,8 @@ class LossSpec:
     """What a loss may know at construction.
 
     mesh: over whose devices the batch is split, None for one device.
+
+    >>> LossSpec(64, 64, 16, global_batch=8, steps_per_epoch=8, total_steps=80).mesh
     """
 
     num_images: int
@@ -306,6 +318,9 @@ class Metric:
     n: how many queries, images or the like the value is over.
 
     Raises ValueError unless low <= value <= high.
+
+    >>> Metric(41.5, chance=90.0, unit="degrees", higher_is_better=False).mode
+    'min'
     """
 
     value: float
@@ -344,6 +359,10 @@ class EvalResult:
 
     Raises TypeError for a metric that is no Metric, ValueError if `primary` is none, or
     for columns of different lengths or another first one.
+
+    >>> rows = {"key": ["1.png", "2.png"], "right": [True, False]}
+    >>> EvalResult({"top1": Metric(0.5)}, "top1", "2 images", rows=rows).primary
+    'top1'
     """
 
     metrics: dict[str, Metric]
@@ -374,10 +393,9 @@ class EvalResult:
 class Evaluator(Protocol):
     """`make(inputs, *, options) -> Evaluator`; see evals/common/inputs.py.
 
-    `inputs` gives an evaluator its source's embeddings, pooled features, captions,
-    labels and keys on demand, each encoded once for all evaluators of that source, and
-    the encoder. An evaluator that takes pooled features calls `inputs.need_pooled` in
-    `make`.
+    `inputs` gives an evaluator its source's embeddings, captions, labels, keys and, if
+    `make` called `inputs.need_pooled`, pooled features on demand, each encoded once for
+    all evaluators of that source; and the encoder.
 
     One that encodes texts may also have `texts()`: what they are ("captions") -> (an
     iterable of them, each a tuple of what is taken together, such as a class's prompts;

@@ -55,6 +55,12 @@ def make(
     Raises:
       UserError: for an option out of range, or a source with fewer than two images
         that have captions.
+
+    >>> source = registry.load("data", "scenes")("val")
+    >>> evaluator = make(Inputs(clip.encoder, source), max_samples=4)
+    >>> result = evaluator.run(clip.variables)
+    >>> result.metrics["mean_recall@1"].chance
+    0.25
     """
     if not ks or min(ks) < 1 or block < 1 or max_samples < 0:
         raise UserError(

@@ -19,6 +19,10 @@ def check(section: str = "optim", **values: float) -> None:
     the float32 that the device has.
 
     section: of the config, for the message.
+
+    >>> check(b1=1.5)
+    Traceback (most recent call last):
+    clipjax.types.UserError: optim.b1=1.5: ...
     """
     for name, value in values.items():
         with np.errstate(over="ignore"):

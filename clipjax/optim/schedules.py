@@ -59,6 +59,10 @@ def cosine(
       floor: the last rate, not a factor.
       per_epoch: hold the rate for a whole epoch, as PyTorch's CosineAnnealingLR does
         when it is stepped once an epoch.
+
+    >>> rate = cosine(1.0, 100, 10, warmup=10)
+    >>> [round(float(rate(step)), 3) for step in (0, 9, 55, 100)]
+    [0.1, 1.0, 0.5, 0.0]
     """
     check(SECTION, warmup_start=warmup_start, floor=floor)
     rising = _warmup_steps(total_steps, warmup)
@@ -88,6 +92,10 @@ def linear(
       warmup: steps of the linear rise to the peak; below 1, a fraction of the run.
       warmup_start: the first rate as a factor of the peak.
       floor: the last rate, not a factor.
+
+    >>> rate = linear(1.0, 100, 10, floor=0.2)
+    >>> [round(float(rate(step)), 3) for step in (0, 50, 100)]
+    [1.0, 0.6, 0.2]
     """
     check(SECTION, warmup_start=warmup_start, floor=floor)
     rising = _warmup_steps(total_steps, warmup)
@@ -112,6 +120,10 @@ def constant(
     Args:
       warmup: steps of the linear rise to the peak; below 1, a fraction of the run.
       warmup_start: the first rate as a factor of the peak.
+
+    >>> rate = constant(1.0, 100, 10, warmup=0.04)
+    >>> [round(float(rate(step)), 3) for step in (0, 3, 100)]
+    [0.25, 1.0, 1.0]
     """
     check(SECTION, warmup_start=warmup_start)
     return _with_warmup(

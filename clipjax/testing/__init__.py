@@ -56,7 +56,14 @@ def checks(
 
 
 def check_loss(loss: NameOrFactory, **options: Any) -> None:
-    """Raises AssertionError if a loss breaks the contract of types.Loss."""
+    """Raises AssertionError if a loss breaks the contract of types.Loss.
+
+    >>> def make(spec, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_loss(make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
+    """
     contract.run(checks("loss", loss, options))
 
 
@@ -64,30 +71,71 @@ def check_tower(family: str, tower: NameOrFactory, **options: Any) -> None:
     """Raises AssertionError if a tower breaks the contract of types.Tower.
 
     family: "image" or "text".
+
+    >>> def make(image_size, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_tower("image", make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
     """
     contract.run(checks(family, tower, options))
 
 
 def check_model(model: NameOrFactory, **options: Any) -> None:
-    """Raises AssertionError if a model breaks the contract of types.Model."""
+    """Raises AssertionError if a model breaks the contract of types.Model.
+
+    >>> def make(image_tower, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_model(make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
+    """
     contract.run(checks("model", model, options))
 
 
 def check_source(source: NameOrFactory, split: str = "train", **options: Any) -> None:
-    """Raises AssertionError if a source breaks the contract of types.Source."""
+    """Raises AssertionError if a source breaks the contract of types.Source.
+
+    >>> def make(split, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_source(make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
+    """
     contract.run(checks("data", source, options, split=split))
 
 
 def check_tokenizer(tokenizer: NameOrFactory, **options: Any) -> None:
-    """Raises AssertionError if a tokenizer breaks the contract of types.Tokenizer."""
+    """Raises AssertionError if a tokenizer breaks the contract of types.Tokenizer.
+
+    >>> def make(captions, state, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_tokenizer(make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
+    """
     contract.run(checks("tokenizer", tokenizer, options))
 
 
 def check_optimizer(optimizer: NameOrFactory, **options: Any) -> None:
-    """Raises AssertionError if an optimizer's updates do not fit a run."""
+    """Raises AssertionError if an optimizer's updates do not fit a run.
+
+    >>> def make(rate, decay, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_optimizer(make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
+    """
     contract.run(checks("optim", optimizer, options))
 
 
 def check_evaluator(evaluator: NameOrFactory, **options: Any) -> None:
-    """Raises AssertionError if an evaluator breaks the contract of types.Evaluator."""
+    """Raises AssertionError if an evaluator breaks the contract of types.Evaluator.
+
+    >>> def make(inputs, *, width: int = 3):
+    ...     "No word on its option."
+    >>> check_evaluator(make)
+    Traceback (most recent call last):
+    AssertionError: options without a line in the docstring: width; ...
+    """
     contract.run(checks("evals", evaluator, options))

@@ -66,6 +66,12 @@ class Inputs:
 
     An evaluator whose `make` calls `need_pooled` gets the towers' pooled features from
     the same pass. One that alters images uses `encoder` and `source` themselves.
+
+    >>> from clipjax import registry
+    >>> inputs = Inputs(clip.encoder, registry.load("data", "scenes")("val"))
+    >>> seen = inputs.images(clip.variables, [0, 1])
+    >>> seen.embed.shape, seen.keys
+    ((2, 16), ['scenes/val/0', 'scenes/val/1'])
     """
 
     def __init__(self, encoder: Encoder, source: Source):
