@@ -1,8 +1,8 @@
-"""ArrayRecord files as `python -m clipjax.prepare convert` writes them.
+"""Reads ArrayRecord files that `python -m clipjax.prepare convert` wrote.
 
-Random access with one small read for each example, to any number of shards; captions,
-labels, class names, keys and other modalities as the original source had them. See
-clipjax/data/containers/record_shards.py for the format.
+Random access takes one small read per example, for any number of shards. Captions,
+labels, class names, keys and other modalities are the original source's.
+clipjax/data/containers/record_shards.py describes the format.
 
     --config configs/x.py:data=arrayrecord --config.data.train.path=FOLDER
 """
@@ -25,31 +25,31 @@ from clipjax.types import BadExample, Example, UserError
 def make(
     split: str, *, path: str = "", max_samples: int = 0, subset_seed: int = -1
 ) -> ArrayRecord:
-    """Reads a split's metadata, PATH/SPLIT.json; examples are read when asked for.
+    """Reads a split's metadata, PATH/SPLIT.json; examples are read on access.
 
     Options:
       path: folder of the shards and their metadata.
       max_samples: use so many images (0: all).
-      subset_seed: which ones; -1: the first.
+      subset_seed: which images: -1 the first, else a choice by this seed.
 
-    Raises UserError for a missing folder or split, for damaged or foreign metadata, and
-    for shards that are missing or truncated.
+    Raises UserError for a missing folder or split, for damaged metadata or metadata of
+    another program, and for shards that are missing or truncated.
     """
     base = local.folder(path, "clipjax ArrayRecord files")
-    place = base / f"{split}.json"
-    if not split or not place.is_file():
+    metadata = base / f"{split}.json"
+    if not split or not metadata.is_file():
         raise UserError(_no_split(base, split))
-    found = record_shards.read_split(place)
-    if not found.shards:
-        raise UserError(f"{place} lists no examples: convert the data again")
-    record_shards.check_files(base, found.shards)
-    total = sum(shard.examples for shard in found.shards)
+    split_data = record_shards.read_split(metadata)
+    if not split_data.shards:
+        raise UserError(f"{metadata} lists no examples: convert the data again")
+    record_shards.check_files(base, split_data.shards)
+    total = sum(shard.examples for shard in split_data.shards)
     chosen = selection.examples(total, max_samples=max_samples, subset_seed=subset_seed)
-    return ArrayRecord(base, found, chosen)
+    return ArrayRecord(base, split_data, chosen)
 
 
 class ArrayRecord:
-    """See `clipjax.types.Source`."""
+    """A split of converted data as a `clipjax.types.Source`."""
 
     def __init__(
         self, base: pathlib.Path, split: record_shards.Split, chosen: np.ndarray
@@ -69,12 +69,12 @@ class ArrayRecord:
         return len(self.caption_counts)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one example; raises BadExample, naming shard and place, if broken."""
+        """Reads one example; raises BadExample, naming shard and row, if broken."""
         index = local.position(index, len(self))
-        shard, inside = local.part_and_offset(self._ends, int(self._chosen[index]))
-        key = f"{self._names[shard]}:{inside}"
+        shard, row = local.part_and_offset(self._ends, int(self._chosen[index]))
+        key = f"{self._names[shard]}:{row}"
         try:
-            example = record_shards.decode(self._readers.read(shard, inside))
+            example = record_shards.decode(self._readers.read(shard, row))
         except BadExample as error:
             raise BadExample(error.reason, key) from error
         if len(example.captions) != self.caption_counts[index]:
@@ -85,16 +85,16 @@ class ArrayRecord:
         return example
 
     def captions_of(self, index: int) -> Sequence[str]:
-        """The captions of an example, which its record holds beside the image."""
+        """Returns an example's captions; reads its whole record, image included."""
         return self[index].captions
 
     def key_of(self, index: int) -> str:
-        """The key of an example, which its record holds too."""
+        """Returns an example's key; reads its whole record, image included."""
         return self[index].key
 
 
 def _no_split(base: pathlib.Path, split: str) -> str:
-    """Says which splits there are, or what the folder holds instead."""
+    """Returns the message for a missing split: the known ones, or the content."""
     known = sorted(p.stem for p in base.glob("*.json") if _is_ours(p))
     if known:
         hint = registry.suggest(split, known)

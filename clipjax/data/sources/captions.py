@@ -1,8 +1,8 @@
-"""Images in a folder with a table of captions: Flickr8k, Flickr30k, your own CSV.
+"""Reads images in a folder with a table of captions: Flickr8k, Flickr30k, own CSV.
 
-`captions.txt` (`image,caption`), any CSV or TSV, Flickr30k's `results.csv`, the
-`.token` form, JSON lines and lists are read; see annotations/caption_tables.py. All
-rows of an image make one example.
+annotations/caption_tables.py reads `captions.txt` (`image,caption`), any CSV or TSV,
+Flickr30k's `results.csv`, the `.token` form, JSON lines and lists. All rows of an image
+form one example.
 
     --config configs/x.py:data=captions --config.data.train.path=FOLDER
 """
@@ -24,7 +24,7 @@ TABLES = (
     *("Flickr8k_text/Flickr8k.token.txt", "flickr30k_images/results.csv"),
     "metadata.jsonl",
 )
-OFFICIAL = {  # Flickr8k's lists of images, as distributed
+OFFICIAL = {  # Flickr8k's distributed lists of images
     "train": "Flickr_8k.trainImages.txt",
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
@@ -47,84 +47,88 @@ def make(
     max_samples: int = 0,
     subset_seed: int = -1,
 ) -> image_list.ImageList:
-    """Reads the table; images are read one by one when asked for.
+    """Reads the table; each image is read when it is accessed.
 
     The split is "all", or "train", "val" or "test" of Flickr8k's official lists
-    (Flickr_8k.trainImages.txt, devImages, testImages) where they lie beside the table
-    or in a folder beside it. Without them it is "train" or "val": an image belongs to
-    "val" if the first 8 bytes of its name's SHA-256, as a number in [0, 1), are
-    below `val_fraction`: the same on every machine, whatever else the table holds.
+    (Flickr_8k.trainImages.txt, devImages, testImages), if they are in the table's
+    folder or in one of its subfolders. Without them it is "train" or "val": an image
+    belongs to "val" if the first 8 bytes of its name's SHA-256, as a number in [0, 1),
+    are below `val_fraction`. So it is the same on every machine and for every table.
 
     Options (paths are relative to `path`, or absolute):
       path: folder of images and table.
-      table: the table; "" finds captions.txt, results.csv and their like.
-      images: folder of the images; "" finds Images, images and their like.
+      table: the table; "" finds captions.txt, results.csv and similar names.
+      images: folder of the images; "" finds Images, images and similar names.
       image_column, caption_column: names in the table's header, a pattern such as
         "caption_*" for several columns of captions; "" finds the usual ones.
       val_fraction: share of the images in "val", in [0, 1].
-      split_file: image names of this split, one a line, with their suffixes or
-        without, instead of all this; the split may then have any name.
-      official: use the official lists if there are some.
+      split_file: list of this split's image names, one per line, with or without
+        suffixes; it replaces the rules above, and the split may have any name.
+      official: use the official lists if they exist.
       max_samples: use so many images (0: all).
-      subset_seed: which ones: -1 the first, else a choice by this seed.
+      subset_seed: which images: -1 the first, else a choice by this seed.
 
     Raises UserError for missing folders or tables, and if no image is left.
     """
     base = local.folder(path, "images and captions")
     selection.check_fraction(val_fraction)
-    found = local.inside(base, table, "table") if table else _find_table(base)
-    entries, problems = caption_tables.read(found, image_column, caption_column)
-    entries = image_list.portable(base, images, entries, found, problems)
-    names = local.inside(base, split_file, "split_file") if split_file else None
+    table_path = local.inside(base, table, "table") if table else _find_table(base)
+    entries, problems = caption_tables.read(table_path, image_column, caption_column)
+    entries = image_list.portable(base, images, entries, table_path, problems)
+    split_list = local.inside(base, split_file, "split_file") if split_file else None
     if official and not split_file and split != "all":
-        names = _official(found.parent, split)
-    if names:
-        lines = local.read_lines(names)
-        wanted = {_listed(line.strip(), entries) for line in lines if line.strip()}
-        listed_as = {name: os.path.splitext(name)[0] for name in entries}
-        listed_as |= {name: name for name in wanted & entries.keys()}
-        if absent := wanted - set(listed_as.values()):
-            problems.append(f"{len(absent)} names of {names.name} are not in the table")
-        chosen = [name for name in entries if listed_as[name] in wanted]
-        empty = f"none of the {len(wanted)} names of {names} is in {found}"
+        split_list = _official(table_path.parent, split)
+    if split_list:
+        lines = local.read_lines(split_list)
+        listed = {_as_in_table(line.strip(), entries) for line in lines if line.strip()}
+        name_in_list = {name: os.path.splitext(name)[0] for name in entries}
+        name_in_list |= {name: name for name in listed & entries.keys()}
+        if missing := listed - set(name_in_list.values()):
+            problems.append(
+                f"{len(missing)} names of {split_list.name} are not in the table"
+            )
+        chosen = [name for name in entries if name_in_list[name] in listed]
+        nothing_left = (
+            f"none of the {len(listed)} names of {split_list} is in {table_path}"
+        )
     else:
         chosen = [name for name in entries if _belongs(name, split, val_fraction)]
-        empty = (
-            f"no image of {found} falls into the split {split!r} with "
+        nothing_left = (
+            f"no image of {table_path} falls into the split {split!r} with "
             f"val_fraction={val_fraction} ({len(entries)} images); change it"
         )
     if not chosen:
-        raise UserError(empty)
-    local.report(f"captions {found}", problems)
+        raise UserError(nothing_left)
+    local.report(f"captions {table_path}", problems)
     return image_list.make(
         base,
         images,
         {name: entries[name] for name in chosen},
-        found,
+        table_path,
         problems,
         max_samples=max_samples,
         subset_seed=subset_seed,
     )
 
 
-def _listed(name: str, entries: Container[str]) -> str:
-    """A name of a split's list as the table has it, also if Windows wrote it."""
+def _as_in_table(name: str, entries: Container[str]) -> str:
+    """Returns a name of a split's list as in the table, also if Windows wrote it."""
     return name if name in entries else image_list.plain(name)
 
 
 def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
-    """The official list of a split, None if there are no such lists.
+    """Returns a split's official list; None if there are no official lists.
 
-    Raises UserError if there are some, but not of this split.
+    Raises UserError if there are official lists of other splits only.
     """
-    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    for place in (folder, *(folder / name for name in inner)):
-        there = [name for name in OFFICIAL.values() if (place / name).is_file()]
-        if there and OFFICIAL.get(split) in there:
-            return place / OFFICIAL[split]
-        if there:
+    subfolders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    for candidate in (folder, *(folder / name for name in subfolders)):
+        lists = [name for name in OFFICIAL.values() if (candidate / name).is_file()]
+        if lists and OFFICIAL.get(split) in lists:
+            return candidate / OFFICIAL[split]
+        if lists:
             raise UserError(
-                f"{place} has {', '.join(there)}, which say nothing of the split "
+                f"{candidate} has {', '.join(lists)}, which do not list the split "
                 f"{split!r}; add {OFFICIAL.get(split, 'a split_file')}, or set "
                 f"official=False to split by val_fraction"
             )
@@ -146,16 +150,16 @@ def _find_table(base: pathlib.Path) -> pathlib.Path:
     for name in TABLES:
         if (base / name).is_file():
             return base / name
-    others = sorted(
+    tables = sorted(
         entry
         for entry in base.iterdir()
         if entry.suffix.lower() in SUFFIXES and entry.is_file()
     )
-    if len(others) == 1:
-        return others[0]
-    seen = ", ".join(entry.name for entry in others[:5])
-    seen = f"it holds {seen}" if seen else file_contents.summary(base)
+    if len(tables) == 1:
+        return tables[0]
+    content = ", ".join(entry.name for entry in tables[:5])
+    content = f"it holds {content}" if content else file_contents.summary(base)
     raise UserError(
-        f"{base} has no captions.txt, captions.csv or results.csv ({seen}); name the "
-        f"caption table by the option table"
+        f"{base} has no captions.txt, captions.csv or results.csv ({content}); name "
+        f"the caption table by the option table"
     )

@@ -1,10 +1,9 @@
-"""`data=categories`: 240 colour pictures of four categories with captions, no files.
+"""`data=categories`: 240 generated colour images of four categories with captions.
 
-An image shows its category only through its colour: one of three shades, brighter
-towards the bottom, under pixel noise. Its caption names one of five subjects of the
-category, which the image does not show; so retrieval among captions of one category is
-chance, and captions can repeat. Every tenth example is the split "val": 216 train, 24
-val.
+An image shows its category only by its colour: one of three shades, brighter towards
+the bottom, with pixel noise. Its caption names one of the category's five subjects,
+which the image does not show. So retrieval among one category's captions is chance, and
+captions can repeat. Every tenth example is in the split "val": 216 train, 24 val.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ VARIATIONS = (
     "{} with vibrant colors",
 )
 STYLES = 2
-VARIED = 200  # examples with a random subject and variation, after one of each style
+VARIED = 200  # examples with a random subject and variation, after those of all styles
 NOISE = 15.0  # standard deviation, in levels
-DARKEST = 0.7  # of the shade, at the top
+DARKEST = 0.7  # share of the shade's brightness at the top
 
 
 class Categories:
-    """The Source; see the module."""
+    """The Source that the module describes."""
 
     max_captions = 1
     class_names = {"class": CATEGORIES}
@@ -85,7 +84,10 @@ class Categories:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Example:
-        """image uint8 [resolution resolution 3]. Raises IndexError out of range."""
+        """Returns an example with image uint8 [resolution resolution 3].
+
+        Raises IndexError out of range.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"categories has no example {index}")
         number, category, caption = self._examples[index]
@@ -97,15 +99,15 @@ class Categories:
         )
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without drawing it."""
+        """Returns an example's key without drawing it."""
         return f"categories/{self._examples[index][0]}"
 
 
 def make(split: str, *, seed: int = 0, resolution: int = 224) -> Categories:
-    """The examples of split "train" (216) or "val" (24).
+    """Makes the split "train" (216 examples) or "val" (24).
 
     Args:
-      seed: another one gives other shades, noise and random captions.
+      seed: determines shades, noise and random captions.
       resolution: side of the images in pixels.
 
     Raises:
@@ -125,19 +127,19 @@ def make(split: str, *, seed: int = 0, resolution: int = 224) -> Categories:
 
 
 def _captions(seed: int) -> list[tuple[str, str]]:
-    """(category, caption) of all examples: the fixed ones, then the varied ones."""
-    every = [(name, subject) for name in CATEGORIES for subject in SUBJECTS[name]]
-    found = [
+    """Returns (category, caption) of all examples: those of all styles, then VARIED."""
+    subjects = [(name, subject) for name in CATEGORIES for subject in SUBJECTS[name]]
+    captions = [
         (name, f"{subject}, category {name} (style {style})")
-        for name, subject in every
+        for name, subject in subjects
         for style in range(1, STYLES + 1)
     ]
-    rng = _rng(seed, len(every) * STYLES + VARIED)
+    rng = _rng(seed, len(subjects) * STYLES + VARIED)
     for _ in range(VARIED):
-        name, subject = every[int(rng.random() * len(every))]
+        name, subject = subjects[int(rng.random() * len(subjects))]
         variation = VARIATIONS[int(rng.random() * len(VARIATIONS))]
-        found.append((name, variation.format(subject)))
-    return found
+        captions.append((name, variation.format(subject)))
+    return captions
 
 
 def _draw(category: str, resolution: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""MS-COCO's captions in the layout in which they are distributed.
+"""Reads MS-COCO's captions in their distributed layout.
 
-PATH/annotations/captions_train2017.json with PATH/train2017/*.jpg, the same of val and
-of 2014 (arXiv 1405.0312, 1504.00325). All captions of an image make one example. For
-the usual test of 5,000 images see `karpathy`.
+PATH/annotations/captions_train2017.json with PATH/train2017/*.jpg, the same for val and
+for 2014 (arXiv 1405.0312, 1504.00325). All captions of an image form one example. For
+the usual test on 5,000 images see `karpathy`.
 
     --config configs/x.py:data=coco --config.data.train.path=FOLDER
 """
@@ -27,20 +27,20 @@ def make(
     max_samples: int = 0,
     subset_seed: int = -1,
 ) -> image_list.ImageList:
-    """Reads the captions of split "train" or "val"; images are read when asked for.
+    """Reads the captions of split "train" or "val"; images are read on access.
 
     The images are in the order of the file's list `images`.
 
     Options:
       path: the folder of `annotations` and the images' folders.
-      year: of the edition, 2014 or 2017; 0: the only one there.
+      year: the edition, 2014 or 2017; 0: the only one in the folder.
       images: folder of the images, relative to `path`; "" finds train2017,
-        images/train2017 and their like.
+        images/train2017 and similar names.
       max_samples: use so many images (0: all).
-      subset_seed: which ones: -1 the first, else a choice by this seed.
+      subset_seed: which images: -1 the first, else a choice by this seed.
 
-    Raises UserError for missing files and for JSON that is not of this form. A caption
-    that is no text breaks its own image.
+    Raises UserError for missing files and for JSON of another form. A caption that is
+    not text breaks its own image.
     """
     if split not in SPLITS:
         raise UserError(
@@ -67,23 +67,23 @@ def make(
 
 
 def _find(base: pathlib.Path, split: str, year: int) -> pathlib.Path:
-    """The file of captions, of the only year there unless one is given."""
+    """Returns the file of captions, by default of the only year in the folder."""
     folder = base / "annotations"
     if year:
         table = folder / f"captions_{split}{year}.json"
         if not table.is_file():
-            raise local.missing(table, f"It is that of split={split}, year={year}")
+            raise local.missing(table, f"It holds split={split} of year={year}")
         return table
-    found = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
-    if not found:
-        held = file_contents.summary(folder if folder.is_dir() else base)
+    tables = sorted(folder.glob(f"captions_{split}20[0-9][0-9].json"))
+    if not tables:
+        content = file_contents.summary(folder if folder.is_dir() else base)
         raise UserError(
             f"{folder} holds no captions_{split}2017.json or captions_{split}2014.json"
-            f" ({held}): unpack MS-COCO's "
+            f" ({content}): unpack MS-COCO's "
             f"annotations_trainval2017.zip in {base}, or read one file by "
             f"data=captions with the option table"
         )
-    if len(found) > 1:
-        seen = ", ".join(table.name for table in found)
-        raise UserError(f"{folder} holds {seen}: set the option year")
-    return found[0]
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        raise UserError(f"{folder} holds {names}: set the option year")
+    return tables[0]

@@ -1,9 +1,9 @@
-"""Labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot tests.
+"""Reads labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot.
 
-A split whose images lie in PATH/SPLIT itself, such as ImageNet's val, needs a table of
-their classes; see annotations/class_tables.py for its forms. The label set is "class",
-the class names are the folders' names (or those of `class_names_file`), in the order of
-the sorted folders. Captions are made of them if asked for.
+A split with its images in PATH/SPLIT itself, such as ImageNet's val, needs a table of
+their classes; annotations/class_tables.py describes its forms. The label set is
+"class". The class names are the folders' names, sorted, or those of `class_names_file`.
+The option `caption_templates` makes captions of them.
 
     --config configs/x.py:data=imagefolder --config.data.eval.path=FOLDER
 """
@@ -34,77 +34,79 @@ def make(
     max_samples_per_class: int = 0,
     subset_seed: int = -1,
 ) -> ImageFolder:
-    """Lists the images of a split, sorted by class and path (subfolders included).
+    """Lists a split's images, sorted by class and path (subfolders included).
 
-    Other files are left out and counted; image_files.py says which.
+    Other files are left out and counted; see image_files.py.
 
-    Classes are numbered as in PATH/train if that has all classes of this split, so
-    that a split that lacks some keeps the numbers; else by this split's own folders.
+    Classes are numbered as in PATH/train if it has all classes of this split, so that a
+    split without some classes has the same numbers; else by this split's own folders.
 
     Options:
       path: the folder that holds the split folders.
-      class_names_file: lines `folder<TAB>name`, to name the classes otherwise than by
-        their folders, or ImageNet's LOC_synset_mapping.txt; relative to `path`.
-      labels_file: a table of images and classes, where they lie in no class folders:
+      class_names_file: lines `folder<TAB>name` that replace the folders' names, or
+        ImageNet's LOC_synset_mapping.txt; relative to `path`.
+      labels_file: a table of images and classes, if there are no class folders:
         ImageNet's LOC_val_solution.csv; relative to `path`.
-      caption_templates: "a photo of a {}.": captions made of the class's name, to tune
-        a model of two towers on labels (arXiv 2212.00638); () for none.
-      max_classes: use so many classes, numbered anew (0: all).
-      max_samples_per_class: use so many images of each class (0: all).
+      caption_templates: "a photo of a {}.": captions made from the class's name, to
+        tune a model of two towers on labels (arXiv 2212.00638); () for none.
+      max_classes: use so many classes, renumbered from 0 (0: all).
+      max_samples_per_class: use so many images per class (0: all).
       max_samples: use so many images in all (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for missing folders, classes without a name, and no images.
     """
     base = local.folder(path, "images by split and class")
-    place = base / split
-    if not split or not place.is_dir():
+    folder = base / split
+    if not split or not folder.is_dir():
         raise UserError(_no_split(base, split))
-    listed: dict[str, list[str]] = {}
+    images_of: dict[str, list[str]] = {}
     others = image_files.Suffixes()
     problems: list[str] = []
     if labels_file:
         table = local.inside(base, labels_file, "labels_file")
-        listed, problems = class_tables.labels(table, image_files.find(place, others))
-    own, train = sorted(listed) or _folders(place), _folders(base / "train")
-    classes = train if set(own) <= set(train) else own
+        images_of, problems = class_tables.labels(
+            table, image_files.find(folder, others)
+        )
+    present, train = sorted(images_of) or _folders(folder), _folders(base / "train")
+    classes = train if set(present) <= set(train) else present
     names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
     if class_names_file:
         table = local.inside(base, class_names_file, "class_names_file")
         names = class_tables.names(table, classes)
-    kept = selection.classes(len(classes), max_classes, subset_seed)
-    classes, names = [classes[i] for i in kept], [names[i] for i in kept]
-    if train and not set(own) <= set(train):
+    subset = selection.classes(len(classes), max_classes, subset_seed)
+    classes, names = [classes[i] for i in subset], [names[i] for i in subset]
+    if train and not set(present) <= set(train):
         problems.append("its classes are not among those of train: numbered apart")
     paths: list[str] = []
     numbers: list[int] = []
     for label, name in enumerate(classes):
-        found, strange = listed.get(name, []), image_files.Suffixes()
-        if not labels_file and name in own:
-            found = image_files.find(place / name, strange)
-        if not found:
-            seen = f" ({file_contents.tally(strange)})" if strange else ""
-            problems.append(f"the class {name} has no images{seen}")
-        others += strange
-        paths += [os.path.relpath(image, base) for image in found]
-        numbers += [label] * len(found)
-    if not labels_file and (loose := _loose(place)):
+        images, stray = images_of.get(name, []), image_files.Suffixes()
+        if not labels_file and name in present:
+            images = image_files.find(folder / name, stray)
+        if not images:
+            hint = f" ({file_contents.tally(stray)})" if stray else ""
+            problems.append(f"the class {name} has no images{hint}")
+        others += stray
+        paths += [os.path.relpath(image, base) for image in images]
+        numbers += [label] * len(images)
+    if not labels_file and (outside := _images_in(folder)):
         if not paths:
             raise UserError(
-                f"{place} holds images but no class folders: name the table of their "
+                f"{folder} holds images but no class folders: name the table of their "
                 f"classes by the option labels_file (ImageNet's LOC_val_solution.csv)"
             )
-        problems.append(f"{loose} images beside the class folders, left out")
+        problems.append(f"{outside} images outside the class folders, left out")
     if not paths:
         raise UserError(
-            f"{place} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
-            f"...): {file_contents.summary(place)}"
+            f"{folder} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
+            f"...): {file_contents.summary(folder)}"
         )
     problems += image_files.left_out(others)
     shared = class_lists.shared_names(names) if caption_templates else {}
     if shared:
         problems.append(f"{class_lists.shared_words(shared)} have the same captions")
-    local.report(f"imagefolder {place}", problems)
+    local.report(f"imagefolder {folder}", problems)
     chosen = selection.examples(
         len(paths),
         labels=np.array(numbers),
@@ -129,7 +131,7 @@ def make(
 
 
 class ImageFolder:
-    """See `clipjax.types.Source`; `problems` says which classes are empty."""
+    """A `clipjax.types.Source`; `problems` lists, among others, empty classes."""
 
     def __init__(
         self,
@@ -167,41 +169,43 @@ class ImageFolder:
         )
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without reading it."""
+        """Returns an example's key without reading its image."""
         return self._paths[index].encode("utf-8", "backslashreplace").decode()
 
     def captions_of(self, index: int) -> list[str]:
-        """The captions of an example, without its image."""
+        """Returns an example's captions without reading its image."""
         label = self._labels[local.position(index, len(self))]
         name = self.class_names["class"][label]
         return [template.replace("{}", name) for template in self._captions]
 
 
-def _folders(place: pathlib.Path) -> list[str]:
-    """Names of the subfolders, sorted; hidden ones and what macOS adds to archives left
-    out; [] if none.
+def _folders(folder: pathlib.Path) -> list[str]:
+    """Returns the subfolders' names, sorted, without hidden ones and those that macOS
+    adds to archives.
     """
-    if not place.is_dir():
+    if not folder.is_dir():
         return []
     return sorted(
         entry.name
-        for entry in os.scandir(place)
+        for entry in os.scandir(folder)
         if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
     )
 
 
-def _loose(place: pathlib.Path) -> int:
-    """How many images lie in the folder itself."""
+def _images_in(folder: pathlib.Path) -> int:
+    """Counts the images in the folder itself."""
     return sum(
         not entry.name.startswith(".")
         and entry.is_file()
         and image_files.is_image(entry.path)
-        for entry in os.scandir(place)
+        for entry in os.scandir(folder)
     )
 
 
 def _no_split(base: pathlib.Path, split: str) -> str:
-    """Says which splits there are, or that the class folders lack a split above."""
+    """Returns the message for a missing split: the known ones, or that the class
+    folders need a split folder above them.
+    """
     inner, others = _folders(base), image_files.Suffixes()
     splits = [name for name in inner if _folders(base / name)]
     if splits:

@@ -1,9 +1,9 @@
-"""What img2dataset downloads: CC3M, CC12M, LAION and other lists of addresses.
+"""Reads img2dataset's downloads: CC3M, CC12M, LAION and other lists of addresses.
 
-Of its output formats, `files` (00000/000000012.jpg with .txt and .json) and `parquet`
-(00000.parquet with columns key, caption, status, jpg and others, as `data=parquet` has
-them) are read here; its `webdataset` (00000.tar) is read by `data=webdataset`.
-Downloads that failed are left out. After github.com/rom1504/img2dataset.
+It reads the output formats `files` (00000/000000012.jpg with .txt and .json) and
+`parquet` (00000.parquet with columns key, caption, status, jpg and others, through
+`data=parquet`); `data=webdataset` reads the format `webdataset` (00000.tar). Failed
+downloads are left out. After github.com/rom1504/img2dataset.
 
     --config configs/x.py:data=img2dataset --config.data.train.path=FOLDER
 """
@@ -35,7 +35,7 @@ from clipjax.data.storage import (
 from clipjax.types import BadExample, Example, UserError
 
 SPLITS = ("train", "val", "all")
-THREADS = 16  # that list or scan shards at once
+THREADS = 16  # that list or scan shards concurrently
 
 
 def make(
@@ -50,17 +50,17 @@ def make(
     max_samples: int = 0,
     subset_seed: int = -1,
 ) -> Files | parquet.Parquet:
-    """Lists the images, in the order of their shards; reads them when asked for.
+    """Lists the images, in the order of their shards; reads them on access.
 
     The split is "train", "val" or "all"; an example belongs to "val" by a hash of its
-    key, as clipjax.data.storage.selection.held_out says.
+    key, see clipjax.data.storage.selection.held_out.
 
     Options:
       path: the folder that was img2dataset's `output_folder`.
-      shards: which, without a suffix: a pattern, or numbered ones of which none may be
+      shards: names without suffix: a pattern, or numbered shards of which none may be
         missing, "{00000..00331}"; several are joined by "::".
       image_column, caption_column: of parquet files; "" finds the usual ones.
-      text_lines: whether each line of a `.txt` of several is a caption.
+      text_lines: whether each line of a `.txt` with several lines is a caption.
       val_fraction: share of the examples in "val", in [0, 1].
       max_samples: use so many examples (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
@@ -80,7 +80,7 @@ def make(
             split,
             path=path,
             shards="::".join(
-                f"{one}{parquet_splits.SUFFIX}" for one in shards.split("::")
+                f"{pattern}{parquet_splits.SUFFIX}" for pattern in shards.split("::")
             ),
             image_column=image_column,
             caption_column=caption_column,
@@ -91,7 +91,7 @@ def make(
     if image_column or caption_column:
         raise UserError(
             f"image_column and caption_column are of parquet files; {base} holds "
-            f"folders of images: drop them"
+            f"folders of images: remove the options"
         )
     folder = shard_files.LocalFolder(base, subfolders=True)
     names = [
@@ -100,37 +100,37 @@ def make(
         if not name.startswith((".", "_"))
     ]
 
-    def one(place: pathlib.Path) -> tuple[Listing, np.ndarray]:
-        """What is in a shard, and which of it belong to the split. No key is kept."""
-        found = _list(place)
-        mine = np.ones(len(found.keys), bool)
+    def scan(folder: pathlib.Path) -> tuple[Listing, np.ndarray]:
+        """Lists a shard, without keys, and whether each image is in the split."""
+        listing = _list(folder)
+        in_split = np.ones(len(listing.keys), bool)
         if split != "all":
-            held = [selection.held_out(key, val_fraction) for key in found.keys]
-            mine = np.array(held, bool) == (split == "val")
+            in_val = [selection.held_out(key, val_fraction) for key in listing.keys]
+            in_split = np.array(in_val, bool) == (split == "val")
         if not text_lines:
             kinds, captions, _ = caption_files.without_lines(
-                found.kinds, found.captions, ()
+                listing.kinds, listing.captions, ()
             )
-            counts = Counts({**found.counts, caption_files.SEVERAL: 0})
-            found = dataclasses.replace(
-                found, kinds=kinds, captions=captions, counts=counts
+            counts = Counts({**listing.counts, caption_files.SEVERAL: 0})
+            listing = dataclasses.replace(
+                listing, kinds=kinds, captions=captions, counts=counts
             )
-        return dataclasses.replace(found, keys=[]), mine
+        return dataclasses.replace(listing, keys=[]), in_split
 
-    scanned, mine = zip(*_each(one, base, names), strict=True)
-    mine = np.concatenate(mine)
-    usable = np.flatnonzero(mine)
-    if not len(mine):
-        inside = any(base.glob(f"*/*{parquet_splits.SUFFIX}"))
+    scanned, in_split = zip(*_each(scan, base, names), strict=True)
+    in_split = np.concatenate(in_split)
+    usable = np.flatnonzero(in_split)
+    if not len(in_split):
+        has_parquet = any(base.glob(f"*/*{parquet_splits.SUFFIX}"))
         hint = ", but parquet files: read them with data=parquet"
         raise UserError(
             f"the {len(names)} shards of {base} hold no images"
-            f"{hint if inside else f': {file_contents.summary(base)}'}"
+            f"{hint if has_parquet else f': {file_contents.summary(base)}'}"
         )
     if not len(usable):
         raise UserError(
-            f"none of the {len(mine)} images of {base} falls into the split {split!r} "
-            f"with val_fraction={val_fraction}; change it"
+            f"none of the {len(in_split)} images of {base} falls into the split "
+            f"{split!r} with val_fraction={val_fraction}; change it"
         )
     chosen = selection.examples(
         len(usable), max_samples=max_samples, subset_seed=subset_seed
@@ -141,47 +141,49 @@ def make(
 def _each(
     scan: Callable[[pathlib.Path], Any], base: pathlib.Path, names: list[str]
 ) -> list[Any]:
-    """What each shard gives."""
+    """Returns `scan` of each shard."""
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
     try:
         return list(pool.map(scan, [base / name for name in names]))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, of no use
+        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed
 
 
 class Files:
-    """Folders of images, each with its text; see `clipjax.types.Source`."""
+    """Folders of images, each with its text, as a `clipjax.types.Source`."""
 
     def __init__(self, scanned: Sequence[Listing], chosen: np.ndarray):
         self._ends = list(
-            itertools.accumulate(len(found.captions) for found in scanned)
+            itertools.accumulate(len(listing.captions) for listing in scanned)
         )
         self._chosen = chosen
-        counts = np.concatenate([found.captions for found in scanned])
-        self.caption_counts = counts[chosen]
+        caption_counts = np.concatenate([listing.captions for listing in scanned])
+        self.caption_counts = caption_counts[chosen]
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
         self.problems = image_files.left_out(
-            sum((found.others for found in scanned), image_files.Suffixes())
+            sum((listing.others for listing in scanned), image_files.Suffixes())
         )
-        if again := sum(found.again for found in scanned):
-            self.problems.append(f"{again} further images of a key, left out")
-        if lone := sum(found.lone for found in scanned):
-            self.problems.append(f"{lone} texts without an image, left out")
-        amiss = sum((found.counts for found in scanned), Counts())
-        self.problems += [f"{n} {what}" for what, n in sorted(amiss.items()) if n]
+        if repeated := sum(listing.repeated for listing in scanned):
+            self.problems.append(f"{repeated} further images of a key, left out")
+        if texts_only := sum(listing.texts_only for listing in scanned):
+            self.problems.append(f"{texts_only} texts without an image, left out")
+        counts = sum((listing.counts for listing in scanned), Counts())
+        self.problems += [
+            f"{n} {problem}" for problem, n in sorted(counts.items()) if n
+        ]
         local.report(f"img2dataset {scanned[0].path.parent}", self.problems)
-        self._folders = [found.path for found in scanned]
-        self._images = [found.images for found in scanned]
-        self._kinds = [found.kinds for found in scanned]
+        self._folders = [listing.path for listing in scanned]
+        self._images = [listing.images for listing in scanned]
+        self._kinds = [listing.kinds for listing in scanned]
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming its file, if broken."""
-        image, key = self._image(*self._place(index))
+        image, key = self._image(*self._locate(index))
         return Example(
             image=local.read_bytes(image, key),
             captions=self.captions_of(index),
@@ -189,8 +191,10 @@ class Files:
         )
 
     def captions_of(self, index: int) -> list[str]:
-        """The caption of an example, without its image; raises as that does."""
-        shard, i = self._place(index)
+        """Returns an example's captions without its image; raises BadExample if they
+        are broken.
+        """
+        shard, i = self._locate(index)
         image, key = self._image(shard, i)
         kind = int(self._kinds[shard][i])
         if not self.caption_counts[index]:
@@ -198,26 +202,26 @@ class Files:
         suffix = ".json" if kind == caption_files.JSON else ".txt"
         text = image.with_name(image.stem + suffix)
         try:
-            found = caption_files.parse(kind, local.read_bytes(text, key))
+            captions = caption_files.parse(kind, local.read_bytes(text, key))
         except BadExample as error:
             raise BadExample(error.reason, key) from error
-        if len(found) != self.caption_counts[index]:
+        if len(captions) != self.caption_counts[index]:
             raise BadExample(
-                f"{text.name} holds {len(found)} captions, not as before", key
+                f"{text.name} holds {len(captions)} captions and has changed", key
             )
-        return found
+        return captions
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without reading it."""
-        return self._image(*self._place(index))[1]
+        """Returns an example's key without reading the example."""
+        return self._image(*self._locate(index))[1]
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """The shard of an example and its number there."""
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Returns an example's shard and its index in the shard."""
         position = int(self._chosen[local.position(index, len(self))])
         return local.part_and_offset(self._ends, position)
 
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
-        """The file of an image, and what it is called in messages."""
+        """Returns an image's file, and its key."""
         folder = self._folders[shard]
         name = self._images[shard][i]
         key = f"{folder.name}/{name}".encode("utf-8", "backslashreplace").decode()
@@ -226,11 +230,11 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The images of one folder, sorted; kinds: of their texts, as in caption_files.
+    """One folder's images, sorted; kinds: their texts' kinds of caption_files.
 
-    keys: as their files are called up to the last dot. others: the suffixes of files
-    that are none of this form; again: how many images have the key of another; lone:
-    how many keys have texts only.
+    keys: the files' names up to the last dot. others: the suffixes of other files.
+    repeated: how many images have the key of another. texts_only: how many keys have
+    texts only.
     """
 
     path: pathlib.Path
@@ -239,15 +243,15 @@ class Listing:
     kinds: np.ndarray
     captions: np.ndarray
     others: image_files.Suffixes
-    again: int
-    lone: int
+    repeated: int
+    texts_only: int
     counts: Counts
 
 
 def _list(folder: pathlib.Path) -> Listing:
-    """Lists one folder and reads how many captions its texts hold."""
+    """Lists one folder and counts the captions in its texts."""
     try:
-        there = {
+        names = {
             entry.name
             for entry in os.scandir(folder)
             if not entry.name.startswith(".") and entry.is_file()
@@ -255,42 +259,44 @@ def _list(folder: pathlib.Path) -> Listing:
     except OSError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}") from error
     images: dict[str, str] = {}
-    lone: set[str] = set()
-    others, again = image_files.Suffixes(), 0
-    for name in sorted(there):
+    keys_of_texts: set[str] = set()
+    others, repeated = image_files.Suffixes(), 0
+    for name in sorted(names):
         key, suffix = os.path.splitext(name)
         if suffix.lower() in (".txt", ".json"):
-            lone.add(key)
+            keys_of_texts.add(key)
         elif not image_files.is_image(folder / name):
             others[file_contents.suffix_of(name)] += 1
         elif images.setdefault(key, name) != name:
-            again += 1
+            repeated += 1
     counts = Counts()
-    groups = (_texts(folder, key, there) for key in images)
+    groups = (_texts(folder, key, names) for key in images)
     texts = caption_files.choose_each(groups, counts)
     return Listing(
         path=folder,
         images=packed_strings.Strings(images.values()),
         keys=list(images),
         kinds=np.array([text.kind for text in texts], np.uint8),
-        # One that cannot be read is an example too, so that its fault is met.
+        # An unreadable one counts as a caption, so that reading it reports its fault.
         captions=np.array([abs(text.captions) for text in texts], np.int32),
         others=others,
-        again=again,
-        lone=len(lone - images.keys()),
+        repeated=repeated,
+        texts_only=len(keys_of_texts - images.keys()),
         counts=counts,
     )
 
 
-def _texts(folder: pathlib.Path, key: str, there: set[str]) -> list[caption_files.Text]:
-    """What the text file of an image holds, and the JSON beside it.
+def _texts(folder: pathlib.Path, key: str, names: set[str]) -> list[caption_files.Text]:
+    """Reads an image's text file, and its JSON if the text file has no single caption.
 
-    img2dataset has the same caption in both, so the JSON is read only if need be.
+    img2dataset writes the same caption to both.
     """
     texts: list[caption_files.Text] = []
     for suffix, kind in ((".txt", caption_files.TXT), (".json", caption_files.JSON)):
-        said = bool(texts) and texts[0].captions and texts[0].kind == caption_files.TXT
-        if said or f"{key}{suffix}" not in there:
+        has_caption = (
+            bool(texts) and texts[0].captions and texts[0].kind == caption_files.TXT
+        )
+        if has_caption or f"{key}{suffix}" not in names:
             continue
         try:
             data = local.read_bytes(folder / f"{key}{suffix}", "")
@@ -302,8 +308,8 @@ def _texts(folder: pathlib.Path, key: str, there: set[str]) -> list[caption_file
 
 
 def _has_folders(base: pathlib.Path) -> bool:
-    """Whether this is the form `files`; raises UserError if it is `webdataset`, or
-    holds nothing of img2dataset.
+    """Whether the folder has the format `files`; raises UserError if it has the format
+    `webdataset`, or no output of img2dataset.
     """
     entries = sorted(
         (entry for entry in os.scandir(base) if not entry.name.startswith((".", "_"))),

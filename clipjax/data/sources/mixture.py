@@ -1,13 +1,13 @@
-"""Several sources as one: `parts="webdataset path=A + captions path=B"`.
+"""Combines several sources: `parts="webdataset path=A + captions path=B"`.
 
-Its examples are those of the parts, one part after the other, so that its length is the
-sum of theirs, and an image keeps its id (that of its part, moved by the parts before).
+It concatenates the parts' examples, so that its length is the sum of theirs. An
+example's index is its index in its part plus the lengths of the parts before.
 
 Without weights an epoch visits every example of every part once, in one random order.
 With `weight=` on all parts, training takes that share of its examples from each, evenly
-spread: 3 and 1 give three to one in every four, whatever the sizes. An epoch is then as
-many examples as there are in all; each part goes through epochs of its own, in a new
-order each time. Which example comes when stays a function of (seed, step) alone.
+spread: 3 and 1 give three to one in every four, whatever the sizes. An epoch then has
+as many examples as all parts together; each part goes through its own epochs, in a new
+order each time. The order remains a function of (seed, step) alone.
 
     --config configs/x.py:data=mixture \\
         --config.data.train.parts="webdataset path=A + captions path=B"
@@ -27,15 +27,16 @@ from clipjax.types import BadExample, Example, Source, UserError
 
 
 def make(split: str, *, parts: str = "") -> Mixture:
-    """Makes each part's source, of the same split unless the part says another.
+    """Makes each part's source, with the same split unless the part sets its split.
 
     Options:
-      parts: NAME key=value ... + NAME key=value ..., of any sources with their options,
-        and for each: `weight`, its share of the training examples (all parts or none);
-        `as`, its label in messages, its source's name unless given; `split`, its split
-        whatever the mixture's, or `split.val`, its split if the mixture's is val.
+      parts: NAME key=value ... + NAME key=value ..., any sources with their options.
+        Each may have `weight`, its share of the training examples (all parts or none);
+        `as`, its label in messages, by default its source's name; `split`, its split
+        for every split of the mixture, or `split.val`, its split if the mixture's is
+        val.
 
-    Label sets of the same name and the same classes are one; others are kept apart as
+    Label sets with the same name and the same classes are merged; others become
     LABEL.SET.
 
     Raises UserError for no parts, for a mistake in one of them, and for parts with
@@ -46,28 +47,28 @@ def make(split: str, *, parts: str = "") -> Mixture:
             "data=mixture needs the option parts: "
             + local.set_by("parts", f'"{mixture_spec.FORM}"')
         )
-    found = mixture_spec.parts(parts)
-    given = [part.label for part in found if part.weight is not None]
-    if given and len(given) < len(found):
-        missing = [part.label for part in found if part.weight is None]
+    members = mixture_spec.parts(parts)
+    weighted = [part.label for part in members if part.weight is not None]
+    if weighted and len(weighted) < len(members):
+        unweighted = [part.label for part in members if part.weight is None]
         raise UserError(
-            f"parts: {given[0]} has a weight and {missing[0]} has none: give one to "
-            f"all parts, or to none"
+            f"parts: {weighted[0]} has a weight and {unweighted[0]} has none: give one "
+            f"to all parts, or to none"
         )
-    sources = {part.label: part.make(split) for part in found}
+    sources = {part.label: part.make(split) for part in members}
     for label, source in sources.items():
         if isinstance(source, Mixture):
             raise UserError(f"{label} is a mixture itself: list its parts in this one")
         if not len(source):
             raise UserError(f"{label} is empty in the split {split!r}")
-    weights = [part.weight for part in found if part.weight is not None]
+    weights = [part.weight for part in members if part.weight is not None]
     return Mixture(sources, weights)
 
 
 class Mixture:
-    """See `clipjax.types.Source` and the module.
+    """The parts as one `clipjax.types.Source`; see the module.
 
-    shares: (examples, weight) of the parts in their order, () without weights.
+    shares: (examples, weight) per part, in order; () without weights.
     """
 
     def __init__(self, sources: Mapping[str, Source], weights: Sequence[float] = ()):
@@ -93,52 +94,54 @@ class Mixture:
         return len(self.caption_counts)
 
     def __getitem__(self, index: int) -> Example:
-        """An example of a part; raises BadExample as the part does."""
-        part, inside = self._place(index)
+        """Returns a part's example; raises BadExample as the part does."""
+        part, offset = self._locate(index)
         label = self._labels[part]
         try:
-            found = self._sources[part][inside]
+            example = self._sources[part][offset]
         except BadExample as error:
-            key = error.key or f"example {inside}"
+            key = error.key or f"example {offset}"
             raise BadExample(error.reason, f"{label}: {key}") from error
         return dataclasses.replace(
-            found,
-            labels={self._sets[part][name]: n for name, n in found.labels.items()},
-            key=f"{label}: {found.key or f'example {inside}'}",
+            example,
+            labels={self._sets[part][name]: n for name, n in example.labels.items()},
+            key=f"{label}: {example.key or f'example {offset}'}",
         )
 
     def captions_of(self, index: int) -> Sequence[str]:
-        """The captions of an example, without its image if the part can do so."""
-        part, inside = self._place(index)
+        """Returns an example's captions, without its image if the part can."""
+        part, offset = self._locate(index)
         source = self._sources[part]
         read = getattr(source, "captions_of", None)
-        return read(inside) if read is not None else source[inside].captions
+        return read(offset) if read is not None else source[offset].captions
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without its image if the part can do so."""
-        part, inside = self._place(index)
+        """Returns an example's key, without its image if the part can."""
+        part, offset = self._locate(index)
         source = self._sources[part]
         read = getattr(source, "key_of", None)
-        key = read(inside) if read is not None else source[inside].key
-        return f"{self._labels[part]}: {key or f'example {inside}'}"
+        key = read(offset) if read is not None else source[offset].key
+        return f"{self._labels[part]}: {key or f'example {offset}'}"
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         return local.part_and_offset(self._ends, local.position(index, len(self)))
 
     def _merge(self, label: str, source: Source) -> dict[str, str]:
-        """Takes a part's label sets in; returns what each is called here."""
-        called = {}
+        """Merges a part's label sets; returns their names in the mixture."""
+        merged_names = {}
         for name, names in source.class_names.items():
-            own, here = class_lists.classes_of(source, name), name
+            classes, merged = class_lists.classes_of(source, name), name
             if name in self.class_names:
-                there = tuple(self.class_names[name])
-                known = class_lists.Classes(there, tuple(self.class_ids.get(name, ())))
-                same = class_lists.same(known, own)
-                here = name if same else f"{label}.{name}"
-            called[name] = here
-            self.class_names.setdefault(here, names)
-            if own.ids:
-                self.class_ids.setdefault(here, own.ids)
+                known_names = tuple(self.class_names[name])
+                known = class_lists.Classes(
+                    known_names, tuple(self.class_ids.get(name, ()))
+                )
+                same = class_lists.same(known, classes)
+                merged = name if same else f"{label}.{name}"
+            merged_names[name] = merged
+            self.class_names.setdefault(merged, names)
+            if classes.ids:
+                self.class_ids.setdefault(merged, classes.ids)
             if name in source.templates:
-                self.templates.setdefault(here, source.templates[name])
-        return called
+                self.templates.setdefault(merged, source.templates[name])
+        return merged_names

@@ -1,14 +1,14 @@
-"""`data=multimodal`: image, caption and spectrogram of one of ten classes, no files.
+"""`data=multimodal`: generated images, captions and spectrograms of ten classes.
 
-All three show the class c and noise, nothing else that they share:
+All three modalities share the class c only; the rest is noise:
 
-- caption: 16 words, each a draw from the class's ten words w(10c) ... w(10c+9) that is
-  the same in all captions; a fifth of them replaced by any of w0 ... w999.
-- image: channel c % 3 bright, under waves of c + 1 periods each way.
+- caption: 16 words, drawn once per class from its ten words w(10c) ... w(10c+9); a
+  fifth of each caption's words is replaced by any of w0 ... w999.
+- image: channel c % 3 is bright, under waves of c + 1 periods in both directions.
 - audio, in `others`: waves whose frequency grows with c along both axes.
 
-So an example cannot be told from others of its class: with N examples a perfect model
-finds its partner with probability 10 / N. Splits train and val have the same classes.
+So examples of one class cannot be told apart: with N examples a perfect model finds the
+partner with probability 10 / N. Splits train and val have the same classes.
 After github.com/intrinsicD/DeepLearning2.
 """
 
@@ -27,11 +27,11 @@ CAPTION_WORDS = 16
 REPLACED = 0.2  # share of a caption's words
 NOISE = 0.1  # standard deviation, of images and audio in [0, 1]
 AUDIO_SIZE = 64
-_PROTOTYPES = 2**63  # beyond every example's stream: the classes' own draws
+_PROTOTYPES = 2**63  # the classes' random stream, beyond those of all examples
 
 
 class Multimodal:
-    """The Source; see the module."""
+    """The Source that the module describes."""
 
     max_captions = 1
     templates = {"class": ("{}",)}
@@ -44,16 +44,15 @@ class Multimodal:
         self._words = _class_words(_rng(seed, _PROTOTYPES))
         self._images = np.stack([_image(c, resolution) for c in range(CLASSES)])
         self._audio = np.stack([_audio(c) for c in range(CLASSES)])
-        # A class is called by its caption without replaced words.
+        # A class's name is its caption without replaced words.
         self.class_names = {"class": tuple(_spell(words) for words in self._words)}
 
     def __len__(self) -> int:
         return len(self.caption_counts)
 
     def __getitem__(self, index: int) -> Example:
-        """image uint8 [resolution resolution 3]; others: "audio" float32 [64 64].
-
-        Raises IndexError out of range.
+        """Returns an example with image uint8 [resolution resolution 3] and, in others,
+        "audio" float32 [64 64]. Raises IndexError out of range.
         """
         rng = self._example_rng(index)
         label, caption = self._describe(rng)
@@ -67,19 +66,19 @@ class Multimodal:
         )
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without drawing it."""
+        """Returns an example's key without drawing it."""
         return f"multimodal/{self.split}/{index}"
 
     def captions_of(self, index: int) -> tuple[str, ...]:
-        """The caption of an example, without its image."""
+        """Returns an example's caption without drawing its image."""
         return (self._describe(self._example_rng(index))[1],)
 
     def _describe(self, rng: np.random.Generator) -> tuple[int, str]:
-        """The class and the caption."""
+        """Returns an example's class and caption."""
         label = int(rng.random() * CLASSES)
         replace = rng.random(CAPTION_WORDS) < REPLACED
-        other = (rng.random(CAPTION_WORDS) * WORDS).astype(int)
-        return label, _spell(np.where(replace, other, self._words[label]))
+        noise_words = (rng.random(CAPTION_WORDS) * WORDS).astype(int)
+        return label, _spell(np.where(replace, noise_words, self._words[label]))
 
     def _example_rng(self, index: int) -> np.random.Generator:
         if not 0 <= index < len(self):
@@ -95,12 +94,12 @@ def make(
     eval_size: int = 500,
     resolution: int = 64,
 ) -> Multimodal:
-    """The examples of split "train" or "val".
+    """Makes the split "train" or "val".
 
     Args:
-      seed: another one gives other captions of the classes and other noise.
-      size: examples of "train".
-      eval_size: examples of "val".
+      seed: determines the classes' captions and the noise.
+      size: number of examples in "train".
+      eval_size: number of examples in "val".
       resolution: side of the images in pixels.
 
     Raises:
@@ -124,7 +123,7 @@ def make(
 
 
 def _class_words(rng: np.random.Generator) -> np.ndarray:
-    """int [CLASSES CAPTION_WORDS]."""
+    """Draws the classes' words, int [CLASSES CAPTION_WORDS]."""
     draws = (rng.random((CLASSES, CAPTION_WORDS)) * WORDS_OF_CLASS).astype(int)
     return draws + WORDS_OF_CLASS * np.arange(CLASSES)[:, None]
 
@@ -134,17 +133,17 @@ def _spell(words: np.ndarray) -> str:
 
 
 def _image(c: int, resolution: int) -> np.ndarray:
-    """float32 [resolution resolution 3] in [0, 1]."""
-    at = np.linspace(0, 2 * np.pi * (c + 1), resolution)
-    waves = 0.3 * np.cos(at)[:, None] * np.sin(at)[None]
+    """Draws class c's image, float32 [resolution resolution 3] in [0, 1]."""
+    phase = np.linspace(0, 2 * np.pi * (c + 1), resolution)
+    waves = 0.3 * np.cos(phase)[:, None] * np.sin(phase)[None]
     colour = np.where(np.arange(3) == c % 3, 0.8, 0.0)
     return np.clip(waves[:, :, None] + colour, 0, 1).astype(np.float32)
 
 
 def _audio(c: int) -> np.ndarray:
-    """float32 [AUDIO_SIZE AUDIO_SIZE] from 0 to 1."""
-    at = 3 * (c + 1) * np.arange(AUDIO_SIZE)
-    waves = np.sin(at / 10)[:, None] + np.cos(at / 15)[None]
+    """Draws class c's audio, float32 [AUDIO_SIZE AUDIO_SIZE] in [0, 1]."""
+    phase = 3 * (c + 1) * np.arange(AUDIO_SIZE)
+    waves = np.sin(phase / 10)[:, None] + np.cos(phase / 15)[None]
     return ((waves - waves.min()) / np.ptp(waves)).astype(np.float32)
 
 

@@ -1,9 +1,9 @@
-"""Parquet files with encoded images, captions and labels, as the Hugging Face hub has.
+"""Reads parquet files with encoded images, captions and labels in the hub's layout.
 
-`hf download --repo-type dataset` gives such folders: files named by their splits
+`hf download --repo-type dataset` writes such folders: files named by their splits
 (`data/train-00000-of-00042.parquet`, `default/validation/0000.parquet`) with a column
-of images ({bytes, path} or bytes alone), captions as text or lists of it, and classes
-as numbers whose names stand in the file. A row is an example.
+of images ({bytes, path} or bytes alone), captions as text or lists of texts, and
+classes as numbers with their names in the file. A row is an example.
 
     --config configs/x.py:data=parquet --config.data.train.path=FOLDER
 """
@@ -25,7 +25,7 @@ from clipjax.data.storage import local, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
 
 PARTS = ("train", "val", "all")
-THREADS = 16  # that scan files at once
+THREADS = 16  # that scan files concurrently
 
 
 def make(
@@ -44,33 +44,33 @@ def make(
     max_samples_per_class: int = 0,
     subset_seed: int = -1,
 ) -> Parquet:
-    """Finds the files of a split and reads which rows they have, but no image.
+    """Finds a split's files and scans their rows, but reads no image.
 
-    The split is one of those in the files' names or folders, "val" also if they say
-    validation, valid or dev; "all" is all files. Where there is no "val", a part of
-    "train" is held out for it, by a hash of the keys: storage/selection.py.
-    So are "train" and "val" divided if the files' names say no split.
+    The split is one of those in the files' names or folders; "val" also matches
+    validation, valid and dev; "all" is all files. If there is no "val", a part of
+    "train" is held out for it, by a hash of the keys (storage/selection.py). The same
+    divides files without a split in their names into "train" and "val".
 
     Options:
-      path: the folder; its files may lie in a folder inside, such as data.
-      shards: which files instead, of which "train" and "val" are parts by their keys: a
-        pattern below `path`, or numbered ones of which none may be missing,
-        "{00000..00331}.parquet"; several are joined by "::". With {split} in it, they
-        are of this split alone.
-      image_column: "" finds image, jpg and their like.
+      path: the folder; its files may be in a subfolder, such as data.
+      shards: use these files instead; keys divide them into "train" and "val". A
+        pattern relative to `path`, or numbered files of which none may be missing,
+        "{00000..00331}.parquet"; several are joined by "::". With {split} in it, all
+        of them belong to this split.
+      image_column: "" finds image, jpg and similar names.
       caption_column: also a struct's field, "sentences.raw", or several columns,
-        "caption_*"; "" finds caption, text and their like, "none" takes none.
+        "caption_*"; "" finds caption, text and similar names, "none" takes none.
       labels: columns with the numbers of classes, or their names as text or categories,
-        each a label set; () finds those of which the files say so, or label, labels and
-        their like. Names are numbered in the order of the alphabet, over all splits.
-      classes: text file of class names, one a line, in the order of their numbers,
-        if the files do not say them; relative to `path`.
-      split_column: a column that says the split of each row, instead of all this; text,
-        categories, or numbers whose names the files say.
-      val_fraction: share of the examples in "val" if it is not there, in [0, 1].
+        each a label set; () finds those that the files declare, or label, labels and
+        similar names. Names are numbered in alphabetical order, over all splits.
+      classes: text file of class names, one per line, in the order of their numbers,
+        if the files do not have them; relative to `path`.
+      split_column: a column with each row's split, which replaces the rules above;
+        text, categories, or numbers with names in the files.
+      val_fraction: share of the examples in "val" if it is held out, in [0, 1].
       max_samples: use so many examples (0: all).
       max_classes, max_samples_per_class: of one label set, use so many classes,
-        numbered anew, and of each so many examples (0: all).
+        renumbered from 0, and so many examples per class (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for missing folders, files, columns and splits, and if no
@@ -85,43 +85,43 @@ def make(
         names, part = _of_split(base, split, bool(split_column), problems)
     wanted = Wanted(image_column, caption_column, labels, split_column)
 
-    def one(name: str) -> tuple[parquet_rows.Rows, np.ndarray, set[str]]:
-        """What a file holds, which of it is used, and its splits. No key is kept."""
-        found = parquet_rows.scan(base / name, name, wanted)
-        mine = np.ones(len(found.keys), bool)
-        splits = {parquet_splits.canonical(said) for said in set(found.splits)}
+    def scan(name: str) -> tuple[parquet_rows.Rows, np.ndarray, set[str]]:
+        """Returns a file's rows without keys, the ones in the split, and its splits."""
+        rows = parquet_rows.scan(base / name, name, wanted)
+        in_split = np.ones(len(rows.keys), bool)
+        splits = {parquet_splits.canonical(s) for s in set(rows.splits)}
         if split_column and split != "all":
-            own = parquet_splits.canonical(split)
-            mine = np.array(
-                [parquet_splits.canonical(said) == own for said in found.splits], bool
+            target = parquet_splits.canonical(split)
+            in_split = np.array(
+                [parquet_splits.canonical(s) == target for s in rows.splits], bool
             )
         elif part != "all":
-            held = [selection.held_out(key, val_fraction) for key in found.keys]
-            mine = np.array(held, bool) == (part == "val")
-        return dataclasses.replace(found, keys=[], splits=[]), mine, splits
+            in_val = [selection.held_out(key, val_fraction) for key in rows.keys]
+            in_split = np.array(in_val, bool) == (part == "val")
+        return dataclasses.replace(rows, keys=[], splits=[]), in_split, splits
 
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
     try:
-        scanned, mine, splits = zip(*pool.map(one, names), strict=True)
+        scanned, in_split, splits = zip(*pool.map(scan, names), strict=True)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, of no use
-    mine = np.concatenate(mine)
-    if not len(mine):
+        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed
+    in_split = np.concatenate(in_split)
+    if not len(in_split):
         raise UserError(f"the {len(names)} shards of {base} hold no images")
-    if not mine.any() and split_column:
+    if not in_split.any() and split_column:
         raise parquet_splits.unknown(base, split, sorted(set().union(*splits)))
-    if not mine.any():
+    if not in_split.any():
         raise UserError(
-            f"none of the {len(mine)} images of {base} falls into the split {split!r} "
-            f"with val_fraction={val_fraction}; change it"
+            f"none of the {len(in_split)} images of {base} falls into the split "
+            f"{split!r} with val_fraction={val_fraction}; change it"
         )
     problems += parquet_rows.problems(scanned)
-    inside = names if shards else _all_files(base)
-    sets = _class_names(base, scanned, inside, classes, problems)
+    files = names if shards else _all_files(base)
+    sets = _class_names(base, scanned, files, classes, problems)
     if "{split}" in shards and not classes:
         problems += [
             f"the classes of {name} are numbered by their names in the files of "
-            f"{shards}, which may be others in another split: set the option classes"
+            f"{shards}, which may differ in another split: set the option classes"
             for name in sorted(scanned[0].columns.text_labels & sets.keys())
         ]
     if (max_classes or max_samples_per_class) and len(sets) != 1:
@@ -130,32 +130,32 @@ def make(
             f"{', '.join(sets) or 'none'}: choose it by the option labels"
         )
     numbers = {
-        name: np.concatenate([_numbers(f, name, called) for f in scanned])
-        for name, called in sets.items()
+        name: np.concatenate([_numbers(f, name, class_names) for f in scanned])
+        for name, class_names in sets.items()
     }
     for name in sets:
-        lost = sum(int((f.labels[name] >= 0).sum()) for f in scanned)
-        lost -= int((numbers[name] >= 0).sum())
-        if lost:
-            problems.append(f"{lost} images whose {name} is none of {classes}")
+        dropped = sum(int((f.labels[name] >= 0).sum()) for f in scanned)
+        dropped -= int((numbers[name] >= 0).sum())
+        if dropped:
+            problems.append(f"{dropped} images whose {name} is none of {classes}")
     by_class = None
     if max_classes or max_samples_per_class:
         ((name, by_class),) = numbers.items()
-        kept = selection.classes(len(sets[name]), max_classes, subset_seed)
-        anew = np.full(len(sets[name]), parquet_rows.NO_LABEL, np.int32)
-        anew[kept] = np.arange(len(kept))
-        good = (by_class >= 0) & (by_class < len(anew))
-        if lost := int((mine & ~good).sum()):
-            problems.append(f"{lost} images without one of the classes, left out")
+        subset = selection.classes(len(sets[name]), max_classes, subset_seed)
+        renumbered = np.full(len(sets[name]), parquet_rows.NO_LABEL, np.int32)
+        renumbered[subset] = np.arange(len(subset))
+        known = (by_class >= 0) & (by_class < len(renumbered))
+        if dropped := int((in_split & ~known).sum()):
+            problems.append(f"{dropped} images without one of the classes, left out")
         by_class = np.where(
-            good, anew[np.where(good, by_class, 0)], parquet_rows.NO_LABEL
+            known, renumbered[np.where(known, by_class, 0)], parquet_rows.NO_LABEL
         )
-        mine &= by_class >= 0
-        if not mine.any():
-            raise UserError(f"no image of {base} is of the classes chosen")
+        in_split &= by_class >= 0
+        if not in_split.any():
+            raise UserError(f"no image of {base} has one of the chosen classes")
         numbers[name] = by_class
-        sets[name] = [sets[name][i] for i in kept]
-    usable = np.flatnonzero(mine)
+        sets[name] = [sets[name][i] for i in subset]
+    usable = np.flatnonzero(in_split)
     chosen = selection.examples(
         len(usable),
         labels=None if by_class is None else by_class[usable],
@@ -167,10 +167,10 @@ def make(
 
 
 class Parquet:
-    """See `clipjax.types.Source`; `problems` says what was left out.
+    """A `clipjax.types.Source`; `problems` lists what was left out.
 
-    chosen: int64, which of all rows of the files. numbers: label set -> int32 of all
-    rows.
+    chosen: int64, the indices to use among all files' rows. numbers: label set -> int32
+    [all rows].
     """
 
     def __init__(
@@ -182,31 +182,29 @@ class Parquet:
         class_names: dict[str, list[str]],
         problems: list[str],
     ):
-        # Without what is needed once, so that little goes to a worker process.
+        # Without what only this method needs, so that worker processes receive little.
         self._rows = [
             dataclasses.replace(
-                found,
+                rows,
                 labels={},
                 label_texts={},
-                columns=dataclasses.replace(found.columns, labels={}),
+                columns=dataclasses.replace(rows.columns, labels={}),
             )
-            for found in scanned
+            for rows in scanned
         ]
-        self._ends = list(
-            itertools.accumulate(len(found.captions) for found in scanned)
-        )
+        self._ends = list(itertools.accumulate(len(rows.captions) for rows in scanned))
         self._chosen = chosen
         self._groups = parquet_rows.RowGroups()
         self._labels = {name: numbers[name][chosen] for name in class_names}
-        counts = np.concatenate([found.captions for found in scanned])
+        counts = np.concatenate([rows.captions for rows in scanned])
         self.caption_counts = counts[chosen]
         self.max_captions = int(self.caption_counts.max())
         self.class_names = class_names
         self.templates = {name: ("a photo of a {}.",) for name in class_names}
         self.problems = problems
-        if failed := sum(found.failed for found in scanned):
+        if failed := sum(rows.failed for rows in scanned):
             problems.append(f"{failed} rows without an image, left out")
-        if (largest := max(found.largest for found in scanned)) > parquet_rows.MEMORY:
+        if (largest := max(rows.largest for rows in scanned)) > parquet_rows.MEMORY:
             problems.append(
                 f"an image is read with a row group of {largest / 2**20:.0f} MiB: "
                 f"write the files with row_group_size=100, or copy them by "
@@ -219,9 +217,10 @@ class Parquet:
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming file and key, if broken."""
-        rows, i = self._place(index)
-        found, key = self._values(rows, i, (rows.columns.image, *rows.columns.captions))
-        image, *captions = found
+        rows, i = self._locate(index)
+        columns = (rows.columns.image, *rows.columns.captions)
+        values, key = self._values(rows, i, columns)
+        image, *captions = values
         if not image:
             raise BadExample(self._no_image(rows, i, key), key)
         return Example(
@@ -232,16 +231,16 @@ class Parquet:
         )
 
     def captions_of(self, index: int) -> list[str]:
-        """The captions of an example, without its image; raises as that does."""
-        rows, i = self._place(index)
+        """Returns an example's captions, without its image; raises BadExample."""
+        rows, i = self._locate(index)
         return self._parse(rows.columns, *self._values(rows, i, rows.columns.captions))
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without its image."""
-        return self._values(*self._place(index), ())[1]
+        """Returns an example's key without reading its image."""
+        return self._values(*self._locate(index), ())[1]
 
-    def _place(self, index: int) -> tuple[parquet_rows.Rows, int]:
-        """The file of an example and its number there."""
+    def _locate(self, index: int) -> tuple[parquet_rows.Rows, int]:
+        """Returns an example's file and its row there."""
         position = int(self._chosen[local.position(index, len(self))])
         shard, i = local.part_and_offset(self._ends, position)
         return self._rows[shard], i
@@ -249,17 +248,17 @@ class Parquet:
     def _values(
         self, rows: parquet_rows.Rows, i: int, columns: tuple[str, ...]
     ) -> tuple[list[Any], str]:
-        """The values of a row, b"" if there is none, and its key."""
-        place = f"{rows.name}:{rows.group[i]}/{rows.row[i]}"
-        key = rows.columns.key
-        wanted = (*columns, key) if key else columns
+        """Returns a row's values, b"" for null, and its key."""
+        key_of_row = f"{rows.name}:{rows.group[i]}/{rows.row[i]}"
+        key_column = rows.columns.key
+        names = (*columns, key_column) if key_column else columns
         try:
-            found = self._groups.values(rows, i, wanted) if wanted else []
+            values = self._groups.values(rows, i, names) if names else []
         except BadExample as error:
-            raise BadExample(error.reason, place) from error
-        if key and (name := found.pop()):
-            place = f"{rows.name}:{name.decode('utf-8', 'backslashreplace')}"
-        return found, place
+            raise BadExample(error.reason, key_of_row) from error
+        if key_column and (name := values.pop()):
+            key_of_row = f"{rows.name}:{name.decode('utf-8', 'backslashreplace')}"
+        return values, key_of_row
 
     def _parse(self, columns: Columns, values: list[Any], key: str) -> list[str]:
         captions = []
@@ -286,9 +285,9 @@ class Parquet:
 
 
 def _named(base: pathlib.Path, shards: str, split: str) -> tuple[list[str], str]:
-    """The files that the option names, and which part of them the split is."""
-    found = shard_files.find(shard_files.LocalFolder(base), shards, split)
-    names = [n for n in found if not pathlib.PurePath(n).name.startswith((".", "_"))]
+    """Returns the files that `shards` names, and the part of them that is the split."""
+    matches = shard_files.find(shard_files.LocalFolder(base), shards, split)
+    names = [n for n in matches if not pathlib.PurePath(n).name.startswith((".", "_"))]
     if not names:
         raise UserError(f"no shard of {base} matches {shards}: only hidden files do")
     if "{split}" in shards:
@@ -304,66 +303,66 @@ def _named(base: pathlib.Path, shards: str, split: str) -> tuple[list[str], str]
 def _of_split(
     base: pathlib.Path, split: str, by_rows: bool, problems: list[str]
 ) -> tuple[list[str], str]:
-    """The files of a split, and which part of them it is."""
-    found = parquet_splits.find(base)
+    """Returns the files of a split, and the part of them that it is."""
+    files_of = parquet_splits.find(base)
     if split == "all" or by_rows:
-        return sorted(itertools.chain.from_iterable(found.values())), "all"
-    own = parquet_splits.canonical(split)
-    if own in found:
-        names, part = found[own], "all"
-    elif list(found) == [""] and own in PARTS:
-        names, part = found[""], own
-    elif own == "val" and "train" in found:
-        names, part = found["train"], "val"
+        return sorted(itertools.chain.from_iterable(files_of.values())), "all"
+    canonical_split = parquet_splits.canonical(split)
+    if canonical_split in files_of:
+        names, part = files_of[canonical_split], "all"
+    elif list(files_of) == [""] and canonical_split in PARTS:
+        names, part = files_of[""], canonical_split
+    elif canonical_split == "val" and "train" in files_of:
+        names, part = files_of["train"], "val"
     else:
-        held = ["val"] if "train" in found or "" in found else []
-        known = [*(sorted(n for n in found if n) or ["train"]), *held, "all"]
+        held_out = ["val"] if "train" in files_of or "" in files_of else []
+        known = [*(sorted(n for n in files_of if n) or ["train"]), *held_out, "all"]
         raise parquet_splits.unknown(base, split, list(dict.fromkeys(known)))
-    if own == "train" and "train" in found and "val" not in found:
+    if canonical_split == "train" and "train" in files_of and "val" not in files_of:
         part = "train"
-    if "" in found and found[""] is not names:
+    if "" in files_of and files_of[""] is not names:
         problems.append(
-            f"{len(found[''])} files whose names say no split, left out "
-            f"({found[''][0]})"
+            f"{len(files_of[''])} files whose names say no split, left out "
+            f"({files_of[''][0]})"
         )
     return names, part
 
 
 def _all_files(base: pathlib.Path) -> list[str]:
-    """The files of all splits."""
+    """Returns the files of all splits."""
     return sorted(itertools.chain.from_iterable(parquet_splits.find(base).values()))
 
 
-def _numbers(found: parquet_rows.Rows, label: str, names: list[str]) -> np.ndarray:
-    """The classes of a file's rows, int32; of text, by the place of each name."""
-    if label not in found.label_texts:
-        return found.labels[label]
-    places = {name: i for i, name in reversed(list(enumerate(names)))}
-    anew = [
-        places.get(word, parquet_rows.NO_LABEL) for word in found.label_texts[label]
+def _numbers(rows: parquet_rows.Rows, label: str, names: list[str]) -> np.ndarray:
+    """Returns a file's classes, int32 [rows]; texts become their index in `names`."""
+    if label not in rows.label_texts:
+        return rows.labels[label]
+    number_of = {name: i for i, name in reversed(list(enumerate(names)))}
+    numbers = [
+        number_of.get(text, parquet_rows.NO_LABEL) for text in rows.label_texts[label]
     ]
-    return np.array([*anew, parquet_rows.NO_LABEL], np.int32)[found.labels[label]]
+    return np.array([*numbers, parquet_rows.NO_LABEL], np.int32)[rows.labels[label]]
 
 
 def _class_names(
     base: pathlib.Path,
     scanned: tuple[parquet_rows.Rows, ...],
-    inside: list[str],
+    files: list[str],
     classes: str,
     problems: list[str],
 ) -> dict[str, list[str]]:
-    """Label set -> names in order; raises UserError if files differ in them.
+    """Returns label set -> names in order; raises UserError if files differ in them.
 
-    inside: the files of all splits, whose texts are the names of a label set of text.
+    files: those of all splits, whose texts are the names of a label set of text.
     """
     first = scanned[0]
-    for found in scanned[1:]:
-        if (found.columns.labels, found.columns.text_labels) != (
+    for rows in scanned[1:]:
+        if (rows.columns.labels, rows.columns.text_labels) != (
             first.columns.labels,
             first.columns.text_labels,
         ):
             raise UserError(
-                f"{found.path} has other labels or class names than {first.path}: read "
+                f"{rows.path} has other labels or class names than {first.path}: read "
                 f"them apart, by the option shards"
             )
     sets = {name: list(names) for name, names in first.columns.labels.items()}
@@ -377,23 +376,25 @@ def _class_names(
             sets, local.read_lines(local.inside(base, classes, "classes"))
         )
     for name in first.columns.text_labels:
-        read = {base / one for one in inside} - {found.path for found in scanned}
-        texts = {word for found in scanned for word in found.label_texts[name]}
-        texts.update(*(parquet_rows.label_texts(path, name) for path in sorted(read)))
+        unscanned = {base / file for file in files} - {rows.path for rows in scanned}
+        texts = {text for rows in scanned for text in rows.label_texts[name]}
+        texts.update(
+            *(parquet_rows.label_texts(path, name) for path in sorted(unscanned))
+        )
         sets[name] = sorted(texts)
     for name, names in list(sets.items()):
         if not names:
-            top = max(int(f.labels[name].max(initial=-1)) for f in scanned)
-            if top < 0:
+            largest = max(int(f.labels[name].max(initial=-1)) for f in scanned)
+            if largest < 0:
                 del sets[name]
                 problems.append(f"the column {name} holds no class at all, left out")
                 continue
-            if top > 10**6:
+            if largest > 10**6:
                 raise UserError(
-                    f"{first.path}: the column {name} holds {top}, no number of a "
+                    f"{first.path}: the column {name} holds {largest}, no number of a "
                     f"class; choose another by the option labels"
                 )
-            sets[name] = [str(i) for i in range(top + 1)]
+            sets[name] = [str(i) for i in range(largest + 1)]
             problems.append(
                 f"the column {name} does not say what its classes are called: they are "
                 f"called by their numbers; the option classes names them"

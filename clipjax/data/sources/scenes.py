@@ -1,17 +1,17 @@
-"""`data=scenes`: pictures of coloured shapes with captions, drawn on the fly, no files.
+"""`data=scenes`: generated images of coloured shapes with captions, drawn on access.
 
-Every example is a pure function of (seed, split, index), so the ground truth of every
-picture is known and nothing is downloaded. Splits:
+Every example is a pure function of (seed, split, index), so that every image's ground
+truth is known and nothing is downloaded. Splits:
 
-- train: shape-colour combinations outside HELD_OUT; the last caption of a scene leaves
-  something out ("a star above a ring", "the colour is red").
-- val: as training, other scenes.
-- heldout: every scene has at least one object of a HELD_OUT combination, whose shape
-  and colour training shows only apart.
-- attributes: objects of one kind a scene, any combination; for zero-shot labels.
+- train: shape-colour combinations outside HELD_OUT; a scene's last caption omits
+  something ("a star above a ring", "the colour is red").
+- val: other scenes like those of training.
+- heldout: every scene has at least one object with a HELD_OUT combination; training
+  shows its shape and its colour, but never together.
+- attributes: objects of one kind per scene, any combination; for zero-shot labels.
 
 No two scenes of val, heldout or attributes have the same description. In val and
-heldout none is a part of another either, so exactly one scene fits each caption.
+heldout no scene is a part of another, so that exactly one scene fits each caption.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clipjax.data.synthetic.scene_grammar import Kind, Scene, pick
 from clipjax.types import Example, UserError
 
 SPLITS = ("train", "val", "heldout", "attributes")
-MAX_EVAL_SIZE = 1000  # about as many as the few held-out objects allow
+MAX_EVAL_SIZE = 1000  # about the limit that the few held-out objects allow
 
 # (colour, shape): two colours per shape, and one or two shapes per colour.
 HELD_OUT = frozenset(
@@ -46,9 +46,9 @@ KINDS = tuple(
 _NEW = tuple(kind for kind in KINDS if (kind.colour, kind.shape) in HELD_OUT)
 _TRAINED = tuple(kind for kind in KINDS if kind not in _NEW)
 
-# Layouts as (number of objects, all of one kind): training draws from its tuple, a
-# gallery takes its own in turn. A retrieval gallery has few scenes of one kind, as
-# each rules out all others that contain it.
+# Layouts are (number of objects, whether all are of one kind). Training draws from its
+# tuple; a gallery cycles through its own. A retrieval gallery has few scenes of one
+# kind, because each excludes all scenes that contain it.
 _LINES = ((2, False), (3, False), (2, False), (3, False))
 _LAYOUTS = {
     "train": ((1, True), (1, True), (2, True), (3, True), *_LINES),
@@ -56,12 +56,12 @@ _LAYOUTS = {
     "attributes": ((1, True), (2, True), (3, True)),
 }
 _LAYOUTS["heldout"] = _LAYOUTS["val"]
-_TRIES = 1000  # to find one more scene for a gallery
-_GALLERY_INDEX = 2**40  # beyond every example's index: the gallery's own draws
+_TRIES = 1000  # draws to find one more scene for a gallery
+_GALLERY_INDEX = 2**40  # the gallery's random stream, beyond those of all examples
 
 
 class Scenes:
-    """The Source; see the module. Holds only the gallery's descriptions."""
+    """The Source that the module describes; it stores only the gallery's scenes."""
 
     max_captions = scene_grammar.CAPTIONS
     class_names = scene_grammar.CLASS_NAMES
@@ -80,11 +80,14 @@ class Scenes:
         return len(self.caption_counts)
 
     def scene(self, index: int) -> Scene:
-        """The ground truth of one example."""
+        """Returns an example's ground truth."""
         return self._scene(index, self._rng(index))
 
     def __getitem__(self, index: int) -> Example:
-        """image uint8 [resolution resolution 3]. Raises IndexError out of range."""
+        """Returns an example with image uint8 [resolution resolution 3].
+
+        Raises IndexError out of range.
+        """
         rng = self._rng(index)
         scene = self._scene(index, rng)
         captions = self._describe(scene, rng)
@@ -96,11 +99,11 @@ class Scenes:
         )
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without drawing it."""
+        """Returns an example's key without drawing it."""
         return f"scenes/{self.split}/{index}"
 
     def captions_of(self, index: int) -> tuple[str, ...]:
-        """The captions of an example, without drawing it."""
+        """Returns an example's captions without drawing it."""
         rng = self._rng(index)
         return self._describe(self._scene(index, rng), rng)
 
@@ -130,13 +133,13 @@ def make(
     eval_size: int = 500,
     resolution: int = 64,
 ) -> Scenes:
-    """The scenes of one split.
+    """Makes one split.
 
     Args:
       split: "train", "val", "heldout" or "attributes".
-      seed: another one gives other scenes.
-      size: examples of an epoch of training.
-      eval_size: examples of each other split, at most MAX_EVAL_SIZE.
+      seed: determines the scenes.
+      size: number of examples in an epoch of training.
+      eval_size: number of examples in each other split, at most MAX_EVAL_SIZE.
       resolution: side of the images in pixels.
 
     Raises:
@@ -160,51 +163,53 @@ def make(
 def _draw(
     kinds: tuple[Kind, ...], layout: tuple[int, bool], rng: np.random.Generator
 ) -> Scene:
-    """One scene of a layout with objects from `kinds`."""
-    count, alike = layout
-    chosen = [pick(rng, kinds)] * count
-    while not alike and len(set(chosen)) < count:
-        chosen = [pick(rng, kinds) for _ in range(count)]
+    """Draws a scene of a layout with objects from `kinds`."""
+    count, one_kind = layout
+    drawn = [pick(rng, kinds)] * count
+    while not one_kind and len(set(drawn)) < count:
+        drawn = [pick(rng, kinds) for _ in range(count)]
     if count == 1:
-        place = pick(rng, scene_grammar.POSITIONS)
+        arrangement = pick(rng, scene_grammar.POSITIONS)
     else:
-        place = "" if alike else pick(rng, ("across", "down"))
-    return Scene(pick(rng, scene_grammar.BACKGROUNDS), tuple(chosen), place)
+        arrangement = "" if one_kind else pick(rng, ("across", "down"))
+    return Scene(pick(rng, scene_grammar.BACKGROUNDS), tuple(drawn), arrangement)
 
 
 def _gallery(split: str, size: int, rng: np.random.Generator) -> list[Scene]:
-    """`size` different scenes; for retrieval, none that contains another."""
+    """Draws `size` different scenes; for retrieval, none contains another."""
     kinds = _TRAINED if split == "val" else KINDS
-    found: dict[Scene, None] = {}  # in order
-    wholes: set[tuple] = set()  # what lies in the scenes found
-    parts: set[tuple] = set()  # what lies in them beside something else
+    scenes: dict[Scene, None] = {}  # an ordered set
+    full_contents: set[tuple] = set()  # contents of the scenes
+    partial_contents: set[tuple] = set()  # their proper parts
     for i in range(size):
         layout = _LAYOUTS[split][i % len(_LAYOUTS[split])]
         for _ in range(_TRIES):
             scene = _draw(kinds, layout, rng)
             if split == "heldout" and not any(kind in _NEW for kind in scene.kinds):
                 continue
-            whole, inside = _contents(scene)
-            apart = whole not in parts and not inside & wholes
-            if scene not in found and (apart or split == "attributes"):
-                found[scene] = None
-                wholes.add(whole)
-                parts |= inside
+            content, parts_of_scene = _contents(scene)
+            distinct = (
+                content not in partial_contents and not parts_of_scene & full_contents
+            )
+            if scene not in scenes and (distinct or split == "attributes"):
+                scenes[scene] = None
+                full_contents.add(content)
+                partial_contents |= parts_of_scene
                 break
         else:
             raise UserError(
                 f"data=scenes: eval_size={size} is more than split {split!r} can hold "
-                f"with this seed; use {len(found)} or fewer"
+                f"with this seed; use {len(scenes)} or fewer"
             )
-    return list(found)
+    return list(scenes)
 
 
 def _contents(scene: Scene) -> tuple[tuple, set[tuple]]:
-    """The background with all objects, in any order, and with each proper part."""
+    """Returns the background with all objects, sorted, and with each proper part."""
     names = sorted((kind.size, kind.colour, kind.shape) for kind in scene.kinds)
     parts = {
-        (scene.background, *some)
+        (scene.background, *subset)
         for count in range(1, len(names))
-        for some in itertools.combinations(names, count)
+        for subset in itertools.combinations(names, count)
     }
     return (scene.background, *names), parts

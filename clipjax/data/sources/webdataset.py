@@ -1,11 +1,11 @@
-"""Image-text pairs in webdataset tar shards, read in any order without unpacking.
+"""Reads image-text pairs in webdataset tar shards in any order, without unpacking.
 
-A shard holds `KEY.jpg` (or png, webp, ...) with `KEY.json`, `KEY.txt` and `KEY.cls`
-as there are; KEY is the path up to the first dot of the file name. Captions come from
-a JSON list, else the text file, else a single JSON field, whichever says something
-(annotations/caption_files.py). That is what img2dataset, CLIP_benchmark and the
-webdataset library write. The folder may be remote, gs://,
-s3://, hf:// or https://, and is then read in place.
+A shard holds `KEY.jpg` (or png, webp, ...) and optionally `KEY.json`, `KEY.txt` and
+`KEY.cls`; KEY is the path up to the first dot of the file name. Captions come from a
+JSON list, else the text file, else a single JSON field, whichever has text
+(annotations/caption_files.py). img2dataset, CLIP_benchmark and the webdataset library
+write such shards. The folder may be remote (gs://, s3://, hf:// or https://); it is
+read in place.
 
     --config configs/x.py:data=webdataset --config.data.train.path=FOLDER
 """
@@ -25,7 +25,7 @@ from clipjax.data.containers import tar_index
 from clipjax.data.storage import local, remote, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
 
-THREADS = 16  # that look up and index shards at once
+THREADS = 16  # that look up and index shards concurrently
 
 
 def make(
@@ -40,19 +40,19 @@ def make(
     max_samples_per_class: int = 0,
     subset_seed: int = -1,
 ) -> WebDataset:
-    """Opens the shards of a split; the first time, each is read once to be indexed.
+    """Opens a split's shards; the first time, it reads each shard once to index it.
 
     Options:
       path: folder of the shards, local or an address such as gs://BUCKET/FOLDER.
-      shards: which files are of this split: a pattern below `path` in which {split}
+      shards: this split's files, relative to `path`: a pattern in which {split}
         stands for the split's name, or numbered shards: "cc3m-{00000..00331}.tar";
         several are joined by "::".
-      classes: text file of class names, one a line, in the order of the numbers in
-        `.cls` files; relative to `path`. Without it labels are left aside.
-      text_lines: whether each line of a `.txt` of several is a caption.
+      classes: text file of class names, one per line, in the order of the numbers in
+        `.cls` files; relative to `path`. Without it labels are ignored.
+      text_lines: whether each line of a `.txt` with several lines is a caption.
       max_samples: use so many images (0: all).
-      max_classes, max_samples_per_class: with `classes`, use so many classes, numbered
-        anew, and of each so many images (0: all).
+      max_classes, max_samples_per_class: with `classes`, use so many classes,
+        renumbered from 0, and so many images per class (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
     Raises UserError for a missing folder, shard or class file, and for no images.
@@ -74,7 +74,7 @@ def make(
 
 
 class WebDataset:
-    """See `clipjax.types.Source`; `problems` says what in the shards was ignored."""
+    """A `clipjax.types.Source`; `problems` lists what was ignored in the shards."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class WebDataset:
         self._names = names
         self._stamps, self._indexes = _index(folder, names)
         if not text_lines:
-            self._indexes = [_whole(found) for found in self._indexes]
-        self._ends = list(itertools.accumulate(len(found) for found in self._indexes))
+            self._indexes = [_without_lines(index) for index in self._indexes]
+        self._ends = list(itertools.accumulate(len(index) for index in self._indexes))
         self.problems = [
             f"{name}: {problem}"
-            for name, found in zip(self._names, self._indexes, strict=True)
-            for problem in found.problems
+            for name, index in zip(self._names, self._indexes, strict=True)
+            for problem in index.problems
         ]
         if not self._ends[-1]:
             hint = "; ".join(self.problems[:2]) or f"first: {self._names[0]}"
@@ -107,26 +107,26 @@ class WebDataset:
             )
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
-        kept = None
+        kept_classes = None
         if classes:
-            called = self._class_names(classes)
-            kept = selection.classes(len(called), max_classes, subset_seed)
-            self.class_names["class"] = [called[i] for i in kept]
-            self._renumbered = np.full(len(called), -1)
-            self._renumbered[kept] = np.arange(len(kept))
+            class_names = self._class_names(classes)
+            kept_classes = selection.classes(len(class_names), max_classes, subset_seed)
+            self.class_names["class"] = [class_names[i] for i in kept_classes]
+            self._renumbered = np.full(len(class_names), -1)
+            self._renumbered[kept_classes] = np.arange(len(kept_classes))
         elif max_classes or max_samples_per_class:
             raise UserError(
                 "max_classes and max_samples_per_class need the option classes"
             )
         by_class = bool(max_classes or max_samples_per_class)
         self._chosen = self._choose(
-            kept if by_class else None,
+            kept_classes if by_class else None,
             max_samples=max_samples,
             max_samples_per_class=max_samples_per_class,
             subset_seed=subset_seed,
         )
         local.report(f"webdataset {folder.address}", self.problems)
-        counts = np.concatenate([found.captions for found in self._indexes])
+        counts = np.concatenate([index.captions for index in self._indexes])
         self.caption_counts = counts if self._chosen is None else counts[self._chosen]
         self.max_captions = int(self.caption_counts.max())
 
@@ -135,32 +135,34 @@ class WebDataset:
 
     def __getitem__(self, index: int) -> Example:
         """Reads one example; raises BadExample, naming shard and key, if broken."""
-        shard, i, key = self._place(index)
-        found = self._indexes[shard]
+        shard, i, key = self._locate(index)
+        shard_index = self._indexes[shard]
         try:
             return Example(
-                image=self._read(shard, found.image_start[i], found.image_size[i]),
+                image=self._read(
+                    shard, shard_index.image_start[i], shard_index.image_size[i]
+                ),
                 captions=self._captions(shard, i),
-                labels=self._labels(int(found.label[i])),
+                labels=self._labels(int(shard_index.label[i])),
                 key=key,
             )
         except BadExample as error:
             raise BadExample(error.reason, key) from error
 
     def captions_of(self, index: int) -> list[str]:
-        """The captions of an example, without its image."""
-        shard, i, key = self._place(index)
+        """Returns an example's captions without reading its image."""
+        shard, i, key = self._locate(index)
         try:
             return self._captions(shard, i)
         except BadExample as error:
             raise BadExample(error.reason, key) from error
 
     def key_of(self, index: int) -> str:
-        """The key of an example, without reading it."""
-        return self._place(index)[2]
+        """Returns an example's key without reading the example."""
+        return self._locate(index)[2]
 
-    def _place(self, index: int) -> tuple[int, int, str]:
-        """An example's shard, its number there, and its key."""
+    def _locate(self, index: int) -> tuple[int, int, str]:
+        """Returns an example's shard, its index in the shard, and its key."""
         index = local.position(index, len(self))
         if self._chosen is not None:
             index = int(self._chosen[index])
@@ -168,30 +170,31 @@ class WebDataset:
         return shard, i, f"{self._names[shard]}:{self._indexes[shard].key(i)}"
 
     def _class_names(self, classes: str) -> list[str]:
-        if all((f.label == tar_index.NO_LABEL).all() for f in self._indexes):
+        if all((index.label == tar_index.NO_LABEL).all() for index in self._indexes):
             raise UserError(
                 f"classes={classes}: the shards of {self._folder.address} hold no .cls "
-                f"files; drop it"
+                f"files; remove the option"
             )
         return self._folder.read_lines(classes, "classes")
 
     def _choose(
         self, classes: np.ndarray | None, *, subset_seed: int, **limits: int
     ) -> np.ndarray | None:
-        """Which examples of the shards are used, None for all.
+        """Returns the indices of the examples to use; None for all.
 
-        classes: those whose examples alone are used, None for all examples.
+        classes: use only these classes' examples; None for all examples.
         """
         if classes is None and subset_seed == -1 and not any(limits.values()):
-            return None  # no array of all examples is made, of which there may be many
-        labels = np.concatenate([found.label for found in self._indexes])
+            return None  # no array, because there may be very many examples
+        labels = np.concatenate([index.label for index in self._indexes])
         usable = np.arange(len(labels))
         if classes is not None:
             usable = np.flatnonzero(np.isin(labels, classes))
-            known = len(self._renumbered)
-            if lost := int(((labels < 0) | (labels >= known)).sum()):
+            class_count = len(self._renumbered)
+            if without_class := int(((labels < 0) | (labels >= class_count)).sum()):
                 self.problems.append(
-                    f"{lost} images without one of the {known} classes, left out"
+                    f"{without_class} images without one of the {class_count} classes, "
+                    f"left out"
                 )
             if not len(usable):
                 raise UserError("no image of the shards is of the classes chosen")
@@ -201,11 +204,11 @@ class WebDataset:
         return None if len(chosen) == len(labels) else usable[chosen]
 
     def _captions(self, shard: int, i: int) -> list[str]:
-        found = self._indexes[shard]
-        kind = int(found.text_kind[i])
+        shard_index = self._indexes[shard]
+        kind = int(shard_index.text_kind[i])
         if kind == caption_files.NO_TEXT:
             return []
-        data = self._read(shard, found.text_start[i], found.text_size[i])
+        data = self._read(shard, shard_index.text_start[i], shard_index.text_size[i])
         return caption_files.parse(kind, data)
 
     def _labels(self, label: int) -> dict[str, int]:
@@ -230,25 +233,27 @@ class WebDataset:
         return data
 
 
-def _whole(found: tar_index.ShardIndex) -> tar_index.ShardIndex:
-    """An index by which a text is one caption, of however many lines."""
+def _without_lines(index: tar_index.ShardIndex) -> tar_index.ShardIndex:
+    """Returns an index in which each text is one caption, with all its lines."""
     kinds, captions, problems = caption_files.without_lines(
-        found.text_kind, found.captions, found.problems
+        index.text_kind, index.captions, index.problems
     )
     return dataclasses.replace(
-        found, text_kind=kinds, captions=captions, problems=tuple(problems)
+        index, text_kind=kinds, captions=captions, problems=tuple(problems)
     )
 
 
 def _index(
     folder: shard_files.Folder, names: list[str]
 ) -> tuple[list[tuple[int, str]], list[tar_index.ShardIndex]]:
-    """Stamp and index of each shard; those that are not known yet are read."""
-    kept = cache.folder("index")
+    """Returns each shard's stamp and index; reads the shards that are not cached."""
+    cache_folder = cache.folder("index")
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
     try:
-        found = list(pool.map(folder.shard, names))
-        indexed = pool.map(functools.partial(tar_index.cached, cache=kept), found)
-        return [shard.stamp for shard in found], list(indexed)
+        shards = list(pool.map(folder.shard, names))
+        indexed = pool.map(
+            functools.partial(tar_index.cached, cache=cache_folder), shards
+        )
+        return [shard.stamp for shard in shards], list(indexed)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, of no use
+        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed

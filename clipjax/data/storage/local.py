@@ -162,7 +162,7 @@ def part_and_offset(ends: Sequence[int], position: int) -> tuple[int, int]:
     return part, position - (ends[part - 1] if part else 0)
 
 
-CHANGED = "it has changed since it was indexed; start again to index it anew"
+CHANGED = "it has changed since it was indexed; restart to index it again"
 SHOWN = 4  # problems in a line of warning
 
 

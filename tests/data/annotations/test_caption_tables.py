@@ -46,7 +46,9 @@ def test_the_official_lists_of_flickr8k(form, tmp_path):
 def test_official_lists_that_do_not_fit(tmp_path):
     dataset_tools.flickr8k(tmp_path)
     path, text = str(tmp_path), tmp_path / "Flickr8k_text"
-    with pytest.raises(UserError, match="nothing of the split 'dev'; add a split_file"):
+    with pytest.raises(
+        UserError, match="do not list the split 'dev'; add a split_file"
+    ):
         captions.make("dev", path=path)
     own = "Flickr8k_text/Flickr_8k.devImages.txt"
     assert len(captions.make("dev", path=path, split_file=own)) == 1

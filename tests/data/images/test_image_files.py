@@ -61,7 +61,7 @@ def test_a_class_folder_takes_what_can_be_decoded_and_counts_the_rest(tmp_path):
         decoding.decode(source[i].image)
     assert source.problems == [
         "the class b has no images (.heic 1)",
-        "1 images beside the class folders, left out",
+        "1 images outside the class folders, left out",
         "5 files that are no images, left out (.heic 3, .db 1, .txt 1)",
     ]
 

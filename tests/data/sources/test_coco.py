@@ -283,7 +283,7 @@ def test_a_broken_sentence_breaks_its_image_alone(tmp_path_factory, at, fault):
     place.write_text(json.dumps(text))
     source = karpathy.make(image["split"], path=str(folder))
     assert source.problems == [
-        "1 images that were there before, left out",
+        "1 images listed twice, left out",
         "1 images with a caption that cannot be read",
         "2 images without split or filename, left out",
     ]

@@ -112,7 +112,7 @@ def test_folders_that_hold_something_else(tmp_path):
     (tmp_path / "00000").mkdir()
     with pytest.raises(UserError, match="the 1 shards of .* hold no images"):
         img2dataset.make("train", path=path)
-    with pytest.raises(UserError, match="are of parquet files; .* drop them"):
+    with pytest.raises(UserError, match="are of parquet files; .* remove the options"):
         img2dataset.make("train", path=path, caption_column="caption")
 
 
