@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import gc
 import io
 import os
 import pathlib
@@ -26,6 +27,7 @@ def test_a_pool_reads_parts_of_many_files_with_few_handles(tmp_path):
     for i in range(20):
         paths.append(str(tmp_path / f"{i}"))
         pathlib.Path(paths[-1]).write_bytes(bytes([i]) * 50 + bytes(range(100)))
+    gc.collect()  # closes files that earlier tests left
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc") else None
     pool = local.FilePool(3)
 
