@@ -16,14 +16,16 @@ from clipjax.data.text.packing import Frame
 from clipjax.types import UserError
 
 PAD, START, END = range(3)
-# Kept outside the trained part, whose ids follow: a caption cannot spell them.
+# Special ids come before the trained ones, so that a caption cannot spell them.
 SPECIALS = 3
 FRAME = Frame((START,), (END,), PAD)
 BYTES = 256
 
 
 class BpeTokenizer:
-    """See `make`. state: the trained part as the `tokenizers` library's JSON."""
+    """The tokenizer that `make` describes. state: the trained part as the `tokenizers`
+    library's JSON.
+    """
 
     pad_id = PAD
 
@@ -45,25 +47,25 @@ class BpeTokenizer:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
         rows = []
-        for one in cleaning.check_list(texts):
-            cleaned = cleaning.clean(one, lower=self.lowercase)
+        for text in cleaning.check_list(texts):
+            cleaned = cleaning.clean(text, lower=self.lowercase)
             rows.append([SPECIALS + i for i in self._trained.encode(cleaned).ids])
         return FRAME.pack(rows, self.context_length)
 
     def state(self) -> str:
-        """The trained part in JSON."""
+        """Returns the trained part in JSON."""
         return self._state
 
     def released(self) -> str:
-        """As a tokenizer.json; see framing.as_library."""
+        """Returns a tokenizer.json; see packing.as_library."""
         model = json.loads(self._state)["model"]
         pairs = [tuple(pair) for pair in model["merges"]]
         return packing.as_library(
             "bpe",
             {piece: SPECIALS + i for piece, i in model["vocab"].items()},
             FRAME,
-            lambda made_by, ids: made_by.models.BPE(ids, pairs),
-            lambda made_by: made_by.pre_tokenizers.ByteLevel(add_prefix_space=True),
+            lambda library, ids: library.models.BPE(ids, pairs),
+            lambda library: library.pre_tokenizers.ByteLevel(add_prefix_space=True),
             lower=self.lowercase,
         )
 
@@ -79,14 +81,15 @@ def make(
     context_length: int = 32,
     lowercase: bool = True,
 ) -> BpeTokenizer:
-    """The trained tokenizer: padding 0, start 1, end 2, then bytes and their merges.
+    """Makes the trained tokenizer: padding 0, start 1, end 2, then bytes and merges.
 
     Args:
       captions: training captions, read once if there is no state.
-      state: of an earlier run; then vocab_size has no effect.
-      vocab_size: ids at most, special ones included; few captions may yield fewer.
-      context_length: tokens of a row, start and end included.
-      lowercase: captions are lower-cased after cleaning.
+      state: an earlier run's state; then vocab_size has no effect.
+      vocab_size: maximum number of ids, special ones included; few captions may yield
+        fewer.
+      context_length: tokens per row, start and end included.
+      lowercase: lower-case captions after cleaning.
 
     Raises UserError without the library or captions, or for a bad option or state.
     """
@@ -102,8 +105,8 @@ def make(
 
 def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
     library = packing.library("tokenizers", "bpe")
-    made = library.Tokenizer(library.models.BPE())
-    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = library.Tokenizer(library.models.BPE())
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = library.trainers.BpeTrainer(
         vocab_size=size,
         initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
@@ -113,5 +116,5 @@ def _train(captions: Captions | None, size: int, lowercase: bool) -> str:
         cleaning.clean(caption, lower=lowercase)
         for caption in cleaning.training_captions("bpe", captions)
     )
-    made.train_from_iterator(cleaned, trainer)
-    return made.to_str()
+    tokenizer.train_from_iterator(cleaned, trainer)
+    return tokenizer.to_str()

@@ -1,4 +1,4 @@
-"""One token a character: letters, blank and some punctuation, 33 unless told."""
+"""One token per character: by default 33 letters, blank and punctuation marks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHARACTERS = " abcdefghijklmnopqrstuvwxyz.,!?'-"
 
 
 class CharTokenizer:
-    """See `make`. Needs no training and has no state."""
+    """The tokenizer that `make` describes; it needs no training and has no state."""
 
     pad_id = 0
 
@@ -36,29 +36,29 @@ class CharTokenizer:
         texts = cleaning.check_list(texts)
         if self.special:
             rows = [
-                [self._ids.get(char, self._unknown) for char in clean(one)]
-                for one in texts
+                [self._ids.get(char, self._unknown) for char in clean(text)]
+                for text in texts
             ]
             rows = [[id for id in row if id is not None] for row in rows]
         else:
-            for one in texts:
-                cleaning.check(one)
-            rows = [[self._ids.get(char, 0) for char in one.lower()] for one in texts]
+            for text in texts:
+                cleaning.check(text)
+            rows = [[self._ids.get(char, 0) for char in text.lower()] for text in texts]
         return self._frame.pack(rows, self.context_length)
 
     def unknown(self, text: str) -> list[str]:
-        """The characters that have no id."""
+        """Returns the characters that have no id."""
         cleaned = clean(text) if self.special else text.lower()
         return [char for char in cleaned if char not in self._ids]
 
     def state(self) -> None:
-        """None: nothing is learnt."""
+        """Returns None, because nothing is learnt."""
         return None
 
     def released(self) -> str:
-        """As a tokenizer.json; see framing.as_library.
+        """Returns a tokenizer.json; see packing.as_library.
 
-        Raises UserError for the plain rows, which have no end to pool at.
+        Raises UserError for plain rows, because they have no end token to pool at.
         """
         if not self.special:
             raise UserError(
@@ -70,11 +70,11 @@ class CharTokenizer:
             "char",
             {**self._ids, **unknown},
             self._frame,
-            lambda made_by, ids: made_by.models.WordLevel(
+            lambda library, ids: library.models.WordLevel(
                 ids, unk_token=packing.UNKNOWN if unknown else packing.PAD
             ),
-            lambda made_by: made_by.pre_tokenizers.Split(
-                made_by.Regex("(?m)."), "isolated"
+            lambda library: library.pre_tokenizers.Split(
+                library.Regex("(?m)."), "isolated"
             ),
             only="" if unknown else "".join(self._ids),
         )
@@ -89,26 +89,25 @@ def make(
     characters: str = CHARACTERS,
     unknown: bool = False,
 ) -> CharTokenizer:
-    """The character tokenizer; ids from 1 on are the characters, 0 is padding.
+    """Makes the character tokenizer: padding 0, then the characters.
 
     Args:
       captions, state: not used; it is not trained.
-      context_length: tokens of a row.
-      special: frame a text by a start and an end token, the ids behind those of the
-        characters, so that pooling at the end of the text is meaningful; clean it, and
-        drop unknown characters.
-        False gives the plain rows of early character models, for parity: no frame, a
-        text only lower-cased, an unknown character is 0 like the padding.
+      context_length: tokens per row.
+      special: clean a text, drop unknown characters, and frame it by a start and an
+        end token, whose ids follow the characters', so that a model can pool at the
+        end. False gives the plain rows of early character models, for parity: no
+        frame, texts are only lower-cased, unknown characters are 0 like the padding.
       characters: lower-case, each once.
-      unknown: with special, a token of their own for other characters, behind the end.
+      unknown: with special, one token for all other characters; its id is the last.
 
-    Raises UserError for a context too short to hold a character, and characters that
-    cannot be used.
+    Raises UserError for a context too short to hold a character, and for empty or
+    repeated characters.
     """
     del captions, state
     if not characters or len({*characters}) < len(characters):
         raise UserError(
-            f"data.tokenizer.characters={characters!r}: give each of them once"
+            f"data.tokenizer.characters={characters!r}: give each character once"
         )
     if unknown and not special:
         raise UserError("data.tokenizer.unknown: needs data.tokenizer.special")

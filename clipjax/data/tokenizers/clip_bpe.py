@@ -1,8 +1,8 @@
-"""OpenAI CLIP's byte-pair encoding: 49,408 ids, as its released models need them.
+"""OpenAI CLIP's byte-pair encoding: 49,408 ids, those of its released models.
 
-Radford et al. 2021 (arXiv:2103.00020). The vocabulary is not part of this project; it
-is looked for at the option `vocab`, in the user's cache folder and in the wheel
-`instant-clip-tokenizer`, in this order, else the published file is fetched into the
+Radford et al. 2021 (arXiv:2103.00020). The vocabulary is not part of this project. It
+comes from the option `vocab`, the user's cache folder or the wheel
+`instant-clip-tokenizer`, in this order; else the published file is downloaded to the
 cache. All give the same ids.
 """
 
@@ -34,7 +34,10 @@ WORD = regex.compile(
 
 
 class ClipTokenizer:
-    """See `make`. place: a file of merges, or WHEEL; loaded anew if unpickled."""
+    """The tokenizer that `make` describes. place: a file of merges, or WHEEL.
+
+    Unpickling loads the vocabulary again.
+    """
 
     vocab_size = VOCAB_SIZE
     pad_id = 0
@@ -55,12 +58,12 @@ class ClipTokenizer:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer.
 
-        A caption that spells "<end_of_text>" gives the ids of its characters, not the
-        special id that OpenAI's code gives.
+        A caption that spells "<end_of_text>" gives its characters' ids, not the special
+        id that OpenAI's code gives.
         """
         rows = [
-            [i for word in self._words(one) for i in self._encode(word)]
-            for one in cleaning.check_list(texts)
+            [i for word in self._words(text) for i in self._encode(word)]
+            for text in cleaning.check_list(texts)
         ]
         return FRAME.pack(rows, self.context_length)
 
@@ -68,7 +71,7 @@ class ClipTokenizer:
         return WORD.findall(cleaning.clean(caption, canonical=self.canonicalize))
 
     def state(self) -> None:
-        """None: the vocabulary is fixed."""
+        """Returns None, because the vocabulary is fixed."""
         return None
 
     def __reduce__(self):
@@ -83,15 +86,15 @@ def make(
     vocab: str = "",
     canonicalize: bool = False,
 ) -> ClipTokenizer:
-    """CLIP's tokenizer: start 49406, end 49407, padding 0.
+    """Makes CLIP's tokenizer: start 49406, end 49407, padding 0.
 
     Args:
       captions, state: not used; it is not trained.
-      context_length: tokens of a row, start and end included.
+      context_length: tokens per row, start and end included.
       vocab: the file bpe_simple_vocab_16e6.txt.gz (or its merges.txt form); empty:
-        looked for, see the module.
+        the cache, the wheel instant-clip-tokenizer or a download.
       canonicalize: drop punctuation, as open_clip with clean="canonicalize". Released
-        models were trained without.
+        models were trained without it.
 
     Raises UserError if the vocabulary is missing or is another one.
     """
@@ -109,18 +112,18 @@ def _find() -> str:
         clip_vocab.download(cached)
     except OSError as error:
         raise UserError(
-            f"tokenizer clip_bpe needs OpenAI's vocabulary, and it cannot be fetched "
-            f"({downloads.one_line(error)}): download {URL} elsewhere and put it to "
+            f"tokenizer clip_bpe needs OpenAI's vocabulary, and the download failed "
+            f"({downloads.one_line(error)}): download {URL} elsewhere and save it as "
             f"{cached}, or name the file by --config.data.tokenizer.vocab"
         ) from error
     return str(cached)
 
 
 class _Wheel:
-    """Encodes one word: plain ones by the wheel, which is faster.
+    """Encodes one word; the wheel, which is faster, encodes ASCII words.
 
-    It cuts words once more by rules of its own, which are ours for ASCII, but do not
-    know the letters of later Unicode versions and the long s of "it'\u017f".
+    The wheel splits words again by its own rules. They are the same for ASCII, but miss
+    letters of later Unicode versions and the long s of "it'\u017f".
     """
 
     def __init__(self):

@@ -1,7 +1,7 @@
-"""SentencePiece models, as SigLIP uses T5's: a text and its end token.
+"""SentencePiece models, such as T5's in SigLIP: a text and its end token.
 
-Kudo and Richardson 2018 (arXiv:1808.06226); Zhai et al. 2023 (arXiv:2303.15343). The
-canonical form of texts is that of google-research/big_vision. Needs the `text` extra.
+Kudo and Richardson 2018 (arXiv:1808.06226); Zhai et al. 2023 (arXiv:2303.15343). Texts
+have google-research/big_vision's canonical form. Needs the `text` extra.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from clipjax.types import UserError
 
 NAME = "sentence_piece"
 WHAT = "a .model file of SentencePiece"
-# Punctuation goes; the mark that SentencePiece itself writes for a blank is one.
+# Removes punctuation; SentencePiece's own mark for a blank becomes a blank.
 CANONICAL = str.maketrans("\u2581", " ", string.punctuation)
 
 
 class SentencePieceTokenizer:
-    """See `make`. proto: the model file's bytes; place: for messages."""
+    """The tokenizer that `make` describes. proto: the model file's bytes; place: for
+    messages.
+    """
 
     def __init__(
         self,
@@ -45,20 +47,20 @@ class SentencePieceTokenizer:
         self.repair = repair
         library = packing.library("sentencepiece", NAME)
         self._model = library.SentencePieceProcessor()
-        where = f"{place} is not {WHAT}" if place else packing.damaged(NAME)
+        fault = f"{place} is not {WHAT}" if place else packing.damaged(NAME)
         try:
             self._model.LoadFromSerializedProto(proto)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{where} ({downloads.one_line(error)})") from error
+            raise UserError(f"{fault} ({downloads.one_line(error)})") from error
         self.vocab_size = self._model.get_piece_size()
         end = self._model.eos_id()
         if end < 0 or not self.vocab_size:
-            raise UserError(f"{where} (it has no end token)")
+            raise UserError(f"{fault} (it has no end token)")
         self.pad_id = self._model.piece_to_id(pad_token) if pad_token else end
         if pad_token and self._model.id_to_piece(self.pad_id) != pad_token:
             raise UserError(
-                f"tokenizer {NAME}: pad_token={pad_token!r} is no piece of the model; "
-                f"leave it empty to fill with the end token"
+                f"tokenizer {NAME}: pad_token={pad_token!r} is not a piece of the "
+                f"model; leave it empty to pad with the end token"
             )
         self._frame = packing.Frame((), (end,), self.pad_id)
         cleaning.check_length(NAME, context_length, self._frame.least())
@@ -66,8 +68,8 @@ class SentencePieceTokenizer:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer.
 
-        The mask is true up to the first end token. SigLIP's text tower takes no mask:
-        it was trained with its padding visible.
+        The mask is true up to the first end token. SigLIP's text tower ignores it,
+        because it was trained without a mask.
         """
         rows = [self._model.encode(self._clean(t)) for t in cleaning.check_list(texts)]
         return self._frame.pack(rows, self.context_length)
@@ -84,7 +86,7 @@ class SentencePieceTokenizer:
         return caption
 
     def unknown(self, caption: str) -> list[str]:
-        """The pieces that get the model's id for unknown ones."""
+        """Returns the pieces that become the model's unknown id."""
         cleaned = self._clean(caption)
         ids = self._model.encode(cleaned)
         pieces = self._model.encode(cleaned, out_type=str)
@@ -93,7 +95,7 @@ class SentencePieceTokenizer:
         return [piece for id, piece in pairs if id == unknown]
 
     def state(self) -> str:
-        """The model file in base64."""
+        """Returns the model file in base64."""
         return base64.b64encode(self._proto).decode("ascii")
 
     def __reduce__(self):
@@ -111,21 +113,22 @@ def make(
     canonicalize: bool = True,
     repair: bool = False,
 ) -> SentencePieceTokenizer:
-    """The tokenizer of a SentencePiece model; the defaults are SigLIP's.
+    """Makes a SentencePiece model's tokenizer; the defaults are SigLIP's.
 
     Args:
       captions: not used; it is not trained.
-      state: of an earlier run; then path has no effect.
+      state: an earlier run's state; then path has no effect.
       path: the model file.
-      context_length: tokens of a row, the end token included.
-      pad_token: the piece that fills rows; empty: the end token, as SigLIP does.
+      context_length: tokens per row, the end token included.
+      pad_token: the piece that pads rows; empty: the end token, as in SigLIP.
       lowercase: lower-case texts first.
-      canonicalize: drop ASCII punctuation and squeeze white space. False for SigLIP 2.
-      repair: mend broken encodings, undo HTML escapes and squeeze white space first, as
-        open_clip does; its canonical form leaves a blank for "_".
+      canonicalize: drop ASCII punctuation and collapse white space. False for SigLIP 2.
+      repair: first repair broken encodings, undo HTML escapes and collapse white space,
+        as open_clip does; its canonical form replaces "_" by a blank.
 
-    Raises UserError without the library or the file, for one that is no model or has no
-    end token, for an unknown pad_token, or for a context too short to hold a token.
+    Raises UserError without the library or the file, for a file that is not a model or
+    has no end token, for an unknown pad_token, or for a context too short to hold a
+    token.
     """
     del captions
     place = ""

@@ -1,8 +1,8 @@
 """BERT's and DistilBERT's WordPiece, from a released vocab.txt.
 
-Devlin et al. 2018 (arXiv:1810.04805): control characters go, white space, punctuation
-and Chinese characters split, then the longest pieces are taken from the left. Needs the
-`text` extra.
+Devlin et al. 2018 (arXiv:1810.04805): it removes control characters, splits at white
+space, punctuation and Chinese characters, then takes the longest pieces from the left.
+Needs the `text` extra.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def make(
     context_length: int = 64,
     lowercase: bool = True,
 ) -> HfTokenizer:
-    """BERT's tokenizer: [CLS] text [SEP], filled with [PAD]; ids as in the file.
+    """Makes BERT's tokenizer: [CLS] text [SEP], padded with [PAD]; ids as in the file.
 
     Args:
       captions: not used; it is not trained.
-      state: of an earlier run; then path and lowercase have no effect.
-      path: the file, one token a line.
-      context_length: tokens of a row, [CLS] and [SEP] included.
-      lowercase: lower-case and strip accents, as the uncased models need it.
+      state: an earlier run's state; then path and lowercase have no effect.
+      path: the file, one token per line.
+      context_length: tokens per row, [CLS] and [SEP] included.
+      lowercase: lower-case and strip accents, for the uncased models.
 
     Raises UserError without the library or the file, for a file without BERT's special
     tokens, or for a context too short to hold a token.
@@ -47,7 +47,7 @@ def make(
 
 
 def _build(path: str, lowercase: bool) -> str:
-    """The tokenizer of a vocab.txt as the library's JSON."""
+    """Returns a vocab.txt's tokenizer as the library's JSON."""
     library = packing.library("tokenizers", "wordpiece")
     downloads.opening(path, WHAT)
     lines = local.read_lines(paths.given(path))
@@ -55,13 +55,13 @@ def _build(path: str, lowercase: bool) -> str:
     missing = [token for token in SPECIALS if token not in vocab]
     if missing:
         raise UserError(f"{path} is not {WHAT}: it has no line {', '.join(missing)}")
-    made = library.Tokenizer(library.models.WordPiece(vocab, unk_token=UNKNOWN))
-    made.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
-    made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    made.post_processor = library.processors.TemplateProcessing(
+    tokenizer = library.Tokenizer(library.models.WordPiece(vocab, unk_token=UNKNOWN))
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = library.processors.TemplateProcessing(
         single=f"{START} $A {END}",
         special_tokens=[(token, vocab[token]) for token in (START, END)],
     )
-    made.add_special_tokens([t for t in (*SPECIALS, MASK) if t in vocab])
-    made.enable_padding(pad_id=vocab[PAD], pad_token=PAD)
-    return made.to_str()
+    tokenizer.add_special_tokens([t for t in (*SPECIALS, MASK) if t in vocab])
+    tokenizer.enable_padding(pad_id=vocab[PAD], pad_token=PAD)
+    return tokenizer.to_str()

@@ -1,4 +1,4 @@
-"""One token a word or punctuation mark, over the words of the training captions."""
+"""One token per word or punctuation mark; training captions give the vocabulary."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from clipjax.types import UserError
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = 4
 FRAME = Frame((START,), (END,), PAD)
-# What WORD is to the `tokenizers` library, whose \\w has accents besides.
+# WORD for the `tokenizers` library, whose \\w also matches accents.
 RELEASED_WORD = r"[\p{L}\p{N}_]+(?:['’][\p{L}\p{N}_]+)*|[^\p{L}\p{N}_\s]"
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
 class WordTokenizer:
-    """See `make`. words: the vocabulary, whose ids begin at SPECIALS."""
+    """The tokenizer that `make` describes. words: the vocabulary in order."""
 
     pad_id = PAD
 
@@ -37,36 +37,36 @@ class WordTokenizer:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool; see types.Tokenizer."""
         rows = [
-            [self._ids.get(word, UNKNOWN) for word in split(one)]
-            for one in cleaning.check_list(texts)
+            [self._ids.get(word, UNKNOWN) for word in split(text)]
+            for text in cleaning.check_list(texts)
         ]
         return FRAME.pack(rows, self.context_length)
 
     def unknown(self, text: str) -> list[str]:
-        """The words that are not in the vocabulary."""
+        """Returns the words that are not in the vocabulary."""
         return [word for word in split(text) if word not in self._ids]
 
     def state(self) -> str:
-        """The vocabulary in JSON."""
+        """Returns the vocabulary in JSON."""
         return json.dumps({"words": list(self._ids)}, ensure_ascii=False)
 
     def released(self) -> str:
-        """As a tokenizer.json; see framing.as_library."""
+        """Returns a tokenizer.json; see packing.as_library."""
         return packing.as_library(
             "words",
             {packing.UNKNOWN: UNKNOWN, **self._ids},
             FRAME,
-            lambda made_by, ids: made_by.models.WordLevel(
+            lambda library, ids: library.models.WordLevel(
                 ids, unk_token=packing.UNKNOWN
             ),
-            lambda made_by: made_by.pre_tokenizers.Split(
-                made_by.Regex(RELEASED_WORD), "removed", invert=True
+            lambda library: library.pre_tokenizers.Split(
+                library.Regex(RELEASED_WORD), "removed", invert=True
             ),
         )
 
 
 def split(caption: str) -> list[str]:
-    """The lower-cased words and punctuation marks of a caption, cleaned."""
+    """Cleans a caption and returns its lower-cased words and punctuation marks."""
     return WORD.findall(cleaning.clean(caption))
 
 
@@ -78,15 +78,15 @@ def make(
     min_count: int = 1,
     context_length: int = 32,
 ) -> WordTokenizer:
-    """The word tokenizer: padding 0, start 1, end 2, unknown 3, then the words.
+    """Makes the word tokenizer: padding 0, start 1, end 2, unknown 3, then the words.
 
     Args:
       captions: training captions, read once if there is no state.
-      state: of an earlier run; then vocab_size and min_count have no effect.
-      vocab_size: ids at most, the four special ones included. The most frequent words
-        are kept; among equally frequent ones the first in the order of code points.
+      state: an earlier run's state; then vocab_size and min_count have no effect.
+      vocab_size: maximum number of ids, the four special ones included. The most
+        frequent words are kept; equally frequent ones in the order of code points.
       min_count: how often a word must occur to be kept.
-      context_length: tokens of a row, start and end included.
+      context_length: tokens per row, start and end included.
 
     Raises UserError for options out of range, without captions, or for a bad state.
     """
