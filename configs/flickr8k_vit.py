@@ -3,8 +3,8 @@
     python -m clipjax.train --config configs/flickr8k_vit.py:size=cpu \\
         --config.data.train.path=DATA/flickr8k
 
-The folder holds webdataset shards train-*.tar and val-*.tar (docs/data.md); choose
-`data=captions` for the form in which the data set is distributed. Measured results:
+The folder has webdataset shards train-*.tar and val-*.tar (docs/data.md); choose
+`data=captions` to read the data set's published form. Measured results:
 docs/results.md.
 """
 
@@ -26,7 +26,8 @@ def get_config(arg: str | None = None):
         "evals=retrieval": {"protocols": ("standard", "pair_diagonal")},
     }
     if cpu:
-        # Half of small patches cost about what large ones do, and learn more from it.
+        # Small patches with half of them dropped cost about as much as large ones, and
+        # learn more.
         options |= {
             "data": {"image_size": 96, "batch_size": 128},
             "model.image=vit": {

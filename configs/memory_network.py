@@ -5,18 +5,18 @@
 
 - improved: Flickr8k, with what report 2 of the network's first version proposed: byte
   pairs, masked padding, augmentation, a learned temperature, warmup, 100 epochs.
-- parity: Flickr8k, 43,269,504 parameters, as it was trained then: 30 epochs of SGD on
-  characters. Retrieval is reported by its protocol too ("pair_diagonal").
+- parity: Flickr8k, 43,269,504 parameters, trained as the first version: 30 epochs of
+  SGD on characters. Retrieval also uses its protocol ("pair_diagonal").
 - large: as improved, with a latent width of 768, 12 layers and 201 million parameters.
 - synthetic: image, text and audio of ten classes drawn on the fly; no files.
 
-The folder of Flickr8k holds webdataset shards train-*.tar and val-*.tar; choose
-`data=captions` for the form in which it is distributed (docs/data.md).
+Flickr8k's folder has webdataset shards train-*.tar and val-*.tar; choose
+`data=captions` to read its published form (docs/data.md).
 """
 
 from clipjax.config import base, word
 
-# Width, depth and heads of both towers; of the first version.
+# Tower options of the first version.
 FIRST = {"post_norm": True, "dropout": 0.1}
 IMAGE = {"pre_norm": False, "patch_bias": True, **FIRST}
 TEXT = {"causal": False, "pool": "mean", "norm_pooled": True, **FIRST}
@@ -82,7 +82,7 @@ def _parity():
             "parity": True,
             **IMAGENET,
         },
-        # A square of (224 / 256)^2 of the area, where the first version squashed first.
+        # A square with (224 / 256)^2 of the area; the first version squashed first.
         "data.augment=crop": {
             "scale": (0.766, 0.766),
             "ratio": (1.0, 1.0),

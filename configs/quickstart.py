@@ -2,8 +2,8 @@
 
     python -m clipjax.train --config configs/quickstart.py
 
-Evaluated on what it has never seen: scenes with shape-colour combinations that were
-held out of training (retrieval), and attributes of single shapes (zero-shot).
+The evaluation uses scenes with shape-colour combinations that training never shows
+(retrieval), and attributes of single shapes (zero-shot).
 """
 
 from clipjax.config import base

@@ -3,10 +3,10 @@
     python -m clipjax.train --config configs/vit_b16.py \\
         --config.data.train.path=data/flickr30k
 
-The folder holds the images and a table of captions (docs/data.md has the forms). The
-towers are those of OpenAI's ViT-B/16 (arXiv 2103.00020), 149,620,737 parameters; the
-optimizer's settings are the paper's for ViT towers, with the learning rate and weight
-decay for a small data set and the batch of one accelerator.
+The folder has the images and a table of captions (docs/data.md lists the forms). The
+towers are those of OpenAI's ViT-B/16 (arXiv 2103.00020), 149,620,737 parameters. The
+optimizer's settings are the paper's for ViT towers, except the learning rate and weight
+decay, which suit a small data set and one accelerator's batch.
 """
 
 from clipjax.config import base

@@ -1,4 +1,4 @@
-"""An evaluator: how near pairs are, and how evenly images lie (arXiv 2005.10242)."""
+"""An evaluator: the distance of pairs, the uniformity of images (arXiv 2005.10242)."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ def make(inputs: Inputs, *, samples: int = 500) -> "Alignment":
     """Alignment and uniformity of the first captions and their images.
 
     Args:
-      samples: examples that are looked at, the source's first ones.
+      samples: number of examples, the source's first ones.
     """
     at_least_one("evals.alignment.samples", samples)
     return Alignment(inputs, samples)
@@ -35,7 +35,7 @@ class Alignment:
         distances = np.square(images - texts).sum(axis=1)
         others = (2 - 2 * images @ images.T)[np.triu_indices(len(rows), 1)]
         metrics = {
-            # Of directions that know nothing of each other: 2.
+            # Independent random directions have a mean distance of 2.
             "distance": Metric(
                 float(distances.mean()),
                 chance=2.0,

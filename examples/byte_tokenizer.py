@@ -1,4 +1,4 @@
-"""A tokenizer: one token a byte of UTF-8, between a start and an end."""
+"""A tokenizer: one token per UTF-8 byte, between a start and an end token."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,7 +18,7 @@ def make(
     """The byte tokenizer; it learns nothing from captions.
 
     Args:
-      context_length: tokens of a row.
+      context_length: tokens per row.
     """
     cleaning.check_length("byte_tokenizer", context_length, FRAME.least())
     return ByteTokenizer(context_length)

@@ -1,8 +1,8 @@
-"""A run of the components beside this file, half a minute on two CPU cores.
+"""Trains with all components in this folder: half a minute on two CPU cores.
 
     python -m clipjax.train --config examples/config.py
 
-from the folder that holds `examples`, so that Python finds `examples.mixer`.
+Run it in the folder that contains `examples`, so that Python finds `examples.mixer`.
 """
 
 from clipjax.config import base

@@ -16,7 +16,7 @@ def make(spec: LossSpec, *, margin: float = 0.2) -> "HardestLoss":
     """The loss of the hardest negatives.
 
     Args:
-      margin: by how much the own similarity is to exceed all others.
+      margin: the least difference between a pair's own similarity and all others.
     """
     return HardestLoss(margin)
 

@@ -20,9 +20,9 @@ def make(
 
     Args:
       lr: learning rate at the schedule's peak; a tenth to a third of AdamW's.
-      b1: share of the momentum in the step's direction.
-      b2: decay of the momentum.
-      weight_decay: share of a parameter, times the rate, that a step takes away.
+      b1: the momentum's share in the step's direction.
+      b2: the momentum's decay.
+      weight_decay: times the rate, the share of a parameter that a step removes.
     """
     check(lr=lr, b1=b1, b2=b2, weight_decay=weight_decay)
     return optax.chain(

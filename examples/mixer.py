@@ -16,9 +16,9 @@ def make(
     """An MLP-Mixer.
 
     Args:
-      patch: pixels a side; divides the image size.
-      width: channels of a patch.
-      depth: blocks.
+      patch: a patch's side in pixels; must divide the image size.
+      width: channels per patch.
+      depth: number of blocks.
     """
     for name, value in (("patch", patch), ("width", width), ("depth", depth)):
         option_checks.at_least_one(f"image.{name}", value)

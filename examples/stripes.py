@@ -1,4 +1,4 @@
-"""A source: stripes in two colours, drawn as they are read. Read yours in its place."""
+"""A source: stripes in two colours, drawn on the fly. Read your own data instead."""
 
 import itertools
 
@@ -18,15 +18,15 @@ KINDS = [
     for one, other in itertools.permutations(COLOURS, 2)
     for way in ("upright", "level")
 ]
-SPLITS = {"train": 0, "val": 1, "test": 2}  # what the pixels are drawn from
+SPLITS = {"train": 0, "val": 1, "test": 2}  # split -> seed of the pixels
 
 
 def make(split: str, *, size: int = 256, resolution: int = 32) -> "Stripes":
-    """Stripes with a caption each.
+    """Stripes with one caption each.
 
     Args:
-      size: examples of a split.
-      resolution: pixels a side.
+      size: examples per split.
+      resolution: an image's side in pixels.
     """
     if split not in SPLITS:
         raise UserError(f"split={split!r}: must be one of {', '.join(SPLITS)}")

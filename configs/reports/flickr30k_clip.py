@@ -5,13 +5,13 @@
     ... --config configs/reports/flickr30k_clip.py:size=all    # all pairs, not 1,000
 
 Repository Siddharth-magesh/ai_research_learning. 137,011,457 parameters; 149,620,993
-with `--config.model.text.depth=12`, of which the report's checkpoints of 598 MB are.
-1,000 pairs are 200 images with five captions each, so that a batch of 64 pairs has 8
-pairs of the same image on average; `--config.loss.same_image=mask` leaves those out.
-Adam's weight decay is coupled (L2), as it was there. Otherwise than there: CLIP's
-tokenizer, where words were numbered by Python's hash, which changes from run to run;
-padding is masked, where attention saw it as it did words; and validation on images that
-training does not see.
+with `--config.model.text.depth=12`, as in the report's checkpoints of 598 MB. 1,000
+pairs are 200 images with five captions each, so a batch of 64 pairs has 8 pairs of the
+same image on average; `--config.loss.same_image=mask` leaves those out. Adam's weight
+decay is coupled (L2), as in the report. Three things differ. The tokenizer is CLIP's;
+the report numbered words by Python's hash, which changes from run to run. Padding is
+masked; the report's attention saw it. Validation uses images that training does not
+see.
 """
 
 from clipjax.config import base, word
