@@ -13,7 +13,7 @@ from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
 from clipjax.types import EvalResult, UserError, Variables
 
-OUTPUT = "logits"  # what it needs of the model
+OUTPUT = "logits"  # the model's output that it needs
 
 
 def make(
@@ -23,22 +23,21 @@ def make(
     max_samples: int = 0,
     same_name: str = "apart",
 ) -> Classification:
-    """Accuracy over the images of the source.
+    """Accuracy over the source's images.
 
-    Classes are matched by name: those of the source must be among the model's, in
-    whatever order. Those of one name are matched as `data.labels.places` says: by their
-    folders, or by their position.
+    Classes are matched by name: the source's must be among the model's, in any order.
+    `class_lists.places` matches classes of one name by their folders or by position.
 
     Args:
-      ks: of the top-k accuracies; 1 is always among them, and one that is not below
-        the number of classes is left out, since it would always hit.
-      max_samples: images at most, evenly spread over the source; 0: all.
+      ks: the k of the top-k accuracies; 1 is always added. A k that is not below the
+        number of classes is left out because it would always hit.
+      max_samples: the most images, evenly spread over the source; 0: all.
       same_name: "apart": classes of one name are different classes; "merge": they are
-        one, whose logit is the largest of theirs.
+        one class, whose logit is the largest of theirs.
 
     Raises:
-      UserError: for an option out of range, a source without such labels, or one if
-        it cannot be told which of several classes of one name is meant.
+      UserError: if an option is out of range, the source has no such labels, or several
+        classes have one name and nothing says which is meant.
     """
     if not ks or min(ks) < 1 or max_samples < 0:
         raise UserError(
@@ -54,38 +53,38 @@ def make(
         if set(names) <= set(known)
     ]
     if len(fitting) != 1:
-        there = "; ".join(
+        label_sets = "; ".join(
             f"{label_set}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
             for label_set, names in source.class_names.items()
         )
         raise UserError(
             f"evals=classification: the model tells {', '.join(known[:5])}"
             f"{', ...' if len(known) > 5 else ''} apart, and the evaluation data have "
-            f"{there or 'no labels'}: choose data with labels that it knows"
+            f"{label_sets or 'no labels'}: choose data with labels that it knows"
         )
-    given = class_lists.classes_of(source, fitting[0])
+    source_classes = class_lists.classes_of(source, fitting[0])
     if same_name == "merge":
         merged, groups = class_lists.merged(known)
-        places = tuple(merged.names.index(name) for name in given.names)
+        places = tuple(merged.names.index(name) for name in source_classes.names)
         counted = merged.names
         how = "merged"
     else:
         groups, counted = tuple(range(len(known))), tuple(known)
         try:
-            places, how = class_lists.places(classes, given)
+            places, how = class_lists.places(classes, source_classes)
         except UserError as error:
             raise UserError(
                 f"evals=classification: {error}; give data with the training data's "
                 f"list of classes, tell them apart by class_names_file, or count them "
                 f"as one by same_name=merge"
             ) from error
-    said = ""
-    if how and (shared := class_lists.shared_names(given.names or known)):
-        said = f"; {class_lists.shared_words(shared)}, {how}"
+    matching = ""
+    if how and (shared := class_lists.shared_names(source_classes.names or known)):
+        matching = f"; {class_lists.shared_words(shared)}, {how}"
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
     return Classification(
-        inputs, fitting[0], places, groups, counted, ks, indices, said
+        inputs, fitting[0], places, groups, counted, ks, indices, matching
     )
 
 
@@ -93,12 +92,12 @@ def make(
 class Classification:
     """The evaluator; see `make`.
 
-    groups: of each class of the model, the class that it counts as; names: of these.
-    places: which of these each class of the data is. said: how classes of one name are
-    matched.
+    groups: per class of the model, the class that it counts as; names: theirs.
+    places: per class of the data, which of these it is. matching: how classes of one
+    name are matched, for `size`.
 
-    What the numbers do not mean. Top-1 rewards the frequent classes if the set is
-    not balanced; compare it with majority_share, and see mean_class_recall. The model
+    What the numbers do not mean. Top-1 rewards frequent classes if the set is not
+    balanced: compare it with majority_share, and see mean_class_recall. The model
     always names one of its classes, so a high number does not say that it knows when
     none of them fits.
     """
@@ -110,7 +109,7 @@ class Classification:
     names: tuple[str, ...]
     ks: tuple[int, ...]
     indices: list[int]
-    said: str
+    matching: str
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
@@ -122,12 +121,12 @@ class Classification:
 
         Raises UserError if no labelled image can be read.
         """
-        found = self.inputs.images(variables, self.indices, progress=progress)
-        labels = [own.get(self.label_set, -1) for own in found.labels]
-        found = found.without(lambda place: self._problem(labels[place]))
-        counted = found.valid & (np.array(labels) >= 0)
+        seen = self.inputs.images(variables, self.indices, progress=progress)
+        labels = [own.get(self.label_set, -1) for own in seen.labels]
+        seen = seen.without(lambda place: self._problem(labels[place]))
+        counted = seen.valid & (np.array(labels) >= 0)
         if not counted.any():
-            first = next(iter(found.broken.values()), ("", ""))[1]
+            first = next(iter(seen.broken.values()), ("", ""))[1]
             why = f": {first}" if first else ""
             raise UserError(
                 f"evals=classification: no labelled image can be read{why}; mend the "
@@ -135,27 +134,27 @@ class Classification:
             )
         kept = np.flatnonzero(counted).tolist()
         numbers = np.array([self.places[labels[i]] for i in kept])
-        logits = self._grouped(found.embed[counted])
+        logits = self._grouped(seen.embed[counted])
         classes = np.eye(logits.shape[1], dtype=np.float32)
         ranks = rank(logits, classes, numbers[:, None], nearest=NEAREST)
         metrics = accuracy.of(ranks, numbers, len(classes), self.ks, "")
-        words = f"{len(numbers)} images, {len(classes)} classes{self.said}"
+        size = f"{len(numbers)} images, {len(classes)} classes{self.matching}"
         wrong = int((~finite(logits)).sum())
         if wrong:
-            words += f"; {wrong} outputs not finite and counted as wrong"
+            size += f"; {wrong} outputs not finite and counted as wrong"
         rows = result_rows.by_class(
-            [found.keys[i] for i in kept], self.names, numbers, ranks, self.label_set
+            [seen.keys[i] for i in kept], self.names, numbers, ranks, self.label_set
         )
-        return EvalResult(metrics, "top1", words, len(found.broken), rows)
+        return EvalResult(metrics, "top1", size, len(seen.broken), rows)
 
     def _grouped(self, logits: np.ndarray) -> np.ndarray:
-        """[n classes] -> [n groups], the largest logit of each."""
+        """[n classes] -> [n groups], each group's largest logit."""
         if len(set(self.groups)) == len(self.groups):
             return logits
-        found = np.full((len(logits), max(self.groups) + 1), -np.inf, logits.dtype)
+        largest = np.full((len(logits), max(self.groups) + 1), -np.inf, logits.dtype)
         for old, new in enumerate(self.groups):
-            found[:, new] = np.maximum(found[:, new], logits[:, old])
-        return found
+            largest[:, new] = np.maximum(largest[:, new], logits[:, old])
+        return largest
 
     def _problem(self, label: int) -> str:
         if label < len(self.places):

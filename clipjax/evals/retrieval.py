@@ -1,17 +1,18 @@
-"""`evals=retrieval`: finding the captions of an image and the image of a caption.
+"""`evals=retrieval`: finds an image's captions and a caption's image.
 
-Two protocols, each with the chance level of every recall and mean rank beside it:
+Two protocols, each with the chance level of every recall and rank:
 
 - standard: N distinct images against all M captions. Image to text hits if any of
   the image's own captions is among the first k of M; text to image if the caption's
-  image is among the first k of N. As papers report it since Karpathy and Fei-Fei
-  (arXiv:1412.2306) for Flickr and COCO.
-- pair_diagonal: M (image, caption) pairs, each image repeated for each caption, and
-  only the pair's own partner counts. The copies of an image tie and hide each other,
-  so a perfect model with five captions an image gets 20 % at k=1. For comparison with
-  numbers computed that way, never with standard ones.
+  image is among the first k of N. Papers report Flickr and COCO this way since
+  Karpathy and Fei-Fei (arXiv:1412.2306).
+- pair_diagonal: M (image, caption) pairs, each image repeated per caption, and only
+  the pair's own partner counts. An image's copies tie, so a perfect model with five
+  captions per image gets 20 % at k=1. Compare its numbers with such numbers only,
+  never with standard ones.
 
-Ties are broken at random, in expectation; see clipjax/evals/common/ranking.py.
+Numbers are expected values if ties are broken at random; see
+clipjax/evals/common/ranking.py.
 """
 
 from __future__ import annotations
@@ -45,16 +46,15 @@ def make(
     """Retrieval in both directions over all images of the source that have captions.
 
     Args:
-      ks: of the recalls; 1 is always among them, and one that is not below the number
-        of images is left out, since it would always hit.
-      block: queries ranked at a time; no influence on the result.
-      protocols: any of PROTOCOLS. The metrics of the first have plain names
-        ("mean_recall@1"), those of the others begin with theirs.
-      max_samples: images at most, evenly spread over the source; 0: all.
+      ks: the k of the recalls; 1 is always added. A k that is not below the number of
+        images is left out because it would always hit.
+      block: queries ranked at a time; the result does not depend on it.
+      protocols: any of PROTOCOLS. The first one's metrics have plain names
+        ("mean_recall@1"), the others' begin with the protocol.
+      max_samples: the most images, evenly spread over the source; 0: all.
 
     Raises:
-      UserError: for an option out of range, or a source with fewer than two images
-        that have captions.
+      UserError: if an option is out of range, or fewer than two images have captions.
 
     >>> source = registry.load("data", "scenes")("val")
     >>> evaluator = make(Inputs(clip.encoder, source), max_samples=4)
@@ -94,9 +94,9 @@ class Retrieval:
 
     What the numbers do not mean. They fall as the gallery grows, so they compare models
     on the same gallery only. Another image that fits a caption just as well counts as
-    wrong. A model can be good at telling scenes apart and poor at attributes, counts or
-    order of words, which few galleries ask for. Images that cannot be read leave the
-    gallery with their captions, which makes it slightly easier; `broken` counts them.
+    wrong. A model can tell scenes apart well and be poor at attributes, counts or word
+    order, which few galleries test. Images that cannot be read leave the gallery with
+    their captions, which makes it slightly easier; `broken` counts them.
     """
 
     inputs: Inputs
@@ -109,7 +109,7 @@ class Retrieval:
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:
         """Metrics by direction (image_to_text, text_to_image, and their mean):
-        recall@k, and the mean and median of the rank of the best right answer. Rows as
+        recall@k, and the mean and median rank of the best right answer. Rows as in
         result_rows.by_query, one per query; an image's id is its number in the source,
         a caption's is image * max_captions + its number, as `text_id` of a batch.
 
@@ -117,37 +117,37 @@ class Retrieval:
         """
         images_total = len(self.indices)
         total = images_total + self._captions_total()
-        found = self.inputs.images(
+        seen = self.inputs.images(
             variables, self.indices, progress=part_of(progress, 0, total)
         )
-        found = found.without(
+        seen = seen.without(
             lambda place: (
                 "its captions are missing or not text"
-                if not found.captions[place] or None in found.captions[place]
+                if not seen.captions[place] or None in seen.captions[place]
                 else ""
             )
         )
-        if found.valid.sum() < 2:
-            key, reason = next(iter(found.broken.values()))
+        if seen.valid.sum() < 2:
+            key, reason = next(iter(seen.broken.values()))
             raise UserError(
-                f"evals=retrieval: {len(found.broken)} of {images_total} images cannot "
+                f"evals=retrieval: {len(seen.broken)} of {images_total} images cannot "
                 f"be read, the first is {key}: {reason}; mend the evaluation data"
             )
-        captions = [found.captions[place] for place in np.flatnonzero(found.valid)]
+        captions = [seen.captions[place] for place in np.flatnonzero(seen.valid)]
         counts = np.array([len(own) for own in captions])
         owner = np.repeat(np.arange(len(captions)), counts)
-        images = found.embed[found.valid]
+        images = seen.embed[seen.valid]
         texts = self.inputs.texts(
             variables,
             [text for own in captions for text in own if text is not None],
             progress=part_of(progress, images_total, total),
         )
 
-        kept = np.flatnonzero(found.valid)
+        kept = np.flatnonzero(seen.valid)
         image_ids = np.array(self.indices)[kept]
         number = np.concatenate([np.arange(count) for count in counts])
         caption_ids = image_ids[owner] * self.inputs.source.max_captions + number
-        keys = [found.keys[place] for place in kept]
+        keys = [seen.keys[place] for place in kept]
         ids = _Ids(keys, image_ids, caption_ids, owner)
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
@@ -160,7 +160,7 @@ class Retrieval:
             ks = [k for k in self.ks if k < len(images)]
             for name, (ranks, uninformed) in directions.items():
                 tables.append(ids.rows(protocol, name, ranks))
-                # An image's captions, or copies, are no independent queries.
+                # One image's captions, or its copies, are no independent queries.
                 groups = owner if len(ranks.greater) == len(owner) else None
                 for k in ks:
                     metrics[f"{start}{name}_recall@{k}"] = share(
@@ -181,12 +181,12 @@ class Retrieval:
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
         rows = result_rows.joined(tables)
-        return EvalResult(metrics, "mean_recall@1", size, len(found.broken), rows)
+        return EvalResult(metrics, "mean_recall@1", size, len(seen.broken), rows)
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
-        told = captions(self.inputs.source, self.indices)
-        return {"captions": (told, self._captions_total())}
+        items = captions(self.inputs.source, self.indices)
+        return {"captions": (items, self._captions_total())}
 
     def _captions_total(self) -> int:
         return int(self.inputs.source.caption_counts[self.indices].sum())
@@ -198,7 +198,7 @@ class Retrieval:
         counts: np.ndarray,
         owner: np.ndarray,
     ) -> dict[str, tuple[Ranks, Ranks]]:
-        """Direction -> (ranks, ranks of chance)."""
+        """Direction -> (ranks, an uninformed model's ranks)."""
         column = np.arange(counts.max())
         own = np.where(
             column < counts[:, None], (counts.cumsum() - counts)[:, None] + column, -1
@@ -234,10 +234,10 @@ class Retrieval:
     ) -> dict[str, tuple[Ranks, Ranks]]:
         """As `_standard`."""
         uninformed = chance(np.ones(len(texts)), len(texts))
-        itself = np.arange(len(texts))[:, None]
+        own = np.arange(len(texts))[:, None]
         return {
             "image_to_text": (
-                self._rank(images[owner], texts, itself),
+                self._rank(images[owner], texts, own),
                 uninformed,
             ),
             "text_to_image": (
@@ -289,11 +289,11 @@ def _rank_metric(value: float, chance: float, n: int) -> Metric:
 
 
 def _median(uninformed: Ranks) -> float:
-    """The least rank that half of all queries are expected to reach."""
+    """The smallest rank within which half of all queries are expected to hit."""
     owns, weights = np.unique(uninformed.own, return_counts=True)
     total = int(uninformed.own[0] + uninformed.ties[0])
     place = np.arange(total)
-    missed = np.zeros(total)  # the share whose right answers all come later
+    missed = np.zeros(total)  # the share of queries whose right answers come later
     for own, weight in zip(owns, weights, strict=True):
         wrong = np.clip((total - own - place) / (total - place), 0, None)
         missed += weight / weights.sum() * np.cumprod(wrong)

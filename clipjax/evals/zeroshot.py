@@ -1,8 +1,8 @@
-"""`evals=zeroshot`: classifying images by the names of the classes alone.
+"""`evals=zeroshot`: classifies images by the classes' names alone.
 
-Each class name goes into every prompt template; the text embeddings are averaged over
-the templates and brought back to unit norm, and an image belongs to the class whose
-embedding is nearest (CLIP, arXiv:2103.00020, section 3.1.4). A source may have several
+Each class name goes into every prompt template. A class's text embeddings are averaged
+over the templates and normalised again, and an image belongs to the class with the
+nearest embedding (CLIP, arXiv:2103.00020, section 3.1.4). A source may have several
 label sets (shape, colour, ...); every image is encoded once for all of them.
 """
 
@@ -44,21 +44,21 @@ def make(
     max_samples: int = 0,
     same_name: str = "apart",
 ) -> ZeroShot:
-    """Zero-shot classification for each label set of the source.
+    """Zero-shot classification on each of the source's label sets.
 
     Args:
-      label_sets: which; empty: all that the source has.
+      label_sets: names of label sets; empty: all of the source's.
       templates: prompts with one `{}` for the class name, for every label set; empty:
-        the source's own, or TEMPLATES for a set that has none.
-      ks: of the top-k accuracies; 1 is always among them, and one that is not below
-        the number of classes is left out, since it would always hit.
-      max_samples: images at most, evenly spread over the source; 0: all.
-      same_name: "apart": classes of one name stay different classes, which no text can
-        tell apart, so that they tie; "merge": they are one class.
+        the source's own, or TEMPLATES for a set without any.
+      ks: the k of the top-k accuracies; 1 is always added. A k that is not below the
+        number of classes is left out because it would always hit.
+      max_samples: the most images, evenly spread over the source; 0: all.
+      same_name: "apart": classes of one name stay different classes, and tie because no
+        text tells them apart; "merge": they are one class.
 
     Raises:
-      UserError: for an option out of range, a template without exactly one `{}`, a
-        source without labels or with fewer than two classes in a set.
+      UserError: if an option is out of range, a template does not have exactly one
+        `{}`, the source has no labels, or a set has fewer than two classes.
     """
     if not ks or min(ks) < 1 or max_samples < 0:
         raise UserError(
@@ -76,7 +76,7 @@ def make(
     prompts: dict[str, tuple[str, ...]] = {}
     classes: dict[str, tuple[str, ...]] = {}
     groups: dict[str, tuple[int, ...]] = {}
-    said: dict[str, str] = {}
+    shared_notes: dict[str, str] = {}
     for name in label_sets or known:
         if name not in known:
             raise UserError(
@@ -94,8 +94,8 @@ def make(
                 else "which no text can tell apart: "
                 "they tie; count them as one by same_name=merge"
             )
-            said[name] = f"{class_lists.shared_words(shared)}, {how}"
-            logger.warning("evals=zeroshot: label set %r: %s", name, said[name])
+            shared_notes[name] = f"{class_lists.shared_words(shared)}, {how}"
+            logger.warning("evals=zeroshot: label set %r: %s", name, shared_notes[name])
         if len(classes[name]) < 2:
             raise UserError(
                 f"evals=zeroshot: label set {name!r} has fewer than two classes; leave "
@@ -110,23 +110,23 @@ def make(
                 )
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
-    return ZeroShot(inputs, prompts, classes, groups, ks, indices, said)
+    return ZeroShot(inputs, prompts, classes, groups, ks, indices, shared_notes)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot:
     """The evaluator; see the module and `make`.
 
-    Of each label set: prompts: its templates. classes: the names to choose among.
-    groups: the place there of each of the source's classes. said: of classes of one
-    name, if it has such.
+    By label set: prompts: its templates. classes: the names to choose among. groups:
+    per class of the source, its place among these. shared_notes: what to say about
+    classes of one name, if there are any.
 
     What the numbers do not mean. "Zero-shot" says that no label was fitted, not that
-    the classes were absent from the training captions. The prompts are part of the
-    model under test: other templates move the result by points. Top-1 rewards the
-    frequent classes if the set is not balanced; compare it with majority_share, and
-    see mean_class_recall. The model chooses among the given names only, so a high
-    number does not say that it knows when none of them fits.
+    the training captions lacked the classes. The prompts are part of the model under
+    test: other templates move the result by points. Top-1 rewards frequent classes if
+    the set is not balanced: compare it with majority_share, and see mean_class_recall.
+    The model chooses among the given names only, so a high number does not say that it
+    knows when none of them fits.
     """
 
     inputs: Inputs
@@ -135,39 +135,39 @@ class ZeroShot:
     groups: dict[str, tuple[int, ...]]
     ks: tuple[int, ...]
     indices: list[int]
-    said: dict[str, str]
+    shared_notes: dict[str, str]
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:
-        """Metrics "<set>/top<k>", "<set>/mean_class_recall" (of the classes that occur)
-        and "<set>/majority_share", what always naming the most frequent class gets;
-        with several sets also "mean_top1". Rows as result_rows.by_class, one per image
-        and label set.
+        """Metrics "<set>/top<k>", "<set>/mean_class_recall" (over the classes that
+        occur), "<set>/majority_share" (the accuracy of always naming the most frequent
+        class) and, with several sets, "mean_top1". Rows as in result_rows.by_class,
+        one per image and label set.
 
-        Ties count in expectation; see evals/common/ranking.py. An image without a
-        label in a set does not count there.
+        Ties count as their expected value; see evals/common/ranking.py. An image
+        without a label in a set does not count there.
 
-        Raises UserError if no image with a label of a set can be read.
+        Raises UserError if no image with a label in one of the sets can be read.
         """
         prompt_counts = {
             name: len(self.classes[name]) * len(templates)
             for name, templates in self.prompts.items()
         }
         done, total = len(self.indices), len(self.indices) + sum(prompt_counts.values())
-        found = self.inputs.images(
+        seen = self.inputs.images(
             variables, self.indices, progress=part_of(progress, 0, total)
         )
-        found = found.without(lambda place: self._problem(found.labels[place]))
+        seen = seen.without(lambda place: self._problem(seen.labels[place]))
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
-        words = []
+        sizes = []
         for name, templates in self.prompts.items():
             names = self.classes[name]
-            labels = [own.get(name, -1) for own in found.labels]
-            counted = found.valid & (np.array(labels) >= 0)
+            labels = [own.get(name, -1) for own in seen.labels]
+            counted = seen.valid & (np.array(labels) >= 0)
             if not counted.any():
-                first = next(iter(found.broken.values()), ("", ""))[1]
+                first = next(iter(seen.broken.values()), ("", ""))[1]
                 why = f"; {first}" if first else ""
                 raise UserError(
                     f"evals=zeroshot: no image with a label in {name!r} can be read"
@@ -185,30 +185,30 @@ class ZeroShot:
             kept = np.flatnonzero(counted).tolist()
             numbers = np.array([groups[labels[i]] for i in kept])
             ranks = rank(
-                found.embed[counted], classes, numbers[:, None], nearest=NEAREST
+                seen.embed[counted], classes, numbers[:, None], nearest=NEAREST
             )
-            keys = [found.keys[i] for i in kept]
+            keys = [seen.keys[i] for i in kept]
             tables.append(result_rows.by_class(keys, names, numbers, ranks, name))
             metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
-            words.append(f"{name}: {len(numbers)} images, {len(names)} classes")
-            if name in self.said:
-                words[-1] += f", {self.said[name]}"
+            sizes.append(f"{name}: {len(numbers)} images, {len(names)} classes")
+            if name in self.shared_notes:
+                sizes[-1] += f", {self.shared_notes[name]}"
         primary = f"{next(iter(self.prompts))}/top1"
         if len(self.prompts) > 1:
             primary = "mean_top1"
-            each = [metrics[f"{name}/top1"] for name in self.prompts]
-            metrics["mean_top1"] = mean(each)
-        wrong = int((~finite(found.embed)).sum())
+            top1 = [metrics[f"{name}/top1"] for name in self.prompts]
+            metrics["mean_top1"] = mean(top1)
+        wrong = int((~finite(seen.embed)).sum())
         if wrong:
-            words.append(f"{wrong} embeddings not finite and counted as wrong")
+            sizes.append(f"{wrong} embeddings not finite and counted as wrong")
         rows = result_rows.joined(tables)
-        return EvalResult(metrics, primary, "; ".join(words), len(found.broken), rows)
+        return EvalResult(metrics, primary, "; ".join(sizes), len(seen.broken), rows)
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
         return {
             f"classes of {name}": (
-                (prompts_of(one, templates) for one in self.classes[name]),
+                (prompts_of(kind, templates) for kind in self.classes[name]),
                 len(self.classes[name]),
             )
             for name, templates in self.prompts.items()
@@ -223,7 +223,7 @@ class ZeroShot:
 
 
 def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
-    """A class's name in each template."""
+    """A class name in each template."""
     return [template.replace("{}", name) for template in templates]
 
 
@@ -237,8 +237,8 @@ def class_embeddings(
     """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
     prompts = [prompt for name in names for prompt in prompts_of(name, templates)]
     texts = inputs.texts(variables, prompts, progress=progress)
-    with np.errstate(invalid="ignore"):  # what is not finite stays so, and ranks last
+    with np.errstate(invalid="ignore"):  # NaN and inf stay, and rank last
         means = texts.reshape(len(names), len(templates), -1).mean(axis=1)
         norms = np.linalg.norm(means, axis=1, keepdims=True)
-        # Embeddings that cancel out point nowhere: left at zero, so those classes tie.
+        # Embeddings that cancel out have no direction: at zero, their classes tie.
         return means / np.where(norms > 0, norms, 1)

@@ -1,1 +1,1 @@
-"""What several evaluators share; no component."""
+"""Helpers that several evaluators share; no components."""

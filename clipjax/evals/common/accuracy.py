@@ -1,4 +1,4 @@
-"""Accuracies over classes, from the ranks of the right ones."""
+"""Accuracies over classes, computed from the right classes' ranks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def of(
     ranks: Ranks, labels: np.ndarray, count: int, ks: tuple[int, ...], prefix: str
 ) -> dict[str, Metric]:
     """Metrics "<prefix>top<k>" for k below the number of classes,
-    "<prefix>mean_class_recall" of the classes that occur and "<prefix>majority_share",
-    what always naming the most frequent class gets.
+    "<prefix>mean_class_recall" over the classes that occur and
+    "<prefix>majority_share", the accuracy of always naming the most frequent class.
 
-    ranks: of the right class of n images. labels: int [n]. count: of classes.
+    ranks: the right classes' for n images. labels: int [n]. count: number of classes.
     """
     metrics = {
         f"{prefix}top{k}": share(ranks.hits(k), chance=k / count)

@@ -1,4 +1,4 @@
-"""What evaluators take from a source and a model, encoded once for all of them."""
+"""The inputs of evaluators: a source's examples, encoded once for all evaluators."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from clipjax.types import Example, Source, UserError, Variables
 
 
 class Seen(NamedTuple):
-    """What became of n examples.
+    """n examples as read and encoded.
 
-    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros if not
-      valid.
+    embed: float32 [n e], of unit norm (a classifier's: logits), zeros if not valid.
     valid: bool [n], false if the image could not be read or decoded.
-    captions: each valid example's; None in place of one that is not text.
-    labels: label set -> class index, of each valid example.
-    keys: of each valid example.
-    broken: place -> (key, reason) of the others; what `captions`, `labels` and `keys`
-      hold there is empty.
-    pooled: float32 [n d], the tower's features before projection, and zeros if not
-      valid; None unless `need_pooled` has asked for them.
+    captions: each valid example's; None replaces a caption that is not text.
+    labels: each valid example's label set -> class index.
+    keys: each valid example's.
+    broken: place -> (key, reason) of each example that is not valid, whose entries in
+      `captions`, `labels` and `keys` are empty.
+    pooled: float32 [n d], the tower's features before projection, zeros if not valid;
+      None unless `need_pooled` asked for them.
     """
 
     embed: np.ndarray
@@ -35,16 +34,16 @@ class Seen(NamedTuple):
     pooled: np.ndarray | None = None
 
     def without(self, problem: Callable[[int], str]) -> Seen:
-        """The same with further examples broken.
+        """The same with further examples marked as broken.
 
-        problem: the place of a valid example -> why it cannot be used, "" if it can.
+        problem: a valid example's place -> why it cannot be used, "" if it can.
         """
-        wrong = {
+        new = {
             place: (self.keys[place], reason)
             for place in np.flatnonzero(self.valid).tolist()
             if (reason := problem(place))
         }
-        if not wrong:
+        if not new:
             return self
         embed, valid, pooled = (
             None if array is None else array.copy()
@@ -52,17 +51,17 @@ class Seen(NamedTuple):
         )
         for array in (embed, valid, pooled):
             if array is not None:
-                array[list(wrong)] = 0
-        broken = dict(sorted({**self.broken, **wrong}.items()))
+                array[list(new)] = 0
+        broken = dict(sorted({**self.broken, **new}.items()))
         return self._replace(embed=embed, valid=valid, broken=broken, pooled=pooled)
 
 
 class Inputs:
-    """A source and an encoder, as `make` of an evaluator takes them.
+    """A source and an encoder, as an evaluator's `make` takes them.
 
-    What is encoded with one model's variables is kept until other variables come or
-    `forget` is called, so evaluators that share their Inputs read and encode an image,
-    or the same texts, once.
+    It caches what it encodes until it gets other variables or `forget` is called, so
+    evaluators that share their Inputs read and encode an image, or the same texts,
+    once.
 
     An evaluator whose `make` calls `need_pooled` gets the towers' pooled features from
     the same pass. One that alters images uses `encoder` and `source` themselves.
@@ -93,7 +92,7 @@ class Inputs:
             self.forget()
 
     def forget(self) -> None:
-        """Lets go of everything that was encoded, and of the variables."""
+        """Clears the cache and releases the variables."""
         self._variables: Variables | None = None
         self._seen: dict[int, _Row] = {}
         self._texts: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray | None]] = {}
@@ -105,14 +104,14 @@ class Inputs:
         *,
         progress: Progress | None = None,
     ) -> Seen:
-        """Reads and encodes examples of the source, as far as they are not known.
+        """Returns these examples of the source; reads and encodes those not cached.
 
-        On several processes every process makes the same calls.
+        With several processes, every process makes the same calls.
         """
         self._use(variables)
         new = [index for index in indices if index not in self._seen]
         if new:
-            found = self.encoder.images(
+            images = self.encoder.images(
                 variables,
                 self.source,
                 new,
@@ -120,10 +119,10 @@ class Inputs:
                 progress=progress,
                 pooled="image" in self._pooled,
             )
-            broken = iter(found.broken)
-            pooled = [None] * len(new) if found.pooled is None else found.pooled
+            broken = iter(images.broken)
+            pooled = [None] * len(new) if images.pooled is None else images.pooled
             for index, embed, features, facts in zip(
-                new, found.embed, pooled, found.kept, strict=True
+                new, images.embed, pooled, images.kept, strict=True
             ):
                 why = ("", "") if facts is not None else next(broken)
                 self._seen[index] = _Row(embed, features, facts, why)
@@ -138,9 +137,9 @@ class Inputs:
         return Seen(
             np.stack([row.embed for row in rows]) if rows else _EMPTY,
             np.array([row.facts is not None for row in rows], bool),
-            [one["captions"] for one in facts],
-            [one["labels"] for one in facts],
-            [one["key"] for one in facts],
+            [fact["captions"] for fact in facts],
+            [fact["labels"] for fact in facts],
+            [fact["key"] for fact in facts],
             {i: row.why for i, row in enumerate(rows) if row.facts is None},
             pooled,
         )
@@ -185,7 +184,7 @@ class Inputs:
                 pair = self.encoder.texts(variables, texts, progress=progress), None
             for array in pair:
                 if array is not None:
-                    array.flags.writeable = False  # others get it too
+                    array.flags.writeable = False  # other evaluators get it too
             self._texts[key] = pair
         elif progress is not None:
             progress(len(texts), len(texts))
@@ -198,8 +197,8 @@ class Inputs:
 
 
 class _Row(NamedTuple):
-    """What became of one example; `facts` is None if it is broken, for the reason
-    `why`.
+    """One example as cached. facts: see `_facts`; None if it is broken. why: its key
+    and the reason.
     """
 
     embed: np.ndarray
@@ -213,7 +212,7 @@ _NONE: dict[str, Any] = {"captions": [], "labels": {}, "key": ""}
 
 
 def _facts(example: Example) -> dict[str, Any]:
-    """What an example has beside its image, as JSON values."""
+    """An example's captions, labels and key, as JSON values."""
     captions = example.captions
     return {
         "captions": [text if isinstance(text, str) else None for text in captions],

@@ -1,8 +1,8 @@
-"""Exact ranks of the right answers, with ties: the arithmetic of the evaluators.
+"""Exact ranks of right answers, with ties: the arithmetic of the evaluators.
 
-A tie is broken at random and the expected value reported, so a model that cannot tell
-two answers apart gets what guessing between them would get. Chance is the same
-arithmetic for a model to which all answers are alike.
+A tie counts as its expected value under random order, so a model that cannot tell two
+answers apart scores as if it guessed between them. Chance is the same arithmetic for a
+model that scores all answers equally.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ NEAREST = 5  # answers of each query that evaluators keep
 
 
 class Ranks(NamedTuple):
-    """Where the best right answer of each of n queries stands; int64 [n] each.
+    """The place of the best right answer for n queries; int64 [n] each.
 
-    greater: answers that score higher than the best right one.
-    ties: wrong answers that score the same.
-    own: right answers that score the same, at least 1.
+    greater: number of answers that score higher than the best right one.
+    ties: number of wrong answers that score the same.
+    own: number of right answers that score the same, at least 1.
     nearest: int64 [n k], the places of the best answers in the gallery, the best first,
       those that tie in the gallery's order, then -1; None unless asked for.
     score: float32 [n], of the best answer, NaN if there is none; None as `nearest`.
@@ -35,7 +35,7 @@ class Ranks(NamedTuple):
     def hits(self, k: int) -> np.ndarray:
         """float64 [n], the probability that a right answer is among the first k.
 
-        With m = k - greater places left for the own + ties that are alike, it is
+        The own + ties answers of equal score share m = k - greater places, so it is
         1 - C(ties, m) / C(own + ties, m).
         """
         places = k - self.greater
@@ -62,23 +62,24 @@ def rank(
 ) -> Ranks:
     """Ranks the gallery for each query by the float32 inner product.
 
-    On the host: as fast as XLA on a CPU, the same for every device, and never rounded
-    to TF32 or bfloat16. Identical gallery entries tie exactly. An embedding that is
-    not finite ranks behind everything, and so does the answer to such a query.
+    It runs on the host: as fast as XLA on a CPU, with the same result on every device,
+    and never rounded to TF32 or bfloat16. Identical gallery entries tie exactly. An
+    embedding that is not finite ranks behind all others, and so does the right answer
+    to such a query.
 
     Args:
       queries: float32 [n e].
       gallery: float32 [m e].
-      right: int [n p], the right answers of each query as places in the gallery, -1
-        if there are fewer than p; at least one each.
-      copies: int [m], how often each entry is in the gallery, of which one is right;
-        once if None.
+      right: int [n p], each query's right answers as places in the gallery, at least
+        one; -1 fills rows with fewer than p.
+      copies: int [m], how often each entry is in the gallery, once if None; one copy of
+        a right answer is right.
       block: queries at a time; fewer if the gallery is large.
-      nearest: how many of the best answers to give of each query; copies count once.
+      nearest: how many of each query's best answers to return; copies count once.
     """
     ok, usable = finite(queries), finite(gallery)
-    # A product may differ in the last bit with the place of a column in the matrix, so
-    # copies of one entry are counted at its first place.
+    # A product's last bit may depend on the column's place in the matrix, so copies
+    # of one entry are counted at its first place.
     first = _first_places(gallery)
     queries = np.where(ok[:, None], queries, 0).astype(np.float32)
     gallery = np.where(usable[:, None], gallery, 0).astype(np.float32)
@@ -117,18 +118,18 @@ def rank(
 
 
 def chance(own: np.ndarray, total: int) -> Ranks:
-    """The ranks of a model to which all `total` answers, `own` of them right, tie."""
+    """The ranks if all `total` answers tie, of which `own` are right."""
     own = np.asarray(own, np.int64)
     return Ranks(np.zeros_like(own), total - own, own)
 
 
 def finite(embed: np.ndarray) -> np.ndarray:
-    """bool [n], which of the embeddings [n e] have finite numbers only."""
+    """bool [n], whether each embedding of [n e] is finite."""
     return np.asarray(np.isfinite(embed).all(axis=1))
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """int64: `count` of `total` places, evenly spread; all if count is 0."""
+    """int64: `count` of `total` places, evenly spread; all places if count is 0."""
     count = min(count or total, total)
     return np.arange(count) * total // max(count, 1)
 
@@ -146,16 +147,16 @@ def _keep_best(scores: np.ndarray, places: np.ndarray, best: np.ndarray) -> None
 
 
 def _first_places(gallery: np.ndarray) -> np.ndarray:
-    seen: dict[bytes, int] = {}
+    firsts: dict[bytes, int] = {}
     return np.array(
-        [seen.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)],
+        [firsts.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)],
         np.int64,
     )
 
 
 def _count(where: np.ndarray, weights: np.ndarray, wide: bool) -> np.ndarray:
-    """int64 [n]: the copies in each row of a bool [n m]."""
-    if wide:  # BLAS is many times faster than an integer sum, and exact up to 2^24
+    """int64 [n]: the copies that each row of a bool [n m] marks."""
+    if wide:  # BLAS is many times faster than an integer sum; float32 is exact to 2^24
         exact = np.float32 if weights.sum() < 2**24 else np.float64
         return (where.astype(exact) @ weights.astype(exact)).astype(np.int64)
     return np.count_nonzero(where, axis=1)
