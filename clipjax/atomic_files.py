@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the process."""
+"""Atomic writes: readers see the old file or the new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# Nothing that is kept is nested as deep, and what walks over a value recurses.
+# Deeper JSON is refused, because code that walks over a value recurses.
 DEEPEST = 100
 
 
@@ -21,25 +21,25 @@ DEEPEST = 100
 def opened(
     path: pathlib.Path, mode: str = "w", *, sync: bool = True, **options: Any
 ) -> Iterator[Any]:
-    """A file to write, which takes the place of `path` once it is on the disk.
+    """Opens a file to write, which replaces `path` once it is on the disk.
 
-    mode, options: as of `open`; text is UTF-8. sync: False does not wait for the disk,
-    so that a power cut may leave anything. An error leaves what was there before.
+    mode, options: those of `open`; text is UTF-8. sync: False does not wait for the
+    disk, so that a power cut may leave a damaged file. An error keeps the old file.
 
-    A device or a pipe, /dev/null for one, has no place to be taken: it is written to.
+    A device or a pipe, such as /dev/null, is written directly, not replaced.
 
-    Raises OSError that names `path`: the disk is full or fails.
+    Raises OSError, naming `path`, if the disk is full or fails.
     """
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
-        options.setdefault("errors", "backslashreplace")  # of names that are no text
+        options.setdefault("errors", "backslashreplace")  # for names that are not UTF-8
     if is_special(path):
         with named(path), path.open(mode, **options) as file:
             yield file
         return
-    # Of several that write the same file the last one wins.
-    own = f"{os.getpid()}-{threading.get_ident()}"
-    scratch = path.with_name(f"{path.name}.{own}.tmp")
+    # If several write the same file, the last one wins.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    scratch = path.with_name(f"{path.name}.{writer}.tmp")
     try:
         with named(path, scratch), scratch.open(mode, **options) as file:
             yield file
@@ -49,20 +49,20 @@ def opened(
         with named(path, scratch):
             scratch.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # what failed before is told
+        with contextlib.suppress(OSError):  # the first error is the one to raise
             scratch.unlink(missing_ok=True)
 
 
 def is_special(path: pathlib.Path) -> bool:
-    """Whether there is something at a path that is neither a file nor a folder."""
+    """Whether a path exists and is neither a file nor a folder."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextlib.contextmanager
 def named(path: pathlib.Path, scratch: pathlib.Path | None = None) -> Iterator[None]:
-    """An OSError of the block names `path`, as that of a write does not by itself.
+    """Makes an OSError in the block name `path`; that of a write names no file.
 
-    scratch: what the block writes for it, which nobody knows by its name.
+    scratch: the temporary file, whose name `path` replaces in the error.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def named(path: pathlib.Path, scratch: pathlib.Path | None = None) -> Iterator[N
 
 
 def told(error: OSError) -> str:
-    """What the system refused, in a line: the file, why, and what to do."""
+    """One line about an error of the system: the file, the reason and the fix."""
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     name = error.filename
     where = os.fsdecode(name) if isinstance(name, (str, bytes)) else "a file"
@@ -81,28 +81,28 @@ def told(error: OSError) -> str:
 
 
 def _fix(error: OSError) -> str:
-    """What to do about an error of the system."""
+    """The fix for an error of the system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "make room and start again"
+        return "free space and start again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "see to its permissions, or give another place"
+        return "change its permissions, or name another place"
     if error.errno == errno.EIO:
-        return "the disk fails; mend or replace it and start again"
-    return "mend the cause and start again"
+        return "the disk fails; repair or replace it and start again"
+    return "fix the cause and start again"
 
 
 def check_room(folder: pathlib.Path) -> None:
     """Raises OSError unless a file can be written in a folder."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"\1" * 4096)  # more than a full disk takes
+        file.write(b"\1" * 4096)  # a full disk has no room for this
 
 
 def check_place(path: pathlib.Path) -> None:
-    """Raises OSError unless a folder that may not be there yet can be written."""
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if not there.is_dir():
-        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    check_room(there)
+    """Raises OSError unless a folder, which may not exist yet, can be written."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    check_room(existing)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -115,7 +115,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError for what is no JSON, and for values nested deeper than DEEPEST.
+    Raises ValueError for invalid JSON and for values nested deeper than DEEPEST.
     """
     try:
         value = json.loads(text)
@@ -125,9 +125,9 @@ def parse_json(text: str | bytes) -> Any:
     for _ in range(DEEPEST):
         level = [
             item
-            for each in level
-            if isinstance(each, (dict, list))
-            for item in (each.values() if isinstance(each, dict) else each)
+            for node in level
+            if isinstance(node, (dict, list))
+            for item in (node.values() if isinstance(node, dict) else node)
         ]
         if not level:
             return value
@@ -145,6 +145,6 @@ def sync(path: pathlib.Path) -> None:
 
 
 def digest(path: pathlib.Path) -> str:
-    """The SHA-256 of a file, by which damage is known."""
+    """The SHA-256 of a file, which reveals damage."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

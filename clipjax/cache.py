@@ -1,4 +1,4 @@
-"""The cache: derived and downloaded files that any run may delete or make again."""
+"""The cache: derived and downloaded files, which can be deleted at any time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipjax import paths
 
 
 def folder(name: str) -> pathlib.Path:
-    """The cache's folder of that name: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
+    """A folder in the cache: $CLIPJAX_CACHE/name or ~/.cache/clipjax/name."""
     if set_by_user := os.environ.get("CLIPJAX_CACHE"):
         return paths.local(set_by_user, "the cache (CLIPJAX_CACHE)") / name
     return paths.home(".cache/clipjax") / name

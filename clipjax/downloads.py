@@ -1,7 +1,7 @@
-"""Files that others released (vocabularies, weights): what is wrong with a bad one.
+"""Checks of downloaded files (vocabularies, weights), with one message per fault.
 
-A download that failed often leaves something else under the right name: nothing at all,
-a web page, or a Git LFS pointer. It is told here, so that all readers say it alike.
+A download that failed often leaves an empty file, a web page or a Git LFS pointer under
+the right name. All readers check for them here.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ PAGES = (b"<!doctype html", b"<html", b"<?xml")
 
 
 def opening(path: str | os.PathLike[str], what: str) -> bytes:
-    """Returns the first bytes of a file that could be what it should be.
+    """Returns the first bytes of a file unless it is obviously the wrong one.
 
     Args:
-      what: what it should be, for messages ("a vocab.txt").
+      what: the expected kind of file, for messages ("a vocab.txt").
 
     Raises UserError if the file is absent, a folder, unreadable, empty, a web page
     or a Git LFS pointer.
     """
-    place = paths.given(path)
-    if place.is_dir():
-        raise UserError(f"{place} is a folder: name {what} in it")
+    file_path = paths.given(path)
+    if file_path.is_dir():
+        raise UserError(f"{file_path} is a folder: name {what} in it")
     try:
-        with place.open("rb") as file:
+        with file_path.open("rb") as file:
             head = file.read(HEAD)
     except FileNotFoundError as error:
-        raise UserError(f"{place} does not exist: it should be {what}") from error
+        raise UserError(f"{file_path} does not exist: it should be {what}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"cannot read {place}: {one_line(error)}") from error
+        raise UserError(f"cannot read {file_path}: {one_line(error)}") from error
     if not head:
-        raise UserError(f"{place} is empty: fetch it again, it should be {what}")
+        raise UserError(f"{file_path} is empty: fetch it again, it should be {what}")
     if head.startswith(LFS):
         raise UserError(
-            f"{place} is a Git LFS pointer, not {what} itself: run `git lfs pull` in "
-            f"its repository, or download the file"
+            f"{file_path} is a Git LFS pointer, not {what} itself: run `git lfs pull` "
+            "in its repository, or download the file"
         )
     if head.lstrip().lower().startswith(PAGES):
         raise UserError(
-            f"{place} is a web page, not {what}: download the file itself (a hub's "
-            f"'raw' or 'resolve' address)"
+            f"{file_path} is a web page, not {what}: download the file itself (a hub's "
+            "'raw' or 'resolve' address)"
         )
     return head
 
@@ -56,27 +56,27 @@ def opening(path: str | os.PathLike[str], what: str) -> bytes:
 def read_text(path: str | os.PathLike[str], what: str) -> str:
     """Returns the content of a UTF-8 file; raises UserError as `opening`."""
     opening(path, what)
-    place = paths.given(path)
+    file_path = paths.given(path)
     try:
-        return place.read_text(encoding="utf-8-sig")
+        return file_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{place} is not {what}: no UTF-8 text ({error.reason})"
+            f"{file_path} is not {what}: not UTF-8 text ({error.reason})"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read {place}: {one_line(error)}") from error
+        raise UserError(f"cannot read {file_path}: {one_line(error)}") from error
 
 
 def fetch(url: str, most: int, timeout: float = 30.0) -> bytes:
-    """The content behind an address; raises OSError if it cannot be had.
+    """The content at an address; raises OSError if it cannot be fetched.
 
     Args:
-      most: bytes at most.
+      most: the largest number of bytes.
       timeout: seconds that the server may be silent.
     """
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
-            content = answer.read(most + 1)
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            content = response.read(most + 1)
     except urllib.error.HTTPError as error:
         error.close()
         raise OSError(f"{url} answers {error.code} {error.reason}") from None
@@ -88,6 +88,6 @@ def fetch(url: str, most: int, timeout: float = 30.0) -> bytes:
 
 
 def one_line(error: BaseException) -> str:
-    """The words of an error in one line, its kind if it has none."""
-    words = " ".join(str(error).split())
-    return words[:300] if words else type(error).__name__
+    """An error's message in one line, or its type's name if it has none."""
+    message = " ".join(str(error).split())
+    return message[:300] if message else type(error).__name__

@@ -1,4 +1,4 @@
-"""What users give as images, made what the encoder takes, one after another."""
+"""Turns users' images into the encoder's Examples, one after another."""
 
 from __future__ import annotations
 
@@ -18,32 +18,35 @@ ImageLike = Image.Image | bytes | np.ndarray | str | os.PathLike | BinaryIO | Ex
 SINGLE = Image.Image, bytes, bytearray, str, os.PathLike, io.IOBase, Example
 
 
-def one_by_one(given: Any) -> Iterator[Example]:
-    """Yields an example for each image, whose key tells its number, and its path.
+def one_by_one(images: Any) -> Iterator[Example]:
+    """Yields an example for each image, whose key has its number and path.
 
-    given: a list, a generator, or anything with a length and numbered elements. An
-    image is taken when the one before has been, and no sooner. Files are read here and
-    not by threads, since two images may be one object, and open files may share one
-    position (members of a tar do).
+    images: a list, a generator, or anything with a length and numbered elements. Each
+    is taken only when the next example is asked for. Files are read in this thread,
+    because two images may be one object, and open files may share one position (members
+    of a tar do).
 
-    Raises UserError for what is no collection of images; later BadExample, naming the
-    number, for an image that is none and for a file that cannot be read.
+    Raises UserError if `images` is not a collection of images; while iterating,
+    BadExample, naming the number, for an element that is not an image or cannot be
+    read.
     """
-    if isinstance(given, np.ndarray) and (given.ndim == 4 or given.dtype.kind in "OUS"):
+    if isinstance(images, np.ndarray) and (
+        images.ndim == 4 or images.dtype.kind in "OUS"
+    ):
         raise UserError("give a list of images, not an array of them: list(images)")
-    if isinstance(given, (*SINGLE, np.ndarray)):
+    if isinstance(images, (*SINGLE, np.ndarray)):
         raise UserError("give a list of images: [image]")
-    if isinstance(given, Mapping):
+    if isinstance(images, Mapping):
         raise UserError("give a list of images, not a dict: list(images.values())")
-    if isinstance(given, Iterable):
-        return _examples(given)
-    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        return _examples(given[i] for i in range(len(given)))
-    raise UserError(f"give a list of images, not {type(given).__name__}")
+    if isinstance(images, Iterable):
+        return _examples(images)
+    if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        return _examples(images[i] for i in range(len(images)))
+    raise UserError(f"give a list of images, not {type(images).__name__}")
 
 
-def _examples(given: Iterable[Any]) -> Iterator[Example]:
-    for number, image in enumerate(given):
+def _examples(images: Iterable[Any]) -> Iterator[Example]:
+    for number, image in enumerate(images):
         key = f"image {number}"
         if isinstance(image, str | os.PathLike):
             key += f" ({os.fspath(image)!r})"
@@ -51,7 +54,7 @@ def _examples(given: Iterable[Any]) -> Iterator[Example]:
             yield _example(image, key)
         except BadExample as error:
             raise BadExample(error.reason, key) from error.__cause__
-        del image  # or it would live until the next is taken
+        del image  # frees it before the next is taken
 
 
 def _example(image: Any, key: str) -> Example:
@@ -87,7 +90,7 @@ def _rest(file: Any, read: Any) -> bytes:
         if file.seekable():
             file.seek(0)
     except (AttributeError, OSError, ValueError):
-        pass  # as it stands, as Pillow does
+        pass  # reads from the current position, as Pillow does
     try:
         data = read()
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Images read and decoded ahead by threads, and put together to batches."""
+"""Reads and decodes images ahead in threads, and joins them to batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from clipjax.data.batching.prefetch import PATIENCE, Ahead, Late, name_of
 from clipjax.pulse import pulse
 from clipjax.types import BadExample, UserError
 
-AHEAD = 2  # batches that the threads may be in front of the device
-TAKEN = 2  # elements for each thread, taken from what is given one by one
+AHEAD = 2  # batches that the threads may be ahead of the device
+TAKEN = 2  # elements per thread that are taken ahead from an iterable
 
 
 class Note(NamedTuple):
-    """What became of an image: its place, (what was kept, None) or (key, reason)."""
+    """The outcome of an image: its place, and (kept value, None) or (key, reason)."""
 
     place: int
     value: Any
@@ -29,12 +29,13 @@ class ImageBatches:
 
     Args:
       examples, indices, keep, skip_broken: see Encoder.images.
-      shape: [h w 3], of what `preprocess` gives.
-      rows: of each batch, that are to be filled; the others stay 0.
-      threads: that read and decode. timeout: seconds, as of Encoder.
+      shape: [h w 3], the shape that `preprocess` returns.
+      rows: the rows of each batch to fill; the others stay 0.
+      threads: how many read and decode. timeout: seconds, as in Encoder.
 
-    expected: how many images there are, 0 if that is not known before.
-    total: how many there were, and notes: of those in `rows`; whole at the end.
+    expected: the number of images, 0 if it is not known in advance.
+    total: the number of images taken; notes: the outcomes of those in `rows`. Both are
+      complete after the iteration.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class ImageBatches:
         self._threads = threads
         self._timeout = timeout
         self._skip_broken = skip_broken
-        # Not by [i] in all cases: a table's [i] may be a label or a column.
+        # Not always by [i], because a table's [i] may be a label or a column.
         self._in_turn = (
             indices is None
             and isinstance(examples, Iterable)
@@ -78,17 +79,19 @@ class ImageBatches:
         self.notes: list[Note] = []
 
     def __iter__(self) -> Iterator[tuple[np.ndarray]]:
-        """At least one batch, for the width of what is made of it.
+        """Yields at least one batch, so that the caller learns the outputs' width.
 
-        Raises UserError for an image that does not come in time, BadExample for a
-        broken one that is not to be skipped.
+        Raises UserError for an image that exceeds the timeout, BadExample for a broken
+        one unless those are skipped.
         """
-        read = Ahead(self._read, self._own(), threads=self._threads, depth=self._depth)
-        patience, given, batch = PATIENCE, 0, self._blank()
+        read = Ahead(
+            self._read, self._own_jobs(), threads=self._threads, depth=self._depth
+        )
+        patience, yielded, batch = PATIENCE, 0, self._blank()
         last = max(self._rows)
         try:
-            while (found := self._take(read)) is not None:
-                pixels, note = found
+            while (item := self._take(read)) is not None:
+                pixels, note = item
                 if note.reason is not None and not self._skip_broken:
                     raise BadExample(note.reason, note.value)
                 self.notes.append(note)
@@ -97,22 +100,22 @@ class ImageBatches:
                     batch[row] = pixels
                 if row == last:
                     yield (batch,)
-                    given, batch = given + 1, self._blank()
-            while given * self._batch_size < max(self.total, 1):
+                    yielded, batch = yielded + 1, self._blank()
+            while yielded * self._batch_size < max(self.total, 1):
                 yield (batch,)
-                given, batch = given + 1, self._blank()
+                yielded, batch = yielded + 1, self._blank()
         except Late:
             patience = 0.0
             raise UserError(
                 f"{self._awaited()} has not been read for {self._timeout:g} s "
-                f"(data.timeout): see whether the place of the data answers and start "
-                f"again, or give a longer data.timeout (0: no limit)"
+                f"(data.timeout): check that the data can be read and start "
+                "again, or set a longer data.timeout (0: no limit)"
             ) from None
         finally:
             read.close(patience)
 
-    def _own(self) -> Iterator[tuple[int, Any]]:
-        """(place, element or number) of the images in `rows`; counts all."""
+    def _own_jobs(self) -> Iterator[tuple[int, Any]]:
+        """Yields (place, element or number) of the images in `rows`; counts all."""
         for place, job in enumerate(self._jobs):
             self.total = place + 1
             if place % self._batch_size in self._rows:
@@ -126,7 +129,7 @@ class ImageBatches:
             return None
 
     def _awaited(self) -> str:
-        """What to call the first image of `rows` that no note is of."""
+        """The name of the first image in `rows` that has no note yet."""
         place = self.notes[-1].place + 1 if self.notes else 0
         while place % self._batch_size not in self._rows:
             place += 1
@@ -137,9 +140,9 @@ class ImageBatches:
     def _blank(self) -> np.ndarray:
         return np.zeros((self._batch_size, *self._shape), np.uint8)
 
-    def _read(self, own: tuple[int, Any]) -> tuple[np.ndarray | None, Note]:
-        """The pixels, None of a broken image, and what became of it."""
-        place, job = own
+    def _read(self, place_and_job: tuple[int, Any]) -> tuple[np.ndarray | None, Note]:
+        """An image's pixels, None if it is broken, and its note."""
+        place, job = place_and_job
         key = f"example {place if self._in_turn else job}"
         try:
             example = job if self._in_turn else self._examples[job]
@@ -150,7 +153,7 @@ class ImageBatches:
             return None, Note(place, error.key or key, error.reason)
         if pixels.shape != self._shape or pixels.dtype != np.uint8:
             raise ValueError(
-                f"preprocess gave {pixels.dtype} {list(pixels.shape)} for {key}, not "
-                f"uint8 {list(self._shape)}"
+                f"preprocess returned {pixels.dtype} {list(pixels.shape)} for {key}, "
+                f"not uint8 {list(self._shape)}"
             )
         return pixels, Note(place, value, None)

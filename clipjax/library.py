@@ -1,4 +1,4 @@
-"""The library face: `clipjax.load("runs/x")`, then encode images and texts."""
+"""The library: `clipjax.load("runs/x")`, then encode images and texts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from clipjax.weights import model_description, read_model
 class Loaded:
     """A trained model with everything it needs to be used.
 
-    config: of its run; of a released model one to train it on with, whose data and
-    length are still to be chosen.
+    config: its run's; a released model has one to fine-tune it, whose data and length
+    are not yet set.
     variables: as `model.apply` takes them.
-    step: of the checkpoint, 0 of a released model.
+    step: the checkpoint's, 0 for a released model.
     tokenizer: texts -> (ids, mask); None for a classifier.
     preprocess: image (PIL, encoded bytes or uint8 [h w 3]) -> uint8 [s s 3].
 
@@ -46,12 +46,11 @@ class Loaded:
     def encode_image(self, images: Iterable[ImageLike]) -> np.ndarray:
         """Unit-norm float32 [n e].
 
-        images: PIL images, encoded bytes, uint8 [h w 3], paths and open files, taken
-        one after another and a few at a time: a generator may give more than fit into
-        memory.
+        images: PIL images, encoded bytes, uint8 [h w 3], paths and open files. Only a
+        few are taken ahead, so that a generator may yield more than fit into memory.
 
-        Raises UserError for a classifier, and naming the first image that cannot be
-        read, as soon as it comes.
+        Raises UserError for a classifier, and for the first image that cannot be read,
+        naming it.
 
         >>> images, texts = clip.encode_image([image]), clip.encode_text(["a dog"])
         >>> (images @ texts.T).shape  # cosines
@@ -64,21 +63,21 @@ class Loaded:
     def classify(self, images: Iterable[ImageLike]) -> np.ndarray:
         """Probabilities of a classifier's `class_names`, float32 [n classes].
 
-        images: as of `encode_image`. Raises UserError for another model, and as
-        `encode_image`.
+        images: as in `encode_image`. Raises UserError for another kind of model, and as
+        `encode_image` does.
 
         >>> classifier.class_names, classifier.classify([image])
         (('dog', 'cat'), array([[0.75, 0.25]], dtype=float32))
         """
         if self.model.image_output != "logits":
-            raise UserError("this model is no classifier: use encode_image(images)")
+            raise UserError("this model is not a classifier: use encode_image(images)")
         logits = self._images(images)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of a classifier, in the order of `classify`; else ().
+        """A classifier's classes in the order of `classify`; else ().
 
         >>> classifier.class_names
         ('dog', 'cat')
@@ -86,23 +85,23 @@ class Loaded:
         return self.encoder.classes.names
 
     def _images(self, images: Iterable[ImageLike]) -> np.ndarray:
-        given = one_by_one(images)
+        examples = one_by_one(images)
         try:
-            found = self.encoder.images(self.variables, given, skip_broken=False)
+            encoded = self.encoder.images(self.variables, examples, skip_broken=False)
         except BadExample as error:
             raise UserError(str(error)) from error
-        return found.embed
+        return encoded.embed
 
     def encode_text(self, texts: Iterable[str]) -> np.ndarray:
         """Unit-norm float32 [n e].
 
-        Raises UserError for a model without text, and naming the first that is no str.
+        Raises UserError for a model without text, and for the first that is not a str.
 
         >>> clip.encode_text(["a dog", "a cat"]).shape
         (2, 16)
         """
-        listed = isinstance(texts, Iterable) or hasattr(texts, "__getitem__")
-        if isinstance(texts, (str, bytes, Mapping)) or not listed:
+        is_listing = isinstance(texts, Iterable) or hasattr(texts, "__getitem__")
+        if isinstance(texts, (str, bytes, Mapping)) or not is_listing:
             raise UserError(
                 'encode_text takes a list of strings, such as ["a dog"], not '
                 f"{type(texts).__name__}"
@@ -121,7 +120,7 @@ class Loaded:
         """
         side = self.config.data.image_size
         blank = np.zeros((1, side, side, 3), np.uint8)
-        # Compiled, so that the tower, which it does not depend on, is left out.
+        # Compiled, so that the tower, on which it does not depend, is left out.
         scale = jax.jit(lambda v: self.model.encode_image(v, blank)["logit_scale"])
         return float(scale(self.variables))
 
@@ -129,18 +128,18 @@ class Loaded:
 def load(
     name: str | pathlib.Path, *, checkpoint: str | int = "best", ema: bool = True
 ) -> Loaded:
-    """Loads a run directory, or a two-tower model that others released.
+    """Loads a run directory, or a released two-tower model.
 
     Args:
       name: a run; a folder of Hugging Face's CLIPModel or SiglipModel or of open_clip;
         a file of OpenAI's CLIP; or "hf-hub:ORG/NAME" for such a folder on the Hugging
         Face hub.
-      checkpoint: of a run: "best" (the latest if none is best), "latest" or a step.
-      ema: of a run: the moving average of the parameters, if it kept one.
+      checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
+      ema: whether to load a run's moving average of the parameters, if it has one.
 
     Raises:
       UserError: if there is no such model, its checkpoint or weights cannot be read,
-        or it is none that our towers can be.
+        or clipjax has no such towers.
 
     >>> clip = clipjax.load("runs/quickstart", checkpoint="latest")
     >>> clip.step
@@ -162,17 +161,17 @@ def _load(name: str, checkpoint: str, ema: bool) -> Loaded:
     variables, step = assemble.load_variables(folder, checkpoint, ema)
     variables = jax.device_put(variables)  # once, not with every batch
     preprocess = assemble.preprocess(config)
-    learnt = classes.saved(config, folder)
-    encoder = Encoder(model, tokenizer, preprocess, classes=learnt)
+    class_list = classes.saved(config, folder)
+    encoder = Encoder(model, tokenizer, preprocess, classes=class_list)
     return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)
 
 
 def _load_released(name: str) -> Loaded:
-    found, variables = read_model.read_model(name)
-    config = model_description.to_config(found, name)
+    settings, variables = read_model.read_model(name)
+    config = model_description.to_config(settings, name)
     tokenizer = create("tokenizer", config.data.tokenizer, None, None)
-    model_description.check_tokenizer(found, tokenizer, name)
-    model = model_description.build(found)
+    model_description.check_tokenizer(settings, tokenizer, name)
+    model = model_description.build(settings)
     variables = jax.device_put(variables)
     preprocess = assemble.preprocess(config)
     encoder = Encoder(model, tokenizer, preprocess)

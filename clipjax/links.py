@@ -1,4 +1,4 @@
-"""A connection between two processes that carries JSON lines; sending never blocks."""
+"""Connections that carry JSON lines between two processes; sending never blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Link:
 
     Args:
       received: called in the reading thread with each message.
-      closed: called there once, when the other end is gone.
+      closed: called there once, after the other end closed.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class Link:
         self._sent = threading.Event()
 
     def start(self) -> None:
-        for work in (self._read, self._write):
-            threading.Thread(target=work, name="clipjax-link", daemon=True).start()
+        for target in (self._read, self._write):
+            threading.Thread(target=target, name="clipjax-link", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Queues a message; one to a process that is gone is lost."""
+        """Queues a message; it is lost if the other process has ended."""
         self._out.put(encoded(message))
 
     def flush(self, seconds: float) -> None:
-        """Returns when what was queued is sent, after `seconds` at the latest."""
+        """Waits until all queued messages are sent, `seconds` at most."""
         self._out.put(None)
         self._sent.wait(seconds)
 
@@ -52,7 +52,7 @@ class Link:
             for line in self._reader:
                 self._received(json.loads(line))
         except (OSError, ValueError):
-            pass  # told by `closed`
+            pass  # `closed` reports it
         self._closed()
 
     def _write(self) -> None:
@@ -60,7 +60,7 @@ class Link:
             try:
                 self._connection.sendall(data)
             except OSError:
-                break  # the reading thread sees it too
+                break  # the reading thread reports it
         self._sent.set()
 
 

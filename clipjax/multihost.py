@@ -1,4 +1,4 @@
-"""How several processes come to one answer; plain calls if there is only one."""
+"""Agreement between several processes; plain calls if there is only one."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def gather(text: str) -> list[str]:
         return [text]
     raise UserError(
         "these processes were joined by jax.distributed.initialize: call "
-        "clipjax.engine.distributed.initialise in its place"
+        "clipjax.engine.distributed.initialise instead"
     )
 
 
 def same(what: str, facts: Mapping[str, Any]) -> None:
     """Raises UserError on every process if facts (JSON values) differ between them.
 
-    what: the facts are of, in words. Each difference is named with its process.
+    what: what the facts describe, for the message, which names each difference with its
+    process.
     """
-    told = [json.loads(text) for text in gather(json.dumps(dict(facts)))]
+    gathered = [json.loads(text) for text in gather(json.dumps(dict(facts)))]
     lines = []
-    for key in sorted({key for each in told for key in each}):
+    for key in sorted({key for theirs in gathered for key in theirs}):
         values: dict[str, list[int]] = {}
-        for process, each in enumerate(told):
-            value = json.dumps(each[key]) if key in each else "(absent)"
+        for process, theirs in enumerate(gathered):
+            value = json.dumps(theirs[key]) if key in theirs else "(absent)"
             values.setdefault(value, []).append(process)
         if len(values) > 1:
             parts = (
@@ -54,16 +55,16 @@ def same(what: str, facts: Mapping[str, Any]) -> None:
 
 
 def on_primary(act: Callable[[], Any]) -> Any:
-    """Calls `act` on process 0 only; every process must call it.
+    """Calls `act` on process 0 only; every process must call this function.
 
-    Returns its result (a JSON value) or raises its UserError on all of them.
+    Returns its result (a JSON value), or raises its UserError, on all processes.
     """
     if peers.group() is None:
-        return _told(act)
+        return _with_one_line(act)
     outcome: list[Any] = ["", None]
     if jax.process_index() == 0:
         try:
-            outcome = ["", _told(act)]
+            outcome = ["", _with_one_line(act)]
         except UserError as error:
             outcome = [str(error), None]
     failure, result = json.loads(gather(json.dumps(outcome))[0])
@@ -72,8 +73,8 @@ def on_primary(act: Callable[[], Any]) -> Any:
     return result
 
 
-def _told(act: Callable[[], Any]) -> Any:
-    """Calls `act`; what the file system refuses becomes a UserError."""
+def _with_one_line(act: Callable[[], Any]) -> Any:
+    """Calls `act` and turns an OSError into a UserError."""
     try:
         return act()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Limits of options that several components check, each refused in one line."""
+"""Checks of options that several components share; each fault is one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipjax.types import UserError
 
 
 def one_of(option: str, value: str, known: Any) -> None:
-    """Raises UserError if an option's value is none of the known ones."""
+    """Raises UserError if an option's value is not one of the known ones."""
     if value not in known:
         raise UserError(
             f"{option}={value!r}: must be one of {', '.join(known)}."
@@ -19,14 +19,14 @@ def one_of(option: str, value: str, known: Any) -> None:
 
 
 def at_least_one(option: str, size: int) -> None:
-    """Raises UserError if a size is no whole number above 0.
+    """Raises UserError if a size is not an integer above 0.
 
     >>> at_least_one("evals.mine.samples", 0)
     Traceback (most recent call last):
-    clipjax.types.UserError: evals.mine.samples=0: must be a whole number of at least 1
+    clipjax.types.UserError: evals.mine.samples=0: must be an integer of at least 1
     """
     if not isinstance(size, int) or size < 1:
-        raise UserError(f"{option}={size!r}: must be a whole number of at least 1")
+        raise UserError(f"{option}={size!r}: must be an integer of at least 1")
 
 
 def above_zero(option: str, value: float) -> None:
@@ -38,7 +38,7 @@ def above_zero(option: str, value: float) -> None:
 def check_pixels(
     mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> None:
-    """Raises UserError if images cannot be normalised with these."""
+    """Raises UserError if images cannot be normalised with this mean and std."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3 or not all(math.isfinite(value) for value in values):
             raise UserError(f"model.{name}={values}: must be three numbers")
@@ -55,16 +55,16 @@ def in_range(option: str, value: float) -> None:
 def sizes(
     option: str, asked: tuple[int | None, ...], variant: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """(width, depth, heads, ...) as asked for, the variant's if that is None.
+    """(width, depth, heads, ...): each from `asked`, or the variant's if None.
 
     Raises UserError if a transformer of these sizes cannot be built.
     """
-    found = tuple(
+    chosen = tuple(
         default if value is None else value
         for value, default in zip(asked, variant, strict=True)
     )
-    check_sizes(option, *found)
-    return found
+    check_sizes(option, *chosen)
+    return chosen
 
 
 def check_sizes(

@@ -9,12 +9,12 @@ import jax
 
 
 def paths(tree: Any) -> Any:
-    """The same tree with each leaf's path in its place."""
+    """The same tree with each leaf replaced by its path."""
 
     def join(path, _):
-        return "/".join(str(word(part)) for part in path)
+        return "/".join(str(key_of(part)) for part in path)
 
-    def word(part):
+    def key_of(part):
         for name in ("key", "name", "idx"):  # dict, attribute and sequence keys
             if hasattr(part, name):
                 return getattr(part, name)

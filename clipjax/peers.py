@@ -1,9 +1,9 @@
-"""The processes of one run: they meet, exchange texts and watch each other.
+"""The processes of one run: they connect, exchange texts and watch each other.
 
-jax's coordination service ends a process by a C++ abort when another one is gone, and
-names nobody. So the processes hold connections of their own, from each to process 0,
-which name a dead, stopped or absent process in one line. A process counts as moving
-while it reports steps, encoded batches or saved bytes, compiles, or waits for a batch.
+jax's coordination service ends a process by a C++ abort when another one has ended, and
+names none. Therefore each process also connects to process 0, and a dead, stopped or
+absent process is named in one line. A process makes progress while it reports steps,
+encoded batches or saved bytes, compiles, or waits for a batch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _FLUSH_SECONDS = 2.0
 
 
 class Peers:
-    """This process's place among the others.
+    """This process's connections to the others.
 
     Args:
       address: (host, port) at which process 0 listens.
-      timeout: seconds that a process may be absent, silent or without progress; 0: for
-        ever.
+      timeout: seconds that a process may be absent, silent or without progress; 0: no
+        limit.
 
-    Raises UserError if they do not all meet in time.
+    Raises UserError if not all of them connect in time.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Peers:
         self._beats: dict[int, tuple[float, Message]] = {}
         self._texts: dict[int, dict[int, str]] = {}  # exchange -> process -> text
         self._exchanges = 0
-        self._gone: set[int] = set()  # processes that said goodbye
+        self._finished: set[int] = set()  # processes that called finish
         self._over = False
         self._ending = threading.RLock()  # whose thread says why this process ends
         deadline = time.monotonic() + self.timeout
@@ -73,33 +73,33 @@ class Peers:
         if self.index:
             self._links[0].send({"kind": "text", "number": number, "text": text})
         else:
-            self._keep(number, 0, text)
+            self._store(number, 0, text)
         with self._change:
             self._change.wait_for(
                 lambda: len(self._texts.get(number, ())) == self.count
             )
-            found = self._texts.pop(number)
-        texts = [found[i] for i in range(self.count)]
+            by_process = self._texts.pop(number)
+        texts = [by_process[i] for i in range(self.count)]
         if self.index == 0:
-            self._tell({"kind": "texts", "number": number, "texts": texts})
+            self._send_all({"kind": "texts", "number": number, "texts": texts})
         pulse.beat()
         return texts
 
     def finish(self) -> None:
-        """Waits until every process has come here; after it any may end."""
+        """Waits until every process has called it; then any may end."""
         if self._over:
             return
         if self.index:
             self._links[0].send({"kind": "bye"})
         with self._change:
-            self._gone.add(self.index)
+            self._finished.add(self.index)
             if self.index == 0:
-                self._change.wait_for(lambda: len(self._gone) == self.count)
+                self._change.wait_for(lambda: len(self._finished) == self.count)
             else:
-                self._change.wait_for(lambda: 0 in self._gone)
+                self._change.wait_for(lambda: 0 in self._finished)
             self._over = True
         if self.index == 0:
-            self._tell({"kind": "bye"})
+            self._send_all({"kind": "bye"})
             for link in self._links.values():
                 link.flush(_FLUSH_SECONDS)
 
@@ -112,9 +112,9 @@ class Peers:
         self._ending.acquire()
 
     def fail(self, message: str, status: int) -> NoReturn:
-        """Ends this process, which has said why, and lets the others name it."""
+        """Ends this process, after its own message, and tells the others the reason."""
         self.claim_ending()
-        self._tell({"kind": "failed", "process": self.index, "why": message})
+        self._send_all({"kind": "failed", "process": self.index, "why": message})
         self._exit(status)
 
     def _listen(self, deadline: float) -> None:
@@ -136,17 +136,17 @@ class Peers:
                 try:
                     connection, _ = server.accept()
                     connection.settimeout(5)
-                    hello, reader = _answer(connection)
+                    hello, reader = _first_message(connection)
                 except (TimeoutError, BlockingIOError):
                     absent = set(range(self.count)) - {0, *self._links}
                     listed = ", ".join(map(str, sorted(absent)))
                     why = (
-                        f"process {listed} of {self.count} has not come within "
+                        f"process {listed} of {self.count} has not connected within "
                         f"{self.timeout:g} s (mesh.timeout): start it too"
                     )
                     self._refuse(waiting, why)
                 except (OSError, ValueError):
-                    continue  # something else that knocked at this port
+                    continue  # another program connected to this port
                 if hello.get("greeting") != GREETING:
                     connection.close()
                     continue
@@ -155,9 +155,9 @@ class Peers:
                 if hello["count"] != self.count or other in {0, *self._links}:
                     self._refuse(
                         waiting,
-                        f"{hello['name']} came as process {other} of {hello['count']}: "
-                        f"processes 0 to {self.count - 1} of {self.count} are to come, "
-                        "each once",
+                        f"{hello['name']} connected as process {other} of "
+                        f"{hello['count']}: processes 0 to {self.count - 1} of "
+                        f"{self.count} must connect, each once",
                     )
                 self._names[other] = hello["name"]
                 self._links[other] = self._link(connection, other, reader)
@@ -188,8 +188,10 @@ class Peers:
         }
         try:
             connection.sendall(encoded({"greeting": GREETING, **me}))
-            connection.settimeout(_left(deadline + 5))  # it says in time who is missing
-            answer, reader = _answer(connection)
+            connection.settimeout(
+                _left(deadline + 5)
+            )  # process 0 names the missing one in time
+            answer, reader = _first_message(connection)
         except (OSError, ValueError) as error:
             raise UserError(f"{absent} (mesh.timeout), or ended: {error}") from error
         if "refused" in answer:
@@ -203,7 +205,7 @@ class Peers:
 
         def closed() -> None:
             with self._change:
-                expected = self._over or other in self._gone
+                expected = self._over or other in self._finished
             if not expected:
                 self._end(f"{self._name(other)} ended without a word")
 
@@ -214,13 +216,13 @@ class Peers:
         if kind == "beat":
             self._beats[other] = (time.monotonic(), message)
         elif kind == "text":
-            self._keep(message["number"], other, message["text"])
+            self._store(message["number"], other, message["text"])
         elif kind == "texts":
             for i, text in enumerate(message["texts"]):
-                self._keep(message["number"], i, text)
+                self._store(message["number"], i, text)
         elif kind == "bye":
             with self._change:
-                self._gone.add(other)
+                self._finished.add(other)
                 self._change.notify_all()
         elif kind == "failed":
             name = self._name(message["process"])
@@ -228,12 +230,12 @@ class Peers:
         elif kind == "end":
             self._end(message["why"])
 
-    def _keep(self, number: int, process: int, text: str) -> None:
+    def _store(self, number: int, process: int, text: str) -> None:
         with self._change:
             self._texts.setdefault(number, {})[process] = text
             self._change.notify_all()
 
-    def _tell(self, message: Message) -> None:
+    def _send_all(self, message: Message) -> None:
         for link in self._links.values():
             link.send(message)
 
@@ -247,21 +249,23 @@ class Peers:
             now = time.monotonic()
             own = {"kind": "beat", "idle": pulse.idle(now), "step": pulse.step}
             self._beats[self.index] = (now, own)
-            self._tell(own)
+            self._send_all(own)
             if why := self._verdict(now, 5 * period):
                 self._end(why)
 
     def _verdict(self, now: float, quiet: float) -> str:
-        """Whom to name if nobody moves, or if somebody is silent; "" if all is well."""
+        """The fault and its process, if one is silent or none progresses; else ""."""
         others = self._links
-        silence = {i: now - self._beats[i][0] for i in others if i not in self._gone}
+        silence = {
+            i: now - self._beats[i][0] for i in others if i not in self._finished
+        }
         worst = max(silence, key=silence.__getitem__, default=None)
         if worst is not None and silence[worst] > self.timeout:
             return (
                 f"{self._name(worst)} has not answered for {self.timeout:g} s "
                 "(mesh.timeout)"
             )
-        # A stopped process is silent: it is named when its silence is long enough.
+        # A stopped process is silent; it is named once its silence is long enough.
         if self.index or any(gap > quiet for gap in silence.values()):
             return ""
         beats = {i: beat for i, (_, beat) in self._beats.items()}
@@ -281,12 +285,12 @@ class Peers:
         )
 
     def _end(self, why: str) -> NoReturn:
-        """Ends this process because of another; the first reason is the one told."""
+        """Ends this process because of another; only the first reason is printed."""
         self.claim_ending()
         if self.index == 0:
-            self._tell({"kind": "end", "why": why})
+            self._send_all({"kind": "end", "why": why})
         saved = ""
-        with contextlib.suppress(Exception):  # told in any case
+        with contextlib.suppress(Exception):  # the reason is printed in any case
             saved = self.last_saved()
         line = f"error: {why}{saved and '; '}{saved}. Start all processes again\n"
         sys.stdout.flush()
@@ -296,7 +300,7 @@ class Peers:
     def _exit(self, status: int) -> NoReturn:
         for link in self._links.values():
             link.flush(_FLUSH_SECONDS)
-        # Not sys.exit: jax's barrier at exit would wait for the process that is gone.
+        # Not sys.exit: jax's barrier at exit would wait for the process that ended.
         os._exit(status)
 
 
@@ -304,7 +308,7 @@ _group: Peers | None = None
 
 
 def join(address: tuple[str, int], index: int, count: int, timeout: float) -> Peers:
-    """Meets the other processes; once for a process."""
+    """Connects to the other processes; call it once per process."""
     global _group
     _group = Peers(address, index, count, timeout)
     return _group
@@ -320,14 +324,14 @@ def _own_name() -> str:
 
 
 def _left(deadline: float) -> float | None:
-    """Seconds to a deadline, for a socket; None for ever."""
+    """Seconds to a deadline, for a socket; None for no limit."""
     if deadline == math.inf:
         return None
     return max(deadline - time.monotonic(), 1e-3)
 
 
-def _answer(connection: socket.socket) -> tuple[Message, object]:
-    """The first message of a connection, and what reads those after it."""
+def _first_message(connection: socket.socket) -> tuple[Message, object]:
+    """The first message of a connection, and the reader of later ones."""
     reader = connection.makefile("rb")
     line = reader.readline(1 << 16)
     message = json.loads(line)

@@ -1,4 +1,4 @@
-"""Signals as a request: the loop saves, says so and exits."""
+"""Signals as a request to stop: the loop saves, reports it and exits."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# A terminal that closes and Ctrl-\ ask for the end too, unless nohup has them ignored.
+# A closing terminal (SIGHUP) and Ctrl-\ (SIGQUIT) count too, unless nohup ignores them.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
-# A shell ignores SIGINT for what it runs in the background, which may still be sent it.
+# Handled even if ignored, because a shell ignores SIGINT for background jobs.
 ALWAYS = ("SIGTERM", "SIGINT")
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A SIGINT of the block is received at its end, for what must not be cut in two."""
+    """Defers a SIGINT to the end of the block, which must not be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[FrameType | None] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
+    frames: list[FrameType | None] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: frames.append(frame))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if came and callable(before):
-            before(signal.SIGINT, came[0])
+        if frames and callable(before):
+            before(signal.SIGINT, frames[0])
 
 
 class StopRequest:
     """Set by the first signal of SIGNALS; a second SIGINT interrupts at once.
 
-    Later ones do nothing. Leave it last: while what is around it ends, a signal must
-    not cut a save short.
+    Later signals do nothing. Make it the outermost context, because a signal must not
+    interrupt a save while the inner ones exit.
     """
 
     def __init__(self) -> None:
@@ -60,5 +60,5 @@ class StopRequest:
         self._signal = number
 
     def received(self, step: int) -> int:
-        """The number of the signal that this process received, 0 without one."""
+        """The number of the signal that this process received, 0 if none."""
         return self._signal

@@ -1,4 +1,4 @@
-"""When this process last moved, for the others of its run."""
+"""The time of this process's last progress, for the run's other processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMPILER = os.path.join("jax", "_src", "compiler.py")
 
 
 class Pulse:
-    """When this process last moved."""
+    """The time of this process's last progress."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -22,17 +22,17 @@ class Pulse:
         self._inside: collections.Counter[str] = collections.Counter()
 
     def beat(self, step: int | None = None) -> None:
-        """Says that something was done; step: that was begun."""
+        """Reports progress; step: the step that has begun, if any."""
         self._last = time.monotonic()
         if step is not None:
             self.step = step
 
     def working(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, a process moves while it uses processor time or moves bytes."""
+        """In the block, CPU time and bytes read or written count as progress."""
         return self._during("working")
 
     def bounded(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, a process waits for what has a timeout of its own."""
+        """In the block, waiting counts as progress, because it has its own timeout."""
         return self._during("bounded")
 
     @contextlib.contextmanager
@@ -45,7 +45,7 @@ class Pulse:
             self.beat()
 
     def idle(self, now: float) -> float:
-        """Seconds since this process moved."""
+        """Seconds since this process made progress."""
         used = (time.process_time(), _bytes_moved())
         before, self._used = self._used, used
         active = used[0] - before[0] > 0.02 or used[1] - before[1] > 4096
@@ -58,11 +58,11 @@ class Pulse:
 def _compiling() -> bool:
     """Whether a thread of this process is in jax's compiler."""
     for frame in sys._current_frames().values():
-        here = frame
-        while here is not None:
-            if here.f_code.co_filename.endswith(_COMPILER):
+        caller = frame
+        while caller is not None:
+            if caller.f_code.co_filename.endswith(_COMPILER):
                 return True
-            here = here.f_back
+            caller = caller.f_back
     return False
 
 
@@ -76,4 +76,4 @@ def _bytes_moved() -> int:
     return int(counts["rchar"]) + int(counts["wchar"])
 
 
-pulse = Pulse()  # this process's, watched if there are others
+pulse = Pulse()  # this process's; peers.py reports it to the others

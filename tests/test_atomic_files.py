@@ -32,7 +32,9 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
         atomic_files.write_json(place, "x" * 100)
     assert found.value.filename == str(place)
     told = atomic_files.told(found.value)
-    assert told == f"{place} cannot be used (File too large): make room and start again"
+    assert (
+        told == f"{place} cannot be used (File too large): free space and start again"
+    )
     assert json.loads(place.read_text()) == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

@@ -80,7 +80,7 @@ def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
     os.chdir("gone")
     (tmp_path / "gone").rmdir()
     assert paths.local(tmp_path / "x", "a run") == tmp_path / "x"
-    with pytest.raises(UserError, match="x: the working directory is gone"):
+    with pytest.raises(UserError, match="x: the working directory no longer exists"):
         paths.local("x", "a run")
     os.chdir(tmp_path / "cwd")
 

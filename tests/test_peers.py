@@ -193,7 +193,7 @@ def test_counts_that_differ_are_refused():
     for process in (first, second):
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert "came as process 1 of 3: processes 0 to 1 of 2 are to come" in said
+        assert "connected as process 1 of 3: processes 0 to 1 of 2 must connect" in said
 
 
 def test_who_is_no_process_of_the_run_is_not_let_in(start):

@@ -289,7 +289,7 @@ def test_export_command(released, tmp_path, capsys, target):
     assert export.main(argv) == 0
     assert f"written to {out}" in capsys.readouterr().out.replace("\n", "")
     assert_equal(clipjax.load(out).variables, VARIABLES)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export.main(argv)
 
 
