@@ -1,14 +1,15 @@
-"""Every loss, trained for the same short time on the embedded scenes, over three seeds.
+"""Trains every loss for the same short time on synthetic scenes, over three seeds.
 
     python benchmarks/compare_losses.py --workdir /tmp/losses
     python benchmarks/compare_losses.py --losses clip sogclr --steps 170
 
-The quickstart's towers and optimizer, and 2,048 of its scenes, so that losses with a
-state see each of them five times; a loss's own settings are those of CASES. `--steps
-85` of 128 pairs are about a minute of CPU time, compilation excluded, on the machine of
-docs/results.md; the same number for every loss, so that what else runs there changes
-nothing. Recall and accuracies are of 500 scenes with shape-colour combinations
-that training never shows; a finished run is kept in --workdir and not repeated.
+It uses the quickstart's towers and optimizer and 2,048 of its scenes, so that losses
+with state see each scene five times. CASES has the losses' settings. `--steps 85` of
+128 pairs take about a minute of CPU time, without compilation, on the machine in
+docs/results.md. Every loss gets the same number of steps, so that other work on the
+machine changes nothing. Recall and accuracies use 500 scenes with shape-colour
+combinations that training never shows. --workdir keeps finished runs, which are not
+repeated.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Memory and time of a contrastive loss: the whole matrix against blocks of its rows.
+"""Compares a contrastive loss's memory and time: whole matrix against blocks of rows.
 
     python benchmarks/loss_memory.py
     python benchmarks/loss_memory.py --timed 65536 --width 512   # GPU
 
-Value and gradient of each loss, without towers, on random unit vectors. Memory is what
-the compiled program says it needs beside its inputs and outputs. Times are medians of
-runs that take turns, of batches up to --timed; a form is not run where it needs more
-than --limit GiB. Last, the largest batch, in powers of two, that needs no more than 1
-GiB. VICReg has no such matrix; the queue of xbm holds one batch.
+It measures each loss's value and gradient, without towers, on random unit vectors.
+Memory is the compiled program's own figure, without inputs and outputs. Times are
+medians of interleaved runs, for batches up to --timed. A form that needs more than
+--limit GiB is skipped. Last comes the largest batch, a power of two, that needs
+at most 1 GiB. VICReg has no such matrix; xbm's queue has the size of one batch.
 """
 
 from __future__ import annotations

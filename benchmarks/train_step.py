@@ -1,15 +1,15 @@
-"""Speed of a whole training step, against open_clip and against the machine's limit.
+"""Compares a training step's speed with open_clip and with the machine's limit.
 
     python benchmarks/train_step.py                    # ViT-B/16, batch 8, CPU
     python benchmarks/train_step.py --case tiny
     python benchmarks/train_step.py --precision bfloat16 --batch 512 --length 77  # GPU
 
 A step is forward, CLIP's loss, backward and AdamW, on random images and full-length
-texts already on the device. Contenders run in processes of their own and take turns,
-so that a slow moment of the machine hits all; printed are medians over the rounds.
-open_clip runs with its defaults, eagerly (--compile for torch.compile), and only where
+texts that are already on the device. Each contender runs in a separate process, and
+rounds are interleaved, so that a slow moment affects all. The table has medians over
+the rounds. open_clip runs with its defaults, eagerly (--compile for torch.compile), if
 torch and open_clip are installed. The limit is the rate of a large matrix product in
-the same process and precision as our step, measured in the same rounds.
+our step's process and precision, measured in the same rounds.
 """
 
 from __future__ import annotations
