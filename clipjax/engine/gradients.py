@@ -1,9 +1,9 @@
-"""The gradient of a step: at once, or exactly the same in micro-batches.
+"""A step's gradient: at once, or exactly the same in micro-batches.
 
-A contrastive loss looks at the whole batch, so that gradients of smaller batches cannot
-be added up. Instead the embeddings of all micro-batches are computed first, the loss is
-differentiated at them, and each micro-batch is run again, under the same dropout masks,
-to carry its part of that gradient into the parameters (GradCache, arXiv 2101.06983).
+Gradients of micro-batches cannot be added, because a contrastive loss depends on the
+full batch. Instead the embeddings of all micro-batches are computed first and the loss
+is differentiated at them. Each micro-batch then runs again, with the same dropout
+masks, to backpropagate its part of that gradient (GradCache, arXiv 2101.06983).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def make(
 ) -> Callable[[TrainState, Batch, jax.Array], Found]:
     """Returns gradient(state, batch, key), whose outputs are those of GLOBAL_OUTPUTS.
 
-    micro_batches: in how many parts the towers take the batch. Part m has rows m, m +
-    micro_batches, ..., so that every device has its share, and the key fold_in(key, m).
+    micro_batches: in how many parts the towers take the batch. Part m has the rows
+    m, m + micro_batches, ..., some on every device, and the key fold_in(key, m).
     """
     if micro_batches == 1:
         return lambda state, batch, key: _at_once(model, loss, state, batch, key)
@@ -50,11 +50,11 @@ def _at_once(model: Model, loss: Loss, state, batch, key) -> Found:
             model_state,
             loss_state,
             shared,
-            _looked_at(rows | shared, metrics),
+            _with_faults(rows | shared, metrics),
         )
 
-    found = jax.value_and_grad(objective, has_aux=True)(state.params)
-    (value, (model_state, loss_state, outputs, metrics)), gradient = found
+    result = jax.value_and_grad(objective, has_aux=True)(state.params)
+    (value, (model_state, loss_state, outputs, metrics)), gradient = result
     return value, gradient, model_state, loss_state, outputs, metrics
 
 
@@ -65,16 +65,16 @@ def _in_parts(model: Model, loss: Loss, state, batch, key, count: int) -> Found:
     def whole(x: jax.Array) -> jax.Array:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
-    def forward(params, model_state, number, some):
+    def forward(params, model_state, number, rows):
         outputs, model_state = model.apply(
-            variables(params, model_state), some, True, jax.random.fold_in(key, number)
+            variables(params, model_state), rows, True, jax.random.fold_in(key, number)
         )
         return _split(outputs), model_state
 
     numbers, parts = jnp.arange(count), jax.tree.map(part, dict(batch))
 
-    def first(_, given):
-        return (), forward(state.params, state.model_state, *given)[0]
+    def first(_, numbered_part):
+        return (), forward(state.params, state.model_state, *numbered_part)[0]
 
     _, (rows, shared) = jax.lax.scan(first, (), (numbers, parts))
     rows = jax.tree.map(whole, rows)
@@ -83,35 +83,35 @@ def _in_parts(model: Model, loss: Loss, state, batch, key, count: int) -> Found:
     def objective(rows, shared):
         outputs = at_least_float32({**rows, **shared})
         value, loss_state, metrics = loss(outputs, batch, state.loss_state, state.step)
-        return value, (loss_state, _looked_at(outputs, metrics))
+        return value, (loss_state, _with_faults(outputs, metrics))
 
-    found = jax.value_and_grad(objective, (0, 1), has_aux=True)(rows, shared)
-    (value, (loss_state, metrics)), (toward, toward_shared) = found
+    result = jax.value_and_grad(objective, (0, 1), has_aux=True)(rows, shared)
+    (value, (loss_state, metrics)), (row_gradient, shared_gradient) = result
 
-    def second(carry, given):
+    def second(carry, numbered_part):
         gradient, model_state = carry
-        number, some, toward = given
+        number, rows, part_gradient = numbered_part
         _, back, model_state = jax.vjp(
-            lambda params: forward(params, model_state, number, some),
+            lambda params: forward(params, model_state, number, rows),
             state.params,
             has_aux=True,
         )
-        # What the parts have in common is counted once, in the first.
-        once = jax.tree.map(lambda x: x * (number == 0), toward_shared)
-        (more,) = back((toward, once))
+        # The outputs that all parts share count once, in the first part.
+        once = jax.tree.map(lambda x: x * (number == 0), shared_gradient)
+        (more,) = back((part_gradient, once))
         return (jax.tree.map(jnp.add, gradient, more), model_state), ()
 
-    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
     (gradient, model_state), _ = jax.lax.scan(
         second,
-        (nothing, state.model_state),
-        (numbers, parts, jax.tree.map(part, toward)),
+        (zeros, state.model_state),
+        (numbers, parts, jax.tree.map(part, row_gradient)),
     )
     return value, gradient, model_state, loss_state, shared, metrics
 
 
 def at_least_float32(outputs: Outputs) -> Outputs:
-    """What a loss gets: a cosine in bfloat16 errs by 0.004, a logit by 0.4."""
+    """The outputs for a loss: a cosine in bfloat16 errs by 0.004, a logit by 0.4."""
 
     def promote(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -121,12 +121,12 @@ def at_least_float32(outputs: Outputs) -> Outputs:
     return jax.tree.map(promote, outputs)
 
 
-def _looked_at(outputs: Outputs, metrics: Metrics) -> Metrics:
+def _with_faults(outputs: Outputs, metrics: Metrics) -> Metrics:
     return {**metrics, NOT_FINITE: {"outputs": outputs_not_finite(outputs)}}
 
 
 def _split(outputs: Outputs) -> tuple[Outputs, Outputs]:
-    """Outputs with a row for each example, without the bulky tokens; and the others."""
+    """Returns (outputs with a row per example, except large tokens; GLOBAL_OUTPUTS)."""
     rows = {
         name: value
         for name, value in outputs.items()

@@ -171,7 +171,7 @@ def sides_agree(subject: ModelUnderTest) -> None:
 
 
 def pooled_as_declared(subject: ModelUnderTest) -> None:
-    """pooled_outputs: float32 [b d] of the sides that have a tower."""
+    """pooled_outputs names float32 [b d] outputs of sides that have a tower."""
     batch = subject.batch()
     inputs: dict[str, Any] = {"image": (batch["image"],)}
     if "text" in subject.towers:
@@ -181,10 +181,10 @@ def pooled_as_declared(subject: ModelUnderTest) -> None:
         encode = contract.jit(getattr(subject.model, f"encode_{side}"))
         outputs = encode(subject.variables, *inputs[side])
         must(name in outputs, f"encode_{side} returns no {name!r}, which it declares")
-        found = outputs[name]
+        pooled = outputs[name]
         must(
-            found.dtype == jnp.float32 and found.ndim == 2 and len(found) == BATCH,
-            f"{name} is {found.dtype}{list(found.shape)}: must be float32 [b d]",
+            pooled.dtype == jnp.float32 and pooled.ndim == 2 and len(pooled) == BATCH,
+            f"{name} is {pooled.dtype}{list(pooled.shape)}: must be float32 [b d]",
         )
 
 
