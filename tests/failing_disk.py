@@ -79,7 +79,8 @@ def status(run, workdir, said):
 
 def main(folder, cases, run):
     logging.getLogger("clipjax").setLevel(logging.ERROR)  # of reading what is unsealed
-    with one_device(folder / "cache"):
+    os.environ["CLIPJAX_CACHE"] = str(folder / "cache")  # where faults are counted too
+    with one_device():
         alone = folder / "alone"
         code, lines = status(run, alone, folder / "said")
         assert (code, lines) == (0, []), lines

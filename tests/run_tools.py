@@ -41,8 +41,8 @@ def tiny(arg="", evals=False, **changes):
 
 
 @contextlib.contextmanager
-def one_device(folder):
-    """Runs take one device, and what they compile is kept in `folder`.
+def one_device():
+    """Runs take one device, and keep what they compile in the tests' cache.
 
     On all eight emulated ones, collectives of one step may wait for each other for
     ever where there are few cores. Afterwards jax is as it was.
@@ -50,7 +50,6 @@ def one_device(folder):
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPJAX_CACHE", str(folder))
         patch.setattr(sharding, "make_mesh", _one_device_mesh)
         try:
             yield

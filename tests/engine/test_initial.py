@@ -319,7 +319,7 @@ def test_a_run_from_a_released_model_and_its_export(released, tmp_path):
     from run_tools import one_device, train
 
     loaded = clipjax.load(released)
-    with one_device(tmp_path / "cache"):
+    with one_device():
         for key in ("init_from", "init_image_from"):
             config = tiny(train__steps=2, **{key: released})
             with config.unlocked():

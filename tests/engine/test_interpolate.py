@@ -50,7 +50,7 @@ def test_another_model_is_refused():
 
 def test_the_sweep(tmp_path, capsys):
     """Its ends are what each run gets alone."""
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         config = run_tools.tiny("evals=retrieval", evals=True, train__steps=2)
         base = run_tools.train(config, tmp_path / "base").outcome.results
         config.init_from = str(tmp_path / "base")
@@ -81,7 +81,7 @@ def test_the_sweep(tmp_path, capsys):
 
 def test_a_run_starts_from_the_moving_average(tmp_path):
     """What was evaluated of the base is what the tuned run begins with."""
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         run_tools.train(run_tools.tiny(train__ema=0.9), tmp_path / "base")
         config = run_tools.tiny(init_from=str(tmp_path / "base"), optim__lr=0.0)
         said = run_tools.train(config, tmp_path / "tuned")

@@ -234,7 +234,7 @@ def test_a_config_says_it(tmp_path):
     config_check.validate(made)
     assert assemble.mixing(made) == Mixing(6, 0.5, 0.2, 0.5, 1.0)
     assert assemble.mixing(tiny("model=classifier")) is None
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         assert run.prepare(made, tmp_path, True).mixing == assemble.mixing(made)
         with pytest.raises(UserError, match="data.mixup=0.5.*choose model=classifier"):
             run.prepare(run_tools.tiny(data__mixup=0.5), tmp_path, True)

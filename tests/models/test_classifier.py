@@ -23,7 +23,7 @@ SHAPES = {"model__num_classes": 6, "data__label_set": "shape"}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
-    with run_tools.one_device(folder / "cache"):
+    with run_tools.one_device():
         config = run_tools.tiny("model=classifier", evals=True, **SHAPES)
         config.data.eval.split = "heldout"
         said = run_tools.train(config, folder / "run")
@@ -109,7 +109,7 @@ def test_classes_are_matched_by_name(names):
 
 
 def prepared(arg, tmp_path, **changes):
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         return run.prepare(run_tools.tiny(arg, **changes), tmp_path, True)
 
 

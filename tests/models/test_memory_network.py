@@ -647,7 +647,7 @@ def test_a_run_on_the_synthetic_set(configs, tmp_path):
     config.data.train.update({"resolution": 16, "size": 64, "eval_size": 32})
     config.train.update({"epochs": 0.0, "steps": 6, "val_batches": 1})
     config.checkpoint.every = 3
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         said = run_tools.train(config, tmp_path / "run")
     assert said.outcome.step == 6
     metrics = values(said.outcome.results["zeroshot"])

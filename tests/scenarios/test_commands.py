@@ -198,13 +198,7 @@ def test_help_lists_every_component(capsys):
     assert "retrieval" in capsys.readouterr().out
 
 
-@pytest.fixture
-def one_device(tmp_path):
-    with run_tools.one_device(tmp_path / "cache"):
-        yield
-
-
-def test_dry_run_shows_and_trains_nothing(capsys, one_device):
+def test_dry_run_shows_and_trains_nothing(capsys, on_one_device):
     """Also if another run is in the way, which is mentioned."""
     kept = pathlib.Path("runs/quickstart/config.json")
     kept.parent.mkdir(parents=True)
@@ -236,7 +230,7 @@ ABSENT = {
 
 
 @pytest.mark.parametrize("what", ABSENT)
-def test_dry_run_without_data(capsys, one_device, what):
+def test_dry_run_without_data(capsys, on_one_device, what):
     config, flags, known = ABSENT[what]
     argv = ["train", f"--config={ROOT / 'configs' / config}", *flags, "--dry_run"]
     assert train.main(argv) == 0
@@ -267,7 +261,7 @@ def test_messages_name_extras_that_there_are():
     assert not any("clipjax[" in text for text in texts)
 
 
-def test_train_evaluate_and_load(capsys, one_device):
+def test_train_evaluate_and_load(capsys, on_one_device):
     """The README's three ways in, on the shrunk quickstart."""
     assert train.main(["train", f"--config={QUICKSTART}", *TINY]) == 0
     printed = capsys.readouterr().out

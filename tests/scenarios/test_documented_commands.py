@@ -167,7 +167,7 @@ class Shared:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documented")
-    with run_tools.one_device(folder / "cache"):
+    with run_tools.one_device():
         yield Shared(folder)
 
 

@@ -31,14 +31,10 @@ MORE = [
     *("x" * 200, "é" * 120, "...", ".hidden", "con", "nul", "a.py:b", ".__lock"),
     *("checkpoints", "[/b]", "[red]", "{split}", "::"),
 ]
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 SHORT = ("--config.train.val_batches=0", "--config.checkpoint.every=1")
 STEPS = "--config.train.steps"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device(tmp_path_factory):
-    with run_tools.one_device(tmp_path_factory.mktemp("cache")):
-        yield
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     top = tmp_path_factory.mktemp("run")
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
+    with one_device():
         train(tiny(evals=True, train__steps=1, train__val_batches=0), top / "run")
         yield top / "run"
 

@@ -39,7 +39,7 @@ def test_it_goes_on(saved, tmp_path):
     config.checkpoint.every = 2
     config.model.image.width = config.model.text.width = 16
     config.optim.lr = 1e-3
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         said = run_tools.train(config, saved)
     assert said.resumed == 2 and said.outcome.step == 4
     loss = dict(run_tools.rows(saved))[4]

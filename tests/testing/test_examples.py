@@ -38,7 +38,7 @@ def test_their_config_trains(tmp_path):
     config = ROOT / "examples" / "config.py"
     argv = ["train", "--config", str(config), "--workdir", str(tmp_path / "run")]
     argv += ["--config.train.steps=30", "--config.log.every=10"]
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         assert train.main(argv) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

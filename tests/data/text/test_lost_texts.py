@@ -218,7 +218,7 @@ def test_a_run_says_what_it_loses(tmp_path):
 def test_captions_that_are_all_one_row_are_refused(special, tmp_path):
     made = config(characters="~", special=special)
     words = r"all \d+ different .*same ids.*, such as tokenizer=bpe"
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         with pytest.raises(UserError, match=words):
             run_tools.train(made, tmp_path / "run")
         with pytest.raises(UserError, match=words):

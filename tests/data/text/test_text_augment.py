@@ -382,7 +382,7 @@ def test_a_config_chooses_several_in_order(tmp_path):
     made.data.text_augment.word_dropout.p = 0.25
     again = config_check.from_dict(config_check.to_dict(made))
     config_check.validate(again)
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         prepared = run.prepare(again, tmp_path, True)
     kinds = [type(part).__name__ for part in prepared.text_augment.parts]
     assert kinds == ["Table", "Paraphrase", "WordDropout"]

@@ -33,7 +33,7 @@ def states(config, folder):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    with run_tools.one_device(tmp_path_factory.mktemp("cache")):
+    with run_tools.one_device():
         yield
 
 

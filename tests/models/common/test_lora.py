@@ -63,7 +63,7 @@ def test_merged_by_hand():
 
 
 def test_only_additions_and_heads_train(tmp_path):
-    with run_tools.one_device(tmp_path / "cache"):
+    with run_tools.one_device():
         config = run_tools.tiny("optim=sgd", lora__rank=2)
         said = run_tools.train(config, tmp_path / "run")
         first, _ = assemble.load_state(tmp_path / "run", "6")
