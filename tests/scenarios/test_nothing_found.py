@@ -105,6 +105,8 @@ def test_only_compressed_files_are_called_so(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"ARROW1\0\0", "an Arrow file"),
     ],
+    # Not the contents, in which the time stands: every test process must find the same.
+    ids=["gzip", "zip", "utf-16", "html", "git-lfs", "arrow"],
 )
 def test_a_file_of_another_kind_is_named(content, words, tmp_path):
     """Where JSON, a table, parquet or a list of classes should be."""
