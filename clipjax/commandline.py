@@ -29,14 +29,14 @@ from clipjax import (
 )
 from clipjax.types import Config, UserError
 
-LONGEST = 1500  # characters of an error's line
+LONGEST = 1500  # characters in an error's line
 _BLAME_SECONDS = 5.0
 
 
 def run(main: Callable[[list[str]], int]) -> None:
     """Calls a command's main(argv) and exits; a UserError is one line and status 2.
 
-    One of several processes that fails ends the others too, with a line of theirs.
+    If one of several processes fails, the others end too, each with its own line.
     """
     _open_output()
     message = ""
@@ -46,7 +46,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         message = " ".join(str(error).split())
         if message.startswith("FATAL Flags parsing error:"):
             message = message.removeprefix("FATAL Flags parsing error:").strip()
-        if len(message) > LONGEST:  # it quotes something long
+        if len(message) > LONGEST:  # it quotes a long value
             half = LONGEST // 2
             message = f"{message[:half]} ... {message[-half:]}"
         _tell(f"error: {message}")
@@ -55,7 +55,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         message = "interrupted"
         _tell(message)
         status = 130
-    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+    except BrokenPipeError:  # the reader of a pipe has closed it, such as `| head`
         _discard_output()
         message, status = "its output was closed", 1
     except Exception as error:
@@ -68,11 +68,11 @@ def run(main: Callable[[list[str]], int]) -> None:
         elif peers.group() is None:
             raise
         else:
-            # If it comes of a process that is gone, the watch says so meanwhile.
+            # If an ended process is the cause, the watch names it in this time.
             time.sleep(_BLAME_SECONDS)
             _tell(traceback.format_exc())
             message, status = f"{type(error).__name__}: {error}".split("\n")[0], 1
-    if status > 128:  # who interrupts once does so again; the rest is done in order
+    if status > 128:  # a second interrupt must not stop the cleanup below
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if told := output_error():
         if not status:
@@ -92,7 +92,7 @@ def _tell(line: str) -> None:
 
 
 def output_error() -> str:
-    """Why what was printed cannot be written, such as to a full disk; "" if it can."""
+    """Why stdout cannot be written, such as to a full disk; "" if it can."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -105,32 +105,32 @@ def _of_peers(error: OSError) -> bool:
 
 
 def _of_memory(error: Exception) -> str:
-    """What lacks memory and what to do, if that is why; else ""."""
+    """What lacks memory, and the fix, if that is the cause; else ""."""
     text = str(error).partition("\n")[0][:300]
     of_device = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if of_device and text.startswith("RESOURCE_EXHAUSTED"):
-        place = "a device"
+        owner = "a device"
     elif isinstance(error, MemoryError):
-        place = "the machine"
+        owner = "the machine"
     else:
         return ""
     return (
-        f"the memory of {place} is too small ({text or 'MemoryError'}): use a smaller "
+        f"the memory of {owner} is too small ({text or 'MemoryError'}): use a smaller "
         "data.batch_size, data.image_size or model, or more train.micro_batches; "
         "--dry_run says what a step takes"
     )
 
 
 def _discard_output() -> None:
-    """What is still to be printed goes nowhere, as it cannot go where it should."""
+    """Discards further output, because stdout cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_output() -> None:
-    """Output can be written whatever it is: a closed one or a name may end no run.
+    """Makes stdout and stderr writable, so that printing cannot end a run.
 
-    What its encoding lacks is escaped. Streams that the command was started without go
-    nowhere, or the next files to be opened would take their numbers and their output.
+    Characters that their encoding lacks are escaped. Closed streams become /dev/null,
+    because the next opened files would otherwise get their descriptors and output.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -146,17 +146,17 @@ def _open_output() -> None:
 def parse(
     argv: list[str], config: Config | None, **others: str | bool | int
 ) -> flags.FlagValues:
-    """The flags of a command: its own with their defaults, and --config.KEY=VALUE.
+    """The flags of a command: `others` with their defaults, and --config.KEY=VALUE.
 
-    They are the command's own, so that it can be called many times.
+    Each call has its own FlagValues, so that a command can run many times.
 
     Args:
-      config: what --config names, in which its dotted flags are set; None for a command
-        without one.
+      config: the config that --config names; dotted flags change it in place. None for
+        a command without one.
 
     Raises:
-      UserError: for a flag or config key that does not exist, with the nearest, for a
-        value of a wrong type, and for stray words, most often a flag without dashes.
+      UserError: for a flag or config key that does not exist, with the nearest; for a
+        value of a wrong type; and for stray words, most often a flag without dashes.
     """
     known = [*others, "config"] if config is not None else list(others)
     argv = _without_config(argv) if config is not None else argv
@@ -165,8 +165,10 @@ def parse(
         stem = name.partition(".")[0]
         if item.startswith("-"):
             if config is None and stem.removeprefix("no") == "config" and "." in name:
-                own = re.match(r"-+config\.data\.(?:eval|train)\.(.+)", item)
-                hint = f", or write --data.{own[1]}" if own and "data" in known else ""
+                option = re.match(r"-+config\.data\.(?:eval|train)\.(.+)", item)
+                hint = ""
+                if option and "data" in known:
+                    hint = f", or write --data.{option[1]}"
                 raise UserError(f"{item!r} needs --config FILE.py before it{hint}")
             if stem not in known and stem.removeprefix("no") not in known:
                 hint = registry.suggest(stem, known)
@@ -189,9 +191,9 @@ def parse(
         left = values(argv)[1:]
     except flags.Error:
         raise
-    except Exception as error:  # of literals too deep or too long, among others
-        told = str(error) or type(error).__name__
-        raise UserError(f"bad flag value: {told[:500]}") from error
+    except Exception as error:  # such as literals that are too deep or too long
+        reason = str(error) or type(error).__name__
+        raise UserError(f"bad flag value: {reason[:500]}") from error
     if left:
         raise UserError(f"{left[0]!r}: not understood. Flags are written --name=value")
     return values
@@ -208,34 +210,34 @@ def _define(values: flags.FlagValues, others: dict[str, str | bool | int]) -> No
 
 
 def _without_config(argv: list[str]) -> list[str]:
-    """A command line without what names the config, in either form."""
-    left, waiting = [], iter(argv)
-    for item in waiting:
+    """A command line without --config FILE or --config=FILE."""
+    left, items = [], iter(argv)
+    for item in items:
         if item in ("--config", "-config"):
-            next(waiting, None)
+            next(items, None)
         elif item.partition("=")[0] not in ("--config", "-config"):
             left.append(item)
     return left
 
 
 def split_value(value: str) -> tuple[str, str]:
-    """What --config says as its file and the argument after the colon, or "".
+    """Splits --config's value into the file and the argument after the colon, or "".
 
-    A file may lie below a folder with a colon in its name: of the places to cut, the
-    first that leaves a file is taken, else the one after .py.
+    A folder's name may contain a colon: the value is split at the first colon after an
+    existing file, else at the first after .py.
     """
-    cuts = [found.start() for found in re.finditer(":|$", value)]
-    there = [cut for cut in cuts if paths.given(value[:cut]).is_file()]
+    cuts = [match.start() for match in re.finditer(":|$", value)]
+    existing = [cut for cut in cuts if paths.given(value[:cut]).is_file()]
     likely = [cut for cut in cuts if value[:cut].endswith(".py")]
-    cut = (there or likely or cuts)[0]
+    cut = (existing or likely or cuts)[0]
     return value[:cut], value[cut + 1 :]
 
 
 def load_file(value: str) -> Config:
     """The config of FILE.py or FILE.py:ARGUMENT, before overrides.
 
-    Raises UserError for a file that is missing, does not run or has no get_config, with
-    its line, and for a config that lacks a key or has one that nothing reads.
+    Raises UserError, with the line, for a file that is missing, does not run or has no
+    get_config, and for a config that lacks a key or has an unknown one.
     """
     file, argument = split_value(value)
     path = paths.given(file)
@@ -256,11 +258,11 @@ def load_file(value: str) -> Config:
 
 
 def _get_config(value: str, path: pathlib.Path) -> Callable[[str | None], Config]:
-    """The function of a config file; raises UserError if it has none that will do."""
+    """The get_config of a config file; raises UserError if it cannot be called."""
     spec = importlib.util.spec_from_file_location(f"config file {path}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    sys.modules[spec.name] = module  # dataclasses and pickle look for it there
     with _of_users(value, path):
         spec.loader.exec_module(module)
     get_config = getattr(module, "get_config", None)
@@ -281,14 +283,14 @@ def _get_config(value: str, path: pathlib.Path) -> Callable[[str | None], Config
 
 @contextlib.contextmanager
 def _of_users(value: str, path: pathlib.Path) -> Iterator[None]:
-    """Whatever the code of a config file raises, or its exit, is one line."""
+    """Turns any exception or exit in a config file's code into one line."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        told = registry.told(error, str(path))
-        raise UserError(f"--config={value}: {told}") from error
+        line = registry.told(error, str(path))
+        raise UserError(f"--config={value}: {line}") from error
 
 
 def check_overrides(argv: list[str], chosen: Config) -> None:
@@ -317,21 +319,21 @@ def check_overrides(argv: list[str], chosen: Config) -> None:
 
 
 def config_value(argv: list[str]) -> str | None:
-    """What the command line says of --config, in either form.
+    """The value of --config on the command line, in either form; None without it.
 
-    Raises UserError where it says it twice.
+    Raises UserError if it is given twice.
     """
-    found: list[str | None] = []
+    given: list[str | None] = []
     for i, item in enumerate(argv):
         name, equals, value = item.partition("=")
         if name in ("--config", "-config"):
-            found.append(value if equals else next(iter(argv[i + 1 :]), None))
-    if len(found) > 1:
+            given.append(value if equals else next(iter(argv[i + 1 :]), None))
+    if len(given) > 1:
         raise UserError(
-            f"--config is given {len(found)} times: give one FILE.py, with what to "
-            "change after its colon or in --config.KEY=VALUE flags"
+            f"--config is given {len(given)} times: give one FILE.py, with changes "
+            "after its colon or in --config.KEY=VALUE flags"
         )
-    return found[0] if found else None
+    return given[0] if given else None
 
 
 def list_components() -> str:

@@ -1,9 +1,9 @@
 """Configs: `base` builds one from components chosen by name.
 
-*Which* component is said after the colon of `--config file.py:loss=clip,optim=sgd`;
-*how much* by dotted flags, `--config.optim.lr=3e-4`. A section holds its shared keys
-(config_keys.py) plus exactly the options of the component chosen for it, which are the
-keyword-only parameters of its factory; every other word is an error.
+Words after the colon choose components, `--config file.py:loss=clip,optim=sgd`; dotted
+flags set values, `--config.optim.lr=3e-4`. A section holds its shared keys
+(config_keys.py) and exactly the options of its component, which are the keyword-only
+parameters of the component's factory. Every other key is an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from clipjax.config_sections import (
 )
 from clipjax.types import Config, UserError
 
-# The component words and what they choose when neither file nor argument says.
+# The component words with their defaults, used if neither file nor argument sets them.
 WORDS = {
     "model": "two_tower",
     "image": "vit",
@@ -51,7 +51,7 @@ TOWER_WORDS = dict(image="image", text="text", tokenizer="text", text_augment="t
 
 
 def word(arg: str | None, name: str, choices: Iterable[str]) -> str:
-    """Returns what the config argument says of the file's own word, else choices[0].
+    """Returns the config argument's value of the file's own word, else choices[0].
 
     Raises UserError for a value that is not among the choices.
 
@@ -76,12 +76,12 @@ def base(
     """Returns the locked config of a run.
 
     Args:
-      arg: what stands after the colon of --config: "loss=clip,optim=sgd", or None.
+      arg: the text after --config's colon: "loss=clip,optim=sgd", or None.
       words: further words of `arg` that the config file reads itself with `word`.
-      options: values by the address that their flags have. "SECTION": {...} holds
-        keys that are always there ("train": {"steps": 100}, "data.eval": {"split":
-        "test"}), "SECTION=COMPONENT": {...} options that count if that component is
-        chosen and are checked anyway ("optim=adamw": {"b2": 0.98}, "model.image=vit",
+      options: values by their flags' addresses. "SECTION": {...} holds keys that every
+        config has ("train": {"steps": 100}, "data.eval": {"split": "test"}).
+        "SECTION=COMPONENT": {...} holds options that apply only if that component is
+        chosen and are always checked ("optim=adamw": {"b2": 0.98}, "model.image=vit",
         "data.train=webdataset", "evals.zeroshot.data=scenes"). A key outside sections
         stands alone: "seed": 3.
       **defaults: the file's choice of components (see WORDS), before `arg`.
@@ -163,7 +163,7 @@ def _shared(
 ) -> dict[str, Any]:
     """The shared keys of a section with the file's values in place of defaults.
 
-    beside: the component in it.
+    beside: the section's component.
     """
     defaults, beside = SHARED[section], beside or {}
     for key in defaults:
@@ -191,7 +191,7 @@ def _data(chosen: Mapping[str, str], options: config_options.Options) -> Config:
     if eval_name != chosen["data"]:
         data.eval = source_section("data.eval", eval_name, options, "val")
     else:
-        # The same source: what a flag changes for training holds here too.
+        # The same source: flags that change it for training apply here too.
         data.eval = ConfigDict()
         for key in data.train:
             data.eval[key] = data.train.get_oneway_ref(key)
@@ -205,21 +205,21 @@ def _data(chosen: Mapping[str, str], options: config_options.Options) -> Config:
 
 
 def _suit_model(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
-    """Adds the model options that a loss asks for, if the file sets none."""
+    """Adds the model options that a loss requires, unless the file sets them."""
     key = f"model={chosen['model']}"
     known = inspect.signature(registry.load("model", chosen["model"])).parameters
     for name in chosen["loss"].split("+"):
         wanted = registry.module_of(registry.load("loss", name), "MODEL_OPTIONS")
-        # A model that lacks one is refused by the loss, in words that say why.
+        # The loss refuses a model that lacks one, and gives the reason.
         wanted = {k: v for k, v in (wanted or {}).items() if k in known}
         options[key] = {**wanted, **options.get(key, {})}
 
 
 def _suit_training(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
-    """Adds the keys of `train` that all chosen losses ask for, if the file sets
-    none."""
-    modules = [registry.load("loss", name) for name in chosen["loss"].split("+")]
-    wanted = [registry.module_of(one, "TRAIN_OPTIONS") or {} for one in modules]
+    """Adds the `train` keys that all chosen losses require, unless the file sets
+    them."""
+    losses = [registry.load("loss", name) for name in chosen["loss"].split("+")]
+    wanted = [registry.module_of(loss, "TRAIN_OPTIONS") or {} for loss in losses]
     agreed = {k: v for k, v in wanted[0].items() if all(x.get(k) == v for x in wanted)}
     options["train"] = {**agreed, **options.get("train", {})}
 
@@ -227,7 +227,8 @@ def _suit_training(chosen: Mapping[str, str], options: dict[str, Any]) -> None:
 def create(family: str, section: Mapping[str, Any], *args: Any, label: str = "") -> Any:
     """Calls the factory that a section names, with the section's options.
 
-    label: of this one of several in a section, for messages ("loss.cyclip.in_modal").
+    label: this component's, if a section has several, for messages
+    ("loss.cyclip.in_modal").
     """
     factory = registry.load(family, section["name"])
     chosen = {}
@@ -241,10 +242,10 @@ def create(family: str, section: Mapping[str, Any], *args: Any, label: str = "")
     try:
         return factory(*args, **chosen)
     except UserError as error:
-        place = re.escape(SECTIONS[family])
+        section_name = re.escape(SECTIONS[family])
         keys = "|".join(map(re.escape, chosen))
         if not label or not keys:
             raise
-        address = rf"(?<![\w.])({place})\.(?=(?:{keys})\b)"
-        told = re.sub(address, rf"\1.{label}.", str(error))
-        raise type(error)(told) from error
+        address = rf"(?<![\w.])({section_name})\.(?=(?:{keys})\b)"
+        message = re.sub(address, rf"\1.{label}.", str(error))
+        raise type(error)(message) from error

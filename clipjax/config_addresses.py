@@ -1,4 +1,4 @@
-"""Addresses in a config: the section of each family of components, and back."""
+"""Addresses in a config: each component family's section, and back."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SECTIONS = {
     "text_augment": "data.text_augment",
     "evals": "evals",
 }
-_EVALUATION = r"data\.eval|evals\.(\w+)\.data"  # sections of other sources
+_EVALUATION = r"data\.eval|evals\.(\w+)\.data"  # sections of evaluation's sources
 
 
 def family(section: str) -> str:
     """The family whose component a section holds; "" if it holds none."""
-    for name, place in SECTIONS.items():
-        if section == place:
+    for name, its_section in SECTIONS.items():
+        if section == its_section:
             return name
     return "data" if re.fullmatch(_EVALUATION, section) else ""
 
@@ -37,7 +37,7 @@ def family(section: str) -> str:
 def argument_word(path: str) -> str:
     """The word after --config's colon that chooses the component of a section.
 
-    path: a section, or one of several in it ("loss.clip").
+    path: a section, or one of several components in it ("loss.clip").
     """
     if path == "data.eval":
         return "eval_data"
@@ -47,19 +47,19 @@ def argument_word(path: str) -> str:
 
 
 def spelled(key: str) -> str:
-    """What follows "options" in an address that is nearly right, with " Did you mean".
+    """ " Did you mean ...?" for an address whose section is unknown, else "".
 
-    key: "SECTION" or "SECTION=COMPONENT", of which the section is not known.
+    key: "SECTION" or "SECTION=COMPONENT".
     """
     section, equals, component = key.partition("=")
-    if section in SECTIONS:  # the word that chooses it on the command line
+    if section in SECTIONS:  # the command line's word for it
         section = SECTIONS[section]
         return f' Did you mean "{section}{equals}{component or "=NAME"}"?'
     return registry.suggest(key, [f"{s}{equals}{component}" for s in known()])
 
 
 def known() -> list[str]:
-    """The sections that hold components, in the order in which a config has them."""
+    """The sections that hold components, in a config's order."""
     return [*SECTIONS.values(), "data.eval", "evals.LABEL.data"]
 
 
@@ -138,8 +138,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "warmup_steps": ("warmup",),
     "wd": ("weight_decay",),
 }
-# The section that a word of other programs speaks of.
-_SPEAKS_OF = {
+# Word of other programs -> the section that it belongs to.
+_SECTION_OF = {
     "log_every": "log",
     "save_every": "checkpoint",
     "save_steps": "checkpoint",
@@ -147,25 +147,25 @@ _SPEAKS_OF = {
 
 
 def nearest(key: str, leaves: Iterable[str], flag: str = "--config.") -> str:
-    """Returns " Did you mean --config.optim.lr?" for what users may mean, else "".
+    """Returns " Did you mean --config.optim.lr?" for a wrong address, else "".
 
     key: an address that does not exist, "optim.learning_rate". leaves: those that do.
     """
-    found = _meant(key, list(leaves))[:2]
-    if not found:
+    candidates = _meant(key, list(leaves))[:2]
+    if not candidates:
         return ""
-    return f" Did you mean {' or '.join(f'{flag}{leaf}' for leaf in found)}?"
+    return f" Did you mean {' or '.join(f'{flag}{leaf}' for leaf in candidates)}?"
 
 
 def _meant(key: str, leaves: list[str]) -> list[str]:
     """The addresses that a wrong one may mean, the likeliest first.
 
-    First those whose last word is the same or a synonym, of these the ones that share
-    most sections; then those that are spelled alike.
+    First come those whose last word is the same or a synonym and that share the most
+    sections, then those with a similar spelling.
     """
     *sections, last = key.lower().replace("-", "_").split(".")
-    around = {word for one in sections for word in (one, *SYNONYMS.get(one, ()))}
-    around.add(_SPEAKS_OF.get(last, ""))
+    around = {word for part in sections for word in (part, *SYNONYMS.get(part, ()))}
+    around.add(_SECTION_OF.get(last, ""))
     for word in dict.fromkeys((last, *SYNONYMS.get(last, ()))):
         same = [leaf for leaf in leaves if leaf.rpartition(".")[2] == word]
         shared = {leaf: len(around & set(leaf.split(".")[:-1])) for leaf in same}
@@ -184,7 +184,7 @@ def _meant(key: str, leaves: list[str]) -> list[str]:
 
 
 def of_others(key: str, chosen: Mapping[str, str]) -> str:
-    """Which components have an option that the chosen one lacks, else "".
+    """A sentence naming the components that have an option the chosen one lacks, or "".
 
     key: its address. chosen: the component of each section ("optim" -> "adamw").
     """

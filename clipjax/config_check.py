@@ -1,4 +1,4 @@
-"""Configs at rest: as JSON and back, checked before a run, compared for a resume."""
+"""Configs to JSON and back, checked before a run, and compared for a resume."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from clipjax.config_parts import labels, losses
 from clipjax.config_sections import field
 from clipjax.types import Config, UserError
 
-# Keys that may change between a run and its resumption without changing its result,
-# apart from the rounding that another device layout brings.
+# Keys that may change when a run resumes without changing its result, except for the
+# rounding of another device layout.
 HOW_KEYS = (
     r"data\.(workers|threads|timeout)",
-    r"data\.tokenizer\.(path|vocab)",  # what they hold travels with the run
+    r"data\.tokenizer\.(path|vocab)",  # the run stores their content
     r"data\.eval\..*",
     r"(log|mesh|checkpoint|evals)\..*",
     r"train\.(eval_every|eval_ema|val_batches|max_bad_steps)",
@@ -34,17 +34,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     resolved: Any = config
     if isinstance(config, ConfigDict):
         resolved = resolved.copy_and_resolve_references().to_dict()
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
         if isinstance(node, dict):
             for key, value in node.items():
                 walk(f"{prefix}.{key}" if prefix else key, value)
         else:
-            found[prefix] = node
+            leaves[prefix] = node
 
     walk("", json.loads(json.dumps(resolved)))
-    return found
+    return leaves
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -54,12 +54,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(saved: Mapping[str, Any]) -> Config:
-    """A saved config again as a ConfigDict, lists back to tuples.
+    """A saved config as a ConfigDict, with its lists as tuples.
 
-    Keys and options that are newer than the file have their defaults, which leave a run
-    as it was.
+    Keys and options that are newer than the file get their defaults, which do not
+    change a run.
 
-    Raises UserError if a component that it names is unknown.
+    Raises UserError if it names an unknown component.
     """
 
     def convert(node: Any) -> Any:
@@ -87,7 +87,7 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple]:
-    """Result keys in which a run and a config differ: path -> (saved, given)."""
+    """Keys that change results and differ: path -> (saved value, config's value)."""
     old, new = flat(saved), flat(config)
     absent = "(absent)"
     return {
@@ -99,7 +99,7 @@ def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple]:
 
 
 def validate(config: Config, chosen: Config | None = None) -> None:
-    """Checks what can be known before any device work.
+    """Checks a config's values before any device work.
 
     chosen: the same config before dotted flags, to refuse a component chosen by flag.
     Raises UserError with one line naming the key and the fix.
@@ -179,5 +179,5 @@ def _check_pattern(path: str, pattern: Any) -> None:
         re.compile(pattern)
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{path}: {registry.shown(pattern)} is no regular expression: {error}"
+            f"{path}: {registry.shown(pattern)} is not a regular expression: {error}"
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """default: its type is the key's type. meaning: as `--help train.steps` says it."""
+    """default: its type is the key's. meaning: the text of `--help train.steps`."""
 
     default: Any
     meaning: str
@@ -23,8 +23,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "seed": Key(0, "seed of initialisation, data order, augmentation and dropout"),
         "init_from": Key(
             "",
-            "a run whose parameters to start from, or a released model: a folder, a "
-            "file, or hf-hub:ORG/NAME",
+            "a run, or a released model (a folder, a file, or hf-hub:ORG/NAME), whose "
+            "parameters the run starts from",
         ),
         "init_image_from": Key("", "as init_from, for the image tower alone"),
         "init_text_from": Key("", "as init_from, for the text tower alone"),
@@ -33,7 +33,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "image_size": Key(224, "height and width of the images in pixels"),
         "batch_size": Key(128, "examples per step, over all devices and hosts"),
         "label_set": Key(
-            "", "labels that a classifier learns; empty: the only ones of the data"
+            "", "labels that a classifier learns; empty: the data's only ones"
         ),
         "mixup": Key(
             0.0, "share of a classifier's examples that are blended with another"
@@ -63,8 +63,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "clip_norm": Key(1.0, "limit of the global gradient norm; 0: no clipping"),
         "no_decay": Key(
             _NO_DECAY,
-            "pattern of parameters without weight decay, beside all of fewer than two "
-            "dimensions",
+            "pattern of parameters without weight decay; those of fewer than two "
+            "dimensions never have it",
         ),
         "groups": Key(
             (),
@@ -88,7 +88,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "steps": Key(0, "length of the run in steps; or set train.epochs"),
         "epochs": Key(0.0, "length of the run in epochs; or set train.steps"),
         "micro_batches": Key(
-            1, "parts in which the towers take a batch, to save memory"
+            1, "parts into which a batch is split for the towers, to save memory"
         ),
         "norm_in_parts": Key(
             False, "batch normalisation sees one micro-batch at a time"
@@ -106,10 +106,8 @@ KEYS: dict[str, dict[str, Key]] = {
     },
     "checkpoint": {
         "every": Key(0, "steps between saves; 0: one save per epoch"),
-        "keep": Key(2, "latest saves that are kept"),
-        "keep_every": Key(
-            0, "steps between saves that are kept for ever in addition; 0: none"
-        ),
+        "keep": Key(2, "number of latest saves to keep"),
+        "keep_every": Key(0, "steps between saves that are never deleted; 0: none"),
         "best": Key(
             "",
             'metric whose best save is kept, "retrieval/mean_recall@1" or "val_loss"; '
@@ -117,7 +115,7 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "best_mode": Key(
             "",
-            '"max" or "min" of it; empty: as the metric says',
+            'whether that metric\'s "max" or "min" is best; empty: as it declares',
         ),
     },
     "log": {
@@ -125,7 +123,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "tensorboard": Key(True, "write TensorBoard files beside metrics.jsonl"),
     },
     "mesh": {
-        "data": Key(-1, "devices along the batch; -1: all that are left"),
+        "data": Key(-1, "devices along the batch; -1: all others"),
         "fsdp": Key(1, "devices that share each parameter"),
         "timeout": Key(
             300.0,

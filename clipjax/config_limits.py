@@ -1,4 +1,4 @@
-"""Which values a config's keys can have: limits and choices, checked at the start."""
+"""Limits and choices of a config's values, checked at the start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from clipjax import registry
 from clipjax.types import UserError
 
-INT = 2**31 - 1  # the program counts in 32 bits on the device
-FLOAT = 3.4e38  # and with floats of 32 bits
-MOST = 2**16  # a size of a layer; larger ones are slips of the hand
+INT = 2**31 - 1  # the device counts in 32 bits
+FLOAT = 3.4e38  # and computes in float32
+MOST = 2**16  # a layer's size; larger ones are typing errors
 
-# (keys, least, most): the first that fits a number's dotted path, or a tuple's.
-# Options of a user's own component have the last alone.
+# (pattern, least, most): the first match with a number's or tuple's dotted path counts.
+# Options of a user's own component match only the last.
 LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"seed", 0, 2**32 - 1),
     (r".*\.seed", 0, 2**63 - 1),
@@ -41,7 +41,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"lora\.rank", 0, MOST),
     (r"optim\.(clip_norm|lr|weight_decay)", 0, math.inf),
     (r"optim\.schedule\.(warmup|warmup_start|floor)", 0, math.inf),
-    # Blocks are traced one by one: of more, that takes minutes.
+    # Blocks are traced one by one; more of them take minutes.
     (r"model\.(image|text)\.(depth|depths)", 1, 256),
     (r"model\.(image|text)\.(heads|pool_heads)", 1, 1000),
     (r"model\.(image|text)\.(width|mlp_dim|pool_width|output_dim)", 1, MOST),
@@ -54,7 +54,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"model\.logit_scale_init", 1e-6, 1e6),
     (r"model\.std", 1e-6, math.inf),
     (r"data\.tokenizer\.context_length", 1, MOST),
-    (r"data\.tokenizer\.vocab_size", 1, 2**20),  # some take memory for all of it
+    (r"data\.tokenizer\.vocab_size", 1, 2**20),  # some allocate memory for all ids
     (r"data\.tokenizer\.min_count", 1, INT),
     (r"data\.(text_)?augment\.(\w+\.)?p", 0, 1),
     (r".*\.max_(samples|classes|samples_per_class)", 0, INT),
@@ -72,11 +72,11 @@ ONE_OF = {
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Checks the values of a config by their dotted paths, as `config_check.flat` has.
+    """Checks a config's values by their dotted paths, from `config_check.flat`.
 
-    Raises UserError with one line naming the first key that is out of its limits.
+    Raises UserError with one line naming the first key outside its limits.
     """
-    # What evaluation takes from the training data is told of these.
+    # data.eval comes last: its values copied from data.train are reported there.
     for path in sorted(values, key=lambda path: path.startswith("data.eval.")):
         value = values[path]
         for number in _numbers(value):

@@ -1,4 +1,4 @@
-"""The options of a config file: which address each has, and that all are known."""
+"""Reads a config file's options by their addresses, and checks that all are known."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Options = dict[str, dict[str, Any]]
 
 
 def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Options:
-    """The options of a config file by their address, those of every component checked.
+    """The options of a config file by address; those of every component are checked.
 
     Args:
-      given: "SECTION" -> its keys that are always there, "SECTION=COMPONENT" -> options
-        that count if it is chosen, and keys of the config itself. The keys of earlier
-        versions ("optim.adamw", "data.eval" with options of its source) are taken too;
+      given: "SECTION" -> keys that every config has, "SECTION=COMPONENT" -> options
+        that apply if it is chosen, and keys of the config itself. The keys of earlier
+        versions ("optim.adamw", "data.eval" with its source's options) are accepted;
         one logged line names the new ones.
       default: the file's choice of components by word.
       evals: the evaluators chosen, "retrieval+zeroshot@scenes".
@@ -31,11 +31,11 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
     Raises:
       UserError: for an address or an option that does not exist, and for a wrong type.
     """
-    found: Options = {}
+    options: Options = {}
     renamed: dict[str, str] = {}
 
     def add(key: str, values: Mapping[str, Any]) -> None:
-        found[key] = {**found.get(key, {}), **values}
+        options[key] = {**options.get(key, {}), **values}
 
     labels = _labels(default["evals"], evals)
     for key, values in given.items():
@@ -55,17 +55,17 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
         elif section in SHARED and not equals:
             add(key, values)
         elif kind == "data" and not equals:
-            options = dict(values)
-            if "split" in options:
-                split = registry.typed(options.pop("split"), str, f"{key}.split")
+            of_source = dict(values)
+            if "split" in of_source:
+                split = registry.typed(of_source.pop("split"), str, f"{key}.split")
                 add(key, {"split": split})
-            if not options:
+            if not of_source:
                 continue
             chosen = _source(section, default)
             if section == "data.train" or not chosen:
-                raise _of_component(section, options, chosen)
+                raise _of_component(section, of_source, chosen)
             renamed[key] = f"{section}={chosen}"
-            add(f"{section}={chosen}", _checked(section, chosen, options))
+            add(f"{section}={chosen}", _checked(section, chosen, of_source))
         elif kind and not equals:
             raise _of_component(section, values, default[kind])
         elif old in SECTIONS and rest and not equals:
@@ -74,14 +74,14 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
             any_of = ANY_SOURCE if old == "data" else section
             add(f"{any_of}={rest}", _checked(section, rest, values))
         else:
-            places = [*filter(None, SHARED), *(f"{place}=NAME" for place in known())]
+            sections = [*filter(None, SHARED), *(f"{name}=NAME" for name in known())]
             raise UserError(
                 f"options[{key!r}]: no such section.{_near(key)} "
-                f"Known: {', '.join(places)}"
+                f"Known: {', '.join(sections)}"
             )
     if renamed:
-        _tell(renamed)
-    return found
+        _warn(renamed)
+    return options
 
 
 def _near(key: str) -> str:
@@ -89,9 +89,12 @@ def _near(key: str) -> str:
 
 
 def _labels(*chosen: str) -> set[str]:
-    """Labels of evaluators that a file may speak of, chosen or not."""
+    """Labels of evaluators that a file may name, chosen or not."""
     items = [
-        label for one in chosen if one != "none" for label in by_label("evals", one)
+        label
+        for evals in chosen
+        if evals != "none"
+        for label in by_label("evals", evals)
     ]
     return {*items, *registry.names("evals")}
 
@@ -137,7 +140,7 @@ def _of_component(section: str, values: Mapping[str, Any], name: str) -> UserErr
     )
 
 
-def _tell(renamed: Mapping[str, str]) -> None:
+def _warn(renamed: Mapping[str, str]) -> None:
     pairs = ", ".join(f'"{old}" as "{new}"' for old, new in renamed.items())
     line = f"options of the config: write {pairs}"
     if any(old.startswith("data.") and old != "data.eval" for old in renamed):

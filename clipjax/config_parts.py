@@ -1,4 +1,4 @@
-"""The sections of a config: which there are, and that each holds what belongs there."""
+"""Lists a config's sections, and checks that each holds exactly its keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipjax.config_keys import SHARED
 from clipjax.types import Config, UserError
 
 DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")
-# Sections of components beside those of SHARED.
+# Sections of components in addition to those in SHARED.
 COMPONENTS = ("model", "loss", "evals")
 
 Part = tuple[str, Any, str]  # family, section, path
@@ -24,7 +24,7 @@ Part = tuple[str, Any, str]  # family, section, path
 def sections(config: Config) -> list[Part]:
     """(family, section, path) of every component of a config."""
     data = config.data
-    found = [
+    parts = [
         ("model", config.model, "model"),
         *(
             (tower, config.model[tower], f"model.{tower}")
@@ -45,10 +45,10 @@ def sections(config: Config) -> list[Part]:
     ]
     for label in _known_labels(config.evals):
         section = config.evals[label]
-        found.append(("evals", section, f"evals.{label}"))
+        parts.append(("evals", section, f"evals.{label}"))
         if "data" in section:
-            found.append(("data", section.data, f"evals.{label}.data"))
-    return found
+            parts.append(("data", section.data, f"evals.{label}.data"))
+    return parts
 
 
 def losses(config: Config) -> list[Part]:
@@ -57,11 +57,11 @@ def losses(config: Config) -> list[Part]:
 
 
 def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
-    """The labels of a section of several components, in their order.
+    """The labels of a section with several components, in their order.
 
-    A section that was saved without one has them sorted.
+    The labels of a section that was saved without an order are sorted.
 
-    Raises UserError for an order that names none of them, or others.
+    Raises UserError for an order that names no label, or an unknown one.
     """
     known = tuple(key for key in _keys(section, path) if key != "order")
     order = section.get("order", known)
@@ -90,10 +90,10 @@ def _parts(family: str, section: Any, path: str) -> list[Part]:
 def check(config: Config) -> None:
     """Checks that a config holds every key of its components, and no other.
 
-    A config need not come from `clipjax.config.base`: a key that nothing reads would be
-    ignored in silence.
+    A config may come from elsewhere than `clipjax.config.base`, and an unknown key
+    would be ignored silently.
 
-    Raises UserError naming the first that is absent, unknown or of a wrong type.
+    Raises UserError naming the first key that is absent, unknown or of a wrong type.
     """
     if not _is_section(config):
         raise UserError(
@@ -111,7 +111,7 @@ def check(config: Config) -> None:
 
 
 def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
-    """(path, section, its keys, types of those that are values) of all sections."""
+    """Yields (path, section, its keys, its values' types) for all sections."""
     shared = {
         name: {key: type(value) for key, value in keys.items()}
         for name, keys in SHARED.items()
@@ -147,7 +147,7 @@ def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, An
 def _several(
     family: str, section: Any, path: str, kinds: dict[str, Any]
 ) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
-    """What `_expected` yields of a component, or of each of several."""
+    """What `_expected` yields for a component, or for each of several."""
     if "name" in section:
         yield from _component(family, section, path, kinds)
         return
@@ -176,31 +176,31 @@ def _component(
     kinds: Mapping[str, Any] | None = None,
     inner: Any = (),
 ) -> Iterator[tuple[str, Any, set[str], dict[str, Any]]]:
-    """What `_expected` yields of one component.
+    """What `_expected` yields for one component.
 
-    kinds: types of its keys that are no options. inner: its sections.
+    kinds: types of its keys that are not options. inner: its sections.
     """
     options = registry.options(registry.load(family, _name(section, path)))
-    of = {key: option.annotation for key, option in options.items()}
-    of = {"name": str, **(kinds or {}), **of}
-    yield path, section, {*of, *inner}, of
+    types = {key: option.annotation for key, option in options.items()}
+    types = {"name": str, **(kinds or {}), **types}
+    yield path, section, {*types, *inner}, types
 
 
 def _is_section(value: Any) -> bool:
-    """Flags could not be set in a frozen one."""
+    """Whether a value is a section; a frozen one is not, as flags cannot change it."""
     return isinstance(value, ConfigDict) and not isinstance(value, FrozenConfigDict)
 
 
 def _keys(section: Any, path: str) -> list[str]:
-    """The keys of a section; raises UserError for one that no flag could name."""
+    """The keys of a section; raises UserError for a key that no flag can name."""
     keys: list[Any] = [None]
-    with contextlib.suppress(TypeError):  # it sorts them
+    with contextlib.suppress(TypeError):  # ConfigDict sorts its keys
         keys = list(section)
     for key in keys:
         if not isinstance(key, str) or not key or set(key) & set("/="):
             raise UserError(
                 f"{path or 'the config'} has a key that is "
-                f"{'no text' if not isinstance(key, str) else registry.shown(key)}: "
+                f"{'not text' if not isinstance(key, str) else registry.shown(key)}: "
                 "write keys as names"
             )
     return keys
@@ -239,7 +239,7 @@ def _need(section: Any, path: str, keys: set[str]) -> None:
 
 
 def _check_json(value: Any, path: str) -> None:
-    """Raises UserError for what cannot be saved with the run."""
+    """Raises UserError for a value that cannot be saved with the run."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError, RecursionError):

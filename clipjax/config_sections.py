@@ -1,4 +1,4 @@
-"""The sections of `config.base`: those of one component, of several, of evaluators."""
+"""Builds the sections of `config.base`: one component's, several's, evaluators'."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clipjax.config_addresses import SECTIONS
 from clipjax.types import Config, UserError
 
 Options = Mapping[str, Mapping[str, Any]]  # by address; see config_options.read
-ANY_SOURCE = "data"  # options of a source wherever it stands, "data=scenes"
+ANY_SOURCE = "data"  # options of a source in every section, "data=scenes"
 
 
 def only_known(
     given: Mapping[str, Any], known: Iterable[str], what: str
 ) -> dict[str, Any]:
-    """A copy of what is given; raises UserError for a key that is not known."""
+    """A copy of `given`; raises UserError for an unknown key."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -35,42 +35,42 @@ def component(section: str, family: str, name: str, options: Options) -> Config:
     """The section of one component: its name and every option of its factory."""
     factory = registry.load(family, name)
     given = options.get(f"{section}={name}", {})
-    made = ConfigDict({"name": name})
+    filled = ConfigDict({"name": name})
     for key, option in registry.options(factory).items():
         value = given.get(key, option.default)
-        made[key] = field(value, option.annotation, f"{section}.{key}")
-    return made
+        filled[key] = field(value, option.annotation, f"{section}.{key}")
+    return filled
 
 
 def field(value: Any, annotation: Any, path: str) -> Any:
-    """A value as one of a config, which can be overridden while it is None."""
+    """A value for a config; a flag can set it even if it is None."""
     members = typing.get_args(annotation)
     if isinstance(annotation, types.UnionType) and type(None) in members:
         (kind,) = (member for member in members if member is not type(None))
-        field = config_dict.placeholder(kind)
+        reference = config_dict.placeholder(kind)
         if value is not None:
-            field.set(registry.typed(value, kind, path))
-        return field
+            reference.set(registry.typed(value, kind, path))
+        return reference
     return registry.typed(value, annotation, path)
 
 
 def source_section(section: str, name: str, options: Options, split: str) -> Config:
-    """The section of a source, with the split that it has unless options name one."""
-    made = component(ANY_SOURCE, "data", name, options)
-    made["split"] = split
-    set_source(made, section, options)
-    return made
+    """The section of a source, with this split unless options name another."""
+    source = component(ANY_SOURCE, "data", name, options)
+    source["split"] = split
+    set_source(source, section, options)
+    return source
 
 
-def set_source(made: Any, section: str, options: Options) -> None:
-    """Sets in a source's section what the options of its address say."""
-    given = options.get(f"{section}={made['name']}", {})
+def set_source(source: Any, section: str, options: Options) -> None:
+    """Sets the options of an address in a source's section."""
+    given = options.get(f"{section}={source['name']}", {})
     for key, value in {**options.get(section, {}), **given}.items():
-        made[key] = value
+        source[key] = value
 
 
 def losses_section(chosen: str, options: Options) -> Config:
-    """One loss's section, or for "clip+cyclip" labelled ones, each with a weight."""
+    """One loss's section, or labelled ones with weights for "clip+cyclip"."""
     if "+" not in chosen:
         return component("loss", "loss", chosen, options)
     losses = labelled("loss", chosen, options)
@@ -82,8 +82,8 @@ def losses_section(chosen: str, options: Options) -> Config:
 
 
 def chain(family: str, chosen: str, options: Options) -> Config:
-    """One component's section, or for "crop+blur" labelled ones and their order, which
-    the keys of a config do not keep."""
+    """One component's section, or labelled ones for "crop+blur" with their order, which
+    a config's keys lose."""
     if "+" not in chosen:
         return component(SECTIONS[family], family, chosen, options)
     sections = labelled(family, chosen, options)
@@ -92,18 +92,18 @@ def chain(family: str, chosen: str, options: Options) -> Config:
 
 
 def by_label(family: str, chosen: str) -> dict[str, str]:
-    """Label -> what is chosen, "retrieval" or "zeroshot@scenes", in order."""
-    found: dict[str, str] = {}
+    """Label -> its choice, "retrieval" or "zeroshot@scenes", in order."""
+    items: dict[str, str] = {}
     for item in chosen.split("+") if chosen else ():
         if not item:
             raise UserError(f"{family}={chosen}: write it as one+another")
         label = item.partition("@")[0].rpartition(".")[2]
-        if label in found:
-            raise UserError(f"{family}={chosen}: {label!r} is there twice")
+        if label in items:
+            raise UserError(f"{family}={chosen}: {label!r} is given twice")
         if label == "order":
             raise UserError(f"{family}={chosen}: 'order' is a key beside the labels")
-        found[label] = item
-    return found
+        items[label] = item
+    return items
 
 
 def labelled(family: str, chosen: str, options: Options) -> Config:
@@ -114,15 +114,15 @@ def labelled(family: str, chosen: str, options: Options) -> Config:
 
 
 def evals_section(chosen: str, options: Options) -> Config:
-    """Labelled sections: "retrieval+zeroshot@imagefolder" makes two and their order."""
+    """Labelled sections and their order; "retrieval+zeroshot@imagefolder" has two."""
     evals = ConfigDict()
     items = by_label("evals", "" if chosen == "none" else chosen)
     for label, item in items.items():
         name, _, source = item.partition("@")
         section = evals[label] = component("evals", "evals", name, options)
         if source:
-            place = f"evals.{label}.data"
-            section["data"] = source_section(place, source, options, "val")
+            address = f"evals.{label}.data"
+            section["data"] = source_section(address, source, options, "val")
     if len(items) > 1:
         evals["order"] = tuple(items)
     return evals

@@ -14,10 +14,9 @@ FLAG = "--data."
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
-    """What a command line says of a source.
+    """The source on a command line.
 
-    name: "" if it names none. texts: option -> its text, without the split. split: ""
-    if it names none.
+    name, split: "" if not given. texts: option -> its text, without the split.
     """
 
     name: str = ""
@@ -39,26 +38,26 @@ NONE = DataFlags()  # a command line without a source
 
 
 def read(items: list[str]) -> tuple[DataFlags, list[str]]:
-    """The data flags of a command line, and the rest of it.
+    """The data flags of a command line, and its other items.
 
-    Raises UserError for a flag without a value, and for one that is given twice.
+    Raises UserError for a flag without a value, and for a flag given twice.
     """
-    found: dict[str, str] = {}
+    flags: dict[str, str] = {}
     rest: list[str] = []
-    waiting = iter(items)
-    for item in waiting:
+    remaining = iter(items)
+    for item in remaining:
         flag, equals, value = item.partition("=")
         key = flag.lstrip("-")
         if not item.startswith("-") or key.partition(".")[0] != "data":
             rest.append(item)
             continue
         if not equals:
-            value = next(waiting, "")
+            value = next(remaining, "")
             if not value or value.startswith("--"):
                 raise UserError(f"{item}: write it as {item}=VALUE")
-        if key in found:
+        if key in flags:
             raise UserError(f"--{key} is given twice")
-        found[key] = value
-    name, split = found.pop("data", ""), found.pop("data.split", "")
-    texts = {key.removeprefix("data."): value for key, value in found.items()}
+        flags[key] = value
+    name, split = flags.pop("data", ""), flags.pop("data.split", "")
+    texts = {key.removeprefix("data."): value for key, value in flags.items()}
     return DataFlags(name, texts, split), rest

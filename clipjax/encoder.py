@@ -1,4 +1,4 @@
-"""From images and texts to embeddings with a trained model: the one place that does so.
+"""Encodes images and texts with a trained model; all embeddings come from here.
 
 Evaluators, the library face, export and search encode through it. Every batch has one
 fixed shape, the last padded, so each side is compiled once for an Encoder; images are
@@ -33,14 +33,14 @@ Progress = Callable[[int, int], None]
 
 
 def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Reports to `progress` work that begins after `before` of `total`."""
+    """A progress function for work that begins after `before` of `total`."""
     if progress is None:
         return None
     return lambda done, _: progress(before + done, total)
 
 
 class Images(NamedTuple):
-    """What became of n images.
+    """The result of encoding n images.
 
     embed: float32 [n e], of unit norm (of a classifier: logits), and zeros if not
       valid.
@@ -48,7 +48,7 @@ class Images(NamedTuple):
     kept: n values of `keep`, None if not valid.
     broken: the key of each image that is not valid, and the reason.
     pooled: float32 [n d], the tower's features before projection, zeros if not valid;
-      None unless asked for.
+      None unless requested.
     """
 
     embed: np.ndarray
@@ -59,20 +59,20 @@ class Images(NamedTuple):
 
 
 class Encoder:
-    """Encodes with whatever variables it is given; holds no arrays of the model.
+    """Encodes with the variables of each call; holds no arrays of the model.
 
     On several processes every process makes the same calls with the same arguments:
     each reads its rows of each batch, and all of them get the whole result.
 
     Args:
       preprocess: bytes, uint8 [h w 3] or a PIL image -> uint8 [s s 3], as the functions
-        of clipjax/data/images/preprocess.py make it.
-      batch_size: of all devices together; rounded up to a multiple of their number.
-      mesh: the devices to spread a batch over, which then also hold the variables; None
+        in clipjax/data/images/preprocess.py return it.
+      batch_size: over all devices; rounded up to a multiple of their number.
+      mesh: the devices over which a batch is split, and which hold the variables; None
         for the default device.
-      threads: that read and decode, in each process.
-      timeout: seconds that an image is awaited, 0 for ever.
-      classes: of a classifier, in the order of its logits.
+      threads: how many read and decode, in each process.
+      timeout: seconds to wait for an image, 0 for no limit.
+      classes: a classifier's, in the order of its logits.
 
     Raises UserError for a batch_size or threads below 1.
     """
@@ -102,13 +102,13 @@ class Encoder:
         self._timeout = timeout
         self._image_shape = preprocess(np.zeros((8, 8, 3), np.uint8)).shape
         self._split = None
-        self._rows = list(range(self.batch_size))  # of each batch, filled here
+        self._rows = list(range(self.batch_size))  # those that this process fills
         outputs: dict[str, Any] = {}
         if mesh is not None:
             self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             outputs = {"out_shardings": NamedSharding(mesh, PartitionSpec())}
-            here = self._split.addressable_devices_indices_map((self.batch_size,))
-            parts = [part for index in here.values() for part in index or ()]
+            local = self._split.addressable_devices_indices_map((self.batch_size,))
+            parts = [part for index in local.values() for part in index or ()]
             self._rows = sorted({row for part in parts for row in self._rows[part]})
         self._pooled = getattr(model, "pooled_outputs", {})  # a user's may lack it
 
@@ -116,12 +116,12 @@ class Encoder:
             """The model's `encode_` of a side; returns the outputs of these names."""
 
             def chosen(*args: Any) -> tuple[jax.Array, ...]:
-                found: Outputs = getattr(model, f"encode_{side}")(*args)
-                return tuple(found[name] for name in names)
+                outputs: Outputs = getattr(model, f"encode_{side}")(*args)
+                return tuple(outputs[name] for name in names)
 
             return jax.jit(chosen, **outputs)
 
-        # Compiled at the first call, so features only if somebody asks for them.
+        # Compiled at the first call, so pooled features cost nothing unless requested.
         names = {"image": model.image_output, "text": "text_embed"}
         self._encode_image, self._encode_text = (
             compiled(side, name) for side, name in names.items()
@@ -158,15 +158,15 @@ class Encoder:
         Args:
           examples: a Source, or a sequence of Examples or of images (encoded bytes,
             uint8 [h w 3], PIL), whose elements the threads take; or another iterable of
-            them, whose elements this thread takes, two ahead for each thread.
-          indices: which of a Source or sequence, in this order; all if None.
-          keep: called in a thread with each element of `examples`, for what the caller
-            needs beside the image, so that a source is read once; returns JSON values.
-            May raise BadExample too.
-          progress: called with the images done and their total, 0 while unknown.
+            them, whose elements this thread takes, two ahead per thread.
+          indices: which of a Source or sequence, in this order; None for all.
+          keep: called in a thread with each element of `examples`; returns JSON values
+            that the caller needs with the image, so that a source is read once. May
+            raise BadExample too.
+          progress: called with the images done and their total, 0 if unknown.
           skip_broken: False raises BadExample for the first broken image as soon as it
             has been read; for an Encoder without a mesh.
-          pooled: whether to return the tower's pooled features too, of the same pass.
+          pooled: whether to return the tower's pooled features from the same pass too.
 
         Raises UserError if `pooled` and the model gives none.
         """
@@ -257,7 +257,7 @@ class Encoder:
         total: int,
         progress: Progress | None,
     ) -> list[np.ndarray]:
-        """The outputs of all batches, each put together."""
+        """Each output, concatenated over all batches."""
         parts = []
 
         def fetch(outputs: tuple[jax.Array, ...]) -> None:
@@ -281,7 +281,7 @@ class Encoder:
     def _put(self, array: np.ndarray) -> Any:
         if self._split is None:
             return array
-        # By callback, since the rows of a process need not lie together.
+        # By callback, because a process's rows need not be contiguous.
         return jax.make_array_from_callback(
             array.shape, self._split, lambda index: array[index]
         )
@@ -290,20 +290,20 @@ class Encoder:
         self, texts: Sequence[str]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields ids int32 [b l] and mask bool [b l] with this process's rows."""
-        # One without texts if there are none, for the width.
+        # Without texts there is one empty batch, which gives the width.
         for start in range(0, max(len(texts), 1), self.batch_size):
             # An empty text has a valid token; a row of padding alone might divide by 0.
-            assert self._tokenizer is not None  # `texts` has seen to that
+            assert self._tokenizer is not None  # `_texts` checks it
             filler = [part.repeat(self.batch_size, 0) for part in self._tokenizer([""])]
             rows = [row for row in self._rows if start + row < len(texts)]
             if rows:
                 tokens = self._tokenizer([texts[start + row] for row in rows])
-                for whole, part in zip(filler, tokens, strict=True):
-                    whole[rows] = part
+                for array, part in zip(filler, tokens, strict=True):
+                    array[rows] = part
             yield filler[0], filler[1]
 
     def _exchange(self, notes: list[Any]) -> list[Any]:
-        """The notes of all processes, by way of JSON on one process as on many."""
+        """The notes of all processes; they pass through JSON even on one process."""
         text = json.dumps(notes)
         texts = [text] if self._split is None else gather(text)
         return [note for text in texts for note in json.loads(text)]

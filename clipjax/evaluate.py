@@ -34,11 +34,11 @@ usage: python -m clipjax.evaluate --workdir DIR [--checkpoint best|latest|STEP]
 
   --workdir DIR        the run, as given to clipjax.train
   --checkpoint best    which checkpoint; a step's number, latest, or best (default)
-  --noema              the plain weights also where the run kept a moving average
+  --noema              the plain weights even if the run has a moving average
   --interpolate DIR    another run of the same model, such as the one that this run was
                        tuned from: evaluates the weights between the two (WiSE-FT)
   --alphas 0,0.5,1     shares of this run's weights in them; five from 0 to 1 by default
-  --json FILE          where results go; DIR/evaluation-STEP[-CONFIG].json by default
+  --json FILE          the file of results; DIR/evaluation-STEP[-CONFIG].json by default
   --data=NAME          the source of evaluators that have none of their own, not the
                        run's evaluation data
   --data.KEY=VALUE     an option of that source, or of the run's; --data.split=NAME
@@ -113,17 +113,17 @@ def main(argv: list[str]) -> int:
 
 
 def _json_file(name: str) -> pathlib.Path:
-    """The file that --json names; a device or pipe by the name given, /dev/stdout."""
-    place, given = paths.local(name, "a file"), paths.given(name).absolute()
-    if atomic_files.is_special(given):
-        return given
-    if not place.parent.is_dir() or place.is_dir():
+    """The file that --json names; the unresolved path for a device, /dev/stdout."""
+    resolved, unresolved = paths.local(name, "a file"), paths.given(name).absolute()
+    if atomic_files.is_special(unresolved):
+        return unresolved
+    if not resolved.parent.is_dir() or resolved.is_dir():
         raise UserError(f"--json={name}: name a file in a folder that exists")
-    if place.exists() and any(
-        os.path.samestat(place.stat(), os.fstat(output)) for output in (1, 2)
+    if resolved.exists() and any(
+        os.path.samestat(resolved.stat(), os.fstat(output)) for output in (1, 2)
     ):
         raise UserError(f"--json={name}: the table goes to this file; name another")
-    return place
+    return resolved
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -147,20 +147,20 @@ def _only_evaluation(argv: list[str]) -> None:
             )
 
 
-def _check_place(place: pathlib.Path) -> None:
-    """Raises UserError before the work where its results could not be kept."""
-    if atomic_files.is_special(place):
+def _check_writable(path: pathlib.Path) -> None:
+    """Raises UserError, before the work, if results cannot be written."""
+    if atomic_files.is_special(path):
         return
-    folder = place if place.is_dir() else place.parent
+    folder = path if path.is_dir() else path.parent
     try:
         atomic_files.check_room(folder)
     except OSError as error:
         raise _unwritten(folder, error) from error
 
 
-def _unwritten(place: pathlib.Path, error: OSError) -> UserError:
+def _unwritten(path: pathlib.Path, error: OSError) -> UserError:
     return UserError(
-        f"{place} cannot be written ({error.strerror}): name another place for the "
+        f"{path} cannot be written ({error.strerror}): name another file for the "
         "results by --json FILE"
     )
 
@@ -180,11 +180,11 @@ def evaluate(
 
     Returns the results by label, for each of `shares`, with their rows.
 
-    other: a config whose evaluators and data to take. name: of the results' file
-    beside others of the same step. base: a run, or a released model, to mix the
-    weights with, of which 1 - share is taken for each of `shares` (arXiv 2109.01903).
-    data: a source and its options, to take in place of the evaluation data;
-    without a name the options are of those.
+    other: a config whose evaluators and data are used. name: the end of the results
+    file's name, to tell it from others of the same step. base: a run, or a released
+    model, whose weights are mixed in with weight 1 - share for each of `shares` (arXiv
+    2109.01903). data: a source and its options that replace the evaluation data;
+    without a name, the options change that data's.
     """
     import jax
 
@@ -205,7 +205,7 @@ def evaluate(
     config = resume.load_config(workdir)
     distributed.initialise(config.mesh.timeout)
     distributed.compare(other or config)
-    on_primary(lambda: _check_place(json_file or workdir))
+    on_primary(lambda: _check_writable(json_file or workdir))
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
 
     def say(line: str) -> None:
@@ -218,8 +218,8 @@ def evaluate(
     if base:
         model, variables = interpolate.plain(model, variables)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-    learnt = classes.saved(config, workdir)
-    encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
+    class_list = classes.saved(config, workdir)
+    encoder = assemble.encoder(config, model, tokenizer, mesh, class_list)
     what = datasets.resolved(other or config)
     if data:
         what = datasets.resolved(_with_data(what, data))
@@ -235,16 +235,18 @@ def evaluate(
     evaluators = assemble.evaluators(what, encoder, shared, own)
     start = variables
     if base:
-        given = library.load(base, checkpoint=checkpoint, ema=ema)
-        their_model, start = interpolate.plain(given.model, given.variables)
+        loaded = library.load(base, checkpoint=checkpoint, ema=ema)
+        their_model, start = interpolate.plain(loaded.model, loaded.variables)
         what_base = f"--interpolate={base}"
         interpolate.check_same_model(
             what_base, (their_model, start), (model, variables)
         )
-        seen = given.config.data.preprocess.to_dict()
-        initial.compare_images(config, model, their_model, seen, what_base, say)
-        if tokenizer is not None and given.tokenizer is not None:
-            initial.check_same_ids(what_base, tokenizer, given.tokenizer)
+        their_preprocess = loaded.config.data.preprocess.to_dict()
+        initial.compare_images(
+            config, model, their_model, their_preprocess, what_base, say
+        )
+        if tokenizer is not None and loaded.tokenizer is not None:
+            initial.check_same_ids(what_base, tokenizer, loaded.tokenizer)
     console.print(f"evaluating {workdir}, step {step}", soft_wrap=True)
     lost_text_report.tell_evaluators(evaluators, tokenizer, config, say)
     sweep: dict[float, dict[str, EvalResult]] = {}
@@ -284,8 +286,8 @@ def evaluate(
 def _with_data(config: Config, given: data_flags.DataFlags) -> Config:
     """The config with other evaluation data.
 
-    Raises UserError for an option that the source does not have, and where every
-    evaluator has data of its own.
+    Raises UserError for an option that the source lacks, and if every evaluator has its
+    own data.
     """
     if all(
         "data" in config.evals[label]
@@ -295,14 +297,14 @@ def _with_data(config: Config, given: data_flags.DataFlags) -> Config:
             "--data: every evaluator has data of its own; choose others by --config "
             "FILE.py:evals=NAME"
         )
-    found = config.copy_and_resolve_references()
-    with found.unlocked():
-        if given.name and given.name != found.data.eval.name:
-            found.data.eval = source_section("data.eval", given.name, {}, "val")
-        section = found.data.eval
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        if given.name and given.name != changed.data.eval.name:
+            changed.data.eval = source_section("data.eval", given.name, {}, "val")
+        section = changed.data.eval
         section.split = given.split or section.split
         section.update(given.options(section.name))
-    return found.lock()
+    return changed.lock()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Export a run for transformers or open_clip, as a folder that they load.
+"""Export a run as a folder that transformers or open_clip loads.
 
 python -m clipjax.export --workdir runs/x --format hf --out exported
 """
@@ -18,13 +18,13 @@ usage: python -m clipjax.export --workdir DIR --format hf|open_clip --out FOLDER
                                 [--dtype float32|float16|bfloat16]
 
   --workdir DIR        the run, as given to clipjax.train, or a released model
-  --format hf          Hugging Face's CLIPModel or SiglipModel, as the towers are, with
-                       tokenizer and image processor
+  --format hf          Hugging Face's CLIPModel or SiglipModel, whichever fits the
+                       towers, with tokenizer and image processor
   --format open_clip   for open_clip.create_model("local-dir:FOLDER")
-  --out FOLDER         the folder to make; it must not exist
+  --out FOLDER         the folder to create; it must not exist
   --checkpoint best    which checkpoint; a step's number, latest, or best (default)
-  --noema              the plain weights also where the run kept a moving average
-  --dtype float32      of the weights in the file
+  --noema              the plain weights even if the run has a moving average
+  --dtype float32      the dtype of the weights in the file
 """
 
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     for flag, what in (
         ("workdir", "the directory of a run, e.g. runs/quickstart"),
         ("format", "hf or open_clip"),
-        ("out", "the folder to make"),
+        ("out", "the folder to create"),
     ):
         if not values[flag].value:
             raise UserError(f"no --{flag} given: {what}")
@@ -60,9 +60,9 @@ def main(argv: list[str]) -> int:
 def export(
     workdir: str, out: pathlib.Path, target: str, checkpoint: str, ema: bool, dtype: str
 ) -> None:
-    """Writes the model of a run as a folder; see `weights.release.write`.
+    """Writes a run's model as a folder; see `weights.write_model.write`.
 
-    Raises UserError for what cannot be exported.
+    Raises UserError for a model that cannot be exported.
     """
     from clipjax import library
     from clipjax.weights import write_model

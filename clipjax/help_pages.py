@@ -1,4 +1,4 @@
-"""What --help says of one thing: a component, a section, or one value's address."""
+"""The pages of --help TOPIC: a component, a section, or one value's address."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _ENTRY = re.compile(r"  (\w+(?:, \w+)*): +(.*)")
 
 
 def asked(argv: list[str], general: str) -> str:
-    """The text for a command line with --help: general, or of the words after it.
+    """The text for a command line with --help: general, or the words' pages.
 
     Raises UserError for a word that names nothing, with the nearest.
     """
     topics = []
-    for place, item in enumerate(argv):
+    for index, item in enumerate(argv):
         if item in ("--help", "-h"):
             topics = [
-                word for word in argv[place + 1 :] if word not in ("--help", "-h")
+                word for word in argv[index + 1 :] if word not in ("--help", "-h")
             ]
             break
     if not topics:
@@ -39,54 +39,54 @@ def asked(argv: list[str], general: str) -> str:
 def page(topic: str) -> str:
     """The page of "loss=sogclr", "optim", or "model.image.variant".
 
-    Raises UserError for what is none of these.
+    Raises UserError for any other topic.
     """
     address = topic.lstrip("-").removeprefix("config.")
     section, equals, name = address.partition("=")
-    place = {"eval_data": "data.eval"}.get(section, SECTIONS.get(section, section))
-    kind = config_addresses.family(place)
+    holder = {"eval_data": "data.eval"}.get(section, SECTIONS.get(section, section))
+    kind = config_addresses.family(holder)
     if equals and kind and name:
         parts = [part.partition("@")[0] for part in name.split("+")]
-        return "\n".join(_component(place, kind, part) for part in parts)
+        return "\n".join(_component(holder, kind, part) for part in parts)
     if section in KEYS and section or kind:
-        return _section(section if section in KEYS else place, kind)
+        return _section(section if section in KEYS else holder, kind)
     return _value(section)
 
 
 def meanings(factory: Callable[..., Any]) -> dict[str, str]:
-    """Option -> what the factory's docstring says of it, in one line.
+    """Option -> its meaning in the factory's docstring, as one line.
 
     An entry is "name: text" or "first, second: text", indented below a heading such as
-    "Args:", its further lines indented deeper.
+    "Args:"; its further lines are indented deeper.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     names: list[str] = []
     for line in (inspect.getdoc(factory) or "").splitlines():
         entry = _ENTRY.fullmatch(line)
         if entry:
             names = entry[1].split(", ")
-            found.update(dict.fromkeys(names, entry[2].strip()))
+            texts.update(dict.fromkeys(names, entry[2].strip()))
         elif line.startswith("    ") and names:
-            found.update({name: f"{found[name]} {line.strip()}" for name in names})
+            texts.update({name: f"{texts[name]} {line.strip()}" for name in names})
         else:
             names = []
-    return {name: found[name] for name in registry.options(factory) if name in found}
+    return {name: texts[name] for name in registry.options(factory) if name in texts}
 
 
-def _component(place: str, kind: str, name: str) -> str:
+def _component(holder: str, kind: str, name: str) -> str:
     factory = registry.load(kind, name)
-    options, said = registry.options(factory), meanings(factory)
+    options, texts = registry.options(factory), meanings(factory)
     described = inspect.getmodule(factory) if factory.__name__ == "make" else factory
     summary = (inspect.getdoc(described) or "").split("\n\n")[0]
-    word = config_addresses.argument_word(place)
+    word = config_addresses.argument_word(holder)
     lines = [*_wrapped(f"{word}={name}: {' '.join(summary.split())}", ""), ""]
-    flag = f"--config.{place}.KEY=VALUE"
+    flag = f"--config.{holder}.KEY=VALUE"
     if kind == "data":
         flag += "; of prepare and evaluate --data.KEY=VALUE"
     lines += [f"set by {flag}" if options else "It has no options.", ""]
     for key, option in options.items():
         value = _default(option.default, option.annotation)
-        lines += _entry(key, value, said.get(key, ""))
+        lines += _entry(key, value, texts.get(key, ""))
     return "\n".join(lines)
 
 
@@ -109,9 +109,9 @@ def _value(address: str) -> str:
         value = _default(key.default, type(key.default))
         return "\n".join(_entry(f"--config.{address}", value, key.meaning))
     section = SECTIONS.get(section, section)
-    address, place = f"{section}.{name}", _place(section)
-    kind = config_addresses.family(place)
-    label = place and section.removeprefix(place).strip(".")
+    address, holder = f"{section}.{name}", _holder(section)
+    kind = config_addresses.family(holder)
+    label = holder and section.removeprefix(holder).strip(".")
     groups: dict[tuple[str, str], list[str]] = {}
     for component in registry.names(kind) if kind else ():
         factory = registry.load(kind, component)
@@ -135,28 +135,33 @@ def _value(address: str) -> str:
     return "\n".join(lines)
 
 
-def _place(section: str) -> str:
-    """The section of components in an address, "loss" of "loss.clip"; "" if none."""
+def _holder(section: str) -> str:
+    """The section of components in an address, "loss" in "loss.clip"; "" if none."""
     if config_addresses.family(section):
         return section
     outer = section.rpartition(".")[0]
     return outer if outer in (SECTIONS[k] for k in _SEVERAL) else ""
 
 
-_SEVERAL = ("loss", "augment", "text_augment", "evals")  # families of which several go
+_SEVERAL = (
+    "loss",
+    "augment",
+    "text_augment",
+    "evals",
+)  # families that may have several components
 
 
 def _addresses() -> list[str]:
-    """The addresses of all values, whatever the components."""
-    found = [
+    """The addresses of all values, for every component."""
+    addresses = [
         f"{section}.{key}" for section in filter(None, KEYS) for key in KEYS[section]
     ]
-    found += KEYS[""]
+    addresses += KEYS[""]
     for kind, section in SECTIONS.items():
         for name in registry.names(kind):
             options = registry.options(registry.load(kind, name))
-            found += [f"{section}.{key}" for key in options]
-    return list(dict.fromkeys(found))
+            addresses += [f"{section}.{key}" for key in options]
+    return list(dict.fromkeys(addresses))
 
 
 def _default(value: Any, annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""Prepare data: convert, inspect, verify, and make small parts of it.
+"""Prepare data: convert, inspect, verify, and write small parts of it.
 
 python -m clipjax.prepare convert --data=captions --data.path=DATA/flickr8k --out=DATA/x
 """
@@ -28,35 +28,35 @@ usage: python -m clipjax.prepare convert --data=NAME --data.path=DIR --out=DIR [
 
   --data=NAME          a source: {sources}
   --data.KEY=VALUE     an option of that source (docs/data.md)
-  --data.split=train   of the source; convert and tiny take several: train,val
-  --threads={threads}          that read and decode
+  --data.split=train   the source's split; convert and tiny take several: train,val
+  --threads={threads}          how many threads read and decode
 
-convert: any source into shards that are read quickly in any order. Started again after
-an interruption, it goes on after the last finished shard.
-  --out=DIR            where the shards and SPLIT.json go
+convert: writes any source as shards that are fast to read in any order. The same
+command resumes an interrupted conversion after its last finished shard.
+  --out=DIR            the folder for the shards and SPLIT.json
   --to=arrayrecord     for data=arrayrecord; or tar, for data=webdataset and others
   --resize=0           the shortest side of larger images in pixels, which become JPEG
-  --quality=95         of that JPEG
-  --dedup              leave out images whose bytes came before
+  --quality=95         quality of that JPEG
+  --dedup              leave out images whose bytes are repeated
   --nodecode           copy images without decoding them: faster, finds less
-  --shard_size=1000    examples a shard
-  --out_split=NAME     what the split is called in DIR; its own name by default
+  --shard_size=1000    examples per shard
+  --out_split=NAME     the split's name in DIR; its own name by default
 
-inspect: counts, sizes, captions, classes; a sample as PNG and as an HTML page.
-  --out=inspection     where SPLIT.html goes
-  --samples=24         examples in them
-  --seed=0             which ones
+inspect: prints counts, sizes, captions, classes; writes a sample as an HTML page.
+  --out=inspection     the folder for SPLIT.html
+  --samples=24         examples in the sample
+  --seed=0             seed of the sample
 
-verify: reads and decodes everything, and lists all that is broken. Exits with 1 where
-there is something.
+verify: reads and decodes everything, and lists what is broken. Exits with 1 if
+anything is.
 
-tiny: a few classes with a few images each, of data with labels.
-  --out=DIR            where they go
+tiny: writes a few images of a few classes, from data with labels.
+  --out=DIR            the folder for them
   --to=imagefolder     DIR/SPLIT/CLASS/*.jpg; or arrayrecord, or tar
   --classes=5          how many classes
-  --per_class=20       how many images of each
-  --seed=0             which ones
-  --label_set=NAME     of data with several
+  --per_class=20       images per class
+  --seed=0             seed of the choice
+  --label_set=NAME     which label set, if the data has several
   --resize --quality   as for convert
 
 examples:
@@ -77,7 +77,7 @@ FLAGS: dict[str, dict[str, str | bool | int]] = {
         **{"classes": 5, "per_class": 20, "label_set": ""},
     },
 }
-LISTED = 5  # broken examples told by the commands that go on without them
+MAX_LISTED = 5  # broken examples printed by commands that go on without them
 
 
 def main(argv: list[str]) -> int:
@@ -93,8 +93,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{what} Use {', '.join(FLAGS)}; --help explains them")
     given, rest = data_flags.read(argv[2:])
     argv = [f"{argv[0]} {action}", *rest]
-    own = {"data": "", "split": "", "threads": threads}
-    values = commandline.parse(argv, None, **own, **FLAGS[action])
+    shared = {"data": "", "split": "", "threads": threads}
+    values = commandline.parse(argv, None, **shared, **FLAGS[action])
     name = given.name
     if given and not name:
         raise UserError(f"--data.{next(iter(given.texts), 'split')} needs --data=NAME")
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
         raise UserError("no --data.path given: the folder of the data")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     status = 0
-    # All before the first is written, so that a wrong name is told at once.
+    # All are opened before the first is written, so that a wrong name fails at once.
     with local.set_by_flags(data_flags.FLAG):
         sources = {split: make(split, **options) for split in splits}
     for split, source in sources.items():
@@ -139,8 +139,8 @@ def main(argv: list[str]) -> int:
         except BrokenPipeError:
             raise
         except OSError as error:
-            told = commandline.output_error() or _failed(error, action, values)
-            raise UserError(told) from error
+            line = commandline.output_error() or _failure(error, action, values)
+            raise UserError(line) from error
     if action in ("convert", "tiny"):
         console.print(f"use: --config FILE.py:{_use(values)}")
     return status
@@ -148,34 +148,34 @@ def main(argv: list[str]) -> int:
 
 def _check_out(name: str) -> None:
     """Raises UserError, before anything is read, if nothing can be written there."""
-    place = paths.local(name, "what is written")
+    folder = paths.local(name, "the output")
     try:
-        atomic_files.check_place(place)
+        atomic_files.check_place(folder)
     except OSError as error:
         raise UserError(
-            f"--out={name}: {place} cannot be written ({error.strerror}): choose "
+            f"--out={name}: {folder} cannot be written ({error.strerror}): choose "
             "another --out"
         ) from error
 
 
-def _failed(error: OSError, action: str, values: Any) -> str:
-    """What the system refused, such as to write to a full disk, and what to do."""
+def _failure(error: OSError, action: str, values: Any) -> str:
+    """One line about an error of the system, such as a full disk, with the fix."""
     why = error.strerror or str(error)
     full = os.strerror(errno.ENOSPC) in why
-    # verify writes nothing else.
-    place = getattr(values, "out", "the output" if full else "the data")
-    place, fix = error.filename or place, "choose another --out"
+    # verify writes only its output.
+    where = getattr(values, "out", "the output" if full else "the data")
+    where, fix = error.filename or where, "choose another --out"
     if action == "verify" and not full:
-        fix = "see that it can be read"
+        fix = "check that it can be read"
     elif full:
-        fix = "make room"
+        fix = "free space"
         if action == "convert":
-            fix += " and start the same again, which keeps the finished shards"
-    return f"cannot go on at {place}: {why}; {fix}"
+            fix += " and run the same command, which keeps the finished shards"
+    return f"cannot go on at {where}: {why}; {fix}"
 
 
 def _use(values: Any) -> str:
-    """How what was written is chosen as a run's data."""
+    """The command-line words that use the output as a run's data."""
     from clipjax.data.prepare import convert
 
     name = {"tar": "webdataset"}.get(values.to, values.to)
@@ -188,7 +188,7 @@ def _use(values: Any) -> str:
 
 @contextlib.contextmanager
 def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar while the work lasts; nothing if nobody looks."""
+    """A progress bar during the block; hidden unless the output is a terminal."""
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
@@ -198,9 +198,9 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     hidden = not console.is_terminal
     with bars.Progress(
         *columns, console=console, transient=True, disable=hidden
-    ) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _convert(
@@ -230,7 +230,7 @@ def _write(
     name: str,
     options: Any,
 ) -> None:
-    """Converts a source and says what came of it, and how it is used."""
+    """Converts a source and prints what was written."""
     from clipjax.data.prepare import convert, survey_text
 
     split, start = name or described["split"], time.monotonic()
@@ -359,10 +359,10 @@ def _tell_broken(console: Console, broken: list, what: str) -> None:
     """The number of broken examples and the first few, if there are any."""
     if broken:
         console.print(f"{len(broken)} broken, {what}:")
-        for bad in broken[:LISTED]:
+        for bad in broken[:MAX_LISTED]:
             console.print(f"  {bad.line()}")
-        if len(broken) > LISTED:
-            console.print(f"  and {len(broken) - LISTED} more")
+        if len(broken) > MAX_LISTED:
+            console.print(f"  and {len(broken) - MAX_LISTED} more")
 
 
 ACTIONS = {

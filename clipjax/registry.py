@@ -1,8 +1,8 @@
 """Components by name: `load("loss", "clip")` is the factory of clipjax/losses/clip.py.
 
-A family is one place: a package with one file per component (its factory is called
-`make`), or a module whose public functions are the components. A dotted path
-("my_code.losses.mine") loads the `make` of a module of your own.
+A family is a package with one file per component, whose factory is called `make`, or a
+module whose public functions are the components. A dotted path ("my_code.losses.mine")
+loads the `make` of your own module.
 """
 
 from __future__ import annotations
@@ -47,60 +47,61 @@ class Option:
 
 
 def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """Returns ' Did you mean ...?' if something known is near, else ''."""
+    """Returns ' Did you mean ...?' if a known word is similar, else ''."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: Any) -> str:
-    """A value in a message: its repr, cut if it is long."""
+    """A value for a message: its repr, truncated if it is long."""
     try:
         text = repr(value)
-    except Exception:  # of an int of thousands of digits, deep, or a user's own type
+    except Exception:  # ints of thousands of digits, deep values, users' own types
         text = f"{type(value).__name__} too large to show"
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
 
 
 def told(error: BaseException, file: str = "") -> str:
-    """What an exception of a user's own code says, in one line with its place.
+    """An exception from a user's code as one line, with file and line number.
 
-    file: the one whose line is wanted, of those that the error came through; the last
-    unless given.
+    file: whose line to give if the traceback has several files; by default the last.
     """
     kind = type(error).__name__
     try:
         text = " ".join(str(error).split())
-    except Exception:  # of the user's code too
+    except Exception:  # raised by the user's code too
         text = ""
     if isinstance(error, SyntaxError) and error.filename:
-        place = f"{error.filename}, line {error.lineno}: "
+        location = f"{error.filename}, line {error.lineno}: "
         text = error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == file]
+        in_file = [frame for frame in frames if frame.filename == file]
         if not file:
-            own = [f for f in frames if "importlib" not in f.filename]
-        place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
-    return f"{place}{kind}: {text[:500]}" if text else f"{place}{kind}"
+            in_file = [f for f in frames if "importlib" not in f.filename]
+        location = (
+            f"{in_file[-1].filename}, line {in_file[-1].lineno}: " if in_file else ""
+        )
+    return f"{location}{kind}: {text[:500]}" if text else f"{location}{kind}"
 
 
 def names(family: str) -> list[str]:
-    """The components of a family, sorted; imports none of a package's files."""
-    place = importlib.import_module(FAMILIES[family])
-    if hasattr(place, "__path__"):
-        folder = pathlib.Path(place.__path__[0])
+    """The components of a family, sorted; does not import a package's files."""
+    package = importlib.import_module(FAMILIES[family])
+    if hasattr(package, "__path__"):
+        folder = pathlib.Path(package.__path__[0])
         return sorted(path.stem for path in folder.glob("*.py") if _has_make(path))
     return sorted(
         name
-        for name, value in vars(place).items()
+        for name, value in vars(package).items()
         if isinstance(value, types.FunctionType)
-        and value.__module__ == place.__name__
+        and value.__module__ == package.__name__
         and not name.startswith("_")
     )
 
 
 def _has_make(path: pathlib.Path) -> bool:
-    """Whether a file defines a factory; it is read, not imported."""
+    """Whether a file defines a factory; reads it without importing it."""
     return re.search(r"^def make\(", path.read_text(encoding="utf-8"), re.M) is not None
 
 
@@ -114,10 +115,10 @@ def load(family: str, name: str) -> Callable[..., Any]:
     """
     known = names(family)
     if name in known:
-        place = importlib.import_module(FAMILIES[family])
-        if not hasattr(place, "__path__"):
-            return getattr(place, name)
-        return importlib.import_module(f"{place.__name__}.{name}").make
+        package = importlib.import_module(FAMILIES[family])
+        if not hasattr(package, "__path__"):
+            return getattr(package, name)
+        return importlib.import_module(f"{package.__name__}.{name}").make
     if "." in name:
         return _own(family, name)
     raise UserError(
@@ -127,10 +128,10 @@ def load(family: str, name: str) -> Callable[..., Any]:
 
 
 def _own(family: str, name: str) -> Callable[..., Any]:
-    """The factory in a module of the user's own; raises UserError if there is none."""
+    """The factory in a user's module; raises UserError if there is none."""
     what = f"{family}={name}: cannot load it:"
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"{what} write a module as package.module, of letters and dots")
+        raise UserError(f"{what} write a module as package.module, in letters and dots")
     try:
         factory = importlib.import_module(name).make
         options(factory)
@@ -140,24 +141,24 @@ def _own(family: str, name: str) -> Callable[..., Any]:
         raise UserError(f"{what} {told(error)}; it needs a function `make`") from error
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # of the user's code, SystemExit among it
+    except BaseException as error:  # from the user's code, SystemExit included
         raise UserError(f"{what} {told(error)}") from error
     return factory
 
 
 def module_of(factory: Callable[..., Any], name: str) -> Any:
-    """A constant of a factory's module, None if it has none of that name."""
+    """A constant of a factory's module, None if the module lacks it."""
     return getattr(inspect.getmodule(factory), name, None)
 
 
 def options(factory: Callable[..., Any]) -> dict[str, Option]:
-    """The keyword-only parameters of a factory, in order: what a config can set.
+    """A factory's keyword-only parameters, in order, which a config can set.
 
-    Raises TypeError for one without an annotation or a default, which is a defect of
+    Raises TypeError for one without an annotation or a default, which is a defect in
     the component.
     """
     hints = typing.get_type_hints(factory)
-    found = {}
+    parameters = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
@@ -165,17 +166,17 @@ def options(factory: Callable[..., Any]) -> dict[str, Option]:
             raise TypeError(
                 f"{factory.__module__}: option {name!r} needs a type and a default"
             )
-        found[name] = Option(parameter.default, hints[name])
-    return found
+        parameters[name] = Option(parameter.default, hints[name])
+    return parameters
 
 
 def typed(value: Any, annotation: Any, path: str) -> Any:
     """Returns the value, ints widened to floats; raises UserError for a wrong type."""
-    either = typing.get_args(annotation)
-    if type(None) in either:
+    union = typing.get_args(annotation)
+    if type(None) in union:
         if value is None:
             return None
-        (annotation,) = (member for member in either if member is not type(None))
+        (annotation,) = (member for member in union if member is not type(None))
     kind = typing.get_origin(annotation) or annotation
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -199,7 +200,7 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
 
 
 def from_text(text: str, annotation: Any, path: str) -> Any:
-    """A text as a value of an option's type; raises UserError."""
+    """Parses a text as an option's type; raises UserError."""
     if annotation is str:
         return text
     try:
@@ -214,21 +215,21 @@ def from_text(text: str, annotation: Any, path: str) -> Any:
 def options_from_text(
     family: str, name: str, given: Mapping[str, str], flag: str
 ) -> dict[str, Any]:
-    """The options of a component from their text.
+    """Parses a component's options from their texts.
 
-    flag: how one is written, for messages ("--data."). Raises UserError for one that
-    the component does not have, and for a value of a wrong type.
+    flag: the prefix of their flags, for messages ("--data."). Raises UserError for an
+    option that the component lacks, and for a value of a wrong type.
     """
     known = options(load(family, name))
-    found = {}
+    values = {}
     for key, text in given.items():
         if key not in known:
             raise UserError(
                 f"{family}={name} has no option {flag}{key}.{suggest(key, known)} "
                 f"It has {', '.join(known)}"
             )
-        found[key] = from_text(text, known[key].annotation, f"{flag}{key}")
-    return found
+        values[key] = from_text(text, known[key].annotation, f"{flag}{key}")
+    return values
 
 
 def _type_name(annotation: Any) -> str:

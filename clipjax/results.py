@@ -1,4 +1,4 @@
-"""What evaluators found, for people (a table beside chance) and for programs (JSON)."""
+"""Evaluators' results for people (a table with chance) and for programs (JSON)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.text import Text
 
 from clipjax.types import EvalResult, Metric
 
-_ROOM = 28  # characters of a name that leave the numbers theirs in 80 columns
+_ROOM = 28  # characters of a name that leave room for the numbers in 80 columns
 
 
 def table(results: Mapping[str, EvalResult]) -> Group:
-    """A rich renderable: for each evaluator its size, its metrics, their intervals,
-    chance and the ratio to it. A column without a number is left out.
+    """A rich renderable: each evaluator's size and metrics, with their intervals,
+    chance and the ratio to it. A column without numbers is left out.
 
-    Metrics of one group ("a/x", "a/y") stand below its name if theirs are long. The
-    primary metric is marked with `*`. If less is better, there is no ratio.
+    Metrics of one group ("a/x", "a/y") come below the group's name if they are long. A
+    `*` marks the primary metric. A metric of which less is better has no ratio.
     """
     parts = []
     for label, result in results.items():
@@ -103,13 +103,13 @@ def to_json(results: Mapping[str, EvalResult], meta: Mapping[str, Any]) -> dict:
     A number that is not finite, which JSON does not have, becomes null. Raises
     TypeError for what has no JSON form.
     """
-    found = {
+    results_json = {
         label: dataclasses.asdict(dataclasses.replace(result, rows={}))
         for label, result in results.items()
     }
-    for fields in found.values():
+    for fields in results_json.values():
         del fields["rows"]
-    return {"meta": _plain(meta), "results": _plain(found)}
+    return {"meta": _plain(meta), "results": _plain(results_json)}
 
 
 def quantity(metric: Metric) -> str:
@@ -129,7 +129,7 @@ def _with_unit(value: float, unit: str) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    """Of a fraction the percentage; without the unit."""
+    """The value as text, without the unit; a fraction as a percentage."""
     value = float(value)
     if not math.isfinite(value):
         return str(value)
@@ -137,7 +137,7 @@ def _number(value: float, unit: str) -> str:
         return f"{value:.1f}"
     if unit == "fraction":
         percent = 100 * value
-        # Chance in a large gallery has its digits far behind the point.
+        # Chance in a large gallery is far below 1 %.
         return f"{percent:.2g}" if 0 < percent < 0.1 else f"{percent:.2f}"
     whole = value.is_integer() or abs(value) >= 1000
     return f"{value:.0f}" if whole and abs(value) < 1e12 else f"{value:.4g}"

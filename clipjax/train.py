@@ -1,6 +1,6 @@
 """Train a model: `python -m clipjax.train --config configs/quickstart.py`.
 
-Started again with the same command, it goes on where it was stopped.
+The same command resumes a run that was stopped.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ usage: python -m clipjax.train --config FILE.py[:COMPONENTS] [--config.KEY=VALUE
 
   --config FILE.py:loss=clip,optim=sgd   a config, with components chosen by name
   --config.optim.lr=3e-4                 a value of the config (--dry_run lists all)
-  --workdir DIR                          where the run is kept; runs/<config name>
-  --extend                               go on to a new, longer train.steps or epochs
-  --dry_run                              show what would be trained, and train nothing
+  --workdir DIR                          the run's folder; runs/<config name>
+  --extend                               resume with longer train.steps or epochs
+  --dry_run                              show what would be trained, then exit
 
-The same command again resumes a run that was stopped.
+The same command resumes a run that was stopped.
 
 components, after the colon:
 {components}
@@ -56,10 +56,10 @@ def main(argv: list[str]) -> int:
             "no --config given. Start with "
             "python -m clipjax.train --config configs/quickstart.py"
         )
-    made = commandline.load_file(value)
-    chosen = made.copy_and_resolve_references()
-    values = commandline.parse(argv, made, workdir="", extend=False, dry_run=False)
-    config_check.validate(made, chosen)
+    config = commandline.load_file(value)
+    chosen = config.copy_and_resolve_references()
+    values = commandline.parse(argv, config, workdir="", extend=False, dry_run=False)
+    config_check.validate(config, chosen)
     name = pathlib.Path(commandline.split_value(value)[0]).stem
     workdir = values.workdir or f"runs/{name}"
     folder = paths.local(workdir, "a run")
@@ -68,29 +68,29 @@ def main(argv: list[str]) -> int:
 
     from clipjax.engine import distributed
 
-    distributed.initialise(made.mesh.timeout)
-    distributed.compare(made)
+    distributed.initialise(config.mesh.timeout)
+    distributed.compare(config)
     if values.dry_run:
         from clipjax.engine import describe
 
-        describe.describe(made, folder)
+        describe.describe(config, folder)
         return 0
     from clipjax import results
     from clipjax.engine import loop
 
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
-    outcome = loop.train(made, folder, extend=values.extend, console=console)
+    outcome = loop.train(config, folder, extend=values.extend, console=console)
     if outcome.stopped_by:
         console.print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by
     if outcome.results:
         console.print(results.table(outcome.results))
-    if "num_classes" in made.model:
+    if "num_classes" in config.model:
         load, use = "model", "model.classify([image])"
     else:
         load, use = "clip", 'clip.encode_text(["..."])'
     name = ascii(workdir)
-    if name.startswith("'") and '"' not in name:  # the shell's are around it
+    if name.startswith("'") and '"' not in name:  # shlex puts single quotes around it
         name = f'"{name[1:-1]}"'
     load = shlex.quote(f"import clipjax; {load} = clipjax.load({name})")
     word = paths.shell(workdir)

@@ -42,7 +42,7 @@ def test_argument_beats_file_and_options_of_others_are_dropped():
         (None, {"train": {"stepz": 1}}, "Did you mean 'steps'"),
         (None, {"train": {"steps": "5"}}, "must be int"),
         (None, {"trian": {"steps": 5}}, "no such section"),
-        ("evals=retrieval+retrieval", {}, "there twice"),
+        ("evals=retrieval+retrieval", {}, "given twice"),
         (
             None,
             {"evals.zerosot.data": {"split": "x"}},
@@ -145,7 +145,7 @@ def test_only_result_keys_count_as_differences():
         ("data.unit", "images", "Did you mean 'image'"),
         ("train.ema", 1.0, "must be in"),
         ("mesh.data", 0, "mesh.data"),
-        ("optim.no_decay", "(", "no regular expression"),
+        ("optim.no_decay", "(", "not a regular expression"),
         ("optim.groups", (("x", 1.0),), "is not of the form"),
     ],
 )
@@ -199,7 +199,7 @@ def test_losses_add_up():
         made.train.steps = 5
     with pytest.raises(UserError, match="loss.cyclip.weight=-1.0"):
         config_check.validate(made)
-    with pytest.raises(UserError, match="there twice"):
+    with pytest.raises(UserError, match="given twice"):
         config.base("loss=clip+clip")
     with pytest.raises(UserError, match="unknown loss 'clop'.*'clip'"):
         config.base("loss=clip+clop")

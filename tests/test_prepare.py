@@ -298,7 +298,7 @@ def test_a_full_disk_is_told_and_what_is_finished_kept(to, pairs, capsys, monkey
         patch.setattr(tarfile, "open", limited(tarfile.open))
         argv = ["convert", *PAIRS, "--out=o", f"--to={to}", "--shard_size=2"]
         line = failure(capsys, prepare.main, *argv)
-    assert full[1] in line and "make room and start the same again" in line
+    assert full[1] in line and "free space and run the same command" in line
     run(*argv)
     assert "2 of the shards kept" in told(capsys)
 

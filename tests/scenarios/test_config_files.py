@@ -59,8 +59,8 @@ EDITS = {
     "del config.train.steps; config.train.steps = 'x'": "train.steps='x': must be int",
     "del config.train.ema; config.train.ema = 10**400": "train.ema=.*too large",
     "del config.seed; config.seed = None": "seed=None: must be int",
-    "config[3] = 1": "the config has a key that is no text",
-    "config.evals[3] = 1": "evals has a key that is no text",
+    "config[3] = 1": "the config has a key that is not text",
+    "config.evals[3] = 1": "evals has a key that is not text",
     "config.evals[''] = config.evals.retrieval": "evals has a key that is ''",
     "config.evals['a/b'] = config.evals.retrieval": "evals has a key that is 'a/b'",
     "from ml_collections import FrozenConfigDict as F; config = F(config)": (
@@ -183,7 +183,9 @@ def test_patterns_that_python_cannot_read(path, pattern):
     made = config.base(None, options={"train": {"steps": 5}})
     section, _, key = path.partition(".")
     made[section][key] = pattern
-    with pytest.raises(UserError, match=f"{path}: .* is no regular expression") as told:
+    with pytest.raises(
+        UserError, match=f"{path}: .* is not a regular expression"
+    ) as told:
         config_check.validate(made)
     assert len(str(told.value)) < 500
 

@@ -120,7 +120,7 @@ def test_at_every_file(tmp_path):
 @pytest.mark.parametrize(
     ("number", "fix"),
     [
-        (errno.ENOSPC, "make room"),
+        (errno.ENOSPC, "free space"),
         (errno.EIO, "the disk fails"),
         (errno.EROFS, "another place"),
     ],

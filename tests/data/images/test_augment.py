@@ -407,7 +407,7 @@ def test_a_config_keeps_the_order_of_its_steps():
     made.data.augment.order = ("none", "gray")
     with pytest.raises(UserError, match="data.augment.order=.*name some of blur, "):
         assemble.augment(made)
-    with pytest.raises(UserError, match="augment=crop.crop: 'crop' is there twice"):
+    with pytest.raises(UserError, match="augment=crop.crop: 'crop' is given twice"):
         config.base("augment=crop+crop")
     changed = config.base(words, options=options)
     changed.data.augment.blur.name = "erase"
