@@ -4,14 +4,14 @@ import os
 from importlib.metadata import version
 
 # Tests compile much and compute little: with these an eighth of the CPU time.
-FLAGS = [
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-if version("jaxlib") < "0.12":  # the flag is gone, and no other has its effect
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+    # Later versions lack the flag, and no other has its effect.
+    + " --xla_cpu_use_fusion_emitters=false"
+    * (version("jaxlib") < "0.12"),
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pathlib

@@ -16,7 +16,6 @@ from command_tools import failure
 from PIL import Image
 
 import clipjax
-import run_tools
 from clipjax import atomic_files, commandline, evaluate, train
 from clipjax.engine import memory_check, resume
 
