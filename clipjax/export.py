@@ -50,17 +50,21 @@ def main(argv: list[str]) -> int:
         if not values[flag].value:
             raise UserError(f"no --{flag} given: {what}")
     out = paths.local(values.out, "an export")
-    export(
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for note in export(
         values.workdir, out, values.format, values.checkpoint, values.ema, values.dtype
-    )
-    Console(highlight=False, markup=False).print(f"written to {out}", soft_wrap=True)
+    ):
+        console.print(note)
+    console.print(f"written to {out}")
     return 0
 
 
 def export(
     workdir: str, out: pathlib.Path, target: str, checkpoint: str, ema: bool, dtype: str
-) -> None:
+) -> list[str]:
     """Writes a run's model as a folder; see `weights.write_model.write`.
+
+    Returns what differs from the run's own settings, for the user.
 
     Raises UserError for a model that cannot be exported.
     """
@@ -72,7 +76,7 @@ def export(
         raise UserError(
             f"{workdir} is a classifier: only two-tower models are exported"
         )
-    write_model.write(
+    return write_model.write(
         out,
         target,
         loaded.config,

@@ -20,6 +20,7 @@ from clipjax.models.two_tower import TwoTowerModel
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 from clipjax.weights.beside import preprocessing, tokenizer_files
 from clipjax.weights.formats import (
+    equivalents,
     hf_clip,
     hf_common,
     hf_siglip,
@@ -41,7 +42,7 @@ def write(
     variables: Variables,
     tokenizer: Tokenizer,
     dtype: str = "float32",
-) -> None:
+) -> list[str]:
     """Writes a model, its tokenizer and image transform in a foreign format.
 
     Args:
@@ -49,6 +50,8 @@ def write(
       target: "hf" for Hugging Face's CLIPModel or SiglipModel, or "open_clip".
       config: the run's, for its data.tokenizer and data.preprocess.
       dtype: the tensors' dtype: float32, float16 or bfloat16.
+
+    Returns what differs from the model's own settings, for the user.
 
     Raises:
       UserError: for a setting that the format lacks, or if out exists.
@@ -63,6 +66,8 @@ def write(
     )
     ends = tokenizer_files.ends(tokenizer)
     preprocess = config.data.preprocess
+    ours = towers.module
+    towers, variables = _standard(target, towers, variables, ends)
     module = towers.module
     with _folder(out) as folder:
         if target == "open_clip":
@@ -86,6 +91,23 @@ def write(
         tensors = to_theirs(table, variables, dtype)
         # transformers requires this metadata.
         tensor_files.write_safetensors(folder / name, tensors, {"format": "pt"})
+    return [
+        f"the {side} tower is written {new.width} wide instead of {old.width}, with "
+        f"the same embeddings: {target} has none with its pooling or mask"
+        for side in ("image", "text")
+        if (new := getattr(module, side)) != (old := getattr(ours, side))
+        and new.width != old.width
+    ]
+
+
+def _standard(
+    target: str, model: TwoTowerModel, variables: Variables | None, ends: Any
+) -> tuple[TwoTowerModel, Variables]:
+    """The model in towers that the format has, as far as there are any."""
+    model, variables = equivalents.learned_positions(model, variables)
+    if target == "open_clip":
+        return equivalents.for_open_clip(model, variables or None, ends)
+    return model, variables
 
 
 def _is_siglip(model: TwoTowerModel) -> bool:

@@ -142,6 +142,7 @@ CASES = {
             init_logit_bias=-9,
         )
     ),
+    "vit_avg": Case(open_clip_config(VIT | {"pool_type": "avg"})),
     "vit_336": Case(
         open_clip_config(
             VIT | {"image_size": 336, "patch_size": 14, "layers": 1}, quick_gelu=True

@@ -170,6 +170,53 @@ def test_export_with_our_own_tokenizers(tmp_path, name, target):
     assert np.abs(logits - found["logits"]).max() < 1e-5 * np.abs(logits).max()
 
 
+BOTH_WAYS, QUICK = {"causal": False}, {"activation": "quick_gelu"}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("image", "text", "options"),
+    [
+        # As configs/flickr8k_vit.py:size=cpu.
+        (
+            {"pool": "mean", "positions": "sincos", "depth": 2},
+            {"pool": "mean", "depth": 2} | BOTH_WAYS,
+            {},
+        ),
+        ({"pool": "mean", "pre_norm": False}, BOTH_WAYS, {"text_head": "affine"}),
+        ({}, {"pool": "mean"}, {"text_head": "affine"}),
+        ({"pool": "mean", "activation": "quick_gelu"}, QUICK | BOTH_WAYS, {}),
+        ({"positions": "sincos"}, {"pool": "cls"} | BOTH_WAYS, {}),
+    ],
+)
+def test_export_of_means_and_masks(tmp_path, image, text, options):
+    """open_clip's logits of towers that it has at twice the width only."""
+    skip_without_references()
+    chosen = config.base(None, tokenizer="words", preprocess="clip")
+    chosen.data.tokenizer.context_length = 20
+    tokenizer = config.create("tokenizer", chosen.data.tokenizer, lambda: TEXTS, None)
+    model = model_tools.make_model(
+        image, text, vocab=tokenizer.vocab_size, length=20, **options
+    )
+    variables = model_tools.init(model)
+    write_model.write(
+        tmp_path / "out", "open_clip", chosen, model, variables, tokenizer
+    )
+    theirs, tokenize = foreign_models.load(tmp_path / "out", "open_clip", 20)
+    given = foreign_models.inputs(model_tools.SIZE)["image"]
+    ids, mask = tokenizer(TEXTS)
+    assert {mask.all(axis=1).any(), (~mask[:, -2:]).any()} == {True}  # full and not
+    expected = model_tools.run(
+        model, variables, {"image": given, "text": ids, "text_mask": mask}
+    )
+    seen = model.module.mean, model.module.std
+    found = foreign_models.their_results(theirs, given, tokenize(TEXTS), *seen)
+    image_embed, text_embed = expected["image_embed"], expected["text_embed"]
+    logits = np.asarray(image_embed @ text_embed.T * expected["logit_scale"])
+    assert np.ptp(logits) > 0.5
+    assert np.abs(logits - found["logits"]).max() < 1e-4 * np.abs(logits).max()
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["timm_siglip", "convnext", "resnet"])
 def test_export_of_named_towers(tmp_path, monkeypatch, name):

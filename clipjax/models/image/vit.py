@@ -43,6 +43,7 @@ def make(
     pool: str = "cls",
     pool_width: int | None = None,
     pool_heads: int | None = None,
+    class_token: bool = False,
     positions: str = "learned",
     pre_norm: bool = True,
     post_norm: bool = False,
@@ -65,6 +66,8 @@ def make(
         an MLP; SigLIP), "query" (attention pooling over class token and patches, of
         another width; open_clip's CoCa).
       pool_width, pool_heads: of pool="query", None for those of the tower.
+      class_token: also pool="mean" has a class token, which patches see and the mean
+        leaves out; open_clip's average pooling.
       positions: "learned", or fixed "sincos" (MoCo v3, arXiv 2104.02057).
       pre_norm: a layer normalisation before the first block, as OpenAI CLIP has.
       post_norm: blocks that normalise after the sums, as BERT's, not before.
@@ -101,6 +104,10 @@ def make(
             f"model.image.pool_width, model.image.pool_heads: have no effect on "
             f"model.image.pool={pool!r}"
         )
+    if class_token and pool != "mean":
+        raise UserError(
+            f"model.image.class_token: has no effect on model.image.pool={pool!r}"
+        )
     option_checks.one_of("model.image.positions", positions, POSITIONS)
     option_checks.one_of("model.image.activation", activation, layers.ACTIVATIONS)
     option_checks.in_range("model.image.dropout", dropout)
@@ -133,6 +140,7 @@ def make(
         pool=pool,
         pool_width=pool_width,
         pool_heads=pool_heads,
+        class_token=class_token,
         positions=positions,
         pre_norm=pre_norm,
         post_norm=post_norm,
@@ -166,6 +174,7 @@ class VisionTransformer(nn.Module):
     pool: str
     pool_width: int | None
     pool_heads: int | None
+    class_token: bool
     positions: str
     pre_norm: bool
     post_norm: bool
@@ -198,7 +207,7 @@ class VisionTransformer(nn.Module):
         )
         x = embed(x)
         std = self.width**-0.5
-        class_count = int(self.pool in ("cls", "query"))
+        class_count = int(self.pool in ("cls", "query") or self.class_token)
         if self.positions == "learned":
             shape = (n + class_count, self.width)
             table = self.param("positions", nn.initializers.normal(std), shape)

@@ -141,8 +141,10 @@ def _vit(tower: VisionTransformer, module: Any, quick: bool) -> dict[str, Any]:
     require(tower, path, TARGET, post_norm=False, patch_bias=False)
     require(tower, path, TARGET, positions="learned")
     require_head("image", module.heads[0], TARGET, ("linear",))
-    pool = {}
-    if tower.pool == "query":
+    pool: dict[str, Any] = {}
+    if tower.pool == "mean" and tower.class_token:
+        pool = {"pool_type": "avg"}
+    elif tower.pool == "query":
         require(tower, path, TARGET, pool_width=module.embed_dim, norm_epsilon=1e-5)
         pool = {
             "attentional_pool": True,

@@ -116,15 +116,22 @@ def vit_options(
     origin: str,
 ) -> dict[str, Any]:
     path = f"{origin}: vision_cfg"
-    if vision.get("pool_type", "tok") != "tok":
-        # open_clip's mean includes a class token, ours has none.
-        raise UserError(
-            f"{path}.pool_type={vision['pool_type']!r}: clipjax reads 'tok' only"
-        )
     options = transformer_options(vision, quick_gelu, path)
-    vision = {"head_width": 64, "attn_pooler_heads": 8, **vision}
+    vision = {"head_width": 64, "attn_pooler_heads": 8, "pool_type": "tok", **vision}
     check_sizes(vision, ("head_width", "attn_pooler_heads"), path)
     pool = vision.get("attentional_pool") or False
+    known = ("tok",) if pool else ("tok", "avg")
+    if vision["pool_type"] not in known:
+        raise UserError(
+            f"{path}.pool_type={vision['pool_type']!r}: clipjax reads "
+            f"{' and '.join(map(repr, known))}{' with attentional_pool' * bool(pool)}"
+        )
+    if vision["pool_type"] == "avg":
+        if vision.get("final_ln_after_pool"):
+            raise UserError(
+                f"{path}.final_ln_after_pool=True: clipjax normalises before the mean"
+            )
+        options |= {"pool": "mean", "class_token": True}
     if pool:
         if pool is not True:
             raise UserError(
