@@ -43,7 +43,7 @@ def run(main: Callable[[list[str]], int]) -> None:
     try:
         status = main(sys.argv)
     except (UserError, flags.Error) as error:
-        message = " ".join(str(error).split())
+        message = spelled(" ".join(str(error).split()))
         if message.startswith("FATAL Flags parsing error:"):
             message = message.removeprefix("FATAL Flags parsing error:").strip()
         if len(message) > LONGEST:  # it quotes a long value
@@ -82,6 +82,13 @@ def run(main: Callable[[list[str]], int]) -> None:
     if message and (group := peers.group()):
         group.fail(message, status)
     sys.exit(status)
+
+
+def spelled(text: str) -> str:
+    """Commands in a text as the user started this one, by `clipjax` or by Python."""
+    if pathlib.PurePath(sys.argv[0]).name != "clipjax":
+        return text
+    return text.replace("python -m clipjax.", "clipjax ")
 
 
 def _tell(line: str) -> None:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from clipjax import config_addresses, registry
+from clipjax import commandline, config_addresses, registry
 from clipjax.config_addresses import SECTIONS
 from clipjax.config_keys import KEYS
 from clipjax.types import UserError
@@ -32,7 +32,7 @@ def asked(argv: list[str], general: str) -> str:
             ]
             break
     if not topics:
-        return f"{general.rstrip()}\n\n{TOPICS}\n"
+        return commandline.spelled(f"{general.rstrip()}\n\n{TOPICS}\n")
     return "\n".join(page(topic) for topic in topics)
 
 

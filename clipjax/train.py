@@ -94,13 +94,13 @@ def main(argv: list[str]) -> int:
         name = f'"{name[1:-1]}"'
     load = shlex.quote(f"import clipjax; {load} = clipjax.load({name})")
     word = paths.shell(workdir)
-    console.print(
+    text = (
         f"done: {workdir}. Next:\n"
         f"  python -m clipjax.evaluate --workdir {word}\n"
         f"  python -ic {load}  # then {use}\n"
-        f"  python -m clipjax.train --help  # other towers, losses, data, optimizers",
-        soft_wrap=True,
+        f"  python -m clipjax.train --help  # other towers, losses, data, optimizers"
     )
+    console.print(commandline.spelled(text), soft_wrap=True)
     return 0
 
 

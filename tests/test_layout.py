@@ -14,7 +14,7 @@ TESTS = ROOT / "tests"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "export", "prepare", "library", "testing"],
+    ["train", "evaluate", "export", "prepare", "library", "testing", "__main__"],
     ["commandline", "data_flags", "help_pages"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
@@ -53,6 +53,7 @@ HOMES = {
 # Modules without a test file of their name -> the files that test them: what they do
 # shows only together with others, or one file holds a whole family to one contract.
 TESTED_BY = {
+    "__main__": "scenarios/test_command_names",
     "cache": "test_paths",
     "commandline": "scenarios/test_commands",
     "data_flags": "scenarios/test_run_data test_prepare",
@@ -229,7 +230,9 @@ def test_no_file_is_long():
 
 
 def test_no_two_modules_share_a_name():
-    counts = collections.Counter(path.stem for path in files())
+    counts = collections.Counter(
+        path.stem for path in files() if path.stem != "__main__"
+    )
     assert [name for name, count in counts.items() if count > 1] == []
 
 

@@ -30,7 +30,7 @@ Exit status 1 if a check fails.
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv or len(argv) == 1:
-        print(HELP.format(families=", ".join(testing.CONTRACTS)))
+        print(commandline.spelled(HELP.format(families=", ".join(testing.CONTRACTS))))
         return 0 if len(argv) > 1 else 2
     emulate_devices()
     failed = 0
