@@ -62,7 +62,6 @@ TESTED_BY = {
     "data/annotations/caption_entries": "data/annotations/test_image_list",
     "data/annotations/caption_[jl]*": "data/annotations/test_caption_columns "
     "data/annotations/test_caption_tables",
-    "data/annotations/class_tables": "data/sources/test_imagefolder",
     "data/annotations/coco_json": "data/sources/test_coco",
     "data/annotations/flickr_tables": "data/annotations/test_caption_tables",
     "data/batching/batches": "data/batching/test_stalls",

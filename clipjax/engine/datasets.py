@@ -86,6 +86,8 @@ def resolved(config: Config) -> Config:
     absolute = config.copy_and_resolve_references()
     with absolute.unlocked():
         for family, section, _ in config_parts.sections(absolute):
+            if family == "evals" and section.get("templates_file"):
+                section.templates_file = mixture_spec.absolute(section.templates_file)
             if family != "data":
                 continue
             for key in mixture_spec.PATHS:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from clipjax import registry
+from clipjax import paths, registry
 from clipjax.data import class_lists
+from clipjax.data.annotations import prompt_templates
 from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Progress, part_of
 from clipjax.evals.common import accuracy, result_rows
@@ -40,6 +41,7 @@ def make(
     *,
     label_sets: tuple[str, ...] = (),
     templates: tuple[str, ...] = (),
+    templates_file: str = "",
     ks: tuple[int, ...] = (1, 5),
     max_samples: int = 0,
     same_name: str = "apart",
@@ -50,6 +52,8 @@ def make(
       label_sets: names of label sets; empty: all of the source's.
       templates: prompts with one `{}` for the class name, for every label set; empty:
         the source's own, or TEMPLATES for a set without any.
+      templates_file: a file of such prompts, one a line, or a JSON list; in place of
+        `templates`.
       ks: the k of the top-k accuracies; 1 is always added. A k that is not below the
         number of classes is left out because it would always hit.
       max_samples: the most images, evenly spread over the source; 0: all.
@@ -58,8 +62,16 @@ def make(
 
     Raises:
       UserError: if an option is out of range, a template does not have exactly one
-        `{}`, the source has no labels, or a set has fewer than two classes.
+        `{}`, there is no such file, the source has no labels, or a set has fewer than
+        two classes.
     """
+    if templates_file and templates:
+        raise UserError(
+            "evals=zeroshot: templates and templates_file both give prompts: remove one"
+        )
+    if templates_file:
+        templates = prompt_templates.read(paths.given(templates_file))
+    prompt_templates.check(templates, "evals=zeroshot: templates")
     if not ks or min(ks) < 1 or max_samples < 0:
         raise UserError(
             f"evals=zeroshot: ks={ks}, max_samples={max_samples}: use ks from 1 on, "
@@ -101,13 +113,10 @@ def make(
                 f"evals=zeroshot: label set {name!r} has fewer than two classes; leave "
                 f"it out of label_sets"
             )
-        prompts[name] = tuple(templates or source.templates.get(name) or TEMPLATES)
-        for template in prompts[name]:
-            if template.count("{}") != 1:
-                raise UserError(
-                    f"evals=zeroshot: template {template!r} needs one {{}} for the "
-                    f"class name"
-                )
+        prompts[name] = prompt_templates.check(
+            templates or source.templates.get(name) or TEMPLATES,
+            f"evals=zeroshot: the data's templates of {name}",
+        )
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
     return ZeroShot(inputs, prompts, classes, groups, ks, indices, shared_notes)
@@ -208,7 +217,10 @@ class ZeroShot:
         """See types.Evaluator."""
         return {
             f"classes of {name}": (
-                (prompts_of(kind, templates) for kind in self.classes[name]),
+                (
+                    prompt_templates.filled(templates, kind)
+                    for kind in self.classes[name]
+                ),
                 len(self.classes[name]),
             )
             for name, templates in self.prompts.items()
@@ -222,11 +234,6 @@ class ZeroShot:
         return ""
 
 
-def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
-    """A class name in each template."""
-    return [template.replace("{}", name) for template in templates]
-
-
 def class_embeddings(
     inputs: Inputs,
     variables: Variables,
@@ -235,7 +242,9 @@ def class_embeddings(
     progress: Progress | None = None,
 ) -> np.ndarray:
     """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
-    prompts = [prompt for name in names for prompt in prompts_of(name, templates)]
+    prompts = [
+        prompt for name in names for prompt in prompt_templates.filled(templates, name)
+    ]
     texts = inputs.texts(variables, prompts, progress=progress)
     with np.errstate(invalid="ignore"):  # NaN and inf stay, and rank last
         means = texts.reshape(len(names), len(templates), -1).mean(axis=1)

@@ -498,6 +498,19 @@ def test_general_templates_serve_a_source_without_its_own():
     assert result.metrics["class/top1"].value == 1
 
 
+def test_zeroshot_takes_templates_from_a_file(tmp_path):
+    place = tmp_path / "t.txt"
+    place.write_text("art of a {c}.\n{}\n")
+    prompts = {
+        text.replace("{}", name): row
+        for name, row in (("cat", [1, 0]), ("dog", [0, 1]))
+        for text in ("art of a {}.", "{}")
+    }
+    labels, names = [{"class": 0}, {"class": 1}], {"class": ["cat", "dog"]}
+    found = _zeroshot(np.eye(2), labels, names, prompts, templates_file=str(place))
+    assert found.metrics["class/top1"].value == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -507,6 +520,8 @@ def test_general_templates_serve_a_source_without_its_own():
         ({"label_sets": ("single",)}, "'single' has fewer than two"),
         ({"templates": ("a photo",)}, "'a photo' needs one {}"),
         ({"templates": ("{} {}",)}, "needs one {}"),
+        ({"templates_file": "nowhere.txt"}, "cannot read nowhere.txt"),
+        ({"templates": ("{}",), "templates_file": "t"}, "both give prompts"),
     ],
 )
 def test_zeroshot_refuses(options, message):

@@ -263,3 +263,11 @@ def test_prepare_takes_the_split_in_either_form(tmp_path, monkeypatch, capsys):
     assert "--split and --data.split are the same" in line
     line = failure(capsys, prepare.main, "verify", "--data=captions", "--data.path=x")
     assert "set it with --data.path=FOLDER" in line
+
+
+def test_a_run_keeps_the_absolute_place_of_its_templates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = datasets.resolved(
+        tiny("evals=zeroshot", evals__zeroshot__templates_file="t.txt")
+    )
+    assert made.evals.zeroshot.templates_file == str(tmp_path / "t.txt")

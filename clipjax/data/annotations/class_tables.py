@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from typing import Any
 
 from clipjax.data.annotations import image_list
-from clipjax.data.storage import local
+from clipjax.data.storage import json_files, local
 from clipjax.types import UserError
 
 BOXES = re.compile(r"(\S+)(?: \d+){4}(?: .*)?")  # a class, its box, and further ones
@@ -17,12 +18,55 @@ BOXES = re.compile(r"(\S+)(?: \d+){4}(?: .*)?")  # a class, its box, and further
 def names(path: pathlib.Path, classes: Sequence[str]) -> list[str]:
     """Returns the name of each class folder.
 
-    A line is `FOLDER<TAB>NAME`, or `n01440764 tench, Tinca tinca` as in ImageNet's
-    LOC_synset_mapping.txt; the first name is taken. Raises UserError for a line of
-    another form and for a class without a name.
+    The file is a mapping, `FOLDER<TAB>NAME` per line or `n01440764 tench, Tinca tinca`
+    as in ImageNet's LOC_synset_mapping.txt (the first name is taken); or a plain list,
+    a name per line in the order of the classes (see `in_order`). JSON is an object
+    {"folder": "name"}, a list of names, or {"0": ["n01440764", "tench"]} as Keras has
+    it.
+
+    Raises UserError for a line of another form, a class without a name, and a list of
+    another length than the classes.
     """
+    if path.suffix.lower() == ".json":
+        listed, name_of = _from_json(path, set(classes))
+    else:
+        listed, name_of = _from_lines(path, set(classes))
+    if name_of:
+        if unnamed := [name for name in classes if name not in name_of]:
+            raise UserError(f"{path} does not name the class folder {unnamed[0]!r}")
+        return [name_of[name] for name in classes]
+    ordered = in_order(classes)
+    if len(listed) != len(classes):
+        raise UserError(
+            f"{path} names {len(listed)} classes, and there are {len(classes)} class "
+            f"folders ({', '.join(ordered[:3])}, ...): write a name for each in this "
+            f"order, or FOLDER<TAB>NAME per line"
+        )
+    if blank := [i for i, name in enumerate(listed, 1) if not name.strip()]:
+        raise UserError(f"{path}, line {blank[0]}: the name is blank")
+    name_at = dict(zip(ordered, listed, strict=True))
+    return [name_at[name].strip() for name in classes]
+
+
+def in_order(classes: Sequence[str]) -> list[str]:
+    """The classes in the order of a plain list: by number if all are numbers, so that 2
+    comes before 10, else as they are.
+    """
+    if all(name.isascii() and name.isdigit() for name in classes):
+        return sorted(classes, key=int)
+    return list(classes)
+
+
+def _from_lines(
+    path: pathlib.Path, classes: Set[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Returns (a plain list, {}) or ([], folder -> name)."""
     lines = local.read_lines(path)
     tabs = any("\t" in line for line in lines)
+    # A plain list's names may have spaces as well, so first words must be the folders.
+    first = {line.partition(" ")[0] for line in lines if " " in line}
+    if not tabs and 2 * len(first & classes) <= len(classes):
+        return [] if lines == [""] else lines, {}
     name_of = {}
     for number, line in enumerate(lines, 1):
         folder, gap, name = line.partition("\t" if tabs else " ")
@@ -30,9 +74,29 @@ def names(path: pathlib.Path, classes: Sequence[str]) -> list[str]:
         if line.strip() and not (gap and name):
             raise UserError(f"{path}, line {number}: write FOLDER<TAB>NAME")
         name_of[folder.strip()] = name
-    if unnamed := [name for name in classes if name not in name_of]:
-        raise UserError(f"{path} does not name the class folder {unnamed[0]!r}")
-    return [name_of[name] for name in classes]
+    return [], name_of
+
+
+def _from_json(
+    path: pathlib.Path, classes: Set[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the same of a JSON file."""
+    content: Any = json_files.read(path)
+    pairs: Any = content.items() if isinstance(content, dict) else ()
+    name_of = {}
+    for folder, name in pairs:
+        if isinstance(name, list) and len(name) > 1 and name[0] in classes:
+            folder, name = name[:2]  # Keras: number, then [folder, name]
+        name_of[folder] = name[0] if isinstance(name, list) and name else name
+    listed = content if isinstance(content, list) else []
+    if not isinstance(content, (dict, list)) or not all(
+        isinstance(name, str) and name.strip() for name in (*listed, *name_of.values())
+    ):
+        raise UserError(
+            f'{path}: write {{"folder": "name", ...}} or a list of names; it holds '
+            f"{json_files.described(content)}"
+        )
+    return listed, name_of
 
 
 def labels(

@@ -1,9 +1,11 @@
-"""Reads labelled images in folders, PATH/SPLIT/CLASS/*.jpg, for probes and zero-shot.
+"""Reads labelled images in class folders, for probes, zero-shot and classifiers.
 
-A split with its images in PATH/SPLIT itself, such as ImageNet's val, needs a table of
-their classes; annotations/class_tables.py describes its forms. The label set is
-"class". The class names are the folders' names, sorted, or those of `class_names_file`.
-The option `caption_templates` makes captions of them.
+The folders are PATH/SPLIT/CLASS/*.jpg, or PATH/CLASS/*.jpg with a held-out share
+(`val_fraction`). A split with its images in PATH/SPLIT itself, such as ImageNet's val,
+needs a table of their classes; annotations/class_tables.py describes its forms. The
+label set is "class". The classes' names are their folders' in words, those of a public
+data set (`class_names`) or those of a file (`class_names_file`). The option
+`caption_templates` makes captions of them.
 
     --config configs/x.py:data=imagefolder --config.data.eval.path=FOLDER
 """
@@ -16,8 +18,8 @@ import pathlib
 import numpy as np
 
 from clipjax.data import class_lists
-from clipjax.data.annotations import class_tables
-from clipjax.data.images import image_files
+from clipjax.data.annotations import class_naming, class_tables, prompt_templates
+from clipjax.data.images import class_folders, image_files
 from clipjax.data.storage import file_contents, local, packed_strings, selection
 from clipjax.types import Example, UserError
 
@@ -26,8 +28,11 @@ def make(
     split: str,
     *,
     path: str = "",
+    class_names: str = class_naming.AUTO,
     class_names_file: str = "",
     labels_file: str = "",
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
     caption_templates: tuple[str, ...] = (),
     max_samples: int = 0,
     max_classes: int = 0,
@@ -42,11 +47,18 @@ def make(
     split without some classes has the same numbers; else by this split's own folders.
 
     Options:
-      path: the folder that holds the split folders.
-      class_names_file: lines `folder<TAB>name` that replace the folders' names, or
-        ImageNet's LOC_synset_mapping.txt; relative to `path`.
+      path: the folder that holds the split folders, or the class folders themselves;
+        then the splits are "train", "val" and "all".
+      class_names: what the classes are called: "auto", the folders' names with spaces
+        for `_` and `-`, and ImageNet's names for WordNet ids; "raw", the folders'
+        names; or those of a data set of tensorflow-datasets ("food101").
+      class_names_file: a file of names, relative to `path`: lines `folder<TAB>NAME`,
+        ImageNet's LOC_synset_mapping.txt, a name per line in the folders' order, or
+        JSON (class_tables.names).
       labels_file: a table of images and classes, if there are no class folders:
         ImageNet's LOC_val_solution.csv; relative to `path`.
+      val_fraction: without split folders, the share of each class's images in "val".
+      split_seed: without split folders, chooses these images.
       caption_templates: "a photo of a {}.": captions made from the class's name, to
         tune a model of two towers on labels (arXiv 2212.00638); () for none.
       max_classes: use so many classes, renumbered from 0 (0: all).
@@ -56,10 +68,17 @@ def make(
 
     Raises UserError for missing folders, classes without a name, and no images.
     """
+    prompt_templates.check(caption_templates, "caption_templates")
+    if class_names_file and class_names != class_naming.AUTO:
+        raise UserError(
+            f"class_names={class_names} and class_names_file={class_names_file} both "
+            f"name the classes: remove one"
+        )
     base = local.folder(path, "images by split and class")
-    folder = base / split
+    plain = not labels_file and class_folders.is_plain(base, split)
+    folder = base if plain else base / split
     if not split or not folder.is_dir():
-        raise UserError(_no_split(base, split))
+        raise UserError(class_folders.no_split(base, split))
     images_of: dict[str, list[str]] = {}
     others = image_files.Suffixes()
     problems: list[str] = []
@@ -68,35 +87,66 @@ def make(
         images_of, problems = class_tables.labels(
             table, image_files.find(folder, others)
         )
-    present, train = sorted(images_of) or _folders(folder), _folders(base / "train")
+    present = sorted(images_of) or class_folders.names_in(folder)
+    train = present if plain else class_folders.names_in(base / "train")
     classes = train if set(present) <= set(train) else present
-    names = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+    readable = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
     if class_names_file:
         table = local.inside(base, class_names_file, "class_names_file")
-        names = class_tables.names(table, classes)
+        names, notes = class_tables.names(table, classes), []
+    else:
+        names, notes = class_naming.named(readable, class_names)
     subset = selection.classes(len(classes), max_classes, subset_seed)
     classes, names = [classes[i] for i in subset], [names[i] for i in subset]
     if train and not set(present) <= set(train):
         problems.append("its classes are not among those of train: numbered apart")
-    paths: list[str] = []
-    numbers: list[int] = []
-    for label, name in enumerate(classes):
-        images, stray = images_of.get(name, []), image_files.Suffixes()
-        if not labels_file and name in present:
-            images = image_files.find(folder / name, stray)
-        if not images:
-            hint = f" ({file_contents.tally(stray)})" if stray else ""
-            problems.append(f"the class {name} has no images{hint}")
-        others += stray
-        paths += [os.path.relpath(image, base) for image in images]
-        numbers += [label] * len(images)
-    if not labels_file and (outside := _images_in(folder)):
+    if not labels_file:
+        images_of = {}
+        for name in classes:
+            stray = image_files.Suffixes()
+            images_of[name] = (
+                image_files.find(folder / name, stray) if name in present else []
+            )
+            if stray and not images_of[name]:
+                problems.append(
+                    f"the class {name} has no images ({file_contents.tally(stray)})"
+                )
+            elif not images_of[name]:
+                problems.append(f"the class {name} has no images")
+            others += stray
+    listed = {
+        name: [os.path.relpath(image, base) for image in images_of.get(name, [])]
+        for name in classes
+    }
+    if plain:
+        whole = listed
+        listed = class_folders.in_split(whole, split, val_fraction, split_seed)
+        empty = [name for name in classes if whole[name] and not listed[name]]
+        if empty and any(listed.values()):
+            problems.append(
+                f"{len(empty)} classes have no image in {split}, such as {empty[0]} "
+                f"with {len(whole[empty[0]])} in all"
+            )
+    paths = [path for name in classes for path in listed[name]]
+    if plain and split != "all":
+        notes.append(
+            f"no split folders: {split!r} has {len(paths)} of "
+            f"{sum(map(len, images_of.values()))} images by val_fraction={val_fraction}"
+        )
+    numbers = np.repeat(np.arange(len(classes)), [len(listed[n]) for n in classes])
+    if not labels_file and (outside := class_folders.direct_images(folder)):
         if not paths:
             raise UserError(
                 f"{folder} holds images but no class folders: name the table of their "
                 f"classes by the option labels_file (ImageNet's LOC_val_solution.csv)"
             )
         problems.append(f"{outside} images outside the class folders, left out")
+    if not paths and any(images_of.values()):
+        raise UserError(
+            f"no image of {folder} falls into the split {split!r} with "
+            f"val_fraction={val_fraction} "
+            f"({sum(map(len, images_of.values()))} images); change it"
+        )
     if not paths:
         raise UserError(
             f"{folder} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
@@ -106,25 +156,20 @@ def make(
     shared = class_lists.shared_names(names) if caption_templates else {}
     if shared:
         problems.append(f"{class_lists.shared_words(shared)} have the same captions")
-    local.report(f"imagefolder {folder}", problems)
+    local.report(f"imagefolder {folder}", problems + notes)
     chosen = selection.examples(
         len(paths),
-        labels=np.array(numbers),
+        labels=numbers,
         max_samples=max_samples,
         max_samples_per_class=max_samples_per_class,
         subset_seed=subset_seed,
     )
-    for template in caption_templates:
-        if template.count("{}") != 1:
-            raise UserError(
-                f"caption_templates: {template!r} needs one {{}} for the class name"
-            )
     return ImageFolder(
         base,
         [paths[i] for i in chosen],
-        np.array(numbers, np.int32)[chosen],
+        numbers[chosen].astype(np.int32),
         names,
-        [name.encode("utf-8", "backslashreplace").decode() for name in classes],
+        [readable[i] for i in subset],
         caption_templates,
         problems,
     )
@@ -176,47 +221,4 @@ class ImageFolder:
         """Returns an example's captions without reading its image."""
         label = self._labels[local.position(index, len(self))]
         name = self.class_names["class"][label]
-        return [template.replace("{}", name) for template in self._captions]
-
-
-def _folders(folder: pathlib.Path) -> list[str]:
-    """Returns the subfolders' names, sorted, without hidden ones and those that macOS
-    adds to archives.
-    """
-    if not folder.is_dir():
-        return []
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
-    )
-
-
-def _images_in(folder: pathlib.Path) -> int:
-    """Counts the images in the folder itself."""
-    return sum(
-        not entry.name.startswith(".")
-        and entry.is_file()
-        and image_files.is_image(entry.path)
-        for entry in os.scandir(folder)
-    )
-
-
-def _no_split(base: pathlib.Path, split: str) -> str:
-    """Returns the message for a missing split: the known ones, or that the class
-    folders need a split folder above them.
-    """
-    inner, others = _folders(base), image_files.Suffixes()
-    splits = [name for name in inner if _folders(base / name)]
-    if splits:
-        return f"{base} has no split {split!r}; its splits: {', '.join(splits)}"
-    if any(image_files.find(base / name, others) for name in inner):
-        return (
-            f"{base} holds class folders ({', '.join(inner[:3])}, ...) but no split "
-            f"folder: give its parent as path and {base.resolve().name!r} as split, or "
-            f"move them into {base / (split or 'train')}"
-        )
-    return (
-        f"{base / split} does not exist, and {base} has no SPLIT/CLASS/*.jpg: "
-        f"{file_contents.summary(base)}. {local.set_path()}"
-    )
+        return prompt_templates.filled(self._captions, name)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipjax import paths
-from clipjax.data.annotations import caption_tables
+from clipjax.data.annotations import caption_tables, prompt_templates
 from clipjax.data.class_lists import find_label_set
 from clipjax.data.storage import local
 from clipjax.data.text import cleaning
@@ -79,11 +79,7 @@ def templates(
     chosen = tuple(templates or source.templates.get(set_name, ()))
     if not chosen:
         raise UserError(f"text_augment=templates: the data have none for {set_name}")
-    for template in chosen:
-        if template.count("{}") != 1:
-            raise UserError(
-                f"data.text_augment.templates: {template!r} needs one {{}} for the name"
-            )
+    prompt_templates.check(chosen, "data.text_augment.templates")
     names = tuple(source.class_names[set_name])
     return Templates(_share(p), set_name, names, chosen)
 
