@@ -343,6 +343,23 @@ def config_value(argv: list[str]) -> str | None:
     return given[0] if given else None
 
 
+def model_given(model: str, workdir: str) -> str:
+    """What --model or --workdir says, which are one flag.
+
+    Raises UserError if neither is given, or both are.
+    """
+    if model and workdir:
+        raise UserError(
+            f"--model={model} and --workdir={workdir} both name the model: give one"
+        )
+    if not model and not workdir:
+        raise UserError(
+            "no --model given: a run, e.g. runs/quickstart, or a released model's "
+            "folder, file or hf-hub:ORG/NAME"
+        )
+    return model or workdir
+
+
 def list_components() -> str:
     """Every family and its components, as --help prints them."""
     lines = []

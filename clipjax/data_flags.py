@@ -14,24 +14,25 @@ FLAG = "--data."
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
-    """The source on a command line.
+    """The source on a command line, or in a call.
 
-    name, split: "" if not given. texts: option -> its text, without the split.
+    name, split: "" if not given. values: option -> its value or text, without the
+    split.
     """
 
     name: str = ""
-    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     split: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.name or self.texts or self.split)
+        return bool(self.name or self.values or self.split)
 
     def options(self, name: str) -> dict[str, Any]:
         """The options of a source by name.
 
         Raises UserError for one that the source does not have, and for a wrong type.
         """
-        return registry.options_from_text("data", name, self.texts, FLAG)
+        return registry.options_from_text("data", name, self.values, FLAG)
 
 
 NONE = DataFlags()  # a command line without a source
@@ -42,22 +43,31 @@ def read(items: list[str]) -> tuple[DataFlags, list[str]]:
 
     Raises UserError for a flag without a value, and for a flag given twice.
     """
-    flags: dict[str, str] = {}
+    found, rest = taken(items, "data")
+    name, split = found.pop("data", ""), found.pop("data.split", "")
+    values = {key.removeprefix("data."): value for key, value in found.items()}
+    return DataFlags(name, values, split), rest
+
+
+def taken(items: list[str], stem: str) -> tuple[dict[str, str], list[str]]:
+    """The flags --STEM and --STEM.KEY of a command line with their texts, and the rest.
+
+    Raises UserError for a flag without a value, and for one that is given twice.
+    """
+    found: dict[str, str] = {}
     rest: list[str] = []
     remaining = iter(items)
     for item in remaining:
         flag, equals, value = item.partition("=")
         key = flag.lstrip("-")
-        if not item.startswith("-") or key.partition(".")[0] != "data":
+        if not item.startswith("-") or key.partition(".")[0] != stem:
             rest.append(item)
             continue
         if not equals:
             value = next(remaining, "")
             if not value or value.startswith("--"):
                 raise UserError(f"{item}: write it as {item}=VALUE")
-        if key in flags:
+        if key in found:
             raise UserError(f"--{key} is given twice")
-        flags[key] = value
-    name, split = flags.pop("data", ""), flags.pop("data.split", "")
-    texts = {key.removeprefix("data."): value for key, value in flags.items()}
-    return DataFlags(name, texts, split), rest
+        found[key] = value
+    return found, rest

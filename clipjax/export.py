@@ -1,6 +1,6 @@
-"""Export a run as a folder that transformers or open_clip loads.
+"""Export a model as a folder that transformers or open_clip loads.
 
-python -m clipjax.export --workdir runs/x --format hf --out exported
+python -m clipjax.export --model runs/x --format hf --out exported
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from clipjax import commandline, help_pages, paths
 from clipjax.types import UserError
 
 HELP = """\
-usage: python -m clipjax.export --workdir DIR --format hf|open_clip --out FOLDER
+usage: python -m clipjax.export --model MODEL --format hf|open_clip --out FOLDER
                                 [--checkpoint best|latest|STEP] [--noema]
                                 [--dtype float32|float16|bfloat16]
 
-  --workdir DIR        the run, as given to clipjax.train, or a released model
+  --model MODEL        a run, as given to clipjax.train, or a released model
+  --workdir DIR        the same
   --format hf          Hugging Face's CLIPModel or SiglipModel, whichever fits the
                        towers, with tokenizer and image processor
   --format open_clip   for open_clip.create_model("local-dir:FOLDER")
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> int:
     values = commandline.parse(
         argv,
         None,
+        model="",
         workdir="",
         format="",
         out="",
@@ -42,8 +44,8 @@ def main(argv: list[str]) -> int:
         ema=True,
         dtype="float32",
     )
+    model = commandline.model_given(values.model, values.workdir)
     for flag, what in (
-        ("workdir", "the directory of a run, e.g. runs/quickstart"),
         ("format", "hf or open_clip"),
         ("out", "the folder to create"),
     ):
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
     out = paths.local(values.out, "an export")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for note in export(
-        values.workdir, out, values.format, values.checkpoint, values.ema, values.dtype
+        model, out, values.format, values.checkpoint, values.ema, values.dtype
     ):
         console.print(note)
     console.print(f"written to {out}")
@@ -60,9 +62,9 @@ def main(argv: list[str]) -> int:
 
 
 def export(
-    workdir: str, out: pathlib.Path, target: str, checkpoint: str, ema: bool, dtype: str
+    model: str, out: pathlib.Path, target: str, checkpoint: str, ema: bool, dtype: str
 ) -> list[str]:
-    """Writes a run's model as a folder; see `weights.write_model.write`.
+    """Writes a run's or a released model as a folder; see `write_model.write`.
 
     Returns what differs from the run's own settings, for the user.
 
@@ -71,11 +73,9 @@ def export(
     from clipjax import library
     from clipjax.weights import write_model
 
-    loaded = library.load(workdir, ema=ema, checkpoint=checkpoint)
+    loaded = library.load(model, ema=ema, checkpoint=checkpoint)
     if loaded.tokenizer is None:
-        raise UserError(
-            f"{workdir} is a classifier: only two-tower models are exported"
-        )
+        raise UserError(f"{model} is a classifier: only two-tower models are exported")
     return write_model.write(
         out,
         target,

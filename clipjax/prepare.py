@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     values = commandline.parse(argv, None, **shared, **FLAGS[action])
     name = given.name
     if given and not name:
-        raise UserError(f"--data.{next(iter(given.texts), 'split')} needs --data=NAME")
+        raise UserError(f"--data.{next(iter(given.values), 'split')} needs --data=NAME")
     if not name:
         raise UserError(
             f"no --data given: a source, one of {', '.join(registry.names('data'))}"

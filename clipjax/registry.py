@@ -213,9 +213,9 @@ def from_text(text: str, annotation: Any, path: str) -> Any:
 
 
 def options_from_text(
-    family: str, name: str, given: Mapping[str, str], flag: str
+    family: str, name: str, given: Mapping[str, Any], flag: str
 ) -> dict[str, Any]:
-    """Parses a component's options from their texts.
+    """Parses a component's options from their texts; other values are checked.
 
     flag: the prefix of their flags, for messages ("--data."). Raises UserError for an
     option that the component lacks, and for a value of a wrong type.
@@ -228,7 +228,8 @@ def options_from_text(
                 f"{family}={name} has no option {flag}{key}.{suggest(key, known)} "
                 f"It has {', '.join(known)}"
             )
-        values[key] = from_text(text, known[key].annotation, f"{flag}{key}")
+        read = from_text if isinstance(text, str) else typed
+        values[key] = read(text, known[key].annotation, f"{flag}{key}")
     return values
 
 

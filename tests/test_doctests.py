@@ -21,7 +21,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SAVED_RUN = ROOT / "tests" / "scenarios" / "goldens" / "saved_run.tar.gz"
 # Public names without an example, and why.
 WITHOUT = {
-    "clipjax.evaluate.evaluate": "takes seconds; see tests/engine/test_evaluation.py",
+    "clipjax.evaluate_model": "takes seconds; see tests/test_whole_runs.py",
+    "clipjax.train_model": "takes seconds; see tests/test_whole_runs.py",
 }
 
 

@@ -14,8 +14,9 @@ TESTS = ROOT / "tests"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "export", "prepare", "library", "testing", "__main__"],
-    ["commandline", "data_flags", "help_pages"],
+    ["train", "evaluate", "export", "prepare", "library", "testing", "__main__"]
+    + ["whole_runs"],
+    ["commandline", "data_flags", "evals_flags", "help_pages"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
     + ["image_batches", "given_images"],
@@ -107,6 +108,7 @@ TESTED_BY = {
     "evals/*": "evals/test_evals",
     "evals/classification": "models/test_classifier",
     "evals/common/*": "evals/test_evals",
+    "evals_flags": "test_whole_runs",
     "evaluate": "scenarios/test_commands scenarios/test_run_data",
     "export": "engine/test_initial",
     "image_batches": "test_encoder",

@@ -94,6 +94,14 @@ def is_foreign(name: str) -> bool:
     return bool(config) and RUN_KEY not in config
 
 
+def short_name(name: str) -> str:
+    """The last part of a foreign model's name, for files named after it."""
+    if name.startswith(hub.PREFIX):
+        return name.rpartition("/")[2]
+    path = paths.local(name, "a model")
+    return path.stem if path.is_file() else path.name
+
+
 def read_model(name: str) -> tuple[Settings, Variables]:
     """A foreign model's settings, and its variables as float32 host arrays.
 

@@ -71,7 +71,7 @@ def test_rows_reach_python(trained, tmp_path):
     assert len(outcome.rows["key"]) == 32
     assert outcome.rows["angle"].mean() == pytest.approx(outcome.metrics["mean"].value)
     place = tmp_path / "found.json"
-    result = evaluate.evaluate(workdir, "8", True, place, None, "")[1.0]
+    result = clipjax.evaluate_model(workdir, checkpoint=8, json_file=place)
     rows = result["angle_evaluator"].rows
     assert rows["key"] == outcome.rows["key"]
     assert rows["angle"].tolist() == pytest.approx(outcome.rows["angle"].tolist())

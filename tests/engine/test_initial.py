@@ -285,7 +285,7 @@ def test_a_tokenizer_of_another_model(released, tmp_path):
 @pytest.mark.parametrize("target", ["hf", "open_clip"])
 def test_export_command(released, tmp_path, capsys, target):
     out = tmp_path / "out"
-    argv = ["export", f"--workdir={released}", f"--format={target}", f"--out={out}"]
+    argv = ["export", f"--model={released}", f"--format={target}", f"--out={out}"]
     assert export.main(argv) == 0
     assert f"written to {out}" in capsys.readouterr().out.replace("\n", "")
     assert_equal(clipjax.load(out).variables, VARIABLES)
@@ -296,7 +296,8 @@ def test_export_command(released, tmp_path, capsys, target):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "no --workdir given: the directory of a run"),
+        ([], "no --model given: a run, e.g. runs/quickstart, or a released model"),
+        (["--workdir=x", "--model=y"], "--model=y and --workdir=x both name"),
         (["--workdir=x"], "no --format given: hf or open_clip"),
         (["--workdir=x", "--format=hf"], "no --out given"),
         (["--workdir=gone", "--format=hf", "--out=y"], "gone is no run directory"),

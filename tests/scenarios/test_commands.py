@@ -131,7 +131,7 @@ def test_mistakes_of_train(capsys, argv, words):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], ["no --workdir"]),
+        ([], ["no --model"]),
         (["--workdir", "gone"], ["gone is no run directory"]),
         (["--workdir=x", "--config.evals.retrieval.block=2"], ["needs --config"]),
         (

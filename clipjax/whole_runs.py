@@ -1,0 +1,379 @@
+"""Training and evaluation as functions: what the commands do, for Python programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from clipjax import (
+    atomic_files,
+    config,
+    config_check,
+    config_parts,
+    data_flags,
+    evals_flags,
+    library,
+    paths,
+    results,
+)
+from clipjax.config_sections import source_section
+from clipjax.data.class_lists import NONE, Classes
+from clipjax.engine import (
+    assemble,
+    classes,
+    datasets,
+    distributed,
+    initial,
+    interpolate,
+    loop,
+    lost_text_report,
+    resume,
+    sharding,
+)
+from clipjax.engine.compilation import enable_cache
+from clipjax.engine.loop import Outcome
+from clipjax.multihost import on_primary
+from clipjax.types import (
+    Config,
+    EvalResult,
+    Model,
+    Tokenizer,
+    UserError,
+    Variables,
+)
+from clipjax.weights import read_model
+
+# Share of a model's own weights -> its evaluators' results by label.
+Sweep = dict[float, dict[str, EvalResult]]
+
+
+def train_model(
+    config: Config,
+    workdir: str | pathlib.Path,
+    *,
+    extend: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Trains a config's model in a run folder, or resumes the run there.
+
+    Args:
+      config: of `clipjax.config.base`, whose `train.steps` or `train.epochs` is set.
+      workdir: the run's folder, as --workdir of `python -m clipjax.train`.
+      extend: whether a run there may go on to a new, longer length.
+      console: where it says what it does; standard output if None.
+
+    Returns the steps done and the evaluators' last results.
+
+    Raises:
+      UserError: for anything that the user can fix: bad config, missing data, a run
+        of another config in workdir, a loss that stays non-finite.
+    """
+    distributed.initialise(config.mesh.timeout)
+    return loop.train(config, workdir, extend=extend, console=console)
+
+
+def evaluate_model(
+    model: str | pathlib.Path,
+    *,
+    evals: str = "",
+    evals_options: Mapping[str, Mapping[str, Any]] | None = None,
+    data: str = "",
+    data_options: Mapping[str, Any] | None = None,
+    split: str = "",
+    checkpoint: str | int = "best",
+    ema: bool = True,
+    json_file: str | pathlib.Path = "",
+    console: Console | None = None,
+) -> dict[str, EvalResult]:
+    """Evaluates a run, or a released model.
+
+    Args:
+      model: as `clipjax.load` takes it.
+      evals: the evaluators, "retrieval+zeroshot"; the run's if empty.
+      evals_options: options by evaluator, {"zeroshot": {"ks": (1, 3)}}.
+      data: the source of evaluators that have none of their own, "imagefolder"; the
+        run's evaluation data if empty.
+      data_options: options of that source, {"path": "flowers"}.
+      split: of that source; "val" if it is named here, else the run's.
+      checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
+      ema: whether to take a run's moving average of the parameters, if it has one.
+      json_file: where to write the results, without their rows; nowhere if empty.
+      console: where to print what is evaluated, and the table; nowhere if None.
+
+    Returns the results by the evaluators' labels, with their rows.
+
+    Raises:
+      UserError: if there is no such model, evaluator, source or option, or the model
+        does not suit the evaluator; for a released model also without evals or data.
+    """
+    options = evals_options or {}
+    values = {
+        f"{of}.{key}": x for of, ones in options.items() for key, x in ones.items()
+    }
+    request = Request(
+        model=os.fspath(model),
+        checkpoint=str(checkpoint),
+        ema=ema,
+        evals=evals_flags.EvalsFlags(evals, values),
+        data=data_flags.DataFlags(data, data_options or {}, split),
+    )
+    place = paths.local(json_file, "a file") if json_file else None
+    return evaluate(request, place, console or Console(quiet=True), keep=False)[1.0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to evaluate, and on what.
+
+    model, checkpoint, ema: as of `evaluate_model`.
+    other: a config whose evaluators and evaluation data to take in place of the run's.
+    other_name: its file's, for the name of the results' file.
+    base: a run or a released model to mix the weights with: 1 - share of it is taken
+      for each of `shares` (arXiv 2109.01903).
+    """
+
+    model: str
+    checkpoint: str = "best"
+    ema: bool = True
+    evals: evals_flags.EvalsFlags = evals_flags.NONE
+    data: data_flags.DataFlags = data_flags.NONE
+    other: Config | None = None
+    other_name: str = ""
+    base: str = ""
+    shares: tuple[float, ...] = (1.0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """A model with what its evaluation needs. title: as it is printed."""
+
+    title: str
+    config: Config
+    model: Model
+    variables: Variables
+    tokenizer: Tokenizer | None
+    learnt: Classes
+    step: int
+
+
+def evaluate(
+    request: Request,
+    json_file: pathlib.Path | None,
+    printed: Console | None = None,
+    *,
+    keep: bool = True,
+) -> Sweep:
+    """Prints a table, and writes the results as JSON without their rows.
+
+    json_file: the file; None with `keep`: one in the run's folder, for a released model
+    in the working directory. printed: None: the first process's standard output.
+
+    Raises UserError as `evaluate_model`.
+    """
+    foreign = read_model.is_foreign(request.model)
+    workdir = None if foreign else paths.local(request.model, "a run")
+    own = resume.load_config(workdir) if workdir else None
+    what = _wanted(request, own)
+    distributed.initialise((own or what).mesh.timeout)
+    distributed.compare(request.other or own or what)
+    console = printed or Console(
+        quiet=jax.process_index() > 0, highlight=False, markup=False
+    )
+    if json_file or keep:
+        folder = json_file or workdir or pathlib.Path.cwd()
+        on_primary(lambda: _check_writable(folder))
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    enable_cache(say)
+    parts = _saved(request, workdir, own) if workdir and own else _released(request)
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+    model, variables = parts.model, parts.variables
+    if request.base:
+        model, variables = interpolate.plain(model, variables)
+    encoder = assemble.encoder(parts.config, model, parts.tokenizer, mesh, parts.learnt)
+    flag = "--config.data.eval." if request.other else data_flags.FLAG
+    shared = datasets.eval_source(what, val_loss=False, flag=flag)
+    flag = "--config." if request.other else "--config FILE.py --config."
+    sources = datasets.own_sources(what, shared, flag)
+    if workdir and request.other is None:
+        unchanged = None if request.data else shared
+        found = datasets.eval_fingerprints(unchanged, sources)
+        datasets.check_evaluation(workdir, found)
+    evaluators = assemble.evaluators(what, encoder, shared, sources)
+    start = variables
+    if request.base:
+        start = _base(request, parts, model, variables, say)
+    say(f"evaluating {parts.title}")
+    lost_text_report.tell_evaluators(evaluators, parts.tokenizer, parts.config, say)
+    sweep: Sweep = {}
+    with console.status("") as status:
+
+        def progress(label: str):
+            return lambda done, total: status.update(f"{label} {done}/{total}")
+
+        for share in request.shares:
+            mixed = interpolate.mix(start, variables, share)
+            mixed = jax.device_put(mixed, sharding.replicated(mesh))
+            sweep[share] = evaluators.run(mixed, progress)
+    place = json_file
+    if keep and place is None:
+        place = (workdir or pathlib.Path.cwd()) / _file_name(request, parts.step, what)
+    meta = {
+        "workdir" if workdir else "model": str(workdir or request.model),
+        "step": parts.step,
+        "ema": workdir is not None and request.ema and parts.config.train.ema > 0,
+        "evals": config_check.to_dict(what)["evals"],
+        "data": config_check.to_dict(what)["data"]["eval"],
+    }
+    if not request.base:
+        written = results.to_json(sweep[1.0], meta)
+        console.print(results.table(sweep[1.0]))
+    else:
+        meta["interpolate"] = request.base
+        written = results.sweep_to_json(sweep, meta)
+        console.print(results.sweep_table(sweep))
+    if place is not None and jax.process_index() == 0:
+        try:
+            atomic_files.write_json(place, written)
+        except OSError as error:  # the disk may be full by now
+            raise _unwritten(place, error) from error
+        say(f"written to {place}")
+    return sweep
+
+
+def _wanted(request: Request, own: Config | None) -> Config:
+    """The config with the evaluators and evaluation data that are asked for.
+
+    own: the run's, None of a released model.
+
+    Raises UserError if a released model lacks either.
+    """
+    what = request.other or own
+    if what is None:
+        if not request.evals.names:
+            raise UserError(
+                f"{request.model} is a released model, which has no evaluators of its "
+                "own: name them by --evals=zeroshot or --evals=retrieval"
+            )
+        what = config.base(None, evals="none")
+    what = datasets.resolved(request.evals.put(what) if request.evals else what)
+    labels = config_parts.labels(what.evals, "evals")
+    shared = any("data" not in what.evals[label] for label in labels)
+    if own is None and request.other is None and shared and not request.data.name:
+        raise UserError(
+            f"{request.model} is a released model, which has no evaluation data of its "
+            "own: name them by --data=imagefolder --data.path=FOLDER, or by another "
+            "source"
+        )
+    if request.data:
+        what = datasets.resolved(_with_data(what, request.data))
+    return what
+
+
+def _saved(request: Request, workdir: pathlib.Path, own: Config) -> _Parts:
+    tokenizer = assemble.saved_tokenizer(own, workdir)
+    variables, step = assemble.load_variables(workdir, request.checkpoint, request.ema)
+    return _Parts(
+        title=f"{workdir}, step {step}",
+        config=own,
+        model=assemble.model(own, tokenizer),
+        variables=variables,
+        tokenizer=tokenizer,
+        learnt=classes.saved(own, workdir),
+        step=step,
+    )
+
+
+def _released(request: Request) -> _Parts:
+    loaded = library.load(request.model)
+    return _Parts(
+        title=request.model,
+        config=loaded.config,
+        model=loaded.model,
+        variables=jax.device_get(loaded.variables),
+        tokenizer=loaded.tokenizer,
+        learnt=NONE,
+        step=0,
+    )
+
+
+def _base(
+    request: Request, parts: _Parts, model: Model, variables: Variables, say
+) -> Variables:
+    """The weights to mix with; raises UserError unless they are of the same model."""
+    given = library.load(request.base, checkpoint=request.checkpoint, ema=request.ema)
+    their_model, start = interpolate.plain(given.model, given.variables)
+    what = f"--interpolate={request.base}"
+    interpolate.check_same_model(what, (their_model, start), (model, variables))
+    seen = given.config.data.preprocess.to_dict()
+    initial.compare_images(parts.config, model, their_model, seen, what, say)
+    if parts.tokenizer is not None and given.tokenizer is not None:
+        initial.check_same_ids(what, parts.tokenizer, given.tokenizer)
+    return start
+
+
+def _file_name(request: Request, step: int, what: Config) -> str:
+    """The name of the results' file, by what of the evaluation is not the run's own."""
+    foreign = read_model.is_foreign(request.model)
+    words = [read_model.short_name(request.model) if foreign else str(step)]
+    words += [request.other_name] * bool(request.other_name)
+    words += ["noema"] * (not request.ema)
+    words += ["interpolated"] * bool(request.base)
+    words += [request.evals.words] * bool(request.evals.names)
+    if request.data:
+        section = what.data.eval
+        words.append(section.name)
+        if foreign and section.get("path"):
+            words.append(pathlib.PurePath(section.path).name)
+        words.append(section.split)
+    return f"evaluation-{'-'.join(words)}.json".replace("/", "_")
+
+
+def _with_data(what: Config, given: data_flags.DataFlags) -> Config:
+    """The config with other evaluation data.
+
+    Raises UserError for an option that the source lacks, and if every evaluator has its
+    own data.
+    """
+    if all(
+        "data" in what.evals[label]
+        for label in config_parts.labels(what.evals, "evals")
+    ):
+        raise UserError(
+            "--data: every evaluator has data of its own; choose others by "
+            "--evals=NAME, or by --config FILE.py:evals=NAME"
+        )
+    found = what.copy_and_resolve_references()
+    with found.unlocked():
+        if given.name and given.name != found.data.eval.name:
+            found.data.eval = source_section("data.eval", given.name, {}, "val")
+        section = found.data.eval
+        section.split = given.split or section.split
+        section.update(given.options(section.name))
+    return found.lock()
+
+
+def _check_writable(path: pathlib.Path) -> None:
+    """Raises UserError, before the work, if results cannot be written."""
+    if atomic_files.is_special(path):
+        return
+    folder = path if path.is_dir() else path.parent
+    try:
+        atomic_files.check_room(folder)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror}): name another file for the "
+        "results by --json FILE"
+    )

@@ -1,0 +1,154 @@
+"""Released models and runs, trained and evaluated by functions and by commands."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import released_tools
+from command_tools import failure
+from config_tiny import get_config
+from rich.console import Console
+from source_tools import jpeg
+
+import clipjax
+from clipjax import evals_flags, evaluate
+from clipjax.types import UserError
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
+TEMPLATE = "a photo of a {}."
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {name: write(folder / name) for name, write in released_tools.FORMS.items()}
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "flowers"
+    for number, name in enumerate(("dog", "cat", "red bird")):
+        place = folder / "test" / name
+        place.mkdir(parents=True)
+        for i in range(4):
+            (place / f"{i}.jpg").write_bytes(jpeg(number * 10 + i))
+    return folder
+
+
+def flags(model, flowers, *more):
+    data = [f"--data.path={flowers}", "--data.split=test"]
+    return [f"--model={model}", "--evals=zeroshot", "--data=imagefolder", *data, *more]
+
+
+@pytest.mark.parametrize("form", released_tools.FORMS)
+def test_a_released_model_by_the_command(
+    form, models, flowers, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    more = f"--evals.zeroshot.templates=('{TEMPLATE}',)"
+    argv = flags(models[form], flowers, more)
+    assert evaluate.main(["evaluate", *argv]) == 0
+    printed = capsys.readouterr().out
+    name = f"evaluation-{form}-zeroshot-imagefolder-flowers-test.json"
+    assert f"written to {tmp_path / name}" in printed
+    assert f"evaluating {models[form]}" in printed
+    found = json.loads(pathlib.Path(name).read_text())
+    assert found["meta"]["model"] == str(models[form])
+    value = found["results"]["zeroshot"]["metrics"]["class/top1"]["value"]
+    assert value == pytest.approx(by_hand(clipjax.load(models[form]), flowers))
+
+
+def by_hand(clip, flowers):
+    names = sorted(place.name for place in (flowers / "test").iterdir())
+    files = [sorted((flowers / "test" / name).iterdir()) for name in names]
+    images = clip.encode_image([file for group in files for file in group])
+    texts = clip.encode_text([TEMPLATE.format(name) for name in names])
+    labels = np.repeat(np.arange(len(names)), [len(group) for group in files])
+    return ((images @ texts.T).argmax(1) == labels).mean()
+
+
+def test_where_results_go(models, flowers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = flags(models["hf"], flowers, "--json=mine.json")
+    assert evaluate.main(["evaluate", *argv]) == 0
+    assert [place.name for place in tmp_path.iterdir()] == ["mine.json"]
+    found = clipjax.evaluate_model(
+        models["hf"],
+        evals="zeroshot",
+        evals_options={"zeroshot": {"ks": (2,)}},
+        data="imagefolder",
+        data_options={"path": str(flowers)},
+        split="test",
+    )
+    assert {"class/top1", "class/top2"} <= found["zeroshot"].metrics.keys()
+    assert len(found["zeroshot"].rows["key"]) == 12
+    assert [place.name for place in tmp_path.iterdir()] == ["mine.json"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--model=MODEL"], "no evaluators of its own: name them by --evals=zeroshot"),
+        (["--model=MODEL", "--evals=zeroshot"], "no evaluation data of its own"),
+        (["--model=MODEL", "--evals=zeroshot", "--data.path=x"], "no evaluation data"),
+        (["--model=MODEL", "--evals=zroshot", "--data=scenes"], "unknown evals 'zro"),
+        (
+            ["--model=MODEL", "--evals=zeroshot", "--evals.zeroshot.k=1"],
+            "zeroshot has no option --evals.zeroshot.k.",
+        ),
+        (
+            ["--model=MODEL", "--evals=zeroshot", "--evals.retrieval.ks=1"],
+            "--evals.retrieval.ks: write --evals.LABEL.KEY=VALUE",
+        ),
+        (["--model=MODEL", "--workdir=x"], "both name the model"),
+        (["--model=gone"], "gone is no run directory"),
+        (["--model=MODEL", "--evals"], "--evals: write it as --evals=VALUE"),
+        (
+            ["--model=MODEL", "--evals=zeroshot", "--data=imagefolder"],
+            "set it with --data.path=FOLDER",
+        ),
+        (
+            ["--model=MODEL", "--evals=classification", "--data=scenes"],
+            "no classifier",
+        ),
+    ],
+)
+def test_mistakes(models, argv, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = [word.replace("MODEL", str(models["hf"])) for word in argv]
+    assert words in failure(capsys, evaluate.main, *argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_of_evaluators():
+    found, rest = evals_flags.read(["--evals=a+b@c", "x", "--evals.a.k", "3"])
+    assert (found.names, found.values, rest) == ("a+b@c", {"a.k": "3"}, ["x"])
+    assert found.words == "a-b-c" and not evals_flags.NONE
+
+
+def test_a_run_by_functions(tmp_path, capsys):
+    made = get_config()
+    made.train.steps = 2
+    outcome = clipjax.train_model(made, tmp_path / "run")
+    assert outcome.step == 2 and "starting from scratch" in capsys.readouterr().out
+    with (tmp_path / "said").open("w") as file:
+        found = clipjax.evaluate_model(tmp_path / "run", console=Console(file=file))
+    assert "retrieval: " in (tmp_path / "said").read_text()
+    key = found["retrieval"].primary
+    trained = outcome.results["retrieval"].metrics[key].value
+    assert found["retrieval"].metrics[key].value == pytest.approx(trained, abs=0.05)
+    before = {place.name for place in (tmp_path / "run").iterdir()}
+    with pytest.raises(UserError, match="holds a run of another length"):
+        with made.unlocked():
+            made.train.steps = 3
+        clipjax.train_model(made, tmp_path / "run")
+    # Other evaluators than the run's, on its own data.
+    capsys.readouterr()
+    argv = ["evaluate", f"--workdir={tmp_path / 'run'}", "--evals=zeroshot"]
+    assert evaluate.main([*argv, "--evals.zeroshot.label_sets=shape"]) == 0
+    name = "evaluation-2-zeroshot.json"
+    assert {place.name for place in (tmp_path / "run").iterdir()} - before == {name}
+    found = json.loads((tmp_path / "run" / name).read_text())["results"]
+    assert list(found) == ["zeroshot"]
+    assert {key.split("/")[0] for key in found["zeroshot"]["metrics"]} == {"shape"}
