@@ -39,11 +39,11 @@ def shared_data():
 
 
 @pytest.fixture(scope="module")
-def on_one_device(tmp_path_factory):
+def on_one_device():
     """Runs take one device, and share what they compile."""
     from run_tools import one_device
 
-    with one_device(tmp_path_factory.getbasetemp() / "cache"):
+    with one_device():
         yield
 
 
