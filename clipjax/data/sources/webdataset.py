@@ -4,8 +4,10 @@ A shard holds `KEY.jpg` (or png, webp, ...) and optionally `KEY.json`, `KEY.txt`
 `KEY.cls`; KEY is the path up to the first dot of the file name. Captions come from a
 JSON list, else the text file, else a single JSON field, whichever has text
 (annotations/caption_files.py). img2dataset, CLIP_benchmark and the webdataset library
-write such shards. The folder may be remote (gs://, s3://, hf:// or https://); it is
-read in place.
+write such shards. CLIP_benchmark's folders are read as published: `SPLIT/0.tar` with
+`SPLIT/nshards.txt`, and beside them `classnames.txt` and
+`zeroshot_classification_templates.txt`. The folder may be remote (gs://, s3://, hf://
+or https://); it is read in place.
 
     --config configs/x.py:data=webdataset --config.data.train.path=FOLDER
 """
@@ -20,11 +22,18 @@ import itertools
 import numpy as np
 
 from clipjax import cache
-from clipjax.data.annotations import caption_files
+from clipjax.data.annotations import (
+    caption_files,
+    class_naming,
+    known_classes,
+    prompt_templates,
+)
 from clipjax.data.containers import tar_index
 from clipjax.data.storage import local, remote, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
 
+CLASS_NAMES = "classnames.txt"  # as CLIP_benchmark publishes them
+TEMPLATES = "zeroshot_classification_templates.txt"
 THREADS = 16  # that look up and index shards concurrently
 
 
@@ -32,8 +41,9 @@ def make(
     split: str,
     *,
     path: str = "",
-    shards: str = "*{split}*.tar",
+    shards: str = "",
     classes: str = "",
+    class_names: str = class_naming.AUTO,
     text_lines: bool = True,
     max_samples: int = 0,
     max_classes: int = 0,
@@ -46,25 +56,40 @@ def make(
       path: folder of the shards, local or an address such as gs://BUCKET/FOLDER.
       shards: this split's files, relative to `path`: a pattern in which {split}
         stands for the split's name, or numbered shards: "cc3m-{00000..00331}.tar";
-        several are joined by "::".
+        several are joined by "::". "" finds *SPLIT*.tar, or SPLIT/*.tar.
       classes: text file of class names, one per line, in the order of the numbers in
-        `.cls` files; relative to `path`. Without it labels are ignored.
+        `.cls` files; relative to `path`. "" is classnames.txt, if there is one.
+      class_names: the name of a data set of tensorflow-datasets, whose names are taken
+        in the order of its numbers, in place of a file; "auto" for the file. Without
+        names labels are ignored.
       text_lines: whether each line of a `.txt` with several lines is a caption.
       max_samples: use so many images (0: all).
       max_classes, max_samples_per_class: with `classes`, use so many classes,
         renumbered from 0, and so many images per class (0: all).
       subset_seed: which ones: -1 the first, else a choice by this seed.
 
-    Raises UserError for a missing folder, shard or class file, and for no images.
+    Raises UserError for a missing folder, shard or class file, for classes without a
+    name, and for no images.
     """
+    if classes and class_names != class_naming.AUTO:
+        raise UserError(
+            f"classes={classes} and class_names={class_names} both name the classes: "
+            f"remove one"
+        )
     if "://" in path:
         folder = remote.RemoteFolder(path)
     else:
         folder = shard_files.LocalFolder(local.folder(path, "webdataset shards (.tar)"))
+    found = (
+        shard_files.find(folder, shards, split)
+        if shards
+        else shard_files.usual(folder, split)
+    )
     return WebDataset(
         folder,
-        shard_files.find(folder, shards, split),
+        found,
         classes,
+        class_names,
         text_lines=text_lines,
         max_samples=max_samples,
         max_classes=max_classes,
@@ -81,6 +106,7 @@ class WebDataset:
         folder: shard_files.Folder,
         names: list[str],
         classes: str,
+        class_names: str,
         *,
         text_lines: bool,
         max_samples: int,
@@ -108,15 +134,20 @@ class WebDataset:
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
         kept_classes = None
-        if classes:
-            class_names = self._class_names(classes)
-            kept_classes = selection.classes(len(class_names), max_classes, subset_seed)
-            self.class_names["class"] = [class_names[i] for i in kept_classes]
-            self._renumbered = np.full(len(class_names), -1)
+        if listed := self._class_names(classes, class_names):
+            kept_classes = selection.classes(len(listed), max_classes, subset_seed)
+            self.class_names["class"] = [listed[i] for i in kept_classes]
+            if self._has(TEMPLATES):
+                self.templates["class"] = prompt_templates.parse(
+                    folder.read_lines(TEMPLATES, "templates"),
+                    f"{folder.address}/{TEMPLATES}",
+                )
+            self._renumbered = np.full(len(listed), -1)
             self._renumbered[kept_classes] = np.arange(len(kept_classes))
         elif max_classes or max_samples_per_class:
             raise UserError(
-                "max_classes and max_samples_per_class need the option classes"
+                "max_classes and max_samples_per_class need the names of classes: set "
+                "the option classes or class_names"
             )
         by_class = bool(max_classes or max_samples_per_class)
         self._chosen = self._choose(
@@ -169,13 +200,45 @@ class WebDataset:
         shard, i = local.part_and_offset(self._ends, index)
         return shard, i, f"{self._names[shard]}:{self._indexes[shard].key(i)}"
 
-    def _class_names(self, classes: str) -> list[str]:
-        if all((index.label == tar_index.NO_LABEL).all() for index in self._indexes):
+    def _has(self, name: str) -> bool:
+        return bool(self._folder.matching([name])[0])
+
+    def _class_names(self, classes: str, dataset: str) -> list[str]:
+        """Returns the classes' names by number; [] to ignore labels."""
+        largest = max(
+            (int(index.label.max()) for index in self._indexes if len(index)),
+            default=tar_index.NO_LABEL,
+        )
+        labelled = any(
+            (index.label != tar_index.NO_LABEL).any() for index in self._indexes
+        )
+        named = dataset != class_naming.AUTO
+        if (classes or named) and not labelled:
+            option = f"class_names={dataset}" if named else f"classes={classes}"
             raise UserError(
-                f"classes={classes}: the shards of {self._folder.address} hold no .cls "
-                f"files; remove the option"
+                f"{option}: the shards of {self._folder.address} hold no .cls files; "
+                f"remove the option"
             )
-        return self._folder.read_lines(classes, "classes")
+        if named:
+            origin, names = f"class_names={dataset}", known_classes.find(dataset).names
+        elif classes or (labelled and self._has(CLASS_NAMES)):
+            classes = classes or CLASS_NAMES
+            origin = f"{self._folder.address}/{classes}"
+            names = self._folder.read_lines(classes, "classes")
+        else:
+            return []
+        names = [name.strip() for name in names]
+        if "" in names:
+            raise UserError(
+                f"{origin}, line {names.index('') + 1}: the class has no name"
+            )
+        if largest >= len(names):
+            raise UserError(
+                f"{origin} names {len(names)} classes, and the shards of "
+                f"{self._folder.address} have classes up to the number {largest}: name "
+                f"{largest + 1}, from 0 on"
+            )
+        return names
 
     def _choose(
         self, classes: np.ndarray | None, *, subset_seed: int, **limits: int
@@ -216,9 +279,6 @@ class WebDataset:
             return {}
         if label == tar_index.BAD_LABEL:
             raise BadExample("its .cls file does not hold a class number")
-        if label >= len(self._renumbered):
-            known = len(self._renumbered)
-            raise BadExample(f"class {label}, but there are {known} class names")
         return {"class": int(self._renumbered[label])}
 
     def _read(self, shard: int, start: np.int64, size: np.int64) -> bytes:

@@ -95,6 +95,36 @@ def find(folder: Folder, shards: str, split: str) -> list[str]:
     return list(dict.fromkeys(matches))
 
 
+def usual(folder: Folder, split: str) -> list[str]:
+    """Returns the shards of a split in a usual place: SPLIT/0.tar and so on, as many as
+    SPLIT/nshards.txt says (CLIP_benchmark); else `*SPLIT*.tar`, else `SPLIT/*.tar`.
+
+    Raises UserError, which names the splits or the folder's content, if there are none,
+    and if a shard is missing.
+    """
+    count_file = f"{split}/nshards.txt"
+    if split and folder.matching([count_file])[0]:
+        count = "".join(folder.read_lines(count_file, "shards")).strip()
+        if not count.isdecimal() or not int(count):
+            raise UserError(
+                f"{folder.address}/{count_file} should hold the number of shards, and "
+                f"holds {count[:40]!r}"
+            )
+        return find(folder, f"{split}/{{0..{int(count) - 1}}}.tar", split)
+    beside, inside, all_inside = folder.matching(
+        [f"*{split}*.tar", f"{split or '*'}/*.tar", "*/*.tar"]
+    )
+    if beside or inside:
+        return beside or inside
+    if all_inside:
+        splits = sorted({name.partition("/")[0] for name in all_inside})
+        raise UserError(
+            f"{folder.address} has no shards of the split {split!r}; there are shards "
+            f"in {', '.join(splits[:8])}: set another split, or the option shards"
+        )
+    return find(folder, f"*{split}*.tar", split)
+
+
 class LocalFolder:
     """A local `Folder`; keeps a bounded number of files open.
 

@@ -165,7 +165,7 @@ def test_webdataset_takes_a_part_and_renumbers_its_classes(tmp_path):
             members += [(f"{shard}-{i}.jpg", jpeg(i)), (f"{shard}-{i}.txt", b"x")]
             if i < 10:
                 members.append((f"{shard}-{i}.cls", str(i % 5).encode()))
-        members += [("bad.jpg", jpeg()), ("bad.cls", b"9")]
+        members += [("bad.jpg", jpeg()), ("bad.cls", b"nine")]
         write_tar(tmp_path / f"train-{shard}.tar", members)
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
     path = str(tmp_path)
@@ -187,5 +187,5 @@ def test_webdataset_takes_a_part_and_renumbers_its_classes(tmp_path):
     chosen = selection.examples(26, max_samples=9, subset_seed=3)
     assert keys(some) == [whole[int(i)].key for i in chosen]
     for option in ("max_classes", "max_samples_per_class"):
-        with pytest.raises(UserError, match="need the option classes"):
+        with pytest.raises(UserError, match="need the names of classes"):
             webdataset.make("train", path=path, **{option: 1})
