@@ -18,6 +18,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from clipjax import atomic_files, commandline, data_flags, help_pages, paths, registry
+from clipjax.engine.activity import Activity
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -188,17 +189,19 @@ def _use(values: Any) -> str:
 
 @contextlib.contextmanager
 def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar during the block; hidden unless the output is a terminal."""
+    """A progress bar during the block on a terminal; elsewhere a line now and then."""
+    if not console.is_terminal:
+        with Activity(console) as activity, activity.doing(what) as plain:
+            yield plain
+        return
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
         bars.TimeRemainingColumn(),
     )
-    hidden = not console.is_terminal
-    with bars.Progress(
-        *columns, console=console, transient=True, disable=hidden
-    ) as bar:
+    with bars.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

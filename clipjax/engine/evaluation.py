@@ -11,7 +11,8 @@ from clipjax import results as result_texts
 from clipjax.data.batching import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
-from clipjax.engine.progress import Progress, duration
+from clipjax.engine.activity import Task, duration
+from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run
 from clipjax.engine.step import make_loss_step
 from clipjax.types import EvalResult, Metric
@@ -36,17 +37,19 @@ class Evaluation:
         begin = time.monotonic()
         metrics: dict[str, Metric] = {}
         config = self._run.config
-        if config.train.val_batches:
-            metrics["val_loss"] = self._val_loss(state)
-        variables = states.eval_variables(state, config.train.eval_ema)
-        results = self._run.evaluators.run(variables, self._progress.doing)
+        what = f"evaluating step {int(state.step)}"
+        with self._progress.activity.doing(what) as task:
+            if config.train.val_batches:
+                task.part("validation loss")
+                metrics["val_loss"] = self._val_loss(state, task)
+            variables = states.eval_variables(state, config.train.eval_ema)
+            results = self._run.evaluators.run(variables, task.part)
         for label, result in results.items():
             for name, metric in result.metrics.items():
                 metrics[f"{label}/{name}"] = metric
             metrics.setdefault("primary", result.metrics[result.primary])
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
-        self._progress.done()
         if metrics:
             self._report(int(state.step), results, metrics, seconds)
         return results, metrics
@@ -60,7 +63,7 @@ class Evaluation:
     ) -> None:
         parts = []
         if "val_loss" in metrics:
-            parts.append(f"loss {metrics['val_loss'].value:.4f}")
+            parts.append(f"validation loss {metrics['val_loss'].value:.4f}")
         for label, result in results.items():
             metric = result.metrics[result.primary]
             text = f"{label} {result.primary} {result_texts.quantity(metric)}"
@@ -73,7 +76,7 @@ class Evaluation:
             f"evaluated step {step} in {duration(seconds)}: {', '.join(parts)}"
         )
 
-    def _val_loss(self, state: states.TrainState) -> Metric:
+    def _val_loss(self, state: states.TrainState, task: Task) -> Metric:
         """The mean loss over full batches of `data.eval`, in a fixed order."""
         run, data = self._run, self._run.config.data
         source = run.eval_source
@@ -103,12 +106,11 @@ class Evaluation:
             on_broken="replace",
         )
         try:
-            values = [
-                float(
-                    self._loss_step(state, sharding.put_batch(run.mesh, next(batches)))
-                )
-                for _ in range(count)
-            ]
+            values = []
+            for done in range(count):
+                task(done, count)
+                batch = sharding.put_batch(run.mesh, next(batches))
+                values.append(float(self._loss_step(state, batch)))
         finally:
             batches.close()
         loss = float(np.mean(values))

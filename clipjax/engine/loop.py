@@ -29,6 +29,7 @@ from clipjax.engine import (
     shared_memory,
 )
 from clipjax.engine import state as states
+from clipjax.engine.activity import Activity
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.evaluation import Evaluation
@@ -74,15 +75,18 @@ def train(
         of another config in workdir, a loss that stays non-finite.
     """
     workdir = paths.local(workdir, "a run")
-    out = console or Console(quiet=jax.process_index() > 0)
+    with Activity(console or Console(quiet=jax.process_index() > 0)) as activity:
+        return _train(config, workdir, extend, activity)
 
-    def say(text: str) -> None:
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
 
+def _train(
+    config: Config, workdir: pathlib.Path, extend: bool, activity: Activity
+) -> Outcome:
+    say = activity.say
     enable_cache(say)
     config = datasets.resolved(config)
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
-    with pulse.working():
+    with pulse.working(), activity.doing("reading the data and preparing the run"):
         run = prepare(config, workdir, anew)
     facts = {
         f"{path}: {key}": value
@@ -93,7 +97,7 @@ def train(
     same("their data", facts)
     if not anew:
         on_primary(lambda: datasets.check_training(workdir, run.data, say))
-    with pulse.working():
+    with pulse.working(), activity.doing("looking through the captions"):
         lost_text_report.tell(run, say)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -113,14 +117,18 @@ def train(
         if group := peers.group():
             group.last_saved = lambda: _last_saved(saves)
         say(_summary(run))
-        state, start, replaced = _start(run, saves, say)
+        with activity.doing("making or reading the first state"):
+            state, start, replaced = _start(run, saves, say)
         on_primary(lambda: _save_parts(run))
         run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             return Outcome(start, run.total_steps, {})
         with contextlib.ExitStack() as stack:
-            return _loop(run, saves, stop, state, start, replaced, out, stack)
+            outcome = _loop(run, saves, stop, state, start, replaced, activity, stack)
+        with activity.doing(f"finishing the save of step {outcome.step}"):
+            saves.wait()
+        return outcome
 
 
 def _save_parts(run: Run) -> None:
@@ -198,12 +206,12 @@ def _loop(
     state: states.TrainState,
     start: int,
     replaced: int,
-    console: Console,
+    activity: Activity,
     stack: contextlib.ExitStack,
 ) -> Outcome:
     config, total = run.config, run.total_steps
-    progress = Progress(console, total, start, config.data.batch_size)
-    stack.callback(progress.close)
+    progress = Progress(activity, total, start, config.data.batch_size)
+    stack.enter_context(activity.doing(progress))
     train_step = jit_step(run)
     evaluation = Evaluation(run, progress)
     source = batches(run, start)
@@ -226,9 +234,12 @@ def _loop(
     several = peers.group() is not None
     results: dict[str, EvalResult] = {}
     for step in range(start + 1, total + 1):
+        first = step == start + 1
+        progress.at(step)
         # 1. Step: dispatched, not awaited.
         begin = time.monotonic()
-        with pulse.bounded():  # data.timeout bounds it
+        # data.timeout bounds it
+        with pulse.bounded(), _doing(activity, first, "reading the first batch"):
             local = dict(next(source))
         pulse.beat(step)
         if several:  # the step spreads the signal, so that all stop at the same step
@@ -237,7 +248,10 @@ def _loop(
         if log.device_is_idle():
             progress.wait(time.monotonic() - begin)
         batch = sharding.put_batch(run.mesh, local)
-        with jax.transfer_guard("disallow"):  # a step never waits for the host
+        with (
+            jax.transfer_guard("disallow"),  # a step never waits for the host
+            _doing(activity, first, "compiling the training step"),
+        ):
             state, metrics = train_step(state, batch)
         if one_at_a_time:
             jax.block_until_ready(metrics)
@@ -260,19 +274,27 @@ def _loop(
             meta = {"replaced": log.replaced, "epoch_size": run.epoch_size}
             if evaluated:
                 saves.follow(*_best(config, results, evaluated))
-            saves.save(
-                step,
-                state,
-                meta,
-                {name: metric.value for name, metric in evaluated.items()},
-                {name: metric.mode for name, metric in evaluated.items()},
-            )
+            with activity.doing(f"saving step {step}"):
+                saves.save(
+                    step,
+                    state,
+                    meta,
+                    {name: metric.value for name, metric in evaluated.items()},
+                    {name: metric.mode for name, metric in evaluated.items()},
+                )
         # 5. Check for a request to stop.
         if stopping:
             name = signal.Signals(stop_signal).name
             progress.say(f"stopped by {name}; saving step {step}")
             return Outcome(step, total, results, stop_signal)
     return Outcome(total, total, results)
+
+
+def _doing(
+    activity: Activity, first: bool, what: str
+) -> contextlib.AbstractContextManager:
+    """Shows what takes time at the first step alone."""
+    return activity.doing(what) if first else contextlib.nullcontext()
 
 
 def _last_saved(saves: Checkpoints) -> str:

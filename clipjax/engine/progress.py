@@ -1,44 +1,40 @@
-"""Progress of a run on the console: a live line, or plain lines without a terminal."""
+"""Progress of a run's steps: rates, and the line that shows them."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 
-from rich.console import Console
+from clipjax.engine.activity import Activity, Task, duration
+from clipjax.losses.common.diagnostics import UNINFORMED
 
-# Seconds between lines if there is no terminal: a twentieth of the time so far,
-# within this range.
-PLAIN_SECONDS = (5.0, 60.0)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    seconds = round(seconds)
-    hours, rest = divmod(seconds, 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+ACCURACIES = ("image_to_text_accuracy", "text_to_image_accuracy")
 
 
-class Progress:
-    """Rates and the line that shows them; one per run, on process 0."""
+class Progress(Task):
+    """Rates and the line that shows them; one per run.
 
-    def __init__(self, console: Console, total_steps: int, step: int, images: int):
-        """images: the number per global batch."""
-        self._console = console
+    The line has the step that runs now, and the numbers of the last logged one.
+    """
+
+    share = 1 / 20  # a line of numbers is worth more than one of patience
+
+    def __init__(self, activity: Activity, total_steps: int, step: int, images: int):
+        """images: the number per global batch; 1 / images is an accuracy's chance."""
+        super().__init__("")
+        self.activity = activity
         self._total = total_steps
         self._images = images
-        self._first = step
-        self._begin = time.monotonic()
-        self._shown = -math.inf
+        self._first = self._step = step
+        self._begin = self.began
         self._mark = (self._begin, step)
         self._waited = 0.0
-        self._line = "preparing the first step"
-        self._live = None
-        if console.is_terminal:
-            self._live = console.status(self._line, refresh_per_second=4)
-            self._live.start()
+        self._values: Mapping[str, float] = {}
+        self.say = activity.say
+
+    def at(self, step: int) -> None:
+        """Takes the step that is being computed."""
+        self._step = step
 
     def first_step(self, step: int) -> None:
         """Says how long the first step took; rates begin after it."""
@@ -74,46 +70,39 @@ class Progress:
         return rates
 
     def show(self, step: int, values: Mapping[str, float], final: bool = False) -> None:
-        now = time.monotonic()
-        done = step - self._first
+        """Takes a logged step's numbers; prints them if they are due, or final."""
+        self._step, self._values = step, values
+        self.activity.tell(self, always=final)
+
+    def text(self) -> str:
         width = len(str(self._total))
-        parts = [f"step {step:>{width}}/{self._total}"]
-        parts.append(f"loss {values['train/loss']:.4f}")
+        parts = [f"step {self._step:>{width}}/{self._total}"]
+        parts += self._numbers(self._values)
+        done = self._step - self._first
+        if done > 0 and self._step < self._total:
+            spent = time.monotonic() - self._begin
+            parts.append(f"left {duration(spent / done * (self._total - self._step))}")
+        return "  ".join(parts)
+
+    def _numbers(self, values: Mapping[str, float]) -> list[str]:
+        if not values:
+            return []
+        loss = f"loss {values['train/loss']:.4f}"
+        if f"train/{UNINFORMED}" in values:
+            loss += f" (chance {values[f'train/{UNINFORMED}']:.4f})"
+        parts = [loss]
+        named = [values.get(f"train/{name}") for name in ACCURACIES]
+        found = [value for value in named if value is not None]
+        if found:
+            parts.append(
+                f"in-batch accuracy {sum(found) / len(found):.1%} "
+                f"(chance {1 / self._images:.1%})"
+            )
+        if "train/accuracy" in values:
+            parts.append(f"accuracy {values['train/accuracy']:.1%}")
         if values["train/bad_total"]:
             parts.append(f"non-finite steps {values['train/bad_total']:.0f}")
         if "time/images_per_second" in values:
             parts.append(f"{values['time/images_per_second']:,.0f} images/s")
             parts.append(f"data wait {values['time/data_wait_share']:.0%}")
-        if done and not final:
-            left = (now - self._begin) / done * (self._total - step)
-            parts.append(f"left {duration(left)}")
-        self._line = "  ".join(parts)
-        if self._live is not None:
-            self._live.update(self._line)
-        low, high = PLAIN_SECONDS
-        pause = min(max(low, (now - self._begin) / 20), high)
-        if final or (self._live is None and now - self._shown >= pause):
-            self._shown = now
-            self.say(self._line)
-
-    def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def doing(self, what: str):
-        """A callback progress(done, total) for work other than steps."""
-
-        def progress(done: int, total: int) -> None:
-            if self._live is not None:
-                self._live.update(f"{what} {done}/{total}")
-
-        return progress
-
-    def done(self) -> None:
-        """Replaces the line of `doing` by the last step's."""
-        if self._live is not None:
-            self._live.update(self._line)
-
-    def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        return parts

@@ -21,6 +21,7 @@ from clipjax.engine import (
     resume,
     run,
 )
+from clipjax.engine.activity import Activity
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.engine.progress import Progress
@@ -195,7 +196,7 @@ def parts(lively):
 
 
 def evaluate(made, state):
-    progress = Progress(Console(file=io.StringIO()), STEPS, 0, 16)
+    progress = Progress(Activity(Console(file=io.StringIO())), STEPS, 0, 16)
     found = evaluation.Evaluation(made, progress).run(state)[1]
     return {name: metric.value for name, metric in found.items()}
 
@@ -277,14 +278,18 @@ def test_what_is_printed_into_a_pipe(lively):
     workdir, said, _ = lively
     lines = said.splitlines()
     assert "\x1b" not in said
-    assert "parameters, 160 training examples, 8 steps of 16 (0.8 epochs)" in lines[0]
-    assert lines[1] == f"starting from scratch in {workdir}"
+    # Between them a slow machine tells what takes so long.
+    assert "parameters, 160 training examples, 8 steps of 16 (0.8 epochs)" in said
+    assert f"starting from scratch in {workdir}" in lines
     final = next(line for line in lines if line.startswith("step 8/8"))
-    assert re.match(r"step 8/8  loss \d\.\d{4}", final) and "left" not in final
+    numbers = r"step 8/8  loss \d\.\d{4} \(chance 2\.\d{4}\)  "
+    numbers += r"in-batch accuracy \d+\.\d% \(chance 6\.2%\)  "
+    assert re.match(numbers, final) and "left" not in final
     evaluated = [line for line in lines if line.startswith("evaluated step")]
     assert len(evaluated) == 4
     assert re.search(
-        r"evaluated step 8 in 0:\d\d: loss \d\.\d{4}, retrieval mean_recall@1 "
+        r"evaluated step 8 in 0:\d\d: validation loss \d\.\d{4}, retrieval "
+        r"mean_recall@1 "
         r"\d+\.\d\d % \(chance 3\.57 %\)",
         evaluated[-1],
     )
@@ -310,7 +315,7 @@ def values(progress, step):
 
 def test_lines_in_a_pipe_grow_rare(clock):
     stream = io.StringIO()
-    progress = Progress(Console(file=stream), 10_000, 0, 16)
+    progress = Progress(Activity(Console(file=stream)), 10_000, 0, 16)
     clock.now = 1
     progress.first_step(1)
     for step in range(2, 10_001):
@@ -326,7 +331,7 @@ def test_lines_in_a_pipe_grow_rare(clock):
 
 def test_rates_leave_out_compilation_and_evaluation(clock):
     stream = io.StringIO()
-    progress = Progress(Console(file=stream), 100, 0, 16)
+    progress = Progress(Activity(Console(file=stream)), 100, 0, 16)
     clock.now = 50
     progress.first_step(1)
     assert "first step after 0:50" in stream.getvalue()
@@ -344,9 +349,10 @@ def test_rates_leave_out_compilation_and_evaluation(clock):
 
 def test_a_terminal_keeps_the_last_line():
     stream = io.StringIO()
-    progress = Progress(Console(file=stream, force_terminal=True), 9, 0, 16)
-    progress.show(9, {"train/loss": 1.0, "train/bad_total": 0.0}, final=True)
-    progress.close()
+    with Activity(Console(file=stream, force_terminal=True)) as activity:
+        progress = Progress(activity, 9, 0, 16)
+        with activity.doing(progress):
+            progress.show(9, {"train/loss": 1.0, "train/bad_total": 0.0}, final=True)
     text = stream.getvalue()
     assert re.search(r"step 9/9  loss 1\.0000 *\r?\n", text)
     assert text.rindex("\x1b[?25h") > text.index("\x1b[?25l")  # the cursor is back

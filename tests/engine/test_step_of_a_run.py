@@ -9,6 +9,7 @@ from rich.console import Console
 
 from clipjax.engine import evaluation, run, sharding
 from clipjax.engine import state as states
+from clipjax.engine.activity import Activity
 from clipjax.engine.progress import Progress
 from run_tools import tiny
 
@@ -24,7 +25,7 @@ def prepared(folder, arg="", **changes):
 
 
 def val_loss(made, state):
-    progress = Progress(Console(file=io.StringIO()), 8, 0, 16)
+    progress = Progress(Activity(Console(file=io.StringIO())), 8, 0, 16)
     return evaluation.Evaluation(made, progress).run(state)[1]["val_loss"].value
 
 
