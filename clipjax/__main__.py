@@ -10,7 +10,7 @@ import clipjax
 # Command -> what it does, as `clipjax` lists them. Each is a module with a main(argv).
 COMMANDS = {
     "train": "train a model, or resume a run",
-    "evaluate": "evaluate a trained run",
+    "evaluate": "evaluate a run or a released model",
     "export": "write a model for transformers or open_clip",
     "prepare": "convert, inspect, verify and subset data",
     "testing": "check components of your own against their contracts",

@@ -36,6 +36,7 @@ from clipjax.engine import (
     resume,
     sharding,
 )
+from clipjax.engine.activity import Activity
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.loop import Outcome
 from clipjax.multihost import on_primary
@@ -193,36 +194,39 @@ def evaluate(
         console.print(line, soft_wrap=True)
 
     enable_cache(say)
-    parts = _saved(request, workdir, own) if workdir and own else _released(request)
-    mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-    model, variables = parts.model, parts.variables
-    if request.base:
-        model, variables = interpolate.plain(model, variables)
-    encoder = assemble.encoder(parts.config, model, parts.tokenizer, mesh, parts.learnt)
-    flag = "--config.data.eval." if request.other else data_flags.FLAG
-    shared = datasets.eval_source(what, val_loss=False, flag=flag)
-    flag = "--config." if request.other else "--config FILE.py --config."
-    sources = datasets.own_sources(what, shared, flag)
-    if workdir and request.other is None:
-        unchanged = None if request.data else shared
-        found = datasets.eval_fingerprints(unchanged, sources)
-        datasets.check_evaluation(workdir, found)
-    evaluators = assemble.evaluators(what, encoder, shared, sources)
-    start = variables
-    if request.base:
-        start = _base(request, parts, model, variables, say)
-    say(f"evaluating {parts.title}")
-    lost_text_report.tell_evaluators(evaluators, parts.tokenizer, parts.config, say)
-    sweep: Sweep = {}
-    with console.status("") as status:
-
-        def progress(label: str):
-            return lambda done, total: status.update(f"{label} {done}/{total}")
-
+    with Activity(console) as activity:
+        with activity.doing("reading the model and the data"):
+            parts = (
+                _saved(request, workdir, own) if workdir and own else _released(request)
+            )
+            mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+            model, variables = parts.model, parts.variables
+            if request.base:
+                model, variables = interpolate.plain(model, variables)
+            encoder = assemble.encoder(
+                parts.config, model, parts.tokenizer, mesh, parts.learnt
+            )
+            flag = "--config.data.eval." if request.other else data_flags.FLAG
+            shared = datasets.eval_source(what, val_loss=False, flag=flag)
+            flag = "--config." if request.other else "--config FILE.py --config."
+            sources = datasets.own_sources(what, shared, flag)
+            if workdir and request.other is None:
+                unchanged = None if request.data else shared
+                found = datasets.eval_fingerprints(unchanged, sources)
+                datasets.check_evaluation(workdir, found)
+            evaluators = assemble.evaluators(what, encoder, shared, sources)
+            start = variables
+            if request.base:
+                start = _base(request, parts, model, variables, say)
+        say(f"evaluating {parts.title}")
+        lost_text_report.tell_evaluators(evaluators, parts.tokenizer, parts.config, say)
+        sweep: Sweep = {}
         for share in request.shares:
             mixed = interpolate.mix(start, variables, share)
             mixed = jax.device_put(mixed, sharding.replicated(mesh))
-            sweep[share] = evaluators.run(mixed, progress)
+            what_share = f"evaluating share {share:g}" if request.base else "evaluating"
+            with activity.doing(what_share) as task:
+                sweep[share] = evaluators.run(mixed, task.part)
     place = json_file
     if keep and place is None:
         place = (workdir or pathlib.Path.cwd()) / _file_name(request, parts.step, what)
