@@ -38,9 +38,19 @@ def shared_data():
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_cache(tmp_path_factory):
+    """All test processes share one cache, which is not the user's."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    os.environ["CLIPJAX_CACHE"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 @pytest.fixture(scope="module")
 def on_one_device():
-    """Runs take one device, and share what they compile."""
+    """Runs take one device of the eight."""
     from run_tools import one_device
 
     with one_device():
