@@ -343,6 +343,19 @@ def config_value(argv: list[str]) -> str | None:
     return given[0] if given else None
 
 
+def flag_value(argv: list[str], name: str) -> str:
+    """The text of a flag before the flags are parsed; the last one counts, "" if none.
+
+    name: without dashes, "workdir".
+    """
+    found = ""
+    for i, item in enumerate(argv):
+        flag, equals, value = item.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            found = value if equals else next(iter(argv[i + 1 :]), "")
+    return found
+
+
 def model_given(model: str, workdir: str) -> str:
     """What --model or --workdir says, which are one flag.
 

@@ -59,7 +59,7 @@ def word(arg: str | None, name: str, choices: Iterable[str]) -> str:
     'small'
     """
     choices = list(choices)
-    value = _parse(arg).get(name, choices[0])
+    value = said(arg).get(name, choices[0])
     if value not in choices:
         hint = registry.suggest(value, choices)
         raise UserError(f"{name}={value}: unknown.{hint} Known: {', '.join(choices)}")
@@ -96,7 +96,7 @@ def base(
     default = {**WORDS, **only_known(defaults, WORDS, "component")}
     for key, value in default.items():
         registry.typed(value, str, key)
-    given = only_known(_parse(arg), [*WORDS, *words], "config argument")
+    given = only_known(said(arg), [*WORDS, *words], "config argument")
     given = {name: value for name, value in given.items() if name in WORDS}
     name = given.get("model", default["model"])
     factory = registry.load("model", name)
@@ -141,7 +141,11 @@ def base(
     return config.lock()
 
 
-def _parse(arg: str | None) -> dict[str, str]:
+def said(arg: str | None) -> dict[str, str]:
+    """The words after the colon of --config, with their values.
+
+    Raises UserError for one without a value.
+    """
     pairs = {}
     for item in (arg or "").split(","):
         if not item.strip():

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+from typing import Any
 
 from rich.console import Console
 
 from clipjax import commandline, config_check, help_pages, paths
-from clipjax.types import UserError
+from clipjax import config as configs
+from clipjax.types import Config, UserError
 
 HELP = """\
 usage: python -m clipjax.train --config FILE.py[:COMPONENTS] [--config.KEY=VALUE ...]
@@ -34,8 +36,48 @@ examples:
       --config.optim.lr=0.05 --workdir runs/sgd
   python -m clipjax.train --config configs/flickr8k_vit.py:size=cpu \\
       --config.data.train.path=DATA/flickr8k
-  python -m clipjax.train --config configs/vit_b16.py --dry_run
+  python -m clipjax.train --config configs/vit_b16.py:model=released \\
+      --config.model.path=clip-vit-base-patch32/ --dry_run
 """
+
+
+def opened(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
+    """The checked config of a command line, its own flags, and the run's folder.
+
+    Raises UserError if no config is given, or it cannot be trained.
+    """
+    from clipjax.engine import architecture
+
+    value = commandline.config_value(argv)
+    if not value:
+        raise UserError(
+            "no --config given. Start with "
+            "python -m clipjax.train --config configs/quickstart.py"
+        )
+    config = commandline.load_file(value)
+    workdir = commandline.flag_value(argv, "workdir") or _workdir(argv)
+    before = None
+    if config.model.name == architecture.NAME:
+        key = f"config.{architecture.KEY}"
+        path = commandline.flag_value(argv, key) or config.model.path
+        words = configs.said(commandline.split_value(value)[1])
+        architecture.begin(config, path, paths.local(workdir, "a run"), words)
+        before = config.copy_and_resolve_references()
+    chosen = config.copy_and_resolve_references()
+    values = commandline.parse(argv, config, workdir="", extend=False, dry_run=False)
+    if before is not None:
+        config, chosen = (
+            architecture.settle(config, before),
+            architecture.settle(chosen),
+        )
+    config_check.validate(config, chosen)
+    return config, values, paths.local(workdir, "a run")
+
+
+def _workdir(argv: list[str]) -> str:
+    """The folder of a run whose command names none."""
+    value = commandline.config_value(argv) or ""
+    return f"runs/{pathlib.Path(commandline.split_value(value)[0]).stem}"
 
 
 def main(argv: list[str]) -> int:
@@ -50,19 +92,8 @@ def main(argv: list[str]) -> int:
 
     host.fast_cpu_flags()  # before jax starts its backend
     host.keep_memory()
-    value = commandline.config_value(argv)
-    if not value:
-        raise UserError(
-            "no --config given. Start with "
-            "python -m clipjax.train --config configs/quickstart.py"
-        )
-    config = commandline.load_file(value)
-    chosen = config.copy_and_resolve_references()
-    values = commandline.parse(argv, config, workdir="", extend=False, dry_run=False)
-    config_check.validate(config, chosen)
-    name = pathlib.Path(commandline.split_value(value)[0]).stem
-    workdir = values.workdir or f"runs/{name}"
-    folder = paths.local(workdir, "a run")
+    config, values, folder = opened(argv)
+    workdir = values.workdir or _workdir(argv)
 
     import jax
 

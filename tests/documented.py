@@ -9,7 +9,7 @@ import shlex
 import zlib
 from typing import Any
 
-from clipjax import commandline, config_check
+from clipjax import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -90,14 +90,7 @@ def reason(command: str) -> str | None:
 
 def opened(words: list[str]) -> Any:
     """The config of a training command's words, as clipjax.train makes it."""
-    argv = ["train", *words]
-    value = commandline.config_value(argv)
-    assert value is not None
-    made = commandline.load_file(value)
-    chosen = made.copy_and_resolve_references()
-    commandline.parse(argv, made, workdir="", extend=False, dry_run=False)
-    config_check.validate(made, chosen)
-    return made
+    return train.opened(["train", *words])[0]
 
 
 def _commands(line: str) -> list[str]:

@@ -7,23 +7,29 @@ import json
 
 import numpy as np
 import tokenizer_tools
-from weights_tools import make_model, noise
+from weights_tools import noise
 
+from clipjax.models import two_tower
+from clipjax.models.image import vit
+from clipjax.models.text import transformer
 from clipjax.weights import rename_table
 from clipjax.weights.beside import preprocessing, tokenizer_files
 from clipjax.weights.formats import hf_clip, open_clip, open_clip_config
 from clipjax.weights.tensors import tensor_files
 
-OWN_VOCAB, OWN_LENGTH = 49408, 77  # of CLIP's own tokenizer
-IMAGE = {"variant": "B/4", "width": 64, "depth": 1, "heads": 1}
-TEXT = {"width": 64, "depth": 1, "heads": 1}
+OWN_VOCAB = 49408  # of CLIP's own tokenizer
+SIZE, LENGTH = 12, 40
+TOWER = {"width": 64, "depth": 1, "heads": 1, "activation": "quick_gelu"}
 
 
 @functools.cache
 def made(vocab):
-    image = IMAGE | {"activation": "quick_gelu"}
-    model = make_model(image, TEXT | {"activation": "quick_gelu"}, vocab)
-    return model, noise(rename_table.model_shapes(model))
+    image = vit.make(SIZE, variant="B/4", **TOWER)
+    text = transformer.make(vocab, LENGTH, **TOWER)
+    model = two_tower.make(image, text, embed_dim=16)
+    variables = noise(rename_table.model_shapes(model))
+    variables["params"]["logit_scale"] = np.float32(2.5)
+    return model, variables
 
 
 @functools.cache

@@ -90,6 +90,7 @@ TESTED_BY = {
     "data/tokenizers/test_tokenizer_kinds data/tokenizers/test_tokenizer_readers "
     "data/tokenizers/test_trained_tokenizers",
     "downloads": "data/tokenizers/test_tokenizer_readers",
+    "engine/fitting": "engine/test_architecture",
     "engine/assemble": "scenarios/test_report_configs",
     "engine/checkpoint/layout": "engine/checkpoint/test_saves",
     "engine/checkpoint/manifest": "engine/checkpoint/test_step_folder",
@@ -118,6 +119,7 @@ TESTED_BY = {
     "losses/common/*": "losses/test_loss_properties losses/test_losses",
     "malloc": "engine/test_host",
     "models/common/*": "models/test_towers models/test_conv_towers",
+    "models/released": "engine/test_architecture",
     "models/image/*": "models/test_towers models/test_conv_towers",
     "models/multimodal/*": "models/test_memory_network",
     "models/text/*": "models/test_towers models/test_bert",

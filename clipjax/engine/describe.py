@@ -15,10 +15,19 @@ from clu import parameter_overview
 from clipjax.config import create
 from clipjax.config_check import to_dict
 from clipjax.data.batching import pipeline
-from clipjax.engine import assemble, datasets, lost_text_report, resume, sharding
+from clipjax.engine import (
+    architecture,
+    assemble,
+    datasets,
+    initial,
+    lost_text_report,
+    resume,
+    sharding,
+)
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
 from clipjax.types import BadExample, Config, MissingData, UserError
+from clipjax.weights import read_model
 
 
 def describe(config: Config, workdir: pathlib.Path) -> None:
@@ -27,7 +36,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     If workdir holds a run of another config, that is printed too. If the data are
     missing, it prints what does not depend on them, and which data are missing.
     """
-    config = datasets.resolved(config)
+    config = datasets.resolved(architecture.settled(config, workdir))
     print(json.dumps(to_dict(config), indent=1))
     enable_cache(print)
     anew = True
@@ -40,6 +49,10 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     except MissingData as error:
         _without_data(config, error)
         return
+    for key in initial.starts(config) if anew else ():
+        weights = initial.read(key, config, run.model, run.tokenizer, print)
+        initial.check_arrays(weights, run.template)
+        print(f"it would start from {weights.origin}")
     lost_text_report.tell(run, print)
     params = run.template.params
     _print_parameters(params)
@@ -113,5 +126,8 @@ def _without_data(config: Config, error: MissingData) -> None:
         model = assemble.model(config, tokenizer)
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
         _print_parameters(shapes["params"])
+        for key, name in initial.starts(config).items():
+            if read_model.is_foreign(name):  # its tokenizer needs no run
+                initial.read(key, config, model, tokenizer, print)
     print(f"device: {jax.device_count()} x {jax.devices()[0].device_kind}")
     print(f"the data are absent, so {rest} are not known. {error}")

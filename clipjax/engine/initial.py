@@ -14,11 +14,12 @@ import numpy as np
 
 from clipjax import param_paths, paths
 from clipjax.config import create
-from clipjax.engine import assemble, resume
+from clipjax.engine import architecture, assemble, fitting, resume
 from clipjax.engine.state import TrainState
 from clipjax.models.common import meaning
-from clipjax.types import Config, Model, Tokenizer, UserError
+from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 from clipjax.weights import model_description, read_model, read_tower
+from clipjax.weights.model_description import Settings
 from clipjax.weights.tensors import resize_positions
 
 Say = Callable[[str], None]
@@ -105,10 +106,10 @@ def _saved(what, name, side, config, model, tokenizer, say) -> InitialWeights:
             raise UserError(f"{what}: its model has no {side} tower")
         ours = getattr(meaning.module_of(model), side)
         meaning.check(ours, tower, what, f"model.{side}", alone=True)
+        if side != "image" and tokenizer is not None and their_tokenizer is not None:
+            check_same_ids(what, tokenizer, their_tokenizer)
     else:
-        meaning.check(model, theirs, what)
-    if side != "image" and tokenizer is not None and their_tokenizer is not None:
-        check_same_ids(what, tokenizer, their_tokenizer)
+        _check_whole(what, config, model, tokenizer, theirs, their_tokenizer, saved)
     if side != "text":
         preprocess = saved.data.preprocess.to_dict()
         compare_images(config, model, theirs, preprocess, what, say)
@@ -138,19 +139,82 @@ def _released(what, name, side, config, model, tokenizer, say) -> InitialWeights
         state = {side: stats} if stats else {}
         return InitialWeights(what, name, side, {side: params}, state)
     description, variables = read_model.read_model(name)
-    theirs = model_description.build(description)
-    meaning.check(model, theirs, what)
+    their_tokenizer = None
     if tokenizer is not None and description.tokenizer:
         chosen = model_description.section(description, "tokenizer")
-        check_same_ids(what, tokenizer, create("tokenizer", chosen, None, None))
+        their_tokenizer = create("tokenizer", chosen, None, None)
+        description, variables = _without_spare_ids(
+            description, variables, their_tokenizer.vocab_size
+        )
     elif tokenizer is not None:
         say(f"{name}: {description.no_tokenizer}; the run's is not compared")
+    theirs = model_description.build(description)
+    their_config = model_description.to_config(
+        dataclasses.replace(
+            description,
+            tokenizer=description.tokenizer or "clip_bpe",
+            preprocess=description.preprocess or "clip",
+        ),
+        name,
+    )
+    _check_whole(what, config, model, tokenizer, theirs, their_tokenizer, their_config)
     preprocess = model_description.section(description, "preprocess")
     if not preprocess:
         say(f"{description.no_preprocess}; the run's data.preprocess is not compared")
     compare_images(config, model, theirs, preprocess, what, say)
     stats = variables.get("batch_stats", {})
     return InitialWeights(what, name, side, variables["params"], stats)
+
+
+def _check_whole(
+    what: str,
+    config: Config,
+    model: Model,
+    tokenizer: Tokenizer | None,
+    theirs: Model,
+    their_tokenizer: Tokenizer | None,
+    their_config: Config,
+) -> None:
+    """Raises UserError, with every difference and the flags that fit, if a model's
+    weights would mean something else in the run's."""
+    problems = []
+    if tokenizer is not None and their_tokenizer is not None:
+        try:
+            check_same_ids(what, tokenizer, their_tokenizer)
+        except UserError as error:
+            problems.append(str(error))
+    with_tokenizer = bool(problems)
+    if told := meaning.told_differences(model, theirs, what):
+        problems.insert(0, told)
+    if not problems:
+        return
+    fitting_flags = fitting.flags(config, their_config, with_tokenizer)
+    name = what.partition("=")[2]
+    advice = f" What fits: --config FILE.py{fitting_flags}" if fitting_flags else ""
+    if fitting_flags and not fitting_flags.startswith(":"):
+        advice = f" What fits: {fitting_flags}"
+    if read_model.is_foreign(name):
+        advice += (
+            " The whole model as it is: --config FILE.py:model=released "
+            f"--config.{architecture.KEY}={name}"
+        )
+    raise UserError("; ".join(problems) + "." + advice)
+
+
+def _without_spare_ids(
+    description: Settings, variables: Variables, count: int
+) -> tuple[Settings, Variables]:
+    """A model without the rows of ids that its tokenizer never gives, the last.
+
+    count: the tokenizer's ids.
+    """
+    params = variables["params"]
+    table = params["text"].get("token_embedding")
+    if table is None or count >= description.vocab_size:
+        return description, variables
+    text = {**params["text"], "token_embedding": table[:count]}
+    kept = {**variables, "params": {**params, "text": text}}
+    return dataclasses.replace(description, vocab_size=count), kept
 
 
 def take(
@@ -254,6 +318,29 @@ def put(
     Raises:
       UserError: an array is missing, left over or of another shape.
     """
+    arrays = _fitted(source, template, what, part, side, say)
+    names, structure = list(param_paths.named(template)), jax.tree.structure(template)
+    leaves = []
+    for name, leaf, old in zip(
+        names, jax.tree.leaves(template), jax.tree.leaves(state), strict=True
+    ):
+        if name in arrays:
+            old = jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)
+        leaves.append(old)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def check_arrays(weights: InitialWeights, template: TrainState) -> None:
+    """Raises UserError as `take` would, before anything is compiled."""
+    for part in ("params", "model_state"):
+        arrays, shapes = getattr(weights, part), getattr(template, part)
+        _fitted(arrays, shapes, weights.what, part, weights.side, lambda _: None)
+
+
+def _fitted(
+    source: Any, template: Any, what: str, part: str, side: str, say: Say
+) -> dict[str, Any]:
+    """The source's arrays by name in the template's shapes; see `put`."""
     prefix = f"{side}/" if side else ""
     wanted, arrays = param_paths.named(template), param_paths.named(source)
     wanted = {name: leaf for name, leaf in wanted.items() if name.startswith(prefix)}
@@ -274,15 +361,7 @@ def put(
         partial = {name.partition("/")[0] for name in arrays}
         names = (f"part of {x}" if x in partial else x for x in groups)
         say(f"{what} has no {', '.join(names)}: starting fresh")
-    names, structure = list(param_paths.named(template)), jax.tree.structure(template)
-    leaves = []
-    for name, leaf, old in zip(
-        names, jax.tree.leaves(template), jax.tree.leaves(state), strict=True
-    ):
-        if name in arrays:
-            old = jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)
-        leaves.append(old)
-    return jax.tree.unflatten(structure, leaves)
+    return arrays
 
 
 def _resized(name: str, array: Any, shape: tuple[int, ...], what: str, say: Say) -> Any:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from clipjax import paths, peers
 from clipjax.engine import (
+    architecture,
     assemble,
     classes,
     datasets,
@@ -84,7 +85,7 @@ def _train(
 ) -> Outcome:
     say = activity.say
     enable_cache(say)
-    config = datasets.resolved(config)
+    config = datasets.resolved(architecture.settled(config, workdir))
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
     with pulse.working(), activity.doing("reading the data and preparing the run"):
         run = prepare(config, workdir, anew)
@@ -189,6 +190,7 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
         if not weights.side:  # a tower starts without its run's temperature
             limit = config.train.max_logit_scale
             check_start(weights.what, weights.params, run.optim.frozen, limit)
+        initial.check_arrays(weights, run.template)
     state = states.initialise(
         run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
     )

@@ -111,6 +111,23 @@ def read_model(name: str) -> tuple[Settings, Variables]:
     Raises UserError, naming the file and the cause, if the model is absent, its format
     is unknown, or clipjax has no such towers.
     """
+    kind, settings, model, tensors, weights = _opened(name)
+    table = kind.table(model, settings.layout)
+    return settings, to_ours(table, tensors, model_shapes(model), str(weights))
+
+
+def describe(name: str) -> Settings:
+    """A foreign model's settings; its weights are not converted.
+
+    name: as of `read_model`, which also says what is raised.
+    """
+    return _opened(name)[1]
+
+
+def _opened(
+    name: str,
+) -> tuple[Any, Settings, TwoTowerModel, Mapping[str, Any], pathlib.Path]:
+    """A model's format, settings, model, tensors and weight file."""
     if name.startswith(hub.PREFIX):
         path = hub.fetch(name, WEIGHTS)
     else:
@@ -126,8 +143,7 @@ def read_model(name: str) -> tuple[Settings, Variables]:
             f"{SCALE!r}; its tensors are called {first_names(tensors)}"
         )
     settings, model = _describe(kind, config, tensors, weights)
-    table = kind.table(model, settings.layout)
-    return settings, to_ours(table, tensors, model_shapes(model), str(weights))
+    return kind, settings, model, tensors, weights
 
 
 def first_names(tensors: Iterable[str]) -> str:

@@ -284,7 +284,9 @@ def test_a_text_longer_than_the_context_is_named():
 
 
 def test_every_model_is_here():
-    assert {case.values[0] for case in MODELS} == set(registry.names("model"))
+    """But for "released", which stands for the settings of another model."""
+    here = {case.values[0] for case in MODELS} | {"released"}
+    assert here == set(registry.names("model"))
 
 
 MEMORY = {"latent_dim": 32, "memory_size": 8, "top_k": 4, "heads": 4}

@@ -62,13 +62,26 @@ def differences(
 def check(
     ours: Any, theirs: Any, place: str, path: str = "model", alone: bool = False
 ) -> None:
-    """Raises UserError, naming the option and both values, if weights of `theirs`
+    """Raises UserError, naming each option and both values, if weights of `theirs`
     would mean something else in `ours`; see `differences`.
 
     place: where theirs come from, for the message.
     """
-    for option, here, there in differences(ours, theirs, path, alone):
-        raise UserError(f"{option}: {here!r} does not fit {place}, which has {there!r}")
+    if told := told_differences(ours, theirs, place, path, alone):
+        raise UserError(told)
+
+
+def told_differences(
+    ours: Any, theirs: Any, place: str, path: str = "model", alone: bool = False
+) -> str:
+    """What `check` says; "" if the weights mean the same."""
+    found = list(differences(ours, theirs, path, alone))
+    if not found:
+        return ""
+    option, here, there = found[0]
+    first = f"{option}: {here!r} does not fit {place}, which has {there!r}"
+    rest = [f"{option}: {here!r}, there {there!r}" for option, here, there in found[1:]]
+    return "; ".join([first, *rest])
 
 
 def pixels(ours: Any, theirs: Any) -> Iterator[Difference]:
