@@ -46,8 +46,9 @@ FORMATS: tuple[TowerFormat, ...] = (
 )
 SIDES = ("image", "text")
 KNOWN = (
-    "BERT, DistilBERT, ViT and ResNet of Hugging Face, ViT and ResNet of timm and "
-    "torchvision, big_vision's .npz, and the towers of two-tower models"
+    "BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ViT and ResNet of Hugging Face, ViT and "
+    "ResNet of timm and torchvision, big_vision's .npz, and the towers of two-tower "
+    "models"
 )
 
 

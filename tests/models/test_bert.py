@@ -15,6 +15,7 @@ from clipjax.types import UserError
 from clipjax.weights import read_tower
 
 VOCAB, LENGTH = 23, 7
+ROBERTA: dict[str, Any] = {"max_positions": 514, "first_position": 2, "token_types": 1}
 SMALL: dict[str, Any] = {"width": 12, "depth": 1, "heads": 3, "max_positions": 9}
 
 
@@ -46,6 +47,9 @@ def batch(length=LENGTH):
         (bert.make(30522, 512, pool="pooler"), 109_482_240),
         (bert.make(30522, 128, variant="tiny", pool="pooler"), 4_385_920),
         (distilbert.make(30522, 512), 66_362_880),
+        (bert.make(250_002, 512, **ROBERTA), 277_453_056),
+        (bert.make(250_002, 512, variant="large", **ROBERTA), 558_840_832),
+        (bert.make(50_265, 77, **ROBERTA), 124_055_040),
     ],
 )
 def test_published_parameter_counts(tower, count):
@@ -68,6 +72,18 @@ def test_padding_does_not_change_the_text(pool):
     whole = apply(tower, variables, text, np.ones_like(mask))["pooled"]
     assert np.abs(whole - found)[1:].max(axis=1).min() > 1e-3
     np.testing.assert_allclose(whole[0], found[0], atol=1e-6)
+
+
+def test_the_first_token_takes_the_first_position():
+    options = SMALL | {"max_positions": LENGTH + 2}
+    tower = bert.make(VOCAB, LENGTH, first_position=2, **options)
+    variables, (text, mask) = variables_of(tower), batch()
+    found = apply(tower, variables, text, mask)["pooled"]
+    plain = bert.make(VOCAB, LENGTH, **options | {"max_positions": LENGTH})
+    table = variables["params"]["positions"]
+    same = {"params": {**variables["params"], "positions": table[2:]}}
+    expected = apply(plain, same, text, mask)["pooled"]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_values_that_are_finite_and_values_that_are_not():
@@ -113,6 +129,8 @@ def test_float64_and_bfloat16():
         ({"pool": "eot"}, "text.pool='eot'"),
         ({"activation": "relu"}, "text.activation='relu'"),
         ({"max_positions": 6}, "context_length=7: must be at most"),
+        ({"first_position": 3}, "context_length=7: .* less first_position=3"),
+        ({"first_position": -1}, "first_position=-1"),
         ({"token_types": -1}, "text.token_types=-1"),
         ({"heads": 5}, "text.heads=5"),
         ({"dropout": 1.0}, "text.dropout=1.0"),

@@ -105,8 +105,9 @@ def bert(
     depth: int = 2,
     pools: tuple[str, ...] = TEXT_POOLS,
 ) -> Case:
-    """BertModel, DistilBertModel, or one of their models with heads."""
-    width = 12
+    """BertModel, RobertaModel, XLMRobertaModel, DistilBertModel, or one of their models
+    with heads."""
+    width, pad = 12, 0
     with seeded(seed) as torch:
         import transformers
 
@@ -121,7 +122,14 @@ def bert(
                 max_position_embeddings=11,
             )
         else:
-            config = transformers.BertConfig(
+            make: Any = transformers.BertConfig
+            more = {"layer_norm_eps": 1e-3 if depth == 1 else 1e-12}
+            if "Roberta" in kind:
+                xlm = kind.startswith("XLM")
+                make = transformers.XLMRobertaConfig if xlm else None
+                make = make or transformers.RobertaConfig
+                pad, more = 1, {"layer_norm_eps": 1e-5, "type_vocab_size": 1}
+            config = make(
                 vocab_size=29,
                 hidden_size=width,
                 num_hidden_layers=depth,
@@ -129,11 +137,14 @@ def bert(
                 intermediate_size=2 * width,
                 max_position_embeddings=11,
                 hidden_act="quick_gelu" if depth == 1 else "gelu",
-                layer_norm_eps=1e-3 if depth == 1 else 1e-12,
+                **more,
             )
         module = randomise(torch, getattr(transformers, kind)(config))
-        inner = getattr(module, "distilbert" if distil else "bert", module)
+        name = "distilbert" if distil else "roberta" if pad else "bert"
+        inner = getattr(module, name, module)
         ids, mask = texts(torch, 29, 9)
+        if pad:  # positions are counted over what is not padding
+            ids = torch.where(mask, ids.clamp(min=2), pad)
         found = inner(ids, attention_mask=mask.long())
         tokens = found.last_hidden_state
         weights = mask[:, :, None].float()

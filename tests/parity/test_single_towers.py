@@ -37,6 +37,11 @@ MAKE = {
     "bert_masked": lambda: single_towers.bert(22, "BertForMaskedLM", 1),
     "distilbert": lambda: single_towers.bert(23, "DistilBertModel"),
     "distilbert_masked": lambda: single_towers.bert(24, "DistilBertForMaskedLM"),
+    "roberta": lambda: single_towers.bert(38, "RobertaModel"),
+    "xlm_roberta": lambda: single_towers.bert(39, "XLMRobertaModel", 1),
+    "xlm_roberta_masked": lambda: single_towers.bert(
+        40, "XLMRobertaForMaskedLM", pools=("cls", "mean", "last")
+    ),
     "hf_vit": lambda: single_towers.hf_vit(25),
     "hf_vit_classifier": lambda: single_towers.hf_vit(26, classifier=True),
     "hf_resnet": lambda: single_towers.hf_resnet(27),

@@ -102,6 +102,31 @@ def refusal(name, side="image", options=None):
     return message
 
 
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+def test_roberta_is_bert_whose_texts_start_later(kind, tmp_path):
+    """tests/parity has transformers' results; the arrays are BERT's here."""
+    case = goldens()["bert"]
+    _, expected, _ = read_tower.read_tower(write(case, tmp_path), "text")
+    tensors = {
+        name.replace("bert.", "roberta.", 1): array
+        for name, array in case.tensors.items()
+        if name.startswith("bert.")
+    }
+    rows = len(tensors["roberta.embeddings.position_embeddings.weight"])
+    config = {**(case.config or {}), "model_type": kind, "pad_token_id": 1}
+    path = write_tensors(tmp_path, tensors, config)
+    settings, params, _ = read_tower.read_tower(path, "text")
+    assert (settings.options["first_position"], settings.size) == (2, rows - 2)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    again = read_tower.to_tensors(settings, params)
+    for name, array in again.items():
+        np.testing.assert_array_equal(array, tensors[name].astype("f4"), name)
+    config["pad_token_id"] = -1
+    assert "pad_token_id=-1" in refusal(
+        write_tensors(tmp_path, tensors, config), "text"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -164,7 +189,7 @@ def test_a_pooler_that_is_not_there(tmp_path):
             "position_embedding_type",
         ),
         ("bert", {"hidden_act": "relu"}, "hidden_act='relu'"),
-        ("bert", {"model_type": "roberta"}, "is no tower that clipjax reads"),
+        ("bert", {"model_type": "electra"}, "is no tower that clipjax reads"),
         ("bert", {"num_attention_heads": 5}, "text.heads=5"),
         ("bert", {"num_hidden_layers": "two"}, "num_hidden_layers='two': must be a"),
         ("hf_vit", {"qkv_bias": False}, "qkv_bias=False"),

@@ -2,6 +2,9 @@
 
     load("text", "bert")(30_522, 64, variant="base")
 
+RoBERTa and XLM-RoBERTa (arXiv 1907.11692, 1911.02116) are this tower with
+max_positions=514, first_position=2, token_types=1, norm_epsilon=1e-5.
+
 Dimensions in shape comments: b batch, l text length, d width.
 """
 
@@ -41,6 +44,7 @@ def make(
     heads: int | None = None,
     mlp_dim: int | None = None,
     max_positions: int = 512,
+    first_position: int = 0,
     pool: str = "cls",
     token_types: int = 2,
     norm_epsilon: float = 1e-12,
@@ -57,6 +61,8 @@ def make(
       width, depth, heads: None takes the variant's.
       mlp_dim: width inside the MLPs; None for 4 x width.
       max_positions: rows of the position table, 512 in published weights.
+      first_position: row of the position table that a text's first token takes; 2 in
+        RoBERTa, whose rows before it belong to padding.
       pool: "cls" (the first token), "mean" over the text's tokens, "last" (the text's
         last token), "pooler" (a dense layer and tanh over the first token).
       token_types: rows of the table of sentence types, of which the first is used; 0
@@ -80,10 +86,15 @@ def make(
     )
     hidden = 4 * d if mlp_dim is None else mlp_dim
     option_checks.at_least_one("model.text.mlp_dim", hidden)
-    if context_length > max_positions:
+    if first_position < 0:
+        raise UserError(
+            f"model.text.first_position={first_position}: must be at least 0"
+        )
+    if first_position + context_length > max_positions:
+        less = f" less first_position={first_position}" if first_position else ""
         raise UserError(
             f"context_length={context_length}: must be at most "
-            f"model.text.max_positions={max_positions}"
+            f"model.text.max_positions={max_positions}{less}"
         )
     if token_types < 0:
         raise UserError(f"model.text.token_types={token_types}: must be at least 0")
@@ -95,6 +106,7 @@ def make(
         heads=head_count,
         hidden=hidden,
         max_positions=max_positions,
+        first_position=first_position,
         pool=pool,
         token_types=token_types,
         epsilon=norm_epsilon,
@@ -118,6 +130,7 @@ class Bert(nn.Module):
     heads: int
     hidden: int
     max_positions: int
+    first_position: int
     pool: str
     token_types: int
     epsilon: float
@@ -150,7 +163,9 @@ class Bert(nn.Module):
             return promote_dtype(values, dtype=self.dtype)[0]
 
         x = jnp.take(table("token_embedding", self.vocab_size), text, axis=0)
-        x = x + table("positions", self.max_positions)[None, :length]
+        first = self.first_position
+        positions = table("positions", self.max_positions)
+        x = x + positions[None, first : first + length]
         if self.token_types:
             x = x + table("token_types", self.token_types)[None, :1]
         x = layers.LayerNorm(self.epsilon, self.dtype, name="pre_norm")(x)

@@ -1,4 +1,5 @@
-"""Hugging Face's BertModel and DistilBertModel, alone or inside models with heads.
+"""Hugging Face's BertModel, RobertaModel, XLMRobertaModel and DistilBertModel, alone or
+inside models with heads.
 
 Source: huggingface/transformers. Files from before 2019, bert-base-uncased's included,
 call the two tensors of a normalisation gamma and beta.
@@ -48,6 +49,9 @@ DISTILBERT_DEFAULTS = {
     "dropout": 0.1,
     "max_position_embeddings": 512,
 }
+# RobertaConfig and XLMRobertaConfig: the same but for these.
+ROBERTA_DEFAULTS = BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1}
+XLM_ROBERTA_DEFAULTS = BERT_DEFAULTS | {"pad_token_id": 1}
 # Our option -> key of a config.json.
 BERT_OPTIONS = {
     "width": "hidden_size",
@@ -75,9 +79,9 @@ PLAIN = {
 }
 
 
-def _is(kind: str) -> Any:
+def _is(*kinds: str) -> Any:
     return lambda config, shapes: (
-        config is not None and config.get("model_type") == kind
+        config is not None and config.get("model_type") in kinds
     )
 
 
@@ -86,6 +90,31 @@ def _bert_settings(
 ) -> TowerSettings:
     origin = str(folder / hf_common.CONFIG)
     values = {**BERT_DEFAULTS, **(config or {})}
+    options = _bert_options(values, shapes, origin)
+    prefix = prefix_of(shapes, "bert.")
+    old = f"{prefix}embeddings.LayerNorm.gamma" in shapes
+    layout = {GAMMA} if old else set()
+    return _settings("bert", "bert", values, options, prefix, layout)
+
+
+def _roberta_settings(
+    config: Mapping[str, Any] | None, shapes: Shapes, folder: pathlib.Path, origin: str
+) -> TowerSettings:
+    origin, config = str(folder / hf_common.CONFIG), config or {}
+    multilingual = config.get("model_type") == "xlm-roberta"
+    defaults = XLM_ROBERTA_DEFAULTS if multilingual else ROBERTA_DEFAULTS
+    values = {**defaults, **config}
+    options = _bert_options(values, shapes, origin)
+    check_sizes(values, ["pad_token_id"], origin, least=0)
+    # transformers counts a text's tokens from the row after the padding's.
+    options["first_position"] = values["pad_token_id"] + 1
+    prefix = prefix_of(shapes, "roberta.")
+    return _settings("roberta", "bert", values, options, prefix, set())
+
+
+def _bert_options(
+    values: Mapping[str, Any], shapes: Shapes, origin: str
+) -> dict[str, Any]:
     for key, value in PLAIN.items():
         if values.get(key, value) not in (value, None):
             raise UserError(
@@ -93,10 +122,7 @@ def _bert_settings(
             )
     _check(values, BERT_OPTIONS, shapes, origin)
     options = {name: values[key] for name, key in BERT_OPTIONS.items()}
-    options["activation"] = _activation(values, "hidden_act", origin)
-    prefix = prefix_of(shapes, "bert.")
-    old = f"{prefix}embeddings.LayerNorm.gamma" in shapes
-    return _settings("bert", values, options, prefix, {GAMMA} if old else set())
+    return options | {"activation": _activation(values, "hidden_act", origin)}
 
 
 def _distilbert_settings(
@@ -108,7 +134,7 @@ def _distilbert_settings(
     options = {name: values[key] for name, key in DISTILBERT_OPTIONS.items()}
     options["activation"] = _activation(values, "activation", origin)
     prefix = prefix_of(shapes, "distilbert.")
-    return _settings("distilbert", values, options, prefix, set())
+    return _settings("distilbert", "distilbert", values, options, prefix, set())
 
 
 def _check(
@@ -124,19 +150,20 @@ def _check(
 
 
 def _settings(
+    kind: str,
     component: str,
     values: Mapping[str, Any],
     options: dict[str, Any],
     prefix: str,
     layout: set[str],
 ) -> TowerSettings:
-    """The settings of a BERT; its context is as long as the position table."""
+    """The settings of a BERT; its context is as long as the position table allows."""
     return TowerSettings(
-        format=f"hf_{component}",
+        format=f"hf_{kind}",
         side="text",
         component=component,
         options=options,
-        size=values["max_position_embeddings"],
+        size=values["max_position_embeddings"] - options.get("first_position", 0),
         vocab_size=values["vocab_size"],
         prefix=prefix,
         layout=frozenset(layout),
@@ -152,7 +179,9 @@ def _activation(values: Mapping[str, Any], key: str, origin: str) -> str:
     return known[values[key]]
 
 
-def _bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
+def bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
+    """The rules of a BertModel, RobertaModel or XLMRobertaModel."""
+
     def layer_norm(theirs: str, ours: str) -> list[Rule]:
         if GAMMA not in layout:
             return norm(f"{theirs}.LayerNorm", ours)
@@ -213,9 +242,18 @@ BERT = TowerFormat(
     side="text",
     recognise=_is("bert"),
     settings=_bert_settings,
-    rules=_bert_rules,
+    rules=bert_rules,
     ignored=(r"(bert\.)?embeddings\.(position_ids|token_type_ids)",),
     heads=(*TASKS, r"(bert\.)?pooler\.dense\..*", r"cls\..*"),
+)
+ROBERTA = TowerFormat(
+    name="hf_roberta",
+    side="text",
+    recognise=_is("roberta", "xlm-roberta"),
+    settings=_roberta_settings,
+    rules=bert_rules,
+    ignored=(r"(roberta\.)?embeddings\.(position_ids|token_type_ids)",),
+    heads=(*TASKS, r"(roberta\.)?pooler\.dense\..*", r"lm_head\..*"),
 )
 DISTILBERT = TowerFormat(
     name="hf_distilbert",
@@ -226,4 +264,4 @@ DISTILBERT = TowerFormat(
     ignored=(r"(distilbert\.)?embeddings\.position_ids",),
     heads=(*TASKS, r"pre_classifier\..*", r"vocab_.*"),
 )
-FORMATS = (BERT, DISTILBERT)
+FORMATS = (BERT, ROBERTA, DISTILBERT)
