@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from clipjax.registry import suggest
@@ -50,6 +51,34 @@ def in_range(option: str, value: float) -> None:
     """Raises UserError if a dropout rate is not in [0, 1)."""
     if not 0.0 <= value < 1.0:
         raise UserError(f"{option}={value}: must be at least 0 and less than 1")
+
+
+def size_and_patch(
+    variant: str, sizes: Any, image_size: int, crop: bool = False
+) -> tuple[str, int]:
+    """(size, patch size in pixels) of a vision transformer's variant, such as "B/16".
+
+    sizes: the sizes that it has. image_size: must be a multiple of the patch size, or
+    at least as large if `crop` leaves the remainder out.
+
+    Raises UserError for an unknown variant, or an image size that does not fit.
+    """
+    match = re.fullmatch(r"([A-Za-z]+)/([1-9]\d*)", variant)
+    if match is None or match[1] not in sizes:
+        known = [f"{size}/{match[2] if match else 16}" for size in sizes]
+        near = [name for name in known if name.lower() == variant.lower()] or known
+        raise UserError(
+            f"model.image.variant={variant!r}: must be a size ({', '.join(sizes)}), a "
+            f"slash and the patch size in pixels, like 'B/16'.{suggest(variant, near)}"
+        )
+    patch = int(match[2])
+    if image_size < patch or (image_size % patch and not crop):
+        near = max(patch, image_size // patch * patch)
+        raise UserError(
+            f"data.image_size={image_size}: must be a multiple of the patch size "
+            f"{patch} of model.image.variant={variant!r}, such as {near}"
+        )
+    return match[1], patch
 
 
 def sizes(

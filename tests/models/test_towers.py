@@ -98,7 +98,10 @@ TOWERS = [
     ("text", "transformer", {"dropout": 0.3, **SMALL}),
     ("image", "modified_resnet", {"width": 2, "heads": 4, "output_dim": 6, **NARROW}),
     ("image", "convnext", {"width": 4, "drop_path": 0.3, **NARROW}),
+    ("image", "eva", {"variant": "B/8", "dropout": 0.3, "patch_dropout": 0.5, **SMALL}),
+    ("image", "eva", {"variant": "E/8", **SMALL}),
     ("text", "transformer", {"pool": "appended", **SMALL}),
+    ("text", "bert", {"first_position": 2, "pool": "mean", **SMALL}),
     ("text", "bert", {"pool": "pooler", **SMALL}),
     ("text", "distilbert", SMALL),
 ]

@@ -7,7 +7,6 @@ Dimensions in shape comments: b batch, n patches, d width.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from flax import linen as nn
 
 from clipjax import option_checks
 from clipjax.models.common import layers, pools
-from clipjax.registry import suggest
 from clipjax.types import UserError
 
 # Size -> (width, depth, heads, MLP width).
@@ -83,21 +81,9 @@ def make(
     Raises:
       UserError: for an unknown variant or choice, or sizes that do not divide.
     """
-    match = re.fullmatch(r"([A-Za-z]+)/([1-9]\d*)", variant)
-    if match is None or match[1] not in SIZES:
-        known = [f"{size}/{match[2] if match else 16}" for size in SIZES]
-        near = [name for name in known if name.lower() == variant.lower()] or known
-        raise UserError(
-            f"model.image.variant={variant!r}: must be a size ({', '.join(SIZES)}), a "
-            f"slash and the patch size in pixels, like 'B/16'.{suggest(variant, near)}"
-        )
-    patch = int(match[2])
-    if image_size < patch or (image_size % patch and not crop_to_patches):
-        near = max(patch, image_size // patch * patch)
-        raise UserError(
-            f"data.image_size={image_size}: must be a multiple of the patch size "
-            f"{patch} of model.image.variant={variant!r}, such as {near}"
-        )
+    size, patch = option_checks.size_and_patch(
+        variant, SIZES, image_size, crop_to_patches
+    )
     option_checks.one_of("model.image.pool", pool, POOLS)
     if pool != "query" and (pool_width, pool_heads) != (None, None):
         raise UserError(
@@ -114,7 +100,7 @@ def make(
     option_checks.in_range("model.image.patch_dropout", patch_dropout)
     option_checks.above_zero("model.image.norm_epsilon", norm_epsilon)
     asked = (width, depth, heads, mlp_dim)
-    found = option_checks.sizes("model.image", asked, SIZES[match[1]])
+    found = option_checks.sizes("model.image", asked, SIZES[size])
     d, layer_count, head_count, hidden = found
     if mlp_dim is None and width is not None:
         hidden = 4 * d
