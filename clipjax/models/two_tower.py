@@ -51,7 +51,8 @@ def make(
       learnable_scale: False keeps the inverse temperature; then it is no parameter.
       logit_bias_init: a learned bias of the logits (SigLIP), None for none.
       image_head, text_head: from a tower to the embedding: "linear", "affine" (with
-        bias), "mlp", or "none" if the tower gives embed_dim numbers itself.
+        bias), "mlp", "slim_mlp", or "none" if the tower gives embed_dim numbers itself;
+        see heads.projection.
       expander: widths of an MLP over each side's features, which the vicreg loss looks
         at in their place; () for none. Its outputs are no embeddings.
       mean, std: of red, green and blue in [0, 1], to normalise images with.

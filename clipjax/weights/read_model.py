@@ -33,6 +33,7 @@ from clipjax.weights.formats import (
     hf_common,
     hf_siglip,
     open_clip,
+    open_clip_nearest,
 )
 from clipjax.weights.model_description import Settings, build, section
 from clipjax.weights.rename_table import model_shapes, to_ours
@@ -221,12 +222,15 @@ def _recognise(
     for kind in FORMATS:
         if kind.recognise(config, tensors):
             return kind
-    what, origin = "its set of tensors", str(path)
+    what, origin, near = "its set of tensors", str(path), ""
     if config is not None:
-        what = f"model_type={config.get('model_type')!r}"
+        model_type = config.get("model_type")
+        what = f"model_type={model_type!r}"
         origin = f"{path} and the settings beside it"
+        name = open_clip_nearest.OF_MODEL_TYPE.get(str(model_type))
+        near = f". The nearest model that it reads is open_clip's {name}" * bool(name)
     raise UserError(
-        f"{origin}: {what} is of no format that clipjax reads; it reads {KNOWN}"
+        f"{origin}: {what} is of no format that clipjax reads; it reads {KNOWN}{near}"
     )
 
 

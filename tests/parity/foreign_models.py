@@ -54,14 +54,21 @@ def open_clip_config(vision, text=None, **options):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """config: as the folder has it. sizes: that shrink a named model of timm."""
+    """config: as the folder has it. sizes: that shrink a named model of timm.
+    hf_sizes: of the text tower that open_clip takes from Hugging Face."""
 
     config: dict[str, Any]
     sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hf_sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def is_open_clip(self) -> bool:
         return "model_cfg" in self.config
+
+    @property
+    def pad(self) -> int:
+        """The id of padding: RoBERTa's, or 0."""
+        return int(bool(self.hf_sizes))
 
 
 VIT = {"image_size": 32, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}
@@ -92,7 +99,75 @@ COCA = {
 }
 CONVNEXT = {"depths": (1, 2, 1, 1), "dims": (8, 16, 32, 64)}
 
+# What timm and Hugging Face have in the models of these names, but smaller.
+EVA_VISION = {"timm_pool": "token", "timm_proj": None, "image_size": 32}
+EVA02_SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 2}
+EVA_SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2}
+ROBERTA_SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": LENGTH + 5,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+}
+
+
+def eva_config(name, **options):
+    vision = EVA_VISION | {"timm_model_name": name, **options}
+    return open_clip_config(vision, custom_text=True)
+
+
+def roberta_config(name, vision=VIT, more=None, **options):
+    text = {"context_length": LENGTH, "hf_model_name": name} | options
+    model = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text, **(more or {})}
+    return {"model_cfg": model, "preprocess_cfg": {}}
+
+
 CASES = {
+    "eva02": Case(eva_config("eva02_base_patch16_clip_224"), EVA02_SIZES),
+    "eva02_large": Case(
+        eva_config("eva02_large_patch14_clip_336", timm_proj="linear", image_size=56),
+        EVA02_SIZES | {"img_size": 56, "embed_dim": 64, "depth": 1},
+    ),
+    "eva02_enormous": Case(
+        eva_config("eva02_enormous_patch14_clip_224", timm_proj="mlp"), EVA_SIZES
+    ),
+    "eva": Case(eva_config("eva_giant_patch14_224"), EVA_SIZES | {"mlp_ratio": 1.5}),
+    "xlm_roberta": Case(
+        roberta_config("xlm-roberta-base", hf_pooler_type="mean_pooler"),
+        hf_sizes=ROBERTA_SIZES,
+    ),
+    "roberta": Case(
+        roberta_config(
+            "FacebookAI/roberta-large", hf_proj_type="linear", hf_pooler_type=None
+        ),
+        hf_sizes=ROBERTA_SIZES | {"num_hidden_layers": 2},
+    ),
+    "roberta_pooler": Case(
+        roberta_config("xlm-roberta-large", hf_pooler_type="cls_pooler"),
+        hf_sizes=ROBERTA_SIZES,
+    ),
+    "roberta_first": Case(
+        roberta_config(
+            "roberta-base",
+            hf_pooler_type="cls_last_hidden_state_pooler",
+            hf_proj_type="linear",
+        ),
+        hf_sizes=ROBERTA_SIZES,
+    ),
+    "coca_roberta": Case(
+        roberta_config(
+            "roberta-base",
+            VIT | {"output_tokens": True},
+            COCA,
+            hf_proj_type="linear",
+            output_tokens=True,
+        ),
+        hf_sizes=ROBERTA_SIZES,
+    ),
     "hf_clip": Case(hf_config("clip", projection_dim=20)),
     # As old files have it, and with a larger grid.
     "hf_clip_legacy": Case(
@@ -265,17 +340,18 @@ def write(folder, case: Case, shapes: dict[str, list[int]], dtype="float32") -> 
     tensor_files.write_safetensors(folder / f"{stem}model.safetensors", tensors)
 
 
-def inputs(size: int) -> dict[str, np.ndarray]:
-    """Three images and four texts, which end with the largest id, then padding 0."""
+def inputs(size: int, pad: int = 0) -> dict[str, np.ndarray]:
+    """Three images and four texts, which end with the largest id, then padding."""
     image = uniform("image", (3, size, size, 3)) / math.sqrt(12) + 0.5
     text = uniform("text", (4, LENGTH)) / math.sqrt(12) + 0.5
     text = (1 + text * (VOCAB - 2)).astype(np.int32)
     ends = np.array([LENGTH - 1, 1, LENGTH // 2, 4])
     text[np.arange(4), ends] = VOCAB - 1
+    text[text == pad] += 1
     mask = np.arange(LENGTH) <= ends[:, None]
     return {
         "image": (image * 255).astype(np.uint8),
-        "text": text * mask,
+        "text": np.where(mask, text, np.int32(pad)),
         "mask": mask,
     }
 
@@ -284,7 +360,7 @@ def our_results(folder, image=None, text=None, mask=None) -> dict[str, np.ndarra
     """Features before normalisation and logits, images x texts, of a folder's model."""
     found, variables = read_model.read_model(str(folder))
     if image is None:
-        image, text, mask = inputs(found.image_size).values()
+        image, text, mask = inputs(found.image_size, found.pad_id or 0).values()
     model = model_description.build(found)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -309,15 +385,18 @@ def live(case: Case, folder, weights: bool = True) -> Any:
     import_torch()
     if case.is_open_clip:
         import open_clip
-        from open_clip import timm_model
+        from open_clip import hf_model, timm_model
 
         (folder / "open_clip_config.json").write_text(json.dumps(case.config))
         named = timm_model.timm.create_model
         timm_model.timm.create_model = functools.partial(named, **case.sizes)
+        fetched = hf_model.AutoConfig.from_pretrained
+        hf_model.AutoConfig.from_pretrained = functools.partial(hf_text, case)
         try:
-            model = open_clip.create_model(f"local-dir:{folder}")
+            model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
         finally:
             timm_model.timm.create_model = named
+            hf_model.AutoConfig.from_pretrained = fetched
     else:
         import transformers
 
@@ -326,6 +405,14 @@ def live(case: Case, folder, weights: bool = True) -> Any:
         name = {"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]
         model = getattr(transformers, name)(config)
     return fill(model) if weights else model.eval()
+
+
+def hf_text(case: Case, name: str) -> Any:
+    """The config of a text tower of Hugging Face's, by its name."""
+    import transformers
+
+    kind = "xlm-roberta" if "xlm" in name else "roberta"
+    return transformers.AutoConfig.for_model(kind, **case.hf_sizes)
 
 
 def fill(model) -> Any:
@@ -456,6 +543,26 @@ def coca_with_words(folder):
     return open_clip_with_words(folder, COCA_VISION, COCA_TEXT, embed_dim=32, **COCA)
 
 
+def xlm_roberta_with_words(folder):
+    """One with XLM-RoBERTa's text tower and a small vocabulary of its form."""
+    import string
+
+    import open_clip
+    import transformers
+
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    letters = [(x, -4.0) for x in ("\u2581", *string.ascii_letters, *",!'&12")]
+    words = [(f"\u2581{x}", -3.0) for x in ("a", "dog", "photo", "the", "sun", "tree")]
+    vocab = [*special, *letters, *words, ("<mask>", 0.0)]
+    transformers.XLMRobertaTokenizer(vocab=vocab).save_pretrained(folder)
+    config = roberta_config("xlm-roberta-base", hf_tokenizer_name="xlm-roberta-base")
+    case = Case(config, hf_sizes=ROBERTA_SIZES | {"vocab_size": len(vocab)})
+    model = live(case, folder)
+    save(case, model, folder)
+    made = open_clip.tokenizer.HFTokenizer(str(folder), context_length=LENGTH)
+    return model, lambda texts: made(texts).numpy()
+
+
 # Name -> a function that makes a folder and returns (live model, texts -> ids).
 WITH_WORDS = {
     "clip": clip_with_words,
@@ -464,11 +571,14 @@ WITH_WORDS = {
     "open_clip": open_clip_with_words,
     "open_clip_bias": open_clip_bias_with_words,
     "coca": coca_with_words,
+    "xlm_roberta": xlm_roberta_with_words,
 }
 # (name, target) -> what the error names.
 NOT_EXPRESSIBLE = {
     ("siglip", "open_clip"): r"SigLIP's sizes only",
     ("open_clip_bias", "hf"): r"model\.image\.pre_norm=False",
+    ("xlm_roberta", "open_clip"): r"Bert cannot be exported: open_clip has no such",
+    ("xlm_roberta", "hf"): r"Bert cannot be exported: .* has no such tower",
     ("coca", "hf"): r"model\.image\.pool='query' cannot be exported: .* has 'cls' only",
 }
 

@@ -23,7 +23,10 @@ PATH = GOLDENS / "foreign_models.npz"
 POSITIONS = GOLDENS / "positions.npz"
 
 # The other cases differ little from these, and are compared live.
-OFTEN = ("hf_clip_legacy", "hf_siglip", "vit_custom_text", "coca")
+OFTEN = (
+    *("hf_clip_legacy", "hf_siglip", "vit_custom_text", "coca", "eva02"),
+    *("eva02_enormous", "xlm_roberta"),
+)
 
 
 def results(name: str) -> dict[str, np.ndarray]:
@@ -38,7 +41,7 @@ def results(name: str) -> dict[str, np.ndarray]:
         size = case.config["vision_config"]["image_size"]
     siglip = case.config.get("model_type") == "siglip"
     mean, std = ((0.5,) * 3,) * 2 if siglip else (layers.MEAN, layers.STD)
-    given = foreign_models.inputs(size)
+    given = foreign_models.inputs(size, case.pad)
     found = foreign_models.their_results(
         model, given["image"], given["text"], mean, std
     )

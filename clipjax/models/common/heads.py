@@ -9,17 +9,21 @@ from flax import linen as nn
 
 from clipjax.models.common import layers
 
-PROJECTIONS = ("linear", "affine", "mlp", "none")
+PROJECTIONS = ("linear", "affine", "mlp", "slim_mlp", "none")
 
 
 def projection(kind: str, embed_dim: int, name: str) -> nn.Module | None:
     """The layer from a tower's width to the shared embedding.
 
     kind: "linear" (no bias), "affine" (with bias), "mlp" (a hidden layer of twice the
-    embedding with GELU and biases, then a linear one); None for "none".
+    embedding with GELU and biases, then a linear one), "slim_mlp" (a hidden layer
+    midway between both widths with GELU, no biases; open_clip's for Hugging Face's text
+    towers); None for "none".
     """
     if kind == "mlp":
         return MlpProjection(embed_dim, name=name)
+    if kind == "slim_mlp":
+        return SlimMlpProjection(embed_dim, name=name)
     if kind == "none":
         return None
     return layers.Dense(embed_dim, None, kind == "affine", name=name)
@@ -34,6 +38,20 @@ class MlpProjection(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b d] to [b e]."""
         x = layers.Dense(2 * self.embed_dim, None, name="fc1")(x)
+        x = layers.ACTIVATIONS["gelu"](x)
+        return layers.Dense(self.embed_dim, None, False, name="fc2")(x)
+
+
+class SlimMlpProjection(nn.Module):
+    """See `projection`."""
+
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b d] to [b e]."""
+        hidden = (x.shape[-1] + self.embed_dim) // 2
+        x = layers.Dense(hidden, None, False, name="fc1")(x)
         x = layers.ACTIVATIONS["gelu"](x)
         return layers.Dense(self.embed_dim, None, False, name="fc2")(x)
 

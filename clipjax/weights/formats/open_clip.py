@@ -19,12 +19,16 @@ import numpy as np
 from clipjax.models import two_tower
 from clipjax.models.common import layers
 from clipjax.models.image.convnext import ConvNeXt
+from clipjax.models.image.eva import Eva
 from clipjax.models.image.modified_resnet import ModifiedResNet
 from clipjax.models.image.vit import VisionTransformer
+from clipjax.models.text.bert import Bert
 from clipjax.types import UserError
 from clipjax.weights import value_checks
 from clipjax.weights.beside import preprocessing, tokenizer_choice
+from clipjax.weights.formats import open_clip_eva, open_clip_hf_text
 from clipjax.weights.formats import open_clip_towers as towers
+from clipjax.weights.formats.open_clip_nearest import Unread, nearest
 from clipjax.weights.model_description import Settings
 from clipjax.weights.rename_table import Rule, Table, dense, lead, norm, renamed, same
 
@@ -35,12 +39,16 @@ DEFAULTS = preprocessing.Preprocessing("clip", layers.MEAN, layers.STD)
 # Layouts of a file: the text tower lies below "text."; logit_scale has shape [1].
 CUSTOM_TEXT = "custom_text"
 NONSCALAR = "nonscalar"
+# A timm trunk's own last layer makes the embedding.
+TRUNK_HEAD = "trunk_head"
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (
     *OPENAI_MARKS,
     r"(text\.)?attn_mask",
     r"text_decoder\..*",  # CoCa's caption decoder
     r"visual\..*\.num_batches_tracked",
+    *open_clip_eva.IGNORED,
+    *open_clip_hf_text.IGNORED,
 )
 # open_clip's text pooling -> ours.
 POOLS = {"argmax": "eot", "eos": "eot", "last": "last", "first": "cls"}
@@ -64,9 +72,24 @@ def settings(
     folder: may hold the tokenizer's files. origin: for messages, by default the
     config's path.
 
-    Raises UserError if our towers cannot be what it describes.
+    Raises UserError if our towers cannot be what it describes; it names the nearest
+    model that they can be.
     """
-    origin = origin or f"{folder}/{CONFIG}"
+    model = config.get("model_cfg", config)
+    try:
+        return _settings(config, shapes, folder, origin or f"{folder}/{CONFIG}")
+    except Unread as error:
+        name = nearest(model["vision_cfg"], model["text_cfg"])
+        message = f"{error}. The nearest model that it reads is {name}"
+        raise UserError(message) from error
+
+
+def _settings(
+    config: Mapping[str, Any],
+    shapes: towers.Shapes,
+    folder: pathlib.Path | None,
+    origin: str,
+) -> Settings:
     model = config.get("model_cfg", config)
     vision, text = model["vision_cfg"], model["text_cfg"]
     text = {"context_length": 77, "vocab_size": 49408, **text}
@@ -75,7 +98,7 @@ def settings(
     if isinstance(size, list) and len({*size}) == 1:
         size = size[0]
     elif isinstance(size, list):
-        raise UserError(f"{origin}: vision_cfg.image_size must be a square")
+        raise Unread(f"{origin}: vision_cfg.image_size={size}: clipjax reads squares")
     image_path = f"{origin}: vision_cfg"
     value_checks.check_sizes({"image_size": size}, ("image_size",), image_path)
     value_checks.check_sizes(model, ("embed_dim",), origin)
@@ -103,25 +126,40 @@ def settings(
     transform = preprocessing.from_open_clip(
         config.get("preprocess_cfg") or {}, DEFAULTS, origin
     )
-    prefix = "text." if "text.token_embedding.weight" in shapes else ""
     bias = {}
     if "logit_bias" in shapes:
         start = model.get("init_logit_bias")
         bias["logit_bias_init"] = -10.0 if start is None else float(start)
-    text_options, end_id = _text_options(text, quick_gelu, shapes, origin)
-    layout = {CUSTOM_TEXT} if prefix else set()
+    component, end_id, pad_id, layout = "transformer", None, None, set()
+    if text.get("hf_model_name"):
+        component, pad_id = "bert", open_clip_hf_text.PAD_ID
+        text_options, text_head, vocab_size = open_clip_hf_text.options(
+            text, shapes, origin
+        )
+        value_checks.check_sizes(text, ("context_length",), f"{origin}: text_cfg")
+        text = {**text, "vocab_size": vocab_size}
+    else:
+        text_options, end_id = _text_options(text, quick_gelu, shapes, origin)
+        prefix = "text." if "text.token_embedding.weight" in shapes else ""
+        text_head = _text_head(shapes, f"{prefix}text_projection")
+        if prefix:
+            layout.add(CUSTOM_TEXT)
+        if text_options["pool"] == "appended":
+            pad_id = text.get("pad_id", 0)
+    if "visual.trunk.head.weight" in shapes:
+        layout.add(TRUNK_HEAD)
     if shapes.get("logit_scale") == (1,):
         layout.add(NONSCALAR)
     return Settings(
         format=FORMAT,
         image=image,
         image_options=image_options,
-        text="transformer",
+        text=component,
         text_options=text_options,
         model_options={
             "embed_dim": embed_dim,
             "image_head": image_head,
-            "text_head": _text_head(shapes, f"{prefix}text_projection"),
+            "text_head": text_head,
             "mean": transform.mean,
             "std": transform.std,
             **bias,
@@ -130,7 +168,7 @@ def settings(
         context_length=text["context_length"],
         vocab_size=text["vocab_size"],
         end_id=end_id,
-        pad_id=text.get("pad_id", 0) if text_options["pool"] == "appended" else None,
+        pad_id=pad_id,
         layout=frozenset(layout),
         **transform.as_settings(),
         **tokenizer_choice.choose_open_clip(folder, text),
@@ -149,7 +187,7 @@ def _text_options(
     value_checks.check_depth(text, "layers", shapes, path)
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
-        raise UserError(f"{path}.pool_type={pool!r}: clipjax reads {', '.join(POOLS)}")
+        raise Unread(f"{path}.pool_type={pool!r}: clipjax reads {', '.join(POOLS)}")
     pool = "appended" if text.get("embed_cls") else pool
     causal = not text.get("no_causal_mask", False)
     options = towers.transformer_options(text, quick_gelu, path) | {
@@ -245,26 +283,32 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         rules.append(Rule("logit_bias", "logit_bias", scalar))
     visual, timm_head = _visual_rules(module.image)
     if timm_head:
-        visual += towers.timm_head_rules(image_head)
+        visual += towers.timm_head_rules(image_head, TRUNK_HEAD in layout)
     elif image_head == "linear":
         visual.append(Rule("proj", "image_projection/kernel"))
-    text = [
+    rules += renamed(visual, "visual.")
+    rules += _text_rules(module.text, text_head, layout)
+    return Table(FORMAT, tuple(rules), IGNORED, (f"visual.{towers.QUERIES}",))
+
+
+def _text_rules(tower: Any, head: str, layout: frozenset[str]) -> list[Rule]:
+    if isinstance(tower, Bert):
+        return renamed(open_clip_hf_text.rules(tower, head), "text.")
+    rules = [
         Rule("token_embedding.weight", "text/token_embedding"),
         Rule("positional_embedding", "text/positions"),
         *norm("ln_final", "text/post_norm"),
-        *towers.blocks("", "text", module.text.depth),
+        *towers.blocks("", "text", tower.depth),
     ]
-    if text_head == "linear":
-        text.append(Rule("text_projection", "text_projection/kernel"))
-    elif text_head == "affine":
-        text += dense("text_projection", "text_projection")
-    appended = module.text.pool == "appended"
+    if head == "linear":
+        rules.append(Rule("text_projection", "text_projection/kernel"))
+    elif head == "affine":
+        rules += dense("text_projection", "text_projection")
+    appended = tower.pool == "appended"
     if appended:
-        text.append(Rule("cls_emb", "text/class_token"))
-    rules += renamed(visual, "visual.")
+        rules.append(Rule("cls_emb", "text/class_token"))
     # Only open_clip's custom text tower appends a token.
-    rules += renamed(text, "text." if appended or CUSTOM_TEXT in layout else "")
-    return Table(FORMAT, tuple(rules), IGNORED, (f"visual.{towers.QUERIES}",))
+    return renamed(rules, "text." if appended or CUSTOM_TEXT in layout else "")
 
 
 def _visual_rules(tower: Any) -> tuple[list[Rule], bool]:
@@ -273,6 +317,8 @@ def _visual_rules(tower: Any) -> tuple[list[Rule], bool]:
         return towers.resnet_rules(tower), False
     if isinstance(tower, ConvNeXt):
         return towers.convnext_rules(tower), True
+    if isinstance(tower, Eva):
+        return open_clip_eva.rules(tower), True
     assert isinstance(tower, VisionTransformer)
     if tower.pool == "map":
         return towers.timm_vit_rules(tower), True

@@ -13,8 +13,8 @@ from typing import Any
 from clipjax.models.image.convnext import ConvNeXt
 from clipjax.models.image.modified_resnet import ModifiedResNet
 from clipjax.models.image.vit import VisionTransformer
-from clipjax.types import UserError
-from clipjax.weights.formats import vits
+from clipjax.weights.formats import open_clip_eva, vits
+from clipjax.weights.formats.open_clip_nearest import Unread
 from clipjax.weights.rename_table import (
     Rule,
     batch_norm,
@@ -35,6 +35,9 @@ SIGLIP = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
 SIGLIP_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
 CONVNEXT = re.compile(r"convnext_(tiny|small|base|large|xlarge|xxlarge)")
 
+# What timm_proj=null is here: the trunk's own last layer makes the embedding.
+OWN_HEAD = "null"
+
 # The queries of the attention pooling; only the first makes the embedding.
 QUERIES = "attn_pool.query"
 
@@ -50,7 +53,6 @@ NEUTRAL = {
     "scale_attn": False,
     "scale_fc": False,
     "correct_cls_mask": False,
-    "hf_model_name": None,
 }
 
 
@@ -58,9 +60,7 @@ def check_neutral(section: Mapping[str, Any], path: str) -> None:
     """Raises UserError for a setting that our towers lack."""
     for key, value in NEUTRAL.items():
         if section.get(key, value) not in (value, None):
-            raise UserError(
-                f"{path}.{key}={section[key]!r}: clipjax's towers lack this"
-            )
+            raise Unread(f"{path}.{key}={section[key]!r}: clipjax's towers lack this")
 
 
 def blocks(theirs: str, ours: str, depth: int) -> list[Rule]:
@@ -96,9 +96,9 @@ def transformer_options(
     check_positive(numbers, ("mlp_ratio", "eps"), path)
     act = section.get("act_kwargs") or {}
     if act and (quick_gelu or act != {"approximate": "tanh"}):
-        raise UserError(f"{path}.act_kwargs={act}: clipjax has approximate='tanh' only")
+        raise Unread(f"{path}.act_kwargs={act}: clipjax has approximate='tanh' only")
     if set(norms) - {"eps"}:
-        raise UserError(f"{path}.norm_kwargs={norms}: clipjax has eps only")
+        raise Unread(f"{path}.norm_kwargs={norms}: clipjax has eps only")
     plain = "gelu_tanh" if act else "gelu"
     return {
         "width": section["width"],
@@ -122,23 +122,23 @@ def vit_options(
     pool = vision.get("attentional_pool") or False
     known = ("tok",) if pool else ("tok", "avg")
     if vision["pool_type"] not in known:
-        raise UserError(
+        raise Unread(
             f"{path}.pool_type={vision['pool_type']!r}: clipjax reads "
             f"{' and '.join(map(repr, known))}{' with attentional_pool' * bool(pool)}"
         )
     if vision["pool_type"] == "avg":
         if vision.get("final_ln_after_pool"):
-            raise UserError(
+            raise Unread(
                 f"{path}.final_ln_after_pool=True: clipjax normalises before the mean"
             )
         options |= {"pool": "mean", "class_token": True}
     if pool:
         if pool is not True:
-            raise UserError(
+            raise Unread(
                 f"{path}.attentional_pool={pool!r}: clipjax reads true and false only"
             )
         if options["norm_epsilon"] != 1e-5:
-            raise UserError(
+            raise Unread(
                 f"{path}.norm_kwargs={vision['norm_kwargs']}: with "
                 "attentional_pool clipjax reads an eps of 1e-5 only"
             )
@@ -242,20 +242,28 @@ def timm_options(
         ("linear", True): "affine",
         ("mlp", False): "mlp",
     }
-    projection = (proj, bool(vision.get("timm_proj_bias", False)) and proj != "none")
     siglip, convnext = SIGLIP.fullmatch(name), CONVNEXT.fullmatch(name)
-    pools = ("map",) if siglip else ("", "avg")
-    if not (siglip or convnext):
-        raise UserError(
-            f"{path}.timm_model_name={name!r}: clipjax reads the trunks "
-            f"{SIGLIP.pattern} and {CONVNEXT.pattern}"
+    eva = open_clip_eva.NAMES.fullmatch(name)
+    if not (siglip or convnext or eva):
+        raise Unread(
+            f"{path}.timm_model_name={name!r}: of timm's trunks clipjax reads "
+            "ConvNeXt, SigLIP's ViT and EVA"
         )
+    if eva:
+        pools = (open_clip_eva.POOL,)
+        heads[OWN_HEAD, False] = "affine"
+    else:
+        pools = ("map",) if siglip else ("", "avg")
+    biased = bool(vision.get("timm_proj_bias", False)) and proj in ("linear", "mlp")
+    projection = (proj or OWN_HEAD, biased)
     if pool not in pools or projection not in heads:
-        raise UserError(
+        raise Unread(
             f"{path}: timm_pool={pool!r} and timm_proj={proj!r} of {name}: clipjax "
             f"reads the pooling {pools[-1]!r} and the projections "
             f"{', '.join(sorted({kind for kind, _ in heads}))}"
         )
+    if eva:
+        return "eva", open_clip_eva.options(name, shapes, origin), heads[projection]
     if convnext:
         drop_path = float(vision.get("timm_drop_path") or 0.0)
         stem = shapes.get("visual.trunk.stem.0.weight", (None,))
@@ -315,8 +323,8 @@ def convnext_rules(tower: ConvNeXt) -> list[Rule]:
     return rules
 
 
-def timm_head_rules(head: str) -> list[Rule]:
-    """The rules from a timm trunk to the embedding."""
+def timm_head_rules(head: str, trunks_own: bool = False) -> list[Rule]:
+    """The rules from a timm trunk to the embedding; see OWN_HEAD."""
     ours = "image_projection"
     if head == "mlp":
         return [
@@ -324,7 +332,7 @@ def timm_head_rules(head: str) -> list[Rule]:
             Rule("head.mlp.fc2.weight", f"{ours}/fc2/kernel", transpose),
         ]
     if head == "affine":
-        return dense("head.proj", ours)
+        return dense("trunk.head" if trunks_own else "head.proj", ours)
     if head == "linear":
         return [Rule("head.proj.weight", f"{ours}/kernel", transpose)]
     return []
