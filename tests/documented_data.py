@@ -29,6 +29,25 @@ def captions(folder):
     (folder / "captions.csv").write_text("image,caption\n" + rows)
 
 
+def texts_beside(folder):
+    dataset_tools.images(folder, [f"{i}.jpg" for i in range(40)])
+    for i in range(40):
+        (folder / f"{i}.txt").write_text(f"A caption of {i}.\n")
+
+
+def clip_benchmark(folder):
+    (folder / "test").mkdir(parents=True)
+    members = [
+        member
+        for i in range(4)
+        for member in ((f"s{i}.jpg", jpeg(i)), (f"s{i}.cls", str(i % 2).encode()))
+    ]
+    write_tar(folder / "test" / "0.tar", members)
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    (folder / "classnames.txt").write_text("airplane\nautomobile\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\n")
+
+
 def flickr30k(folder):
     """With names enough that the hash leaves some for validation."""
     names = dataset_tools.FLICKR30K
@@ -140,6 +159,8 @@ BUILDERS = {
     "data/records": records,
     "data/tfds": tfds,
     "data/mine": captions,
+    "data/pictures": texts_beside,
+    "data/wds_cifar10": clip_benchmark,
     "data/flickr8k": dataset_tools.flickr8k,
     "data/flickr30k": flickr30k,
     "data/coco": lambda folder: dataset_tools.coco(folder, (2014, 2017)),

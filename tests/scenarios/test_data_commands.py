@@ -26,6 +26,8 @@ SIZES = {
     "data/records": (36, 4),
     "data/tfds": (5, 3),
     "data/mine": (36, 4),
+    "data/pictures": (38, 2),
+    "data/wds_cifar10": (4, 4),
     "data/flickr8k": (2, 1),
     "data/flickr30k": (28, 2),
     "data/coco": (4, 2),

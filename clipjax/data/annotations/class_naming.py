@@ -33,7 +33,8 @@ def named(ids: Sequence[str], class_names: str) -> tuple[list[str], list[str]]:
         return _in_words(ids)
     known = known_classes.find(class_names)
     names = _numbered(ids, known) or _matched(ids, known, class_names)
-    return names, [f"its classes are called as in {class_names} ({_first(ids, names)})"]
+    first = f" ({_first(ids, names)})" if names != list(ids) else ""
+    return names, [f"its classes are called as in {class_names}{first}"]
 
 
 def _in_words(ids: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -95,5 +96,6 @@ def _plain(name: str) -> str:
 
 
 def _first(ids: Sequence[str], names: Sequence[str]) -> str:
-    i = next((i for i, name in enumerate(names) if name != ids[i]), 0)
+    """The first class whose name is not its id."""
+    i = next(i for i, name in enumerate(names) if name != ids[i])
     return f"{ids[i]!r} is {names[i]!r}"

@@ -132,7 +132,7 @@ def portable(
         "\\" in name or IDLE.search(name) or WINDOWS.match(name) for name in entries
     ):
         return entries
-    present = _folders(base, images, folders)
+    present = image_folders(base, images, folders)
     literal = {name for place in present for name in os.listdir(place) if "\\" in name}
     renamed: dict[str, Entry] = {}
     absolute: list[str] = []
@@ -169,7 +169,7 @@ def _exists(folders: list[pathlib.Path], name: str, literal: set[str]) -> bool:
     return "/" in name and any((folder / name).is_file() for folder in folders)
 
 
-def _folders(
+def image_folders(
     base: pathlib.Path, images: str, usual: tuple[str, ...]
 ) -> list[pathlib.Path]:
     """Returns the folders that may hold the images; raises UserError if the option's
@@ -202,7 +202,7 @@ def _find_images(
     usual: tuple[str, ...],
 ) -> pathlib.Path:
     """Returns the folder that holds listed images; raises UserError without one."""
-    folders = _folders(base, images, usual)
+    folders = image_folders(base, images, usual)
     # Each name in all folders, because the first image may be missing from all.
     for name, folder in itertools.product(names, folders):
         if _file(folder, name).is_file():

@@ -2,7 +2,7 @@
 
 annotations/caption_tables.py reads `captions.txt` (`image,caption`), any CSV or TSV,
 Flickr30k's `results.csv`, the `.token` form, JSON lines and lists. All rows of an image
-form one example.
+form one example. Without a table, each image has its text beside it: a.jpg and a.txt.
 
     --config configs/x.py:data=captions --config.data.train.path=FOLDER
 """
@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Container
 
 from clipjax.data.annotations import caption_json, caption_tables, image_list
+from clipjax.data.sources import image_texts
 from clipjax.data.storage import file_contents, local, selection
 from clipjax.types import UserError
 
@@ -46,7 +47,7 @@ def make(
     official: bool = True,
     max_samples: int = 0,
     subset_seed: int = -1,
-) -> image_list.ImageList:
+) -> image_list.ImageList | image_texts.Files:
     """Reads the table; each image is read when it is accessed.
 
     The split is "all", or "train", "val" or "test" of Flickr8k's official lists
@@ -57,7 +58,8 @@ def make(
 
     Options (paths are relative to `path`, or absolute):
       path: folder of images and table.
-      table: the table; "" finds captions.txt, results.csv and similar names.
+      table: the table; "" finds captions.txt, results.csv and similar names, or, if
+        there is none, texts beside the images (a.txt or a.json of a.jpg).
       images: folder of the images; "" finds Images, images and similar names.
       image_column, caption_column: names in the table's header, a pattern such as
         "caption_*" for several columns of captions; "" finds the usual ones.
@@ -72,6 +74,19 @@ def make(
     """
     base = local.folder(path, "images and captions")
     selection.check_fraction(val_fraction)
+    if not table and (folder := _with_texts(base, images)):
+        if split_file or image_column or caption_column:
+            raise UserError(
+                f"{folder} has texts beside its images and no table of captions, which "
+                f"split_file, image_column and caption_column are for: remove them"
+            )
+        return image_texts.flat(
+            split,
+            folder,
+            val_fraction=val_fraction,
+            max_samples=max_samples,
+            subset_seed=subset_seed,
+        )
     table_path = local.inside(base, table, "table") if table else _find_table(base)
     entries, problems = caption_tables.read(table_path, image_column, caption_column)
     entries = image_list.portable(base, images, entries, table_path, problems)
@@ -146,20 +161,36 @@ def _belongs(name: str, split: str, val_fraction: float) -> bool:
     return selection.held_out(name, val_fraction) == (split == "val")
 
 
-def _find_table(base: pathlib.Path) -> pathlib.Path:
+def _with_texts(base: pathlib.Path, images: str) -> pathlib.Path | None:
+    """Returns the folder of images with texts beside them; None if there is a table or
+    no such folder.
+    """
+    if _tables(base):
+        return None
+    folders = image_list.image_folders(base, images, image_list.FOLDERS)
+    return next(filter(image_texts.has_texts_beside, folders), None)
+
+
+def _tables(base: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the table of a usual name, or else all that may be one."""
     for name in TABLES:
         if (base / name).is_file():
-            return base / name
-    tables = sorted(
+            return [base / name]
+    return sorted(
         entry
         for entry in base.iterdir()
         if entry.suffix.lower() in SUFFIXES and entry.is_file()
     )
+
+
+def _find_table(base: pathlib.Path) -> pathlib.Path:
+    tables = _tables(base)
     if len(tables) == 1:
         return tables[0]
     content = ", ".join(entry.name for entry in tables[:5])
     content = f"it holds {content}" if content else file_contents.summary(base)
     raise UserError(
         f"{base} has no captions.txt, captions.csv or results.csv ({content}); name "
-        f"the caption table by the option table"
+        f"the caption table by the option table, or put a text beside each image "
+        f"(a.txt of a.jpg)"
     )
