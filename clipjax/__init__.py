@@ -11,11 +11,15 @@ import typing
 from clipjax.types import BadExample, UserError
 
 if typing.TYPE_CHECKING:
-    from clipjax.library import Loaded, load
+    from clipjax.item_errors import BadItem, ItemError
+    from clipjax.library import load
+    from clipjax.loaded import Loaded
     from clipjax.whole_runs import evaluate_model, train_model
 
 __all__ = [
     "BadExample",
+    "BadItem",
+    "ItemError",
     "Loaded",
     "UserError",
     "evaluate_model",
@@ -26,10 +30,18 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> typing.Any:
-    if name in ("Loaded", "load"):
+    if name == "load":
         from clipjax import library
 
-        return getattr(library, name)
+        return library.load
+    if name == "Loaded":
+        from clipjax import loaded
+
+        return loaded.Loaded
+    if name in ("BadItem", "ItemError"):
+        from clipjax import item_errors
+
+        return getattr(item_errors, name)
     if name in ("evaluate_model", "train_model"):
         from clipjax import whole_runs
 

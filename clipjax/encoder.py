@@ -1,25 +1,28 @@
 """Encodes images and texts with a trained model; all embeddings come from here.
 
 Evaluators, the library face, export and search encode through it. Every batch has one
-fixed shape, the last padded, so each side is compiled once for an Encoder; images are
-read and decoded by threads while the device works on the batches before.
+of few shapes, a single one unless `few_sizes` is set, so each side is compiled rarely;
+images are read and decoded by threads while the device works on the batches before.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from clipjax import batch_sizes
 from clipjax.data.class_lists import NONE, Classes
 from clipjax.data.text.cleaning import check
 from clipjax.image_batches import ImageBatches
 from clipjax.multihost import gather
 from clipjax.pulse import pulse
+from clipjax.text_batches import TextBatches
 from clipjax.types import (
     BadExample,
     Model,
@@ -58,6 +61,32 @@ class Images(NamedTuple):
     pooled: np.ndarray | None = None
 
 
+class Texts(NamedTuple):
+    """What became of n texts.
+
+    embed: float32 [n e], of unit norm, and zeros if broken.
+    broken: place of each text that cannot be used -> the reason.
+    pooled: float32 [n d], the tower's features before projection; None unless asked
+      for.
+    """
+
+    embed: np.ndarray
+    broken: dict[int, str]
+    pooled: np.ndarray | None = None
+
+
+class Stopped(BadExample):
+    """An image or text is broken, and broken ones are not skipped.
+
+    place: its number. rows: float32 [place e], what was encoded before it.
+    """
+
+    def __init__(self, reason: str, key: str, place: int, rows: np.ndarray):
+        super().__init__(reason, key)
+        self.place = place
+        self.rows = rows
+
+
 class Encoder:
     """Encodes with the variables of each call; holds no arrays of the model.
 
@@ -73,6 +102,12 @@ class Encoder:
       threads: how many read and decode, in each process.
       timeout: seconds to wait for an image, 0 for no limit.
       classes: a classifier's, in the order of its logits.
+      few_sizes: pads the last images or texts to a smaller size if they fill less than
+        half a batch, and texts to the shortest of a few lengths if `padding_invariant`,
+        instead of to one size and length; for an Encoder without a mesh.
+      padding_invariant: whether a text's embedding does not depend on the padding.
+
+    An Encoder can be pickled; what it has compiled stays behind.
 
     Raises UserError for a batch_size or threads below 1.
     """
@@ -88,7 +123,22 @@ class Encoder:
         threads: int = 2,
         timeout: float = 0.0,
         classes: Classes = NONE,
+        few_sizes: bool = False,
+        padding_invariant: bool = False,
     ):
+        self._remake = functools.partial(
+            Encoder,
+            model,
+            tokenizer,
+            preprocess,
+            batch_size=batch_size,
+            mesh=mesh,
+            threads=threads,
+            timeout=timeout,
+            classes=classes,
+            few_sizes=few_sizes,
+            padding_invariant=padding_invariant,
+        )
         self.classes = classes
         self.image_output = model.image_output
         for name, value in (("batch_size", batch_size), ("threads", threads)):
@@ -100,9 +150,16 @@ class Encoder:
         self._preprocess = preprocess
         self._threads = threads
         self._timeout = timeout
-        self._image_shape = preprocess(np.zeros((8, 8, 3), np.uint8)).shape
+        self.image_shape = preprocess(np.zeros((8, 8, 3), np.uint8)).shape
         self._split = None
         self._rows = list(range(self.batch_size))  # those that this process fills
+        self._sizes = (self.batch_size,)
+        self._lengths: tuple[int, ...] = ()  # the tokenizer's
+        if few_sizes:
+            assert mesh is None, "smaller batches cannot be spread over devices"
+            self._sizes = (*batch_sizes.below(self.batch_size), self.batch_size)
+            if padding_invariant and tokenizer is not None:
+                self._lengths = batch_sizes.lengths(tokenizer.context_length)
         outputs: dict[str, Any] = {}
         if mesh is not None:
             self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -158,14 +215,16 @@ class Encoder:
         Args:
           examples: a Source, or a sequence of Examples or of images (encoded bytes,
             uint8 [h w 3], PIL), whose elements the threads take; or another iterable of
-            them, whose elements this thread takes, two ahead per thread.
+            them, whose elements this thread takes, two ahead per thread. An
+            element that is a BadExample is broken.
           indices: which of a Source or sequence, in this order; None for all.
           keep: called in a thread with each element of `examples`; returns JSON values
             that the caller needs with the image, so that a source is read once. May
             raise BadExample too.
           progress: called with the images done and their total, 0 if unknown.
-          skip_broken: False raises BadExample for the first broken image as soon as it
-            has been read; for an Encoder without a mesh.
+          skip_broken: False raises Stopped for the first broken image, as soon as it
+            has been read and those before it are encoded; for an Encoder without a
+            mesh.
           pooled: whether to return the tower's pooled features from the same pass too.
 
         Raises UserError if `pooled` and the model gives none.
@@ -177,18 +236,18 @@ class Encoder:
             indices,
             keep,
             self._preprocess,
-            shape=self._image_shape,
-            batch_size=self.batch_size,
+            shape=self.image_shape,
+            sizes=self._sizes,
             rows=self._rows,
             threads=self._threads,
             timeout=self._timeout,
             skip_broken=skip_broken,
         )
-        encode, expected = self._encode_image, batches.expected
-        if pooled:
-            encode = self._pool_image
-        arrays = self._encode(encode, variables, batches, expected, progress)
-        arrays = [array[: batches.total] for array in arrays]
+        encode = self._pool_image if pooled else self._encode_image
+        arrays = self._encode(encode, variables, batches, progress)
+        if batches.error is not None:
+            place, key, reason = batches.error
+            raise Stopped(reason or "", key, place, arrays[0])
         valid = np.zeros(batches.total, bool)
         kept: list[Any] = [None] * batches.total
         broken = {}
@@ -211,10 +270,11 @@ class Encoder:
     ) -> np.ndarray:
         """Returns float32 [m e], of unit norm.
 
-        Raises BadExample for a text that is not a str, UserError for a model without a
-        text tower.
+        Raises BadExample for a text that is not a str, before it encodes any; UserError
+        for a model without a text tower.
         """
-        return self._texts(self._encode_text, variables, texts, progress)[0]
+        self._check_texts(texts)
+        return self.read_texts(variables, texts, progress=progress).embed
 
     def pooled_texts(
         self,
@@ -228,44 +288,80 @@ class Encoder:
         Raises as `texts` does, and UserError if the model gives no such features.
         """
         self.check_pooled("text")
-        embed, pooled = self._texts(self._pool_text, variables, texts, progress)
-        return embed, pooled
+        self._check_texts(texts)
+        found = self.read_texts(variables, texts, progress=progress, pooled=True)
+        assert found.pooled is not None
+        return found.embed, found.pooled
 
-    def _texts(
+    def read_texts(
         self,
-        encode: Callable[..., tuple[jax.Array, ...]],
         variables: Variables,
-        texts: Sequence[str],
-        progress: Progress | None,
-    ) -> list[np.ndarray]:
+        texts: Iterable[Any],
+        *,
+        progress: Progress | None = None,
+        skip_broken: bool = False,
+        pooled: bool = False,
+    ) -> Texts:
+        """Takes texts a batch at a time, and encodes them.
+
+        Args:
+          texts: one that is a BadExample, or not a str, is broken.
+          progress: called with the texts done and their total, 0 while unknown.
+          skip_broken: False raises Stopped for the first broken text, when those before
+            it are encoded.
+          pooled: whether to return the tower's pooled features too.
+
+        Raises UserError for a model without a text tower.
+        """
+        batches = TextBatches(
+            texts,
+            self._text_tokenizer(),
+            sizes=self._sizes,
+            lengths=self._lengths,
+            rows=self._rows,
+            skip_broken=skip_broken,
+        )
+        encode = self._pool_text if pooled else self._encode_text
+        arrays = self._encode(encode, variables, batches, progress)
+        if (error := batches.error) is not None:
+            key = error.key or f"text {batches.total}"
+            raise Stopped(error.reason, key, batches.total, arrays[0])
+        broken = {place: error.reason for place, error in batches.broken.items()}
+        for array in arrays:
+            array[list(broken)] = 0
+        return Texts(arrays[0], broken, arrays[1] if pooled else None)
+
+    def _text_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             raise UserError("this model encodes no text; see model=two_tower")
+        return self._tokenizer
+
+    def _check_texts(self, texts: Sequence[str]) -> None:
+        self._text_tokenizer()
         for number, text in enumerate(texts):
             try:
                 check(text)
             except BadExample as error:
                 raise BadExample(error.reason, f"text {number}") from None
-        batches, total = self._text_batches(texts), len(texts)
-        arrays = self._encode(encode, variables, batches, total, progress)
-        return [array[:total] for array in arrays]
 
     def _encode(
         self,
         encode: Callable[..., tuple[jax.Array, ...]],
         variables: Variables,
-        batches: Iterable[tuple[np.ndarray, ...]],
-        total: int,
+        batches: ImageBatches | TextBatches,
         progress: Progress | None,
     ) -> list[np.ndarray]:
-        """Each output, concatenated over all batches."""
+        """Each output, concatenated over all batches, without the padding."""
         parts = []
+        done, total = 0, batches.expected
 
         def fetch(outputs: tuple[jax.Array, ...]) -> None:
+            nonlocal done
             parts.append([np.asarray(output, np.float32) for output in outputs])
+            done += len(parts[-1][0])
             pulse.beat()
             if progress is not None:
-                done = len(parts) * self.batch_size
-                progress(min(done, total) if total else done, total)
+                progress(min(done, batches.total), total)
 
         before = None
         for batch in batches:
@@ -274,9 +370,17 @@ class Encoder:
             if before is not None:
                 fetch(before)
             before = after
-        assert before is not None  # there is at least one batch
+        if before is None:  # there are none: their width, without compiling
+            shapes = jax.eval_shape(encode, variables, *batches.blank(1))
+            return [np.zeros((0, *shape.shape[1:]), np.float32) for shape in shapes]
         fetch(before)
-        return [np.concatenate(batches) for batches in zip(*parts, strict=True)]
+        return [
+            np.concatenate(outputs)[: batches.total]
+            for outputs in zip(*parts, strict=True)
+        ]
+
+    def __reduce__(self) -> Any:
+        return self._remake, ()
 
     def _put(self, array: np.ndarray) -> Any:
         if self._split is None:
@@ -285,22 +389,6 @@ class Encoder:
         return jax.make_array_from_callback(
             array.shape, self._split, lambda index: array[index]
         )
-
-    def _text_batches(
-        self, texts: Sequence[str]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields ids int32 [b l] and mask bool [b l] with this process's rows."""
-        # Without texts there is one empty batch, which gives the width.
-        for start in range(0, max(len(texts), 1), self.batch_size):
-            # An empty text has a valid token; a row of padding alone might divide by 0.
-            assert self._tokenizer is not None  # `_texts` checks it
-            filler = [part.repeat(self.batch_size, 0) for part in self._tokenizer([""])]
-            rows = [row for row in self._rows if start + row < len(texts)]
-            if rows:
-                tokens = self._tokenizer([texts[start + row] for row in rows])
-                for array, part in zip(filler, tokens, strict=True):
-                    array[rows] = part
-            yield filler[0], filler[1]
 
     def _exchange(self, notes: list[Any]) -> list[Any]:
         """The notes of all processes; they pass through JSON even on one process."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax import batch_sizes
 from clipjax.data.batching.prefetch import PATIENCE, Ahead, Late, name_of
 from clipjax.pulse import pulse
 from clipjax.types import BadExample, UserError
@@ -28,14 +29,17 @@ class ImageBatches:
     """The batches of some images: uint8 [b h w 3], iterated over once.
 
     Args:
-      examples, indices, keep, skip_broken: see Encoder.images.
+      examples, indices, keep: see Encoder.images.
       shape: [h w 3], the shape that `preprocess` returns.
+      sizes: of a batch, ascending. All batches have the last, but those that hold the
+        last images.
       rows: the rows of each batch to fill; the others stay 0.
       threads: how many read and decode. timeout: seconds, as in Encoder.
+      skip_broken: False ends the iteration before the first broken image.
 
     expected: the number of images, 0 if it is not known in advance.
-    total: the number of images taken; notes: the outcomes of those in `rows`. Both are
-      complete after the iteration.
+    total: the number of images in the batches; notes: the outcomes of those in `rows`;
+      error: the outcome that ended the iteration. They are complete after it.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class ImageBatches:
         preprocess: Callable[[Any], np.ndarray],
         *,
         shape: tuple[int, ...],
-        batch_size: int,
+        sizes: Sequence[int],
         rows: Sequence[int],
         threads: int,
         timeout: float,
@@ -56,7 +60,8 @@ class ImageBatches:
         self._keep = keep
         self._preprocess = preprocess
         self._shape = shape
-        self._batch_size = batch_size
+        self._sizes = sizes
+        self._batch_size = sizes[-1]
         self._rows = frozenset(rows)
         self._threads = threads
         self._timeout = timeout
@@ -77,33 +82,31 @@ class ImageBatches:
             self._depth = AHEAD * len(rows)
         self.total = 0
         self.notes: list[Note] = []
+        self.error: Note | None = None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray]]:
-        """Yields at least one batch, so that the caller learns the outputs' width.
-
-        Raises UserError for an image that exceeds the timeout, BadExample for a broken
-        one unless those are skipped.
-        """
+        """Raises UserError for an image that exceeds the timeout."""
         read = Ahead(
             self._read, self._own_jobs(), threads=self._threads, depth=self._depth
         )
-        patience, yielded, batch = PATIENCE, 0, self._blank()
+        patience, yielded, batch = PATIENCE, 0, self.blank(self._batch_size)[0]
         last = max(self._rows)
         try:
             while (item := self._take(read)) is not None:
                 pixels, note = item
                 if note.reason is not None and not self._skip_broken:
-                    raise BadExample(note.reason, note.value)
+                    self.error, self.total = note, note.place
+                    break
                 self.notes.append(note)
                 row = note.place % self._batch_size
                 if pixels is not None:
                     batch[row] = pixels
                 if row == last:
                     yield (batch,)
-                    yielded, batch = yielded + 1, self._blank()
-            while yielded * self._batch_size < max(self.total, 1):
-                yield (batch,)
-                yielded, batch = yielded + 1, self._blank()
+                    yielded, batch = yielded + 1, self.blank(self._batch_size)[0]
+            left = self.total - yielded * self._batch_size
+            for start, size in batch_sizes.split(left, self._sizes):
+                yield (batch[start : start + size],)
         except Late:
             patience = 0.0
             raise UserError(
@@ -137,8 +140,9 @@ class ImageBatches:
             return f"example {place}"
         return name_of(self._examples, self._jobs[place])
 
-    def _blank(self) -> np.ndarray:
-        return np.zeros((self._batch_size, *self._shape), np.uint8)
+    def blank(self, size: int) -> tuple[np.ndarray]:
+        """A batch of padding."""
+        return (np.zeros((size, *self._shape), np.uint8),)
 
     def _read(self, place_and_job: tuple[int, Any]) -> tuple[np.ndarray | None, Note]:
         """An image's pixels, None if it is broken, and its note."""
@@ -146,6 +150,8 @@ class ImageBatches:
         key = f"example {place if self._in_turn else job}"
         try:
             example = job if self._in_turn else self._examples[job]
+            if isinstance(example, BadExample):
+                return None, Note(place, example.key or key, example.reason)
             key = getattr(example, "key", "") or key
             value = None if self._keep is None else self._keep(example)
             pixels = self._preprocess(getattr(example, "image", example))

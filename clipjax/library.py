@@ -1,134 +1,43 @@
-"""The library: `clipjax.load("runs/x")`, then encode images and texts."""
+"""`clipjax.load("runs/x")`: a run or a released model as a library object."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from clipjax import atomic_files, paths
+from clipjax import atomic_files, option_checks, paths
 from clipjax.config import create
+from clipjax.data.class_lists import NONE, Classes
 from clipjax.encoder import Encoder
-from clipjax.engine import assemble, classes, resume
-from clipjax.given_images import ImageLike, one_by_one
-from clipjax.types import BadExample, Config, Model, Tokenizer, UserError, Variables
+from clipjax.engine import compilation
+from clipjax.loaded import Loaded
+from clipjax.models.common import layers, meaning
+from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 from clipjax.weights import model_description, read_model
 
-
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A trained model with everything it needs to be used.
-
-    config: its run's; a released model has one to fine-tune it, whose data and length
-    are not yet set.
-    variables: as `model.apply` takes them.
-    step: the checkpoint's, 0 for a released model.
-    tokenizer: texts -> (ids, mask); None for a classifier.
-    preprocess: image (PIL, encoded bytes or uint8 [h w 3]) -> uint8 [s s 3].
-
-    >>> ids, mask = clip.tokenizer(["a dog"])
-    >>> clip.preprocess(image).shape, clip.step
-    ((16, 16, 3), 2)
-    """
-
-    config: Config
-    model: Model
-    variables: Variables
-    tokenizer: Tokenizer | None
-    preprocess: Callable[[Any], np.ndarray]
-    encoder: Encoder
-    step: int
-
-    def encode_image(self, images: Iterable[ImageLike]) -> np.ndarray:
-        """Unit-norm float32 [n e].
-
-        images: PIL images, encoded bytes, uint8 [h w 3], paths and open files. Only a
-        few are taken ahead, so that a generator may yield more than fit into memory.
-
-        Raises UserError for a classifier, and for the first image that cannot be read,
-        naming it.
-
-        >>> images, texts = clip.encode_image([image]), clip.encode_text(["a dog"])
-        >>> (images @ texts.T).shape  # cosines
-        (1, 1)
-        """
-        if self.model.image_output == "logits":
-            raise UserError("this model is a classifier: use classify(images)")
-        return self._images(images)
-
-    def classify(self, images: Iterable[ImageLike]) -> np.ndarray:
-        """Probabilities of a classifier's `class_names`, float32 [n classes].
-
-        images: as in `encode_image`. Raises UserError for another kind of model, and as
-        `encode_image` does.
-
-        >>> classifier.class_names, classifier.classify([image])
-        (('dog', 'cat'), array([[0.75, 0.25]], dtype=float32))
-        """
-        if self.model.image_output != "logits":
-            raise UserError("this model is not a classifier: use encode_image(images)")
-        logits = self._images(images)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """A classifier's classes in the order of `classify`; else ().
-
-        >>> classifier.class_names
-        ('dog', 'cat')
-        """
-        return self.encoder.classes.names
-
-    def _images(self, images: Iterable[ImageLike]) -> np.ndarray:
-        examples = one_by_one(images)
-        try:
-            encoded = self.encoder.images(self.variables, examples, skip_broken=False)
-        except BadExample as error:
-            raise UserError(str(error)) from error
-        return encoded.embed
-
-    def encode_text(self, texts: Iterable[str]) -> np.ndarray:
-        """Unit-norm float32 [n e].
-
-        Raises UserError for a model without text, and for the first that is not a str.
-
-        >>> clip.encode_text(["a dog", "a cat"]).shape
-        (2, 16)
-        """
-        is_listing = isinstance(texts, Iterable) or hasattr(texts, "__getitem__")
-        if isinstance(texts, (str, bytes, Mapping)) or not is_listing:
-            raise UserError(
-                'encode_text takes a list of strings, such as ["a dog"], not '
-                f"{type(texts).__name__}"
-            )
-        try:
-            return self.encoder.texts(self.variables, list(texts))
-        except BadExample as error:
-            raise UserError(str(error)) from error
-
-    @property
-    def logit_scale(self) -> float:
-        """The inverse temperature: logits are logit_scale * image @ text.T.
-
-        >>> clip.logit_scale > 1
-        True
-        """
-        side = self.config.data.image_size
-        blank = np.zeros((1, side, side, 3), np.uint8)
-        # Compiled, so that the tower, on which it does not depend, is left out.
-        scale = jax.jit(lambda v: self.model.encode_image(v, blank)["logit_scale"])
-        return float(scale(self.variables))
+logger = logging.getLogger(__name__)
 
 
 def load(
-    name: str | pathlib.Path, *, checkpoint: str | int = "best", ema: bool = True
+    name: str | pathlib.Path,
+    *,
+    checkpoint: str | int = "best",
+    ema: bool = True,
+    dtype: Any = None,
+    batch_size: int = 64,
 ) -> Loaded:
     """Loads a run directory, or a released two-tower model.
+
+    What it compiles is kept in the compilation cache, for other processes too, unless
+    jax has a cache already.
 
     Args:
       name: a run; a folder of Hugging Face's CLIPModel or SiglipModel or of open_clip;
@@ -136,6 +45,9 @@ def load(
         Face hub.
       checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
       ema: whether to load a run's moving average of the parameters, if it has one.
+      dtype: "float32", or "bfloat16" products with the matrices in bfloat16, which
+        takes half the memory; None: as the run's config says, float32 if released.
+      batch_size: how many images or texts are encoded at once, at most.
 
     Raises:
       UserError: if there is no such model, its checkpoint or weights cannot be read,
@@ -145,34 +57,88 @@ def load(
     >>> clip.step
     2
     """
+    if dtype is not None:
+        dtype = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+        option_checks.one_of("dtype", dtype, layers.PRECISIONS)
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore
+        compilation.enable_cache(logger.warning)
+    finish = functools.partial(_finish, dtype=dtype, batch_size=batch_size)
     try:
-        return _load(str(name), str(checkpoint), ema)
+        return _load(str(name), str(checkpoint), ema, dtype, finish)
     except OSError as error:
         raise UserError(atomic_files.told(error)) from error
 
 
-def _load(name: str, checkpoint: str, ema: bool) -> Loaded:
+Finish = Callable[..., Loaded]
+
+
+def _load(
+    name: str, checkpoint: str, ema: bool, dtype: str | None, finish: Finish
+) -> Loaded:
     if read_model.is_foreign(name):
-        return _load_released(name)
+        return _load_released(name, dtype, finish)
+    # Only here, because what runs need takes as long to import as all the rest.
+    from clipjax.engine import assemble, classes, resume
+
     folder = paths.local(name, "a model")
     config = resume.load_config(folder)
+    if dtype is not None:
+        if "precision" not in config.model:
+            raise UserError(
+                f"dtype={dtype}: model={config.model.name} has no option precision"
+            )
+        config.model.precision = dtype
     tokenizer = assemble.saved_tokenizer(config, folder)
     model = assemble.model(config, tokenizer)
     variables, step = assemble.load_variables(folder, checkpoint, ema)
-    variables = jax.device_put(variables)  # once, not with every batch
     preprocess = assemble.preprocess(config)
     class_list = classes.saved(config, folder)
-    encoder = Encoder(model, tokenizer, preprocess, classes=class_list)
-    return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)
+    return finish(config, model, variables, tokenizer, preprocess, step, class_list)
 
 
-def _load_released(name: str) -> Loaded:
+def _load_released(name: str, dtype: str | None, finish: Finish) -> Loaded:
     settings, variables = read_model.read_model(name)
+    if dtype is not None:
+        options = {**settings.model_options, "precision": dtype}
+        settings = dataclasses.replace(settings, model_options=options)
     config = model_description.to_config(settings, name)
     tokenizer = create("tokenizer", config.data.tokenizer, None, None)
     model_description.check_tokenizer(settings, tokenizer, name)
     model = model_description.build(settings)
-    variables = jax.device_put(variables)
-    preprocess = assemble.preprocess(config)
-    encoder = Encoder(model, tokenizer, preprocess)
-    return Loaded(config, model, variables, tokenizer, preprocess, encoder, 0)
+    preprocess = create("preprocess", config.data.preprocess, config.data.image_size)
+    return finish(config, model, variables, tokenizer, preprocess, 0, NONE)
+
+
+def _finish(
+    config: Config,
+    model: Model,
+    variables: Variables,
+    tokenizer: Tokenizer | None,
+    preprocess: Callable[[Any], np.ndarray],
+    step: int,
+    classes: Classes,
+    *,
+    dtype: str | None,
+    batch_size: int,
+) -> Loaded:
+    """A model with its encoder, and its variables on the device."""
+    if dtype == "bfloat16":
+        variables = jax.tree.map(_half, variables)
+    variables = jax.device_put(variables)  # once, not with every batch
+    encoder = Encoder(
+        model,
+        tokenizer,
+        preprocess,
+        batch_size=batch_size,
+        classes=classes,
+        few_sizes=True,
+        padding_invariant=meaning.ignores_padding(model),
+    )
+    return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)
+
+
+def _half(leaf: Any) -> Any:
+    """Matrices in bfloat16; scales, biases and statistics as they are."""
+    if leaf.ndim < 2 or leaf.dtype != np.float32:
+        return leaf
+    return np.asarray(leaf).astype(jnp.bfloat16)

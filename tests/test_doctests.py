@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import clipjax
-from clipjax import library, registry, testing
+from clipjax import loaded, registry, testing
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
 
@@ -128,7 +128,7 @@ def classifier(clip):
 
     classes = Classes(("dog", "cat"))
     encoder = Encoder(Dogs(), None, clip.preprocess, batch_size=1, classes=classes)
-    return library.Loaded(clip.config, Dogs(), {}, None, clip.preprocess, encoder, 0)
+    return loaded.Loaded(clip.config, Dogs(), {}, None, clip.preprocess, encoder, 0)
 
 
 def examples(name, value, names):

@@ -20,7 +20,7 @@ from encoder_tools import (
 from PIL import Image
 
 from clipjax.data.images import preprocess
-from clipjax.library import Loaded
+from clipjax.loaded import Loaded
 from clipjax.types import Example, UserError
 
 COUNT = 40
@@ -189,7 +189,10 @@ BROKEN = {
     "nothing": (None, "image 1: give encoded bytes.*not NoneType"),
     "number": (7, "image 1: give encoded bytes.*not int"),
     "list": ([[0]], "image 1: give encoded bytes.*not list"),
-    "floats": (np.zeros((4, 4, 3)), "image 1: .*must be uint8"),
+    "integers": (np.zeros((4, 4, 3), int), "image 1: .*must be uint8"),
+    "floats up to 255": (np.full((4, 4, 3), 200.0), r"floats must be in \[0, 1\].*200"),
+    "negative floats": (np.full((4, 4, 3), -0.5), r"floats must be in \[0, 1\]"),
+    "NaN": (np.full((4, 4, 3), np.nan), r"floats must be in \[0, 1\]"),
     "text file": (io.StringIO("x"), "image 1: .*mode 'rb'"),
 }
 
@@ -224,23 +227,7 @@ def test_an_error_of_the_generator_is_the_users_own(clip, files):
         clip.encode_image(Image.open(file) for file in files)
 
 
-@pytest.mark.parametrize(
-    "images", ["a.png", pathlib.Path("a.png"), b"", np.zeros((4, 4, 3), np.uint8)]
-)
-def test_one_image_is_no_list(images, clip):
-    with pytest.raises(UserError, match=r"a list of images: \[image\]"):
-        clip.encode_image(images)
-
-
-@pytest.mark.parametrize(
-    "images", [np.zeros((2, 4, 4, 3), np.uint8), np.array(["a.png", "b.png"])]
-)
-def test_an_array_of_images_is_no_list(images, clip):
-    with pytest.raises(UserError, match=r"not an array of them: list\(images\)"):
-        clip.encode_image(images)
-
-
-@pytest.mark.parametrize("texts", ["a dog", b"a dog", None, 3, {"a": 1}])
+@pytest.mark.parametrize("texts", [b"a dog", None, 3, {"a": 1}, np.zeros((2, 2))])
 def test_no_list_of_texts(texts, clip):
     with pytest.raises(UserError, match="a list of strings.*, not "):
         clip.encode_text(texts)
@@ -248,7 +235,7 @@ def test_no_list_of_texts(texts, clip):
 
 @pytest.mark.parametrize("images", [None, 3, {"a": 1}])
 def test_no_list_at_all(images, clip):
-    with pytest.raises(UserError, match="give a list of images, not"):
+    with pytest.raises(UserError, match="a list of images, not"):
         clip.encode_image(images)
 
 

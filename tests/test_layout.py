@@ -16,13 +16,14 @@ TESTS = ROOT / "tests"
 LEVELS = [
     ["train", "evaluate", "export", "prepare", "library", "testing", "__main__"]
     + ["whole_runs"],
-    ["commandline", "data_flags", "evals_flags", "help_pages"],
+    ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
-    + ["image_batches", "given_images"],
+    + ["image_batches", "text_batches", "given_images", "given_texts"]
+    + ["item_errors"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
     + ["config_options", "config_parts", "config_sections"],
-    ["option_checks"],
+    ["option_checks", "batch_sizes"],
     ["registry"],
     ["multihost", "cache", "downloads"],
     ["paths"],
@@ -55,6 +56,7 @@ HOMES = {
 # shows only together with others, or one file holds a whole family to one contract.
 TESTED_BY = {
     "__main__": "scenarios/test_command_names",
+    "batch_sizes": "test_encoder",
     "cache": "test_paths",
     "commandline": "scenarios/test_commands",
     "data_flags": "scenarios/test_run_data test_prepare",
@@ -113,7 +115,9 @@ TESTED_BY = {
     "evaluate": "scenarios/test_commands scenarios/test_run_data",
     "export": "engine/test_initial",
     "image_batches": "test_encoder",
-    "library": "test_given_images engine/test_initial",
+    "given_texts": "test_loaded",
+    "item_errors": "test_loaded",
+    "library": "test_loaded engine/test_initial",
     "links": "test_peers",
     "losses/*": "losses/test_loss_goldens losses/test_loss_properties",
     "losses/common/*": "losses/test_loss_properties losses/test_losses",
@@ -130,6 +134,7 @@ TESTED_BY = {
     "preempt": "engine/test_resume",
     "pulse": "test_peers",
     "registry": "test_config scenarios/test_config_files",
+    "text_batches": "test_encoder test_loaded",
     "testing/*": "testing/test_contracts",
     "train": "scenarios/test_commands",
     "types": "engine/test_step",

@@ -205,8 +205,8 @@ def _buckets(
             "data.text_buckets: lengths are counted before training, and text_augment "
             "changes the captions: leave one of the two out"
         )
-    tower = getattr(meaning.module_of(model), "text", None)
-    if not getattr(tower, "padding_invariant", False):
+    if not meaning.ignores_padding(model):
+        tower = getattr(meaning.module_of(model), "text", None)
         raise UserError(
             "data.text_buckets: this text tower's outputs depend on the padding "
             f"(model.text.pool={getattr(tower, 'pool', '')}); leave it empty"

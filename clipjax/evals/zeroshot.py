@@ -242,12 +242,20 @@ def class_embeddings(
     progress: Progress | None = None,
 ) -> np.ndarray:
     """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
-    prompts = [
-        prompt for name in names for prompt in prompt_templates.filled(templates, name)
-    ]
-    texts = inputs.texts(variables, prompts, progress=progress)
+    texts = inputs.texts(variables, all_prompts(names, templates), progress=progress)
+    return averaged(texts, len(templates))
+
+
+def all_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """All classes' prompts, those of a class together."""
+    return [p for name in names for p in prompt_templates.filled(templates, name)]
+
+
+def averaged(texts: np.ndarray, templates: int) -> np.ndarray:
+    """The classes' embeddings float32 [classes e], of unit norm, from those of their
+    prompts [classes * templates e]."""
     with np.errstate(invalid="ignore"):  # NaN and inf stay, and rank last
-        means = texts.reshape(len(names), len(templates), -1).mean(axis=1)
+        means = texts.reshape(len(texts) // templates, templates, -1).mean(axis=1)
         norms = np.linalg.norm(means, axis=1, keepdims=True)
         # Embeddings that cancel out have no direction: at zero, their classes tie.
         return means / np.where(norms > 0, norms, 1)

@@ -111,7 +111,10 @@ class ClassifierModel:
         return outputs, updated.get("batch_stats", stats)
 
     def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
-        """The outputs for images uint8 [b h w 3], in evaluation mode."""
+        """The outputs for images [b h w 3], in evaluation mode.
+
+        image: uint8, or floats in [0, 1].
+        """
         outputs: Any = self.module.apply(variables, image, False)
         return outputs
 

@@ -202,7 +202,10 @@ class TwoTowerModel:
         return outputs, updated.get("batch_stats", stats)
 
     def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
-        """The image side's outputs of images uint8 [b h w 3], in evaluation mode."""
+        """The image side's outputs of images [b h w 3], in evaluation mode.
+
+        image: uint8, or floats in [0, 1].
+        """
         return self._evaluate(variables, image, None, None)
 
     def encode_text(

@@ -110,8 +110,10 @@ def test_images_are_normalised_with_mean_and_std():
     direct = tower.apply({"params": variables["params"]["image"]}, expected, False)
     found = encode(variables, batch["image"])["image_tokens"]
     np.testing.assert_allclose(found, direct["tokens"], rtol=1e-3, atol=1e-4)
+    floats = encode(variables, (batch["image"] / 255).astype("f4"))["image_tokens"]
+    np.testing.assert_allclose(floats, found, rtol=1e-4, atol=1e-5)
     with pytest.raises(TypeError, match="uint8"):
-        encode(variables, expected.astype("f4"))
+        encode(variables, batch["image"].astype("i4"))
 
 
 def test_zero_features_give_finite_gradients():

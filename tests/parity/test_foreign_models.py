@@ -14,6 +14,9 @@ from foreign_models import CASES
 
 from clipjax import config
 from clipjax.data.tokenizers import clip_bpe
+from clipjax.encoder import Encoder
+from clipjax.loaded import Loaded
+from clipjax.models.common import meaning
 from clipjax.models.image import convnext
 from clipjax.types import UserError
 from clipjax.weights import model_description, read_model, rename_table, write_model
@@ -47,6 +50,50 @@ def test_goldens(tmp_path, name):
     assert np.ptp(expected["logits"]) > 0.5
     foreign_models.write(tmp_path, CASES[name], shapes)
     assert_near(foreign_models.our_results(tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", ["hf_clip_legacy", "hf_siglip"])
+def test_the_library_gives_the_goldens_too(tmp_path, name):
+    """One by one and together, whatever the batches and texts are padded to."""
+    shapes, expected = golden(name)
+    foreign_models.write(tmp_path, CASES[name], shapes)
+    found, variables = read_model.read_model(str(tmp_path))
+    model = model_description.build(found)
+    given = foreign_models.inputs(found.image_size)
+
+    class Numbers:
+        """Texts are the numbers of the golden ones."""
+
+        context_length, vocab_size, pad_id = foreign_models.LENGTH, 0, 0
+
+        def __call__(self, texts):
+            rows = [int(text or 0) for text in texts]
+            return given["text"][rows], given["mask"][rows]
+
+    tokenizer = Numbers()
+    encoder = Encoder(
+        model,
+        tokenizer,
+        lambda image: image if image.shape[0] > 8 else given["image"][0],
+        few_sizes=True,
+        padding_invariant=meaning.ignores_padding(model),
+    )
+    clip = Loaded(None, model, variables, tokenizer, lambda x: x, encoder, 0)
+    images, texts = given["image"], ["0", "1", "2", "3"]
+    sides = [
+        (clip.encode_image, images, expected["image_features"]),
+        (clip.encode_text, texts, expected["text_features"]),
+    ]
+    for encode, items, rows in sides:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        np.testing.assert_allclose(encode(items), rows, atol=1e-4)
+        many = encode([items[i % len(rows)] for i in range(11)])
+        np.testing.assert_allclose(many[: len(rows)], rows, atol=1e-4)
+        for item, row in zip(items, rows, strict=True):
+            np.testing.assert_allclose(encode(item), row, atol=1e-4)
+    logits = clip.similarity(images, texts) * clip.logit_scale
+    expected_logits = expected["logits"] - variables["params"].get("logit_bias", 0)
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parity

@@ -45,12 +45,17 @@ ACTIVATIONS = {
 def normalise_image(
     image: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> jax.Array:
-    """uint8 [b h w 3] to float32, (image / 255 - mean) / std by channel.
+    """(image - mean) / std by channel, float32 [b h w 3].
 
+    image: uint8, divided by 255 first, or floats in [0, 1]. Differentiable by floats.
     Raises TypeError for another type.
     """
-    if image.dtype != jnp.uint8:
-        raise TypeError(f"images must be uint8 [b h w 3], not {image.dtype}")
+    if jnp.issubdtype(image.dtype, jnp.floating):
+        image = image * 255
+    elif image.dtype != jnp.uint8:
+        raise TypeError(
+            f"images must be uint8 [b h w 3], or floats in [0, 1], not {image.dtype}"
+        )
     # In one multiplication and one addition.
     scale = 1 / (255 * np.asarray(std))
     shift = -np.asarray(mean) / np.asarray(std)

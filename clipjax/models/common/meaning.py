@@ -104,6 +104,12 @@ def module_of(model: Any) -> Any:
     return getattr(model, "module", model)
 
 
+def ignores_padding(model: Any) -> bool:
+    """Whether a text's embedding does not depend on the padding after it."""
+    tower = getattr(module_of(model), "text", None)
+    return bool(getattr(tower, "padding_invariant", False))
+
+
 def option_of(module: Any, field: str) -> str:
     """The option that sets a field of a tower or model."""
     name = getattr(type(module), "OPTIONS", {}).get(field, field)
