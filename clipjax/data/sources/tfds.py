@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 
 from clipjax import cache, paths, registry
+from clipjax.data.annotations import class_naming
 from clipjax.data.storage import local, selection
 from clipjax.types import BadExample, Example, UserError
 
@@ -43,6 +44,7 @@ def make(
     image: str = "",
     captions: str = "",
     labels: tuple[str, ...] = (),
+    class_names: str = class_naming.AUTO,
     max_samples: int = 0,
     subset_seed: int = -1,
 ) -> Tfds:
@@ -60,6 +62,8 @@ def make(
       captions: the feature with the text or texts, "objects/text" if nested; ""
         finds captions, caption or text; "none" for no captions.
       labels: features with classes; () finds "label", or the only one.
+      class_names: "auto": the labels with spaces for `_` and `-`, and ImageNet's names
+        for WordNet ids; "raw": the labels; or the name of another data set.
       max_samples: use so many images (0: all).
       subset_seed: which images: -1 the first, else a choice by this seed.
 
@@ -106,11 +110,14 @@ def make(
             f"prepare it again with file_format='array_record', or use `tfds "
             f"convert_format`"
         ) from error
-    names = {name: list(features[name].names) for name in labels}
+    ids = {name: list(features[name].names) for name in labels}
+    named = {name: class_naming.named(ids[name], class_names) for name in labels}
+    names = {name: found for name, (found, _) in named.items()}
+    local.report(f"tfds {prepared}", [n for _, notes in named.values() for n in notes])
     chosen = selection.examples(
         len(data), max_samples=max_samples, subset_seed=subset_seed
     )
-    return Tfds(data, prepared, split, image, caption_path, names, chosen)
+    return Tfds(data, prepared, split, image, caption_path, names, ids, chosen)
 
 
 class Tfds:
@@ -124,6 +131,7 @@ class Tfds:
         image: str,
         caption_path: tuple[str, ...],
         class_names: dict[str, list[str]],
+        class_ids: dict[str, list[str]],
         chosen: np.ndarray,
     ):
         self._data = data
@@ -133,6 +141,7 @@ class Tfds:
         self._chosen = chosen
         self.problems: list[str] = []
         self.class_names = class_names
+        self.class_ids = class_ids
         self.templates = {name: ("a photo of a {}.",) for name in class_names}
         self.caption_counts = self._counts(prepared)[chosen]
         self.max_captions = int(self.caption_counts.max(initial=0))

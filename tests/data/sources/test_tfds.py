@@ -180,3 +180,23 @@ def test_another_format_and_damage(base, tmp_path):
     assert "is prepared as tfrecord, which has no random access" in refused(**here)
     info.write_text("{")
     assert "cannot be read by TensorFlow Datasets" in refused(**here)
+
+
+def test_labels_become_words(tmp_path):
+    prepare(
+        tmp_path,
+        "Dishes",
+        lambda f: {
+            "image": f.Image(encoding_format="jpeg"),
+            "label": f.ClassLabel(names=["apple_pie", "n01440764"]),
+        },
+        {"train": [{"image": stream(i), "label": i} for i in range(2)]},
+    )
+    options = {"dataset": "dishes", "data_dir": str(tmp_path)}
+    found = source.make("train", **options)
+    assert found.class_names == {"label": ["apple pie", "tench"]}
+    assert found.class_ids == {"label": ["apple_pie", "n01440764"]}
+    raw = source.make("train", **options, class_names="raw")
+    assert raw.class_names == found.class_ids
+    with pytest.raises(UserError, match="is none of its 5 classes"):
+        source.make("train", **options, class_names="tf_flowers")
