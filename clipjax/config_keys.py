@@ -121,6 +121,12 @@ KEYS: dict[str, dict[str, Key]] = {
     "log": {
         "every": Key(10, "steps between rows of metrics"),
         "tensorboard": Key(True, "write TensorBoard files beside metrics.jsonl"),
+        "wandb": Key(
+            "", "project of Weights & Biases that gets the numbers; empty: none"
+        ),
+        "writers": Key(
+            "", "modules of your own that get the numbers, as my.module,other"
+        ),
     },
     "mesh": {
         "data": Key(-1, "devices along the batch; -1: all others"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import typing
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.console import Console
 from clipjax import commandline, config_check, help_pages, paths
 from clipjax import config as configs
 from clipjax.types import Config, UserError
+
+if typing.TYPE_CHECKING:
+    from clipjax.engine.loop import Outcome
 
 HELP = """\
 usage: python -m clipjax.train --config FILE.py[:COMPONENTS] [--config.KEY=VALUE ...]
@@ -116,6 +120,27 @@ def main(argv: list[str]) -> int:
         return 128 + outcome.stopped_by
     if outcome.results:
         console.print(results.table(outcome.results))
+    for line in _last_lines(config, workdir, outcome):
+        console.print(commandline.spelled(line), soft_wrap=True)
+    return 0
+
+
+def _last_lines(config: Config, workdir: str, outcome: Outcome) -> list[str]:
+    """Which checkpoint is best, and the commands to go on with, for the shell."""
+    lines = []
+    if outcome.best is not None:
+        first = outcome.best_metric
+        primary = [f"{name}/{one.primary}" for name, one in outcome.results.items()]
+        names = dict.fromkeys([first, "val_loss", *primary])
+        values = [
+            f"{name} {outcome.best_metrics[name]:.4g}"
+            for name in names
+            if name in outcome.best_metrics
+        ]
+        lines.append(
+            f"best checkpoint: step {outcome.best} of {outcome.step}, by {first}: "
+            + ", ".join(values)
+        )
     if "num_classes" in config.model:
         load, use = "model", "model.classify([image])"
     else:
@@ -125,14 +150,17 @@ def main(argv: list[str]) -> int:
         name = f'"{name[1:-1]}"'
     load = shlex.quote(f"import clipjax; {load} = clipjax.load({name})")
     word = paths.shell(workdir)
-    text = (
-        f"done: {workdir}. Next:\n"
-        f"  python -m clipjax.evaluate --workdir {word}\n"
-        f"  python -ic {load}  # then {use}\n"
-        f"  python -m clipjax.train --help  # other towers, losses, data, optimizers"
+    lines += [
+        f"done: {workdir}. Next:",
+        f"  python -m clipjax.evaluate --workdir {word}",
+        f"  python -ic {load}  # then {use}",
+    ]
+    if config.log.tensorboard:
+        lines.append(f"  tensorboard --logdir {word}  # pip install tensorboard")
+    help_line = (
+        "  python -m clipjax.train --help  # other towers, losses, data, optimizers"
     )
-    console.print(commandline.spelled(text), soft_wrap=True)
-    return 0
+    return [*lines, help_line]
 
 
 if __name__ == "__main__":

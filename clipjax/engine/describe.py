@@ -23,11 +23,12 @@ from clipjax.engine import (
     lost_text_report,
     resume,
     sharding,
+    writers,
 )
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.run import batches, jit_step, prepare
 from clipjax.types import BadExample, Config, MissingData, UserError
-from clipjax.weights import read_model
+from clipjax.weights import read_model, write_model
 
 
 def describe(config: Config, workdir: pathlib.Path) -> None:
@@ -37,6 +38,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     missing, it prints what does not depend on them, and which data are missing.
     """
     config = datasets.resolved(architecture.settled(config, workdir))
+    writers.check(config)
     print(json.dumps(to_dict(config), indent=1))
     enable_cache(print)
     anew = True
@@ -56,6 +58,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     lost_text_report.tell(run, print)
     params = run.template.params
     _print_parameters(params)
+    print(write_model.told_limits(config, run.model, run.tokenizer))
     print(
         f"{len(run.source)} examples, {run.steps_per_epoch} steps per epoch, "
         f"{run.total_steps} steps in all"
@@ -129,5 +132,6 @@ def _without_data(config: Config, error: MissingData) -> None:
         for key, name in initial.starts(config).items():
             if read_model.is_foreign(name):  # its tokenizer needs no run
                 initial.read(key, config, model, tokenizer, print)
+        print(write_model.told_limits(config, model, tokenizer))
     print(f"device: {jax.device_count()} x {jax.devices()[0].device_kind}")
     print(f"the data are absent, so {rest} are not known. {error}")

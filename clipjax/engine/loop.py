@@ -12,6 +12,7 @@ import math
 import pathlib
 import signal
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -28,6 +29,7 @@ from clipjax.engine import (
     resume,
     sharding,
     shared_memory,
+    writers,
 )
 from clipjax.engine import state as states
 from clipjax.engine.activity import Activity
@@ -43,6 +45,7 @@ from clipjax.multihost import on_primary, same
 from clipjax.preempt import StopRequest
 from clipjax.pulse import pulse
 from clipjax.types import Config, EvalResult, Metric, UserError
+from clipjax.weights import write_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +54,17 @@ class Outcome:
 
     step: steps done. results: the evaluators' results at the last evaluation.
     stopped_by: the signal that stopped the run, 0 if it is complete.
+    best: the step of the best save and its metrics, of which best_metric chose it; None
+      and empty if no evaluation did.
     """
 
     step: int
     total_steps: int
     results: dict[str, EvalResult]
     stopped_by: int = 0
+    best: int | None = None
+    best_metric: str = ""
+    best_metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def train(
@@ -86,6 +94,7 @@ def _train(
     say = activity.say
     enable_cache(say)
     config = datasets.resolved(architecture.settled(config, workdir))
+    writers.check(config)
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
     with pulse.working(), activity.doing("reading the data and preparing the run"):
         run = prepare(config, workdir, anew)
@@ -118,18 +127,19 @@ def _train(
         if group := peers.group():
             group.last_saved = lambda: _last_saved(saves)
         say(_summary(run))
+        say(write_model.told_limits(run.config, run.model, run.tokenizer))
         with activity.doing("making or reading the first state"):
             state, start, replaced = _start(run, saves, say)
         on_primary(lambda: _save_parts(run))
         run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
-            return Outcome(start, run.total_steps, {})
+            return _with_best(Outcome(start, run.total_steps, {}), saves)
         with contextlib.ExitStack() as stack:
             outcome = _loop(run, saves, stop, state, start, replaced, activity, stack)
         with activity.doing(f"finishing the save of step {outcome.step}"):
             saves.wait()
-        return outcome
+        return _with_best(outcome, saves)
 
 
 def _save_parts(run: Run) -> None:
@@ -222,7 +232,9 @@ def _loop(
         progress.say(f"{source.left_out:,} examples without a caption are left out")
     writer = None
     if jax.process_index() == 0:
-        writer = MetricWriter(run.workdir, start, tensorboard=config.log.tensorboard)
+        files = MetricWriter(run.workdir, start, tensorboard=config.log.tensorboard)
+        opens = writers.check(config)
+        writer = writers.Writers(files, opens, run.workdir, config, progress.say)
         stack.callback(writer.close)
     save_every = config.checkpoint.every or run.steps_per_epoch
     # Emulated devices share a thread pool: two steps in flight could deadlock.
@@ -290,6 +302,18 @@ def _loop(
             progress.say(f"stopped by {name}; saving step {step}")
             return Outcome(step, total, results, stop_signal)
     return Outcome(total, total, results)
+
+
+def _with_best(outcome: Outcome, saves: Checkpoints) -> Outcome:
+    """The outcome with the best save, which process 0 knows."""
+    if jax.process_index() > 0 or (best := saves.best_step()) is None:
+        return outcome
+    return dataclasses.replace(
+        outcome,
+        best=best,
+        best_metric=saves.followed()[0],
+        best_metrics=saves.metrics(best),
+    )
 
 
 def _doing(

@@ -30,6 +30,7 @@ class Progress(Task):
         self._mark = (self._begin, step)
         self._waited = 0.0
         self._values: Mapping[str, float] = {}
+        self._final = False
         self.say = activity.say
 
     def at(self, step: int) -> None:
@@ -73,13 +74,17 @@ class Progress(Task):
         """Takes a logged step's numbers; prints them if they are due, or final."""
         self._step, self._values = step, values
         self.activity.tell(self, always=final)
+        self._final = final
+
+    def due(self, now: float) -> bool:
+        return not self._final and super().due(now)
 
     def text(self) -> str:
         width = len(str(self._total))
         parts = [f"step {self._step:>{width}}/{self._total}"]
         parts += self._numbers(self._values)
         done = self._step - self._first
-        if done > 0 and self._step < self._total:
+        if done > 0 and self._values and self._step < self._total:
             spent = time.monotonic() - self._begin
             parts.append(f"left {duration(spent / done * (self._total - self._step))}")
         return "  ".join(parts)

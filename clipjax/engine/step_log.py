@@ -10,10 +10,10 @@ import jax
 
 from clipjax import param_paths
 from clipjax.data.batching.batches import TrainBatches
-from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run
 from clipjax.engine.watch import Watch
+from clipjax.engine.writers import Writers
 from clipjax.multihost import gather
 from clipjax.types import Metrics, UserError
 
@@ -37,7 +37,7 @@ class StepLog:
         run: Run,
         source: TrainBatches,
         progress: Progress,
-        writer: MetricWriter | None,
+        writer: Writers | None,
         start: int,
         replaced: int,
         last_saved: Callable[[], str],

@@ -32,6 +32,8 @@ from clipjax.weights.rename_table import DTYPES, to_theirs
 from clipjax.weights.tensors import tensor_files
 
 FORMATS = ("hf", "open_clip")
+# The tokenizer's section of one of ours that is written as a tokenizer.json.
+RELEASED = {"name": "hf_json", "lowercase": False, "canonicalize": False}
 
 
 def write(
@@ -65,28 +67,24 @@ def write(
         config.data.tokenizer, tokenizer, variables
     )
     ends = tokenizer_files.ends(tokenizer)
-    preprocess = config.data.preprocess
     ours = towers.module
     towers, variables = _standard(target, towers, variables, ends)
     module = towers.module
     with _folder(out) as folder:
+        files = _settings(target, towers, ends, config, section, out.name)
         if target == "open_clip":
-            text_keys = tokenizer_files.open_clip_keys(section, out.name)
-            settings = open_clip_config.config_json(towers, ends, preprocess, text_keys)
-            tokenizer_files.write_json(folder / open_clip.CONFIG, settings)
+            text = files[open_clip.CONFIG]["model_cfg"]["text_cfg"]
+            with_tokenizer = "hf_tokenizer_name" in text
             table = open_clip.table(towers, frozenset())
             name = WEIGHTS[open_clip.CONFIG][0]
-            if "hf_tokenizer_name" in text_keys:
-                tokenizer_files.write(section, tokenizer, folder)
         else:
-            kind = hf_siglip if _is_siglip(towers) else hf_clip
-            settings = kind.config_json(towers, ends) | {"dtype": dtype}
-            size = module.image.image_size
-            processor = preprocessing.to_hf(preprocess, size, module.mean, module.std)
-            tokenizer_files.write_json(folder / hf_common.CONFIG, settings)
-            tokenizer_files.write_json(folder / preprocessing.HF_FILE, processor)
-            table = kind.table(towers, frozenset())
+            with_tokenizer = True
+            files[hf_common.CONFIG]["dtype"] = dtype
+            table = _hf_kind(towers).table(towers, frozenset())
             name = WEIGHTS[hf_common.CONFIG][0]
+        for file, content in files.items():
+            tokenizer_files.write_json(folder / file, content)
+        if with_tokenizer:
             tokenizer_files.write(section, tokenizer, folder)
         tensors = to_theirs(table, variables, dtype)
         # transformers requires this metadata.
@@ -100,6 +98,78 @@ def write(
     ]
 
 
+def limits(config: Config, model: Model, tokenizer: Tokenizer | None) -> dict[str, str]:
+    """Format -> why `write` refuses a model, "" if it does not.
+
+    Cheap: nothing is computed, so it also says so of a model that is yet to be trained.
+    """
+    found = {}
+    for target in FORMATS:
+        try:
+            _check(target, config, model, tokenizer)
+            found[target] = ""
+        except UserError as error:
+            found[target] = str(error)
+    return found
+
+
+def told_limits(config: Config, model: Model, tokenizer: Tokenizer | None) -> str:
+    """The formats that a model can be exported to, and what stands in the way of each
+    other one, for the first lines of a run."""
+    found = limits(config, model, tokenizer)
+    able = [target for target, why in found.items() if not why]
+    reasons: dict[str, list[str]] = {}
+    for target, why in found.items():
+        if why:
+            reasons.setdefault(why, []).append(target)
+    parts = [f"to {' and '.join(able)}"] if able else []
+    parts += [f"not to {' or '.join(them)}: {why}" for why, them in reasons.items()]
+    return f"export: {'; '.join(parts)}"
+
+
+def _check(
+    target: str, config: Config, model: Model, tokenizer: Tokenizer | None
+) -> None:
+    """Raises UserError for what a format lacks, as `write` does."""
+    plain: Any = model
+    while not isinstance(plain, TwoTowerModel) and hasattr(plain, "model"):
+        plain = plain.model  # in LoRA or frozen parts
+    towers = _two_towers(plain)
+    assert tokenizer is not None  # two towers have one
+    section: Any = config.data.tokenizer
+    ends = tokenizer_files.ends(tokenizer)
+    if hasattr(tokenizer, "released"):
+        if section["name"] != "wordpiece":  # see _portable
+            ends = ends._replace(end=tokenizer.vocab_size - 1)
+        section = RELEASED
+    tokenizer_files.check(section)
+    towers, _ = _standard(target, towers, None, ends)
+    _settings(target, towers, ends, config, section, "")
+
+
+def _settings(
+    target: str,
+    towers: TwoTowerModel,
+    ends: tokenizer_files.Ends,
+    config: Config,
+    section: Any,
+    folder: str,
+) -> dict[str, dict[str, Any]]:
+    """File name -> its JSON: the model's settings and its image transform's.
+
+    Raises UserError for an option that the format lacks.
+    """
+    preprocess, module = config.data.preprocess, towers.module
+    if target == "open_clip":
+        keys = tokenizer_files.open_clip_keys(section, folder)
+        settings = open_clip_config.config_json(towers, ends, preprocess, keys)
+        return {open_clip.CONFIG: settings}
+    settings = _hf_kind(towers).config_json(towers, ends)
+    size = module.image.image_size
+    processor = preprocessing.to_hf(preprocess, size, module.mean, module.std)
+    return {hf_common.CONFIG: settings, preprocessing.HF_FILE: processor}
+
+
 def _standard(
     target: str, model: TwoTowerModel, variables: Variables | None, ends: Any
 ) -> tuple[TwoTowerModel, Variables]:
@@ -110,9 +180,11 @@ def _standard(
     return model, variables
 
 
-def _is_siglip(model: TwoTowerModel) -> bool:
+def _hf_kind(model: TwoTowerModel) -> Any:
+    """The module of the format of transformers that is nearest to the towers."""
     tower = model.module.image
-    return isinstance(tower, VisionTransformer) and tower.pool == "map"
+    siglip = isinstance(tower, VisionTransformer) and tower.pool == "map"
+    return hf_siglip if siglip else hf_clip
 
 
 def _portable(
@@ -122,9 +194,8 @@ def _portable(
 
     The end token and the last one swap their ids, and therefore their embeddings.
     """
-    released = {"name": "hf_json", "lowercase": False, "canonicalize": False}
     if section["name"] == "wordpiece":
-        return released, tokenizer, variables
+        return RELEASED, tokenizer, variables
     if not hasattr(tokenizer, "released"):
         return section, tokenizer, variables
     ours = tokenizer_files.ends(tokenizer)
@@ -134,7 +205,7 @@ def _portable(
     swapped = [ours.end, tokenizer_files.ends(converted).end]
     table[swapped] = table[swapped[::-1]]
     params["text"] = {**params["text"], "token_embedding": table}
-    return released, converted, {**variables, "params": params}
+    return RELEASED, converted, {**variables, "params": params}
 
 
 def _without_additions(
@@ -147,20 +218,26 @@ def _without_additions(
     if isinstance(model, LoraModel):
         variables = model.merge(variables)
         model = model.model
-    if not isinstance(model, TwoTowerModel):
-        raise UserError(
-            f"this model ({type(model).__name__}) cannot be exported: only two-tower "
-            "models can"
-        )
+    towers = _two_towers(model)
     params = {
         name: part
         for name, part in variables["params"].items()
         if not name.endswith("_expander")
     }
-    if not model.module.learnable_scale:
-        params["logit_scale"] = np.float32(math.log(model.module.logit_scale_init))
+    if not towers.module.learnable_scale:
+        params["logit_scale"] = np.float32(math.log(towers.module.logit_scale_init))
     stats = variables.get("batch_stats")
-    return model, {"params": params, **({"batch_stats": stats} if stats else {})}
+    return towers, {"params": params, **({"batch_stats": stats} if stats else {})}
+
+
+def _two_towers(model: Any) -> TwoTowerModel:
+    """The model; raises UserError for another kind."""
+    if not isinstance(model, TwoTowerModel):
+        raise UserError(
+            f"this model ({type(model).__name__}) cannot be exported: only two-tower "
+            "models can"
+        )
+    return model
 
 
 @contextlib.contextmanager

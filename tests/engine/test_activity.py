@@ -27,6 +27,12 @@ def test_plain_lines_begin_after_two_seconds_and_grow_rare():
     assert steps[:3] == [2, 7, 12] and len(steps) > 3 * len(shown)
 
 
+def test_the_last_line_of_steps_comes_once():
+    progress = Progress(Activity(Console(file=io.StringIO())), 9, 0, 4)
+    progress.show(9, {"train/loss": 1.0, "train/bad_total": 0.0}, final=True)
+    assert lines_of(progress, 100) == []
+
+
 def test_what_is_quick_prints_nothing(monkeypatch):
     stream = io.StringIO()
     with Activity(Console(file=stream)) as shown, shown.doing("reading"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 import types
 
@@ -685,6 +686,35 @@ def test_export_refuses(tmp_path, words, target, image, text, options, message):
     with pytest.raises(UserError, match=message):
         write_model.write(tmp_path / "out", target, chosen, model, variables, tokenizer)
     assert not list(tmp_path.iterdir())
+    if target in write_model.FORMATS:  # the same is known before anything is trained
+        assert re.search(message, write_model.limits(chosen, model, tokenizer)[target])
+
+
+def test_what_a_run_says_of_exports(words):
+    tokenizer, chosen = words
+    vocab = tokenizer.vocab_size
+
+    def told(model):
+        return write_model.told_limits(chosen, model, tokenizer)
+
+    plain = make_model(vocab=vocab)
+    assert told(plain) == "export: to hf and open_clip"
+    assert told(lora.add(plain, rank=2, alpha=1.0, on="qkv/kernel$")) == told(plain)
+    mean = make_model({"pool": "mean", "positions": "sincos"}, vocab=vocab)
+    assert told(mean) == (
+        "export: to open_clip; not to hf: model.image.pool='mean' cannot be "
+        "exported: transformers' CLIPModel has 'cls' only"
+    )
+    chosen.data.preprocess.name = "mine"
+    assert told(plain) == (
+        "export: not to hf or open_clip: data.preprocess=mine: other formats have "
+        "clip, openai, squash only"
+    )
+    own = types.SimpleNamespace()
+    assert told(own) == (
+        "export: not to hf or open_clip: this model (SimpleNamespace) cannot be "
+        "exported: only two-tower models can"
+    )
 
 
 def test_export_refuses_unknown_tokenizers(tmp_path, words):

@@ -132,10 +132,11 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best finite value; ties: the latest; None: unknown."""
-        steps = self._store.best(*self._followed())
+        steps = self._store.best(*self.followed())
         return steps.pop() if len(steps) == 1 else None
 
-    def _followed(self) -> tuple[str, str]:
+    def followed(self) -> tuple[str, str]:
+        """The metric that chooses the best step, and its mode; empty if unknown."""
         return self._best if self._best[0] else self._store.followed()
 
     def follow(self, metric: str, mode: str) -> None:
@@ -174,7 +175,7 @@ class Checkpoints:
                 f"no metric {self._best[0]!r} among {', '.join(values)}: step {step} "
                 "cannot become the best checkpoint"
             )
-        best = self._followed()
+        best = self.followed()
         scores = {"metrics": values, "modes": dict(modes or {}), "best": best}
         items = {
             "meta": {"meta": dict(meta), **scores},
@@ -353,7 +354,7 @@ class Checkpoints:
             self._failure = (step, error)
             return
         try:
-            best = self._store.best(*self._followed())
+            best = self._store.best(*self.followed())
             self._store.prune(self._keep, self._every_keep, best)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"

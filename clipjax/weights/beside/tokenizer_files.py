@@ -46,7 +46,7 @@ def open_clip_keys(section: Mapping[str, Any], folder: str) -> dict[str, Any]:
     folder from which open_clip loads its files.
     """
     name = section["name"]
-    _check(name)
+    check(section)
     if name == "clip_bpe":
         canonical = {"tokenizer_kwargs": {"clean": "canonicalize"}}
         return canonical if section["canonicalize"] else {}
@@ -64,7 +64,7 @@ def write(
 
     Raises UserError for a tokenizer that transformers lacks.
     """
-    _check(section["name"])
+    check(section)
     if section["name"] == "clip_bpe":
         _write_clip(section, tokenizer, folder)
     elif section["name"] == "hf_json":
@@ -73,11 +73,18 @@ def write(
         _write_sentence_piece(section, tokenizer, folder)
 
 
-def _check(name: str) -> None:
+def check(section: Mapping[str, Any]) -> None:
+    """Raises UserError for a tokenizer that transformers lacks; see `write`."""
+    name = section["name"]
     if name not in EXPORTED:
         raise UserError(
             f"data.tokenizer.name={name!r} cannot be exported: it is none of "
             f"{', '.join(EXPORTED)} and has no released()"
+        )
+    if name == "sentence_piece" and not section["canonicalize"]:
+        raise UserError(
+            "data.tokenizer.canonicalize=False cannot be exported: transformers' "
+            "SiglipTokenizer always drops punctuation"
         )
 
 
@@ -198,11 +205,6 @@ def _piece(spec: dict[str, Any], number: int) -> str:
 def _write_sentence_piece(
     section: Mapping[str, Any], tokenizer: Tokenizer, folder: pathlib.Path
 ) -> None:
-    if not section["canonicalize"]:
-        raise UserError(
-            "data.tokenizer.canonicalize=False cannot be exported: transformers' "
-            "SiglipTokenizer always drops punctuation"
-        )
     content = base64.b64decode(tokenizer.state() or "")
     (folder / tokenizer_choice.SENTENCE_PIECE).write_bytes(content)
     _settings(
