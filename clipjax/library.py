@@ -42,7 +42,7 @@ def load(
     Args:
       name: a run; a folder of Hugging Face's CLIPModel or SiglipModel or of open_clip;
         a file of OpenAI's CLIP; or "hf-hub:ORG/NAME" for such a folder on the Hugging
-        Face hub.
+        Face hub, also by a well-known name: "ViT-B-32", "openai/clip-vit-base-patch32".
       checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
       ema: whether to load a run's moving average of the parameters, if it has one.
       dtype: "float32", or "bfloat16" products with the matrices in bfloat16, which

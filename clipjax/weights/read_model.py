@@ -81,6 +81,7 @@ KNOWN = (
 
 def is_foreign(name: str) -> bool:
     """Whether a name is a foreign model's and not a run directory's."""
+    name = hub.full_name(name)
     if name.startswith(hub.PREFIX):
         return True
     path = paths.local(name, "a model")
@@ -97,6 +98,7 @@ def is_foreign(name: str) -> bool:
 
 def short_name(name: str) -> str:
     """The last part of a foreign model's name, for files named after it."""
+    name = hub.full_name(name)
     if name.startswith(hub.PREFIX):
         return name.rpartition("/")[2]
     path = paths.local(name, "a model")
@@ -106,8 +108,8 @@ def short_name(name: str) -> str:
 def read_model(name: str) -> tuple[Settings, Variables]:
     """A foreign model's settings, and its variables as float32 host arrays.
 
-    name: a folder, a file, or "hf-hub:org/name" on the Hugging Face hub, which is
-    stored in the hub's cache.
+    name: a folder, a file, or "hf-hub:org/name" or a well-known name (hub.KNOWN) on
+    the Hugging Face hub, which is stored in the hub's cache.
 
     Raises UserError, naming the file and the cause, if the model is absent, its format
     is unknown, or clipjax has no such towers.
@@ -129,6 +131,7 @@ def _opened(
     name: str,
 ) -> tuple[Any, Settings, TwoTowerModel, Mapping[str, Any], pathlib.Path]:
     """A model's format, settings, model, tensors and weight file."""
+    name = hub.full_name(name)
     if name.startswith(hub.PREFIX):
         path = hub.fetch(name, WEIGHTS)
     else:

@@ -185,6 +185,7 @@ def check_same(tower: Any, settings: TowerSettings, origin: str) -> None:
 
 def _open(name: str, side: str) -> _Opened | None:
     """Opens a single tower's file; None for a two-tower model."""
+    name = hub.full_name(name)
     if name.startswith(hub.PREFIX):
         folder = hub.fetch(name, read_model.WEIGHTS)
     else:

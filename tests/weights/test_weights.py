@@ -46,6 +46,7 @@ from clipjax.weights import (
 )
 from clipjax.weights.beside import preprocessing
 from clipjax.weights.formats import hf_clip, hf_siglip, open_clip
+from clipjax.weights.tensors import hub as known_hub
 from clipjax.weights.tensors import resize_positions, tensor_files
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "parity" / "goldens"
@@ -741,7 +742,7 @@ class Hub(types.ModuleType):
         self.source, self.cache, self.fetched = source, cache, []
 
     def snapshot_download(self, repository, allow_patterns):
-        assert repository == "org/name"
+        assert repository in ("org/name", *known_hub.KNOWN.values())
         for path in self.source.iterdir():
             if any(path.match(pattern) for pattern in allow_patterns):
                 self.fetched.append(path.name)
@@ -777,3 +778,29 @@ def test_errors_of_the_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[hf\]'"):
         read_model.read_model("hf-hub:org/name")
+
+
+def test_well_known_names(tmp_path, monkeypatch):
+    """The hub's, unless a folder has that name; offline, one line says what to do."""
+    monkeypatch.chdir(tmp_path)
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir(), cache.mkdir()
+    write_hf(source)
+    hub = Hub(source, cache)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    for name in ("ViT-B-32", "ViT-L/14@336px", "openai/clip-vit-base-patch32"):
+        assert read_model.is_foreign(name)
+        assert_equal(read_model.read_model(name)[1], MADE["clip"][2])
+    assert read_model.short_name("ViT-B-32") == "clip-vit-base-patch32"
+    assert read_model.is_foreign("laion/CLIP-ViT-B-32") and not read_model.is_foreign(
+        "runs/x"
+    )
+    (tmp_path / "openai" / "clip-vit-base-patch32").mkdir(parents=True)
+    assert not read_model.is_foreign("openai/clip-vit-base-patch32")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError) as error:
+        read_model.read_model("ViT-B-32")
+    said = str(error.value)
+    assert said.startswith("hf-hub:openai/clip-vit-base-patch32 needs the huggingface")
+    assert "put its model.safetensors, config.json, " in said
+    assert "into a folder such as clip-vit-base-patch32/, and give that folder" in said
