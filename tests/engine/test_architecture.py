@@ -12,7 +12,7 @@ from command_tools import failure
 from config_tiny import get_config
 
 import clipjax
-from clipjax import config_check, train
+from clipjax import config_check, export, train
 from clipjax.config import base, create
 from clipjax.engine import architecture
 from clipjax.types import UserError
@@ -121,6 +121,14 @@ def test_train_resume_and_load_without_the_model(models, capsys):
     np.testing.assert_allclose(
         ours.encode_text(["a dog"]), theirs.encode_text(["a dog"]), atol=1e-5
     )
+    # And out again, with equal embeddings.
+    assert export.main(["export", "--model=run", "--format=hf", "--out=out"]) == 0
+    again = clipjax.load("out")
+    for name in ("encode_image", "encode_text"):
+        given = [image] if name == "encode_image" else ["a dog", "a red horse"]
+        np.testing.assert_array_equal(
+            getattr(again, name)(given), getattr(ours, name)(given)
+        )
     more[0] = "--config.train.steps=2"
     assert train.main([*argv, *more, "--extend"]) == 0
     assert "resuming" in capsys.readouterr().out

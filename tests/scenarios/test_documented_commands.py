@@ -83,6 +83,9 @@ def smaller(words):
     flat = config_check.to_dict(documented.opened(words))
     flags = []
     sizes = dict(SMALLER)
+    if any("model=released" in word for word in words):  # it has its own sizes
+        own = ("model.", "data.image_size")
+        sizes = {key: x for key, x in sizes.items() if not key.startswith(own)}
     for place, own in SMALLER_DATA.items():
         if any(word.endswith(f"={place}") for word in words):
             sizes |= own
@@ -154,7 +157,7 @@ class Shared:
         if not place.exists():
             run = [
                 "--config",
-                "configs/quickstart.py",
+                "configs/quickstart.py:tokenizer=bpe",  # which knows every word
                 "--workdir",
                 str(place) + "_run",
             ]
