@@ -53,11 +53,18 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(plain))
 
 
+# What a component did before it had an option whose default does something else.
+UNTIL_ADDED = {
+    ("data", "imagefolder", "class_names"): "raw",
+    ("data", "tfds", "class_names"): "raw",
+}
+
+
 def from_dict(saved: Mapping[str, Any]) -> Config:
     """A saved config as a ConfigDict, with its lists as tuples.
 
     Keys and options that are newer than the file get their defaults, which do not
-    change a run.
+    change a run, or what UNTIL_ADDED says.
 
     Raises UserError if it names an unknown component.
     """
@@ -79,7 +86,8 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
     for family, section, path in config_parts.sections(config):
         factory = registry.load(family, section.name)
         for key, option in registry.options(factory).items():
-            value = section.get(key, option.default)
+            before = UNTIL_ADDED.get((family, section.name, key), option.default)
+            value = section.get(key, before)
             if key in section:
                 del section[key]
             section[key] = field(value, option.annotation, f"{path}.{key}")

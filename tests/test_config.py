@@ -120,6 +120,17 @@ def test_keys_newer_than_a_saved_config_have_their_defaults():
     assert config_check.flat(again) == config_check.flat(made)
 
 
+@pytest.mark.parametrize("name", ["imagefolder", "tfds"])
+def test_a_config_saved_before_class_names_keeps_the_folders_names(name):
+    saved = config_check.to_dict(
+        config.base(f"data={name}", options={"train": {"steps": 5}})
+    )
+    for section in saved["data"]["train"], saved["data"]["eval"]:
+        assert section.pop("class_names") == "auto"
+    again = config_check.from_dict(saved)
+    assert again.data.train.class_names == again.data.eval.class_names == "raw"
+
+
 def test_only_result_keys_count_as_differences():
     options = {"train": {"steps": 5}}
     old = config_check.to_dict(config.base(None, options=options))
