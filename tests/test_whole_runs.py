@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from source_tools import jpeg
 import clipjax
 from clipjax import evals_flags, evaluate
 from clipjax.types import UserError
+from clipjax.weights import read_model
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
 TEMPLATE = "a photo of a {}."
@@ -119,6 +121,37 @@ def test_mistakes(models, argv, words, capsys, tmp_path, monkeypatch):
     argv = [word.replace("MODEL", str(models["hf"])) for word in argv]
     assert words in failure(capsys, evaluate.main, *argv)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("tokenizer.json", None, "no tokenizer fits: it holds no tokenizer.json"),
+        ("model.safetensors", None, "no weight file by a name that clipjax reads"),
+        ("config.json", ('"clip"', '"blip"'), "'blip' is of no format that clipjax"),
+    ],
+)
+def test_folders_that_lack_something(
+    models, flowers, tmp_path, monkeypatch, capsys, file, change, words
+):
+    monkeypatch.chdir(tmp_path)
+    path = shutil.copytree(models["hf"], tmp_path / "model") / file
+    if change:
+        path.write_text(path.read_text().replace(*change))
+    else:
+        path.unlink()
+    assert words in failure(capsys, evaluate.main, *flags("model", flowers))
+
+
+def test_a_folder_without_its_preprocessing_says_so(models, tmp_path, caplog):
+    model = shutil.copytree(models["hf"], tmp_path / "model")
+    read_model.describe(str(model))
+    assert not caplog.messages
+    (model / "preprocessor_config.json").unlink()
+    read_model.describe(str(model))
+    assert [line.split(":")[0] for line in caplog.messages] == [
+        f"{model / 'preprocessor_config.json'} is missing"
+    ]
 
 
 def test_flags_of_evaluators():

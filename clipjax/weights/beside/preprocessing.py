@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pathlib
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ HF_FILE = "preprocessor_config.json"
 # processor's settings under one key.
 HF_PROCESSOR, HF_NESTED = "processor_config.json", "image_processor"
 HALF = (0.5, 0.5, 0.5)
+
+logger = logging.getLogger(__name__)
 
 
 class Preprocessing(NamedTuple):
@@ -53,6 +56,12 @@ def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     processor = tokenizer_choice.read_json(path)
     if HF_NESTED not in processor:
         path = folder / HF_FILE
+        if folder.is_dir() and not path.is_file():
+            logger.warning(
+                "%s is missing: images are prepared as this kind of model has it by "
+                "default; put the model's own file there",
+                path,
+            )
         return tokenizer_choice.read_json(path), str(path)
     settings = processor[HF_NESTED]
     if not isinstance(settings, dict):
