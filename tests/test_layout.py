@@ -96,7 +96,6 @@ TESTED_BY = {
     "engine/assemble": "scenarios/test_report_configs",
     "engine/checkpoint/layout": "engine/checkpoint/test_saves",
     "engine/checkpoint/manifest": "engine/checkpoint/test_step_folder",
-    "engine/checkpoint/orbax_log": "engine/checkpoint/test_checkpoint_faults",
     "engine/classes": "models/test_classifier data/test_class_lists",
     "engine/datasets": "scenarios/test_run_data",
     "engine/describe": "scenarios/test_commands",

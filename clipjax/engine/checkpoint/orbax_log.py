@@ -43,7 +43,7 @@ class _NotAfterTheFirst(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if error is None or absl_logging.level_debug():
             return True
-        if _is_late(error):
+        if _is_late(error) or _is_tensorstores(error):
             return False
         traces = traceback.extract_tb(error.__traceback__)
         return not any("/orbax/" in frame.filename for frame in traces)
@@ -51,6 +51,12 @@ class _NotAfterTheFirst(logging.Filter):
 
 def _is_late(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+
+def _is_tensorstores(error: BaseException) -> bool:
+    """Its threads make such errors, so no traceback leads to orbax."""
+    text = str(error)
+    return "tensorstore_spec" in text or bool(_SYSTEM_ERROR.search(text))
 
 
 def line(error: BaseException) -> str:
