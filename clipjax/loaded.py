@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clipjax import given_images, given_texts
@@ -266,7 +267,7 @@ class Loaded:
         True
         """
         self._check_embeds()
-        blank = np.zeros((1, *self.encoder.image_shape), np.uint8)
+        blank = jnp.zeros((1, *self.encoder.image_shape), jnp.uint8)
         # Compiled, so that the tower, on which it does not depend, is left out.
         scale = jax.jit(lambda v: self.model.encode_image(v, blank)["logit_scale"])
         return float(scale(self.variables))

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-Variables = Mapping[str, Any]  # {"params": tree, and "batch_stats": tree if any}
-Batch = Mapping[str, Any]  # flat dict of arrays; the keys are listed at `BATCH_KEYS`
-Outputs = dict[str, Any]
+if TYPE_CHECKING:
+    import jax
+    from jax.sharding import Mesh
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
+
+    Batch = Mapping[str, jax.Array]  # a HostBatch on the devices
+    Outputs = dict[str, jax.Array]
+
+Tree = Mapping[str, Any]  # nested dicts of arrays
+Variables = Tree  # {"params": tree, and "batch_stats": tree if any}
+HostBatch = Mapping[str, np.ndarray]  # the keys are listed at `BATCH_KEYS`
 Metrics = dict[str, Any]
 # A table: column name -> its values, arrays or lists of equal length.
 Rows = Mapping[str, "Sequence[Any] | np.ndarray"]
@@ -42,6 +51,15 @@ OTHER_KEYS = {
 
 # Outputs of a model that do not have a leading batch dimension.
 GLOBAL_OUTPUTS = ("logit_scale", "logit_bias")
+
+
+def __getattr__(name: str) -> Any:
+    """Batch and Outputs, which import jax; importing clipjax alone does not."""
+    if name not in ("Batch", "Outputs"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import jax
+
+    return Mapping[str, jax.Array] if name == "Batch" else dict[str, jax.Array]
 
 
 class UserError(Exception):
@@ -178,11 +196,11 @@ class ImageTower(Protocol):
     image_size: height and width in pixels.
     """
 
-    dtype: Any
+    dtype: DTypeLike | None
     image_size: int
 
-    def __call__(self, image: Any, train: bool) -> Outputs:
-        """Encodes normalised images, float [b h w 3].
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Outputs:
+        """Encodes normalised images.
 
         Returns "pooled" [b d] and "tokens" [b n d]. In evaluation (`train` False) a row
         does not depend on the others; in training the key "dropout" may be drawn from
@@ -200,12 +218,14 @@ class TextTower(Protocol):
       only then data.text_buckets is allowed.
     """
 
-    dtype: Any
+    dtype: DTypeLike | None
     context_length: int
     padding_invariant: bool
 
-    def __call__(self, text: Any, mask: Any, train: bool) -> Outputs:
-        """Encodes ids int32 [b l] with mask bool [b l], true on tokens.
+    def __call__(
+        self, text: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool
+    ) -> Outputs:
+        """Encodes ids with their mask, true on tokens.
 
         Returns "pooled" [b d] and "tokens" [b l d], of which only those under the mask
         mean something. A row without any token gives finite numbers.
@@ -234,14 +254,14 @@ class Model(Protocol):
         """
         ...
 
-    def init(self, key: Any) -> Variables:
+    def init(self, key: PRNGKeyArray) -> Variables:
         """Fresh variables (float32); pure, so it can run under jit and eval_shape."""
         ...
 
     def apply(
-        self, variables: Variables, batch: Batch, train: bool, key: Any
-    ) -> tuple[Outputs, Any]:
-        """Returns (outputs, new_model_state).
+        self, variables: Variables, batch: Batch, train: bool, key: PRNGKeyArray | None
+    ) -> tuple[Outputs, Tree]:
+        """Returns (outputs, new_model_state). key: None only if not in training.
 
         outputs: image_embed, text_embed float32 [b e] of unit norm, image_features,
         text_features [b e] before normalisation, and the GLOBAL_OUTPUTS it has:
@@ -251,9 +271,13 @@ class Model(Protocol):
         """
         ...
 
-    def encode_image(self, variables: Variables, image: Any) -> Outputs: ...
+    def encode_image(
+        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+    ) -> Outputs: ...
 
-    def encode_text(self, variables: Variables, text: Any, mask: Any) -> Outputs: ...
+    def encode_text(
+        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
+    ) -> Outputs: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +295,7 @@ class LossSpec:
     global_batch: int
     steps_per_epoch: int
     total_steps: int
-    mesh: Any = None
+    mesh: Mesh | None = None
 
 
 class Loss(Protocol):
@@ -290,14 +314,14 @@ class Loss(Protocol):
     - TRAIN_OPTIONS: the same of the section `train`
     """
 
-    def init(self) -> Any:
-        """The loss state: nested dicts of arrays, {} if there is none."""
+    def init(self) -> Tree:
+        """The loss state, {} if there is none."""
         ...
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: Any, step: Any
-    ) -> tuple[Any, Any, Metrics]:
-        """Returns (scalar value, new state, metrics by name, scalars).
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
+        """Returns (value, new state, metrics by name, scalars).
 
         The new state has the shapes and types of the old one. Raises UserError for
         outputs or a batch that it cannot use, such as a single pair.

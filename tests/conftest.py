@@ -18,9 +18,15 @@ import pathlib
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 from absl import flags
 
+# Before these are imported: the shapes on their signatures are checked at each call.
+jaxtyping.install_import_hook(
+    ["clipjax.models", "clipjax.losses", "clipjax.engine.gradients"],
+    "shape_checks.checked",
+)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no fault of what is tested.
 hypothesis.settings.register_profile("any_machine", deadline=None)

@@ -9,22 +9,22 @@ masks, to backpropagate its part of that gradient (GradCache, arXiv 2101.06983).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from clipjax.engine.state import TrainState, variables
 from clipjax.engine.watch import NOT_FINITE, outputs_not_finite
-from clipjax.types import GLOBAL_OUTPUTS, Batch, Loss, Metrics, Model, Outputs
+from clipjax.types import GLOBAL_OUTPUTS, Batch, Loss, Metrics, Model, Outputs, Tree
 
 # (value, gradient, new model state, new loss state, outputs, metrics)
-Found = tuple[jax.Array, Any, Any, Any, Outputs, Metrics]
+Found = tuple[Float[Array, ""], Tree, Tree, Tree, Outputs, Metrics]
 
 
 def make(
     model: Model, loss: Loss, micro_batches: int
-) -> Callable[[TrainState, Batch, jax.Array], Found]:
+) -> Callable[[TrainState, Batch, PRNGKeyArray], Found]:
     """Returns gradient(state, batch, key), whose outputs are those of GLOBAL_OUTPUTS.
 
     micro_batches: in how many parts the towers take the batch. Part m has the rows
@@ -37,7 +37,9 @@ def make(
     )
 
 
-def _at_once(model: Model, loss: Loss, state, batch, key) -> Found:
+def _at_once(
+    model: Model, loss: Loss, state: TrainState, batch: Batch, key: PRNGKeyArray
+) -> Found:
     def objective(params):
         outputs, model_state = model.apply(
             variables(params, state.model_state), batch, True, key
@@ -58,11 +60,18 @@ def _at_once(model: Model, loss: Loss, state, batch, key) -> Found:
     return value, gradient, model_state, loss_state, outputs, metrics
 
 
-def _in_parts(model: Model, loss: Loss, state, batch, key, count: int) -> Found:
-    def part(x: jax.Array) -> jax.Array:
+def _in_parts(
+    model: Model,
+    loss: Loss,
+    state: TrainState,
+    batch: Batch,
+    key: PRNGKeyArray,
+    count: int,
+) -> Found:
+    def part(x: Shaped[Array, "b ..."]) -> Shaped[Array, "m n ..."]:
         return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
-    def whole(x: jax.Array) -> jax.Array:
+    def whole(x: Shaped[Array, "m n ..."]) -> Shaped[Array, "m*n ..."]:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
     def forward(params, model_state, number, rows):
@@ -113,7 +122,7 @@ def _in_parts(model: Model, loss: Loss, state, batch, key, count: int) -> Found:
 def at_least_float32(outputs: Outputs) -> Outputs:
     """The outputs for a loss: a cosine in bfloat16 errs by 0.004, a logit by 0.4."""
 
-    def promote(x: jax.Array) -> jax.Array:
+    def promote(x: Shaped[Array, "*d"]) -> Shaped[Array, "*d"]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.losses.common.combined import check_weights
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 
 def make(
@@ -54,12 +54,12 @@ class ClipLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
         text and text_mask by same_caption.
 
@@ -81,8 +81,8 @@ class ClipLoss:
         metrics[diagnostics.UNINFORMED] = (self.image_weight + self.text_weight) * even
         return value, state, metrics
 
-    def _target(self, rows: pairs.Side, columns: pairs.Side) -> jax.Array:
-        """The similarity [b] of each row to what it should find."""
+    def _target(self, rows: pairs.Side, columns: pairs.Side) -> Float[Array, " b"]:
+        """The similarity of each row to what it should find."""
         wanted = matches.wanted(columns)
         if self.label_smoothing:
             everything = matches.kept_mean(columns)

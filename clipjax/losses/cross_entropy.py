@@ -11,10 +11,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics
 from clipjax.option_checks import one_of
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 OUTPUT = "logits"  # what it needs of the model
 
@@ -44,12 +45,12 @@ class CrossEntropyLoss:
     kind: str
     label_smoothing: float
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs logits [b c], and label int32 [b]; a negative one does not count."""
         logits, label = outputs["logits"], batch["label"]
         classes = logits.shape[1]

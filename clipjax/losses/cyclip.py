@@ -11,11 +11,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses import clip
 from clipjax.losses.common import diagnostics, pairs
 from clipjax.losses.common.combined import check_weights
-from clipjax.types import Batch, LossSpec, Metrics, Outputs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree
 
 
 def make(
@@ -53,12 +54,12 @@ class CyclipLoss:
     contrastive: float
     softmax: clip.ClipLoss
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
         text and text_mask by same_caption."""
         image, text = outputs["image_embed"], outputs["text_embed"]
@@ -85,5 +86,7 @@ class CyclipLoss:
         return self.contrastive * value + consistency, state, metrics
 
 
-def _squares(rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _squares(
+    rows: Float[Array, "n e"], columns: Float[Array, "m e"]
+) -> Float[Array, ""]:
     return jnp.square(pairs.products(rows, columns)).sum()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 
 def make(
@@ -47,17 +47,21 @@ class DclLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
         text and text_mask by same_caption."""
         scale = outputs["logit_scale"]
 
-        def cost(own, count, push):
+        def cost(
+            own: Float[Array, " b"],
+            count: Float[Array, " b"],
+            push: Float[Array, " b"],
+        ) -> Float[Array, " b"]:
             pull = own * scale
             if self.sigma:
                 share = jax.nn.softmax(jax.lax.stop_gradient(own) / self.sigma)

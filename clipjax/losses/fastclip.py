@@ -13,16 +13,16 @@ v3  t / 2 * (mean log u1 + mean log u2) + rho * t, t is the model's, learned.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses import isogclr
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses.common import global_contrastive as gcl
 from clipjax.option_checks import one_of
-from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, Tree, UserError
 
 # What has a part in each variant, and its value unless another is given: those of the
 # authors' experiments.
@@ -141,7 +141,7 @@ class FastclipLoss:
     plan: pairs.Plan
     sizes: tuple[int, int]
 
-    def init(self) -> dict[str, jax.Array]:
+    def init(self) -> dict[str, Float[Array, " ids"]]:
         """log u of every image and text, -inf: not yet visited."""
         return {
             f"{name}_log_u": moving.table(count, -jnp.inf)
@@ -149,8 +149,8 @@ class FastclipLoss:
         }
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale, image_id and text_id."""
         now = self.values.at(step)
         like = outputs["image_embed"]
@@ -159,7 +159,8 @@ class FastclipLoss:
             t = 1 / outputs["logit_scale"].astype(like.dtype)
         fixed = jax.lax.stop_gradient(t)
         rows, columns = self.rule.sides(outputs, batch, (1 / fixed, 1 / fixed))
-        value, slope, features, objective, new_state = 0.0, 0.0, 0.0, 0.0, {}
+        value = slope = features = objective = jnp.zeros((), like.dtype)
+        new_state = {}
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, id_key) in zip(found, gcl.ID_KEYS.items(), strict=True):
             table = f"{name}_log_u"

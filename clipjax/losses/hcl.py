@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 
 def make(
@@ -53,17 +52,22 @@ class HclLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
         text and text_mask by same_caption."""
         scale = outputs["logit_scale"]
 
-        def cost(own, count, hard, among):
+        def cost(
+            own: Float[Array, " b"],
+            count: Float[Array, " b"],
+            hard: Float[Array, " b"],
+            among: Float[Array, " b"],
+        ) -> Float[Array, " b"]:
             own = own * scale
             # log of R less the share of false negatives, no less than the floor.
             log_r = jnp.log(count) + hard - among
@@ -83,7 +87,9 @@ class HclLoss:
         return value, state, {**metrics, diagnostics.UNINFORMED: uninformed}
 
 
-def _log_less(a: jax.Array, b: jax.Array, floor: jax.Array) -> jax.Array:
+def _log_less(
+    a: Float[Array, " b"], b: Float[Array, " b"], floor: Float[Array, " b"]
+) -> Float[Array, " b"]:
     """log max(e^a - e^b, e^floor); if the floor holds, the gradient is its own."""
     above = a + jnp.log1p(-jnp.exp(jnp.minimum(b - a, -1e-6)))
     enough = (a > b) & (above > floor)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 
 def make(
@@ -57,17 +57,22 @@ class HnNceLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale; image_id by same_image,
         text and text_mask by same_caption."""
         scale = outputs["logit_scale"]
 
-        def cost(own, count, hard, among):
+        def cost(
+            own: Float[Array, " b"],
+            count: Float[Array, " b"],
+            hard: Float[Array, " b"],
+            among: Float[Array, " b"],
+        ) -> Float[Array, " b"]:
             # For beta 0 `among` is log count.
             negatives = jnp.log(count) + hard - among
             if self.fixed_weights:

@@ -11,15 +11,14 @@ FastCLIP-v2 has it (arXiv 2407.01445), by Adam.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses.common import global_contrastive as gcl
 from clipjax.option_checks import one_of
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 CLIP = 5.0  # of a temperature's gradient
 DECAYS = 0.9, 0.999  # of Adam's two moments
@@ -113,7 +112,7 @@ class IsogclrLoss:
     plan: pairs.Plan
     sizes: tuple[int, int]
 
-    def init(self) -> dict[str, jax.Array]:
+    def init(self) -> dict[str, Float[Array, " ids"]]:
         """log u, temperature and its slope's average, of every image and text."""
         state = {}
         for name, count in zip(gcl.ID_KEYS, self.sizes, strict=True):
@@ -125,8 +124,8 @@ class IsogclrLoss:
         return state
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], image_id and text_id."""
         now = self.values.at(step)
         like = outputs["image_embed"]
@@ -136,7 +135,8 @@ class IsogclrLoss:
         }
         scales = 1 / temperatures["image"], 1 / temperatures["text"]
         rows, columns = self.rule.sides(outputs, batch, scales)
-        value, objective, new_state = 0.0, 0.0, {}
+        value = objective = jnp.zeros((), like.dtype)
+        new_state = {}
         metrics = diagnostics.measure(outputs, self.plan, None)
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, key) in zip(found, gcl.ID_KEYS.items(), strict=True):
@@ -169,9 +169,12 @@ class IsogclrLoss:
         return ("momentum", "squares") if self.adam else ("momentum",)
 
     def _direction(
-        self, slope: jax.Array, kept: dict[str, jax.Array], step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Where temperatures go, and the moments after this visit; all [b]."""
+        self,
+        slope: Float[Array, " b"],
+        kept: dict[str, Float[Array, " b"]],
+        step: Int[ArrayLike, ""],
+    ) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
+        """Where temperatures go, and the moments after this visit."""
         if not self.adam:
             mean = (1 - self.beta) * kept["momentum"] + self.beta * slope
             return mean, {"momentum": mean}

@@ -15,10 +15,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.option_checks import one_of
-from clipjax.types import Batch, LossSpec, Metrics, Outputs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree
 
 
 def make(
@@ -73,7 +74,7 @@ class OnlineclrLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict[str, jax.Array]:
+    def init(self) -> dict[str, Float[Array, ""]]:
         """log of the two moving averages, -inf: none yet."""
         return {
             "negative_log_u": jnp.full((), -jnp.inf, jnp.float32),
@@ -81,8 +82,8 @@ class OnlineclrLoss:
         }
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e]; image_id by same_image, text and
         text_mask by same_caption.
 
@@ -122,13 +123,20 @@ class OnlineclrLoss:
         }
         return value, new_state, metrics
 
-    def _average(self, old: jax.Array, log_sum: jax.Array, gamma) -> jax.Array:
+    def _average(
+        self,
+        old: Float[Array, ""],
+        log_sum: Float[Array, ""],
+        gamma: Float[ArrayLike, ""],
+    ) -> Float[Array, ""]:
         return moving.log_average(old.astype(log_sum.dtype), log_sum, gamma, self.warm)
 
 
 def _moved(
-    temperature: jax.Array, lse: jax.Array, mean: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    temperature: Float[ArrayLike, ""],
+    lse: Float[Array, " n"],
+    mean: Float[Array, " n"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean of s over pairs weighted by exp(s / temperature), with the gradient that
     it has when the weights are held fixed; and log of the sum of these exponentials.
 

@@ -10,9 +10,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 # What the paper starts the model with; a config's own choice goes before.
 MODEL_OPTIONS = {"logit_scale_init": 10.0, "logit_bias_init": -10.0}
@@ -45,12 +46,12 @@ class SigmoidLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale, logit_bias.
 
         Raises UserError for a model without a bias.
@@ -63,14 +64,16 @@ class SigmoidLoss:
         scale, bias = outputs["logit_scale"], outputs["logit_bias"]
         rows, columns = self.rule.sides(outputs, batch, (scale, scale))
 
-        def term(rows, columns):
-            rows, bias = rows
-            logits = pairs.products(rows.vectors, columns.vectors)
-            logits = rows.scale[:, None] * logits + bias[:, None]
-            match = pairs.kept(rows, columns, "matches")
+        def term(
+            rows: tuple[pairs.Side, Float[Array, " n"]], columns: pairs.Side
+        ) -> Float[Array, ""]:
+            side, bias = rows
+            logits = pairs.products(side.vectors, columns.vectors)
+            logits = side.scale[:, None] * logits + bias[:, None]
+            match = pairs.kept(side, columns, "matches")
             # -log sigmoid(-l) = softplus(l), -log sigmoid(l) = softplus(l) - l.
             loss = jax.nn.softplus(logits) - jnp.where(match, logits, 0)
-            return jnp.where(pairs.kept(rows, columns, "all"), loss, 0).sum()
+            return jnp.where(pairs.kept(side, columns, "all"), loss, 0).sum()
 
         n = rows.vectors.shape[0]
         biases = jnp.broadcast_to(bias, (n,))

@@ -12,15 +12,15 @@ in place of S_ij - S_ii everywhere, within the exponentials of g and w too.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, moving, pairs, scheduled
 from clipjax.losses.common import global_contrastive as gcl
 from clipjax.option_checks import above_zero, one_of
-from clipjax.types import Batch, LossSpec, Metrics, Outputs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree
 
 
 def make(
@@ -90,7 +90,7 @@ class SogclrLoss:
     plan: pairs.Plan
     sizes: tuple[int, int]
 
-    def init(self) -> dict[str, jax.Array]:
+    def init(self) -> dict[str, Float[Array, " ids"]]:
         """log u of every image and text, -inf: not yet visited."""
         images, texts = self.sizes
         return {
@@ -99,15 +99,16 @@ class SogclrLoss:
         }
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], image_id and text_id."""
         now = self.values.at(step)
         temperature = now["temperature"]
         rows, columns = self.rule.sides(
             outputs, batch, (1 / temperature, 1 / temperature)
         )
-        value, objective, new_state = 0.0, 0.0, {}
+        value = objective = jnp.zeros((), rows.vectors.dtype)
+        new_state = {}
         both = ("image", rows, columns), ("text", columns, rows)
         found = gcl.anchors(rows, columns, self.plan)
         for anchor, (name, ours, theirs) in zip(found, both, strict=True):
@@ -135,19 +136,24 @@ class SogclrLoss:
         }
         return value, new_state, metrics
 
-    def _cost(self, rows, columns) -> tuple[jax.Array, jax.Array]:
-        """max(0, S_ij - S_ii + margin)^2 [n m] and, without gradient, what the
+    def _cost(
+        self,
+        rows: tuple[pairs.Side, Float[Array, " n"], Float[Array, " n"]],
+        columns: pairs.Side,
+    ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+        """max(0, S_ij - S_ii + margin)^2 and, without gradient, what the
         exponentials are of; -inf, so that none overflows, of a pair left out."""
-        rows, own, _ = rows
-        s = pairs.products(rows.vectors, columns.vectors)
+        assert self.hinge is not None
+        side, own, _ = rows
+        s = pairs.products(side.vectors, columns.vectors)
         cost = jnp.square(jnp.maximum(s - own[:, None] + self.hinge, 0))
-        keep = pairs.kept(rows, columns, "negatives")
-        exponents = jnp.where(keep, rows.scale[:, None] * cost, -jnp.inf)
+        keep = pairs.kept(side, columns, "negatives")
+        exponents = jnp.where(keep, side.scale[:, None] * cost, -jnp.inf)
         return cost, jax.lax.stop_gradient(exponents)
 
     def _hinged_log_g(
         self, anchor: gcl.Anchors, rows: pairs.Side, columns: pairs.Side
-    ) -> jax.Array:
+    ) -> Float[Array, " n"]:
         def term(rows, columns):
             return self._cost(rows, columns)[1]
 
@@ -156,8 +162,12 @@ class SogclrLoss:
         return log_sum - jnp.log(anchor.negatives)
 
     def _hinged(
-        self, anchor: gcl.Anchors, log_u, rows: pairs.Side, columns: pairs.Side
-    ) -> jax.Array:
+        self,
+        anchor: gcl.Anchors,
+        log_u: Float[Array, " n"],
+        rows: pairs.Side,
+        columns: pairs.Side,
+    ) -> Float[Array, ""]:
         def term(rows, columns):
             cost, exponents = self._cost(rows, columns)
             weights = jnp.exp(exponents - rows[2][:, None])

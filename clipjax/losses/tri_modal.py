@@ -17,10 +17,11 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.models.multimodal.fusion import rows_with
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 MODALITIES = ("image", "text", "audio")
 
@@ -61,12 +62,12 @@ class TriModalLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b d], logit_scale; image_id by same_image,
         text and text_mask by same_caption.
 
@@ -102,7 +103,7 @@ class TriModalLoss:
 
     def _between(
         self, one: str, other: str, outputs: Outputs, batch: Batch
-    ) -> tuple[jax.Array, jax.Array, tuple[pairs.Sums, pairs.Sums]]:
+    ) -> tuple[Float[Array, ""], Float[Array, ""], tuple[pairs.Sums, pairs.Sums]]:
         """InfoNCE over the rows that have both, what it is of pairs that are all alike,
         and the sums it took."""
         x, y = outputs[f"{one}_embed"], outputs[f"{other}_embed"]
@@ -119,7 +120,7 @@ class TriModalLoss:
         even = jnp.log(jnp.maximum(matches.kept_count(columns), 1))
         return _mean(cost, here), _mean(even, here), sums
 
-    def _reconstruction(self, outputs: Outputs, batch: Batch) -> jax.Array:
+    def _reconstruction(self, outputs: Outputs, batch: Batch) -> Float[Array, ""]:
         """The mean squared error over the rows that have audio."""
         for name in ("decoded_audio", "audio_encoded"):
             _need(name, outputs, "loss.reconstruction")
@@ -128,7 +129,7 @@ class TriModalLoss:
         return _mean(errors, rows_with(batch, "audio", len(errors)))
 
 
-def _mean(cost: jax.Array, here: jax.Array) -> jax.Array:
+def _mean(cost: Float[Array, " b"], here: Bool[Array, " b"]) -> Float[Array, ""]:
     """Over the rows that are here; 0 if none is."""
     return jnp.where(here, cost, 0).sum() / jnp.maximum(here.sum(), 1)
 

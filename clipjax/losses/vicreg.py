@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.losses.common.combined import check_weights
-from clipjax.types import Batch, LossSpec, Metrics, Outputs
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree
 
 EPS = 1e-4  # inside the square root of the variance, as published
 
@@ -52,12 +52,12 @@ class VicregLoss:
     covariance: float
     plan: pairs.Plan
 
-    def init(self) -> dict:
+    def init(self) -> Tree:
         return {}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_expanded, text_expanded or image_features, text_features [b d].
 
         Raises UserError for a batch of one, which has no variance.
@@ -83,7 +83,7 @@ class VicregLoss:
         return value, state, metrics
 
 
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _moments(x: Float[Array, "b d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What the deviations lack of 1 on average, and the sum of covariances over d."""
     n, d = x.shape
     x = x - x.mean(axis=0, keepdims=True)

@@ -9,13 +9,13 @@ that every device keeps what its own rows gave.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from clipjax.losses.common import diagnostics, matches, pairs
-from clipjax.types import Batch, LossSpec, Metrics, Outputs, UserError
+from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
 USUAL_START = 1000
 
@@ -66,7 +66,7 @@ class XbmLoss:
     rule: matches.Rule
     plan: pairs.Plan
 
-    def init(self) -> dict[str, jax.Array]:
+    def init(self) -> dict[str, Array]:
         """The embeddings kept [b batches e], their image ids (-1: empty), and the place
         of the next batch."""
         return {
@@ -77,12 +77,12 @@ class XbmLoss:
         }
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """Needs image_embed, text_embed [b e], logit_scale, image_id [b]."""
         scale, ids = outputs["logit_scale"], batch["image_id"]
         image, text = self.rule.sides(outputs, batch, (scale, scale))
-        value = 0.0
+        value = jnp.zeros((), image.vectors.dtype)
         found = pairs.log_sums(image, text, "all", self.plan)
         past_ids = state["queue_id"].reshape(-1)
         for anchor, other, sums, queue in (
@@ -110,10 +110,18 @@ class XbmLoss:
         metrics["queue_filled"] = filled / past_ids.shape[0]
         return value, self._remember(outputs, ids, state, step), metrics
 
-    def _remember(self, outputs: Outputs, ids, state: dict, step) -> dict:
+    def _remember(
+        self,
+        outputs: Outputs,
+        ids: Int[Array, " b"],
+        state: Tree,
+        step: Int[ArrayLike, ""],
+    ) -> Tree:
         place = state["place"]
 
-        def put(queue: jax.Array, rows: jax.Array) -> jax.Array:
+        def put(
+            queue: Shaped[Array, "b n ..."], rows: Shaped[Array, "b ..."]
+        ) -> Shaped[Array, "b n ..."]:
             rows = rows[:, None].astype(queue.dtype)
             return jax.lax.dynamic_update_slice_in_dim(queue, rows, place, 1)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from types import MappingProxyType
-from typing import Any
+from typing import cast
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from clipjax import option_checks
 from clipjax.models.common import layers
-from clipjax.types import Batch, Outputs, UserError, Variables
+from clipjax.types import Batch, Outputs, Tree, UserError, Variables
 
 TOWERS = ("image",)
 # The components that go with it if a config names none.
@@ -48,7 +48,7 @@ def make(
     if num_classes < 2:
         raise UserError(f"model.num_classes={num_classes}: must be at least 2")
     dtype = layers.PRECISIONS[precision]
-    tower: Any = image_tower.clone(dtype=dtype)
+    tower = image_tower.clone(dtype=dtype)
     return ClassifierModel(Classifier(tower, num_classes, dropout, mean, std))
 
 
@@ -64,8 +64,8 @@ class Classifier(nn.Module):
     std: tuple[float, float, float]
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool) -> Outputs:
-        """uint8 [b h w 3]; see ClassifierModel."""
+    def __call__(self, image: Shaped[Array, "b h w 3"], train: bool) -> Outputs:
+        """See ClassifierModel."""
         image = layers.normalise_image(image, self.mean, self.std)
         features = self.image(image, train)["pooled"]
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -85,15 +85,15 @@ class ClassifierModel:
     image_output = "logits"
     pooled_outputs = MappingProxyType({"image": "image_features"})
 
-    def init(self, key: jax.Array) -> Variables:
+    def init(self, key: PRNGKeyArray) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""
         size = self.module.image.image_size
         image = jnp.zeros((1, size, size, 3), jnp.uint8)
         return self.module.init({"params": key}, image, False)
 
     def apply(
-        self, variables: Variables, batch: Batch, train: bool, key: jax.Array
-    ) -> tuple[Outputs, Any]:
+        self, variables: Variables, batch: Batch, train: bool, key: PRNGKeyArray | None
+    ) -> tuple[Outputs, Tree]:
         """Classifies batch["image"] uint8 [b h w 3]; `key` draws the dropout masks.
 
         Returns the outputs and the new batch_stats ({} without).
@@ -101,25 +101,27 @@ class ClassifierModel:
         stats = variables.get("batch_stats", {})
         if not train:
             return self.encode_image(variables, batch["image"]), stats
-        outputs, updated = self.module.apply(
+        applied = self.module.apply(
             variables,
             batch["image"],
             True,
-            rngs={"dropout": key},
+            rngs={"dropout": key} if key is not None else {},
             mutable=["batch_stats"],
         )
+        outputs, updated = cast(tuple[Outputs, Tree], applied)
         return outputs, updated.get("batch_stats", stats)
 
-    def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
-        """The outputs for images [b h w 3], in evaluation mode.
+    def encode_image(
+        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+    ) -> Outputs:
+        """The outputs for images, in evaluation mode.
 
         image: uint8, or floats in [0, 1].
         """
-        outputs: Any = self.module.apply(variables, image, False)
-        return outputs
+        return cast(Outputs, self.module.apply(variables, image, False))
 
     def encode_text(
-        self, variables: Variables, text: jax.Array, mask: jax.Array
+        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Outputs:
         """Raises UserError: a classifier has no text tower."""
         raise UserError(NO_TEXT)

@@ -18,11 +18,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from clipjax import option_checks
 from clipjax.models.common import layers
@@ -36,7 +38,7 @@ from clipjax.models.multimodal.fusion import (
 )
 from clipjax.models.multimodal.memory import WRITES, Hidden, TestTimeMemory
 from clipjax.models.multimodal.ttt import TttLinear
-from clipjax.types import Batch, Outputs, UserError, Variables
+from clipjax.types import Batch, Outputs, Tree, UserError, Variables
 
 TOWERS = ("image", "text")
 
@@ -171,7 +173,7 @@ class MemoryNetwork(nn.Module):
     learnable_scale: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -229,8 +231,8 @@ class MemoryNetwork(nn.Module):
 
     def _encode(
         self, name: str, batch: Batch, train: bool, outputs: Outputs
-    ) -> jax.Array:
-        """A modality's tower, to [b d]; its tokens go among the outputs."""
+    ) -> Float[Array, "b {self.latent_dim}"]:
+        """A modality's tower; its tokens go among the outputs."""
         if name == "audio":
             sizes = self.latent_dim, self.dropout, self.dtype
             return AudioEncoder(*sizes, name="audio")(batch["audio"], train)
@@ -269,7 +271,7 @@ class MemoryNetwork(nn.Module):
             name=f"{name}_memory",
         )
 
-    def _logit_scale(self) -> jax.Array:
+    def _logit_scale(self) -> Float[Array, ""]:
         if not self.learnable_scale:
             return jnp.asarray(self.logit_scale_init, jnp.float32)
         start = nn.initializers.constant(math.log(self.logit_scale_init))
@@ -298,7 +300,7 @@ class MemoryNetworkModel:
     image_output = "image_embed"
     pooled_outputs = MappingProxyType({"image": "image_pooled", "text": "text_pooled"})
 
-    def init(self, key: jax.Array) -> Variables:
+    def init(self, key: PRNGKeyArray) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""
         size, length = self.module.image.image_size, self.module.text.context_length
         batch = {
@@ -311,8 +313,8 @@ class MemoryNetworkModel:
         return self.module.init({"params": key}, batch, (tuple(names),), False, True)
 
     def apply(
-        self, variables: Variables, batch: Batch, train: bool, key: jax.Array
-    ) -> tuple[Outputs, Any]:
+        self, variables: Variables, batch: Batch, train: bool, key: PRNGKeyArray | None
+    ) -> tuple[Outputs, Tree]:
         """Encodes each modality of the batch alone, and with `joint` text and image.
 
         batch: "image" uint8 [b h w 3], "text" and "text_mask" [b l], "audio" float
@@ -326,44 +328,44 @@ class MemoryNetworkModel:
         sets: list[tuple[str, ...]] = [(name,) for name in self._given(batch)]
         if self.joint and ("text",) in sets and ("image",) in sets:
             sets.append(("text", "image"))
-        joint = len(sets[-1]) > 1
+        inputs, joint = (dict(batch), tuple(sets)), len(sets[-1]) > 1
         stats = variables.get("batch_stats", {})
         if train:
-            outputs, updated = self.module.apply(
-                variables,
-                dict(batch),
-                tuple(sets),
-                True,
-                joint,
-                rngs={"dropout": key},
-                mutable=["batch_stats"],
+            rngs = {} if key is None else {"dropout": key}
+            applied = self.module.apply(
+                variables, *inputs, True, joint, rngs=rngs, mutable=["batch_stats"]
             )
+            outputs, updated = cast(tuple[Outputs, Tree], applied)
             return outputs, updated.get("batch_stats", stats)
         if self.test_time == "off":
-            found = self.module.apply(variables, dict(batch), tuple(sets), False, joint)
-            return cast(Outputs, found), stats
-        outputs: Outputs = {}
+            outputs = cast(Outputs, self.module.apply(variables, *inputs, False, joint))
+            return outputs, stats
+        outputs = {}
         for one in sets:  # each from the learned slots
             outputs |= self._encode(variables, batch, one, decode=len(one) > 1)[0]
         return outputs, stats
 
-    def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
-        """The outputs of images uint8 [b h w 3] alone, in evaluation mode."""
+    def encode_image(
+        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+    ) -> Outputs:
+        """The outputs of images alone, in evaluation mode."""
         return self.encode(variables, {"image": image})[0]
 
     def encode_text(
-        self, variables: Variables, text: jax.Array, mask: jax.Array
+        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Outputs:
-        """The outputs of ids int32 [b l] and mask bool [b l] alone."""
+        """The outputs of ids and their mask, true on tokens, alone."""
         return self.encode(variables, {"text": text, "text_mask": mask})[0]
 
-    def encode_audio(self, variables: Variables, audio: jax.Array) -> Outputs:
-        """The outputs of spectrograms float [b f t] alone."""
+    def encode_audio(
+        self, variables: Variables, audio: Float[Array, "b f t"]
+    ) -> Outputs:
+        """The outputs of spectrograms alone."""
         return self.encode(variables, {"audio": audio})[0]
 
     def encode(
-        self, variables: Variables, given: Batch, state: Any = None
-    ) -> tuple[Outputs, Any]:
+        self, variables: Variables, given: Batch, state: Tree | None = None
+    ) -> tuple[Outputs, Tree]:
         """One encoding of all modalities given, in evaluation mode.
 
         given: as a batch, any of "text" (with "text_mask"), "image" and "audio".
@@ -395,16 +397,11 @@ class MemoryNetworkModel:
         variables: Variables,
         batch: Batch,
         names: tuple[str, ...],
-        state: Any = None,
+        state: Tree | None = None,
         decode: bool = True,
-    ) -> tuple[Outputs, Any]:
-        outputs, updated = self.module.apply(
-            {**variables, **({"ttt": state} if state else {})},
-            dict(batch),
-            (names,),
-            False,
-            decode,
-            self.test_time,
-            mutable=["ttt"],
-        )
+    ) -> tuple[Outputs, Tree]:
+        slots = {"ttt": state} if state else {}
+        inputs = dict(batch), (names,), False, decode, self.test_time
+        applied = self.module.apply({**variables, **slots}, *inputs, mutable=["ttt"])
+        outputs, updated = cast(tuple[Outputs, Tree], applied)
         return outputs, updated.get("ttt", {})

@@ -16,15 +16,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from clipjax import option_checks
 from clipjax.models.common import heads, layers
-from clipjax.types import Batch, Outputs, UserError, Variables
+from clipjax.types import Batch, Outputs, Tree, UserError, Variables
 
 
 def make(
@@ -109,9 +110,9 @@ class TwoTower(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: jax.Array | None,
-        text: jax.Array | None,
-        mask: jax.Array | None,
+        image: Shaped[Array, "b h w 3"] | None,
+        text: Int[Array, "b l"] | None,
+        mask: Bool[Array, "b l"] | None,
         train: bool,
     ) -> Outputs:
         """Encodes whichever side is given; see TwoTowerModel."""
@@ -136,7 +137,7 @@ class TwoTower(nn.Module):
             outputs["logit_bias"] = self.param("logit_bias", start, ())
         return outputs
 
-    def _embed(self, side: str, encoded: dict[str, jax.Array], train: bool) -> Outputs:
+    def _embed(self, side: str, encoded: Outputs, train: bool) -> Outputs:
         pooled = encoded["pooled"]
         pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
         kind = self.heads[side == "text"]
@@ -173,7 +174,7 @@ class TwoTowerModel:
     image_output = "image_embed"
     pooled_outputs = MappingProxyType({"image": "image_pooled", "text": "text_pooled"})
 
-    def init(self, key: jax.Array) -> Variables:
+    def init(self, key: PRNGKeyArray) -> Variables:
         """Fresh float32 variables; pure: run it under jit, or eval_shape."""
         size, length = self.module.image.image_size, self.module.text.context_length
         image = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -182,8 +183,8 @@ class TwoTowerModel:
         return self.module.init({"params": key}, image, text, mask, False)
 
     def apply(
-        self, variables: Variables, batch: Batch, train: bool, key: jax.Array
-    ) -> tuple[Outputs, Any]:
+        self, variables: Variables, batch: Batch, train: bool, key: PRNGKeyArray | None
+    ) -> tuple[Outputs, Tree]:
         """Encodes batch["image"] uint8 [b h w 3], ["text"] and ["text_mask"] [b l].
 
         If `train` is set, `key` draws the dropout masks, over the whole batch, so
@@ -196,23 +197,30 @@ class TwoTowerModel:
         stats = variables.get("batch_stats", {})
         if not train:
             return self._evaluate(variables, *inputs), stats
-        outputs, updated = self.module.apply(
-            variables, *inputs, True, rngs={"dropout": key}, mutable=["batch_stats"]
+        applied = self.module.apply(
+            variables,
+            *inputs,
+            True,
+            rngs={"dropout": key} if key is not None else {},
+            mutable=["batch_stats"],
         )
+        outputs, updated = cast(tuple[Outputs, Tree], applied)
         return outputs, updated.get("batch_stats", stats)
 
-    def encode_image(self, variables: Variables, image: jax.Array) -> Outputs:
-        """The image side's outputs of images [b h w 3], in evaluation mode.
+    def encode_image(
+        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+    ) -> Outputs:
+        """The image side's outputs of images, in evaluation mode.
 
         image: uint8, or floats in [0, 1].
         """
         return self._evaluate(variables, image, None, None)
 
     def encode_text(
-        self, variables: Variables, text: jax.Array, mask: jax.Array
+        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Outputs:
-        """The text side's outputs of ids int32 [b l] and mask bool [b l]."""
+        """The text side's outputs of ids and their mask, true on tokens."""
         return self._evaluate(variables, None, text, mask)
 
-    def _evaluate(self, variables: Variables, *inputs: Any) -> Outputs:
+    def _evaluate(self, variables: Variables, *inputs: Array | None) -> Outputs:
         return cast(Outputs, self.module.apply(variables, *inputs, False))

@@ -157,7 +157,7 @@ def sides_agree(subject: ModelUnderTest) -> None:
     name = model.image_output
     alone = encode(subject.variables, batch["image"])[name]
     contract.same(both[name], alone, 1e-4, f"encode_image returns another {name}")
-    text = np.zeros((1, LENGTH), "i4"), np.ones((1, LENGTH), bool)
+    text = jnp.zeros((1, LENGTH), "i4"), jnp.ones((1, LENGTH), bool)
     if "text" not in subject.towers:
         try:
             model.encode_text(subject.variables, *text)

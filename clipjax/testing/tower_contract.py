@@ -86,10 +86,9 @@ class TowerUnderTest:
     @functools.cached_property
     def shapes(self) -> Mapping[str, Any]:
         """The variables' shapes."""
-        inputs = self.inputs()
-        return jax.eval_shape(
-            lambda: self.tower.init(jax.random.key(0), *inputs, False)
-        )
+        key = jax.random.key(0)
+        init = lambda *inputs: self.tower.init(key, *inputs, False)  # noqa: E731
+        return jax.eval_shape(init, *self.inputs())
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
@@ -280,7 +279,7 @@ class TowerModel:
         self.module = Holder(tower)
 
     def apply(self, variables: Any, batch: Any, train: bool, key: Any) -> Any:
-        keys, inputs = {"dropout": key}, batch["inputs"]
+        keys, inputs = {"dropout": key}, tuple(batch.values())
         return self.module.apply(
             variables, inputs, train, rngs=keys, mutable=["batch_stats"]
         )
@@ -292,8 +291,9 @@ def freezes(subject: TowerUnderTest) -> None:
     model: Any = TowerModel(subject.tower)
     model = frozen.freeze(model, frozenset(param_paths.named(variables["params"])))
     inputs, key = subject.inputs(), jax.random.key(3)
-    apply = contract.jit(lambda v, x, k: model.apply(v, {"inputs": x}, True, k)[0])
-    actual = apply(variables, inputs, key)["pooled"]
+    batch = {str(i): x for i, x in enumerate(inputs)}
+    apply = contract.jit(lambda v, batch, k: model.apply(v, batch, True, k)[0])
+    actual = apply(variables, batch, key)["pooled"]
     expected = subject.run(subject.variables, *inputs)["pooled"]
     contract.same(
         expected,

@@ -160,7 +160,6 @@ def test_an_expander_is_what_vicreg_looks_at():
         ("hcl", {"beta": np.nan}, "loss.beta=nan"),
         ("dcl", {"sigma": np.nan}, "loss.sigma=nan"),
         ("xbm", {"size": 32, "start_step": 40}, "below the run's 40 steps"),
-        ("clip", {"block": 1.5}, "loss.block=1.5"),
         ("fastclip", {"temperature": 0.05}, "loss.temperature=0.05.*the model's"),
         ("fastclip", {"variant": "v1", "rho": 5.0}, "loss.rho=5.0.*variant=v1"),
         (

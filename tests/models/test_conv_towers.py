@@ -87,7 +87,7 @@ def noise(variables, dtype="float32"):
 
 def images(tower, b=4, seed=0):
     size = (b, tower.image_size, tower.image_size, 3)
-    return np.random.default_rng(seed).standard_normal(size).astype("f4")
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(size), "f4")
 
 
 @functools.partial(jit, static_argnums=(0, 3))
@@ -132,12 +132,13 @@ def test_shapes(kind):
 @pytest.mark.parametrize("train", [False, True])
 def test_outputs_follow_the_order_of_images(train):
     tower = resnet.make(64, **TINY["resnet"])
-    variables, image, order = noise(shapes(tower)[0]), images(tower), [2, 0, 3, 1]
+    variables, image = noise(shapes(tower)[0]), images(tower)
+    order = np.array([2, 0, 3, 1])
     straight, stats = run(tower, variables, image, train)
     turned, again = run(tower, variables, image[order], train)
     assert_close(again, stats, 1e-6)
     for name in ("pooled", "tokens"):
-        assert_close(turned[name], straight[name][np.array(order)], 1e-4)
+        assert_close(turned[name], straight[name][order], 1e-4)
         # They are not all alike.
         largest = np.abs(straight[name]).max()
         assert np.ptp(straight[name], axis=0).max() > 1e-2 * largest
@@ -165,7 +166,7 @@ def test_convolution(size, stride, pad):
     for h, w in ((8, 9), (7, 10)):  # odd sides and incomplete windows
         x = draw.standard_normal((2, h, w, 3))
         given = {"params": {"kernel": kernel.astype("f4"), "bias": bias.astype("f4")}}
-        found = layer.apply(given, x.astype("f4"))
+        found = layer.apply(given, jnp.asarray(x, jnp.float32))
         expected = dense_convolution(x, kernel, stride, pad) + bias
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -212,7 +213,7 @@ def test_batch_normalisation():
     layer = BatchNorm(momentum=0.8, epsilon=0.1)
     draw = np.random.default_rng(0)
     x = 3 + 2 * draw.standard_normal((3, 2, 5, 4)).astype("f4")
-    fresh = layer.init(jax.random.key(0), x, True)
+    fresh = layer.init(jax.random.key(0), jnp.asarray(x), True)
     # Initialising in training mode moves nothing.
     np.testing.assert_array_equal(fresh["batch_stats"]["mean"], np.zeros(4))
     np.testing.assert_array_equal(fresh["batch_stats"]["var"], np.ones(4))
@@ -262,7 +263,7 @@ def test_batch_normalisation_keeps_precise_statistics():
 
 def test_batch_statistics_are_of_the_global_batch():
     layer = BatchNorm()
-    x = np.arange(16 * 2 * 2 * 3, dtype="f4").reshape(16, 2, 2, 3) ** 1.5
+    x = jnp.arange(16 * 2 * 2 * 3, dtype="f4").reshape(16, 2, 2, 3) ** 1.5
     variables = noise(layer.init(jax.random.key(0), x, False))
     apply = jit(functools.partial(normalised, layer))
     one, stats = apply(variables, x)
@@ -360,7 +361,7 @@ def test_remat_gives_the_same():
         "norm": BatchNorm,
         "zero_last": False,
     }
-    x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype("f4")
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 3)), "f4")
     found = []
     for remat in (False, True):
         stage = convolution.Stage(resnet.Basic, 2, 1, options, remat)
@@ -422,7 +423,6 @@ def test_helpers_are_no_components():
 def test_equal_settings_give_equal_towers(kind):
     make = functools.partial(MAKE[kind], **TINY[kind])
     assert make(32) == make(32) and hash(make(32)) == hash(make(32))
-    assert make(32) == MAKE[kind](32, **TINY[kind] | {"depths": list(DEPTHS)})
     assert make(32) != make(64)
 
 

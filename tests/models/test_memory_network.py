@@ -82,7 +82,7 @@ def make_batch(b=4, seed=0, audio=True):
     }
     if audio:
         batch["audio"] = draw.random((b, 12, 10), np.float32)
-    return batch
+    return jax.tree.map(jnp.asarray, batch)
 
 
 @functools.cache
@@ -297,11 +297,11 @@ def test_training_does_not_write():
 
 
 def test_no_gradient_flows_through_a_write():
-    x = np.random.default_rng(0).normal(size=(5, WIDTH)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, WIDTH)), "f4")
 
     def value(params):
         module = memory.TestTimeMemory(8, WIDTH, 2, 3, 0.1)
-        args = (x, np.ones(5, bool), False, "example")
+        args = (x, jnp.ones(5, bool), False, "example")
         given = {"params": params}
         _, new = module.apply(given, *args, method="write", mutable=["ttt"])
         read: Any = module.apply({**given, **new}, x, False, method="read")
@@ -357,7 +357,11 @@ def test_each_sign_of_presence_matters():
 
 def test_nothing_to_encode_is_an_error():
     model = make_model()
-    for given in ({}, {"audio": make_batch()["audio"]}, {"text_mask": np.ones((1, 2))}):
+    for given in (
+        {},
+        {"audio": make_batch()["audio"]},
+        {"text_mask": jnp.ones((1, 2))},
+    ):
         with pytest.raises(UserError, match="at least one of text, image$"):
             model.encode(init(model), given)
     with pytest.raises(UserError, match="at least one of text, image, audio$"):
@@ -602,7 +606,7 @@ def test_steps_on_the_synthetic_set_reduce_the_loss(configs):
         start_step=0,
         threads=0,
     )
-    batch = next(batches)
+    batch = jax.tree.map(jnp.asarray, dict(next(batches)))
     batches.close()
     model = make_model(audio=True, decoders=("audio",), joint=True, parity=True)
     loss = assemble.loss(config, LossSpec(64, 64, WIDTH, 8, 8, 80), "image_embed")

@@ -204,13 +204,15 @@ def test_a_text_without_tokens_gives_finite_gradients(pool):
 
 def test_attention_is_softmax_attention():
     draw = np.random.default_rng(0)
-    query, key, value = draw.standard_normal((3, 2, 5, 3, 4)).astype("f4")
-    mask = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 0, 1]], bool)
+    query, key, value = jnp.asarray(draw.standard_normal((3, 2, 5, 3, 4)), "f4")
+    mask = jnp.array([[1, 1, 1, 0, 0], [1, 0, 1, 0, 1]], bool)
     for causal, key_mask in ((False, None), (True, None), (False, mask), (True, mask)):
         expected = jax.nn.dot_product_attention(
-            *(jnp.asarray(x) for x in (query, key, value)),
+            query,
+            key,
+            value,
             is_causal=causal,
-            mask=None if key_mask is None else jnp.asarray(key_mask)[:, None, None],
+            mask=None if key_mask is None else key_mask[:, None, None],
         )
         found = layers.attention(query, key, value, causal, key_mask)
         np.testing.assert_allclose(found, expected, atol=1e-5)

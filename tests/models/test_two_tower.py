@@ -107,6 +107,7 @@ def test_images_are_normalised_with_mean_and_std():
     variables, batch = init(model), make_batch()
     tower = model.module.image
     expected = (batch["image"] / 255 - options["mean"]) / options["std"]
+    expected = jnp.asarray(expected)
     direct = tower.apply({"params": variables["params"]["image"]}, expected, False)
     found = encode(variables, batch["image"])["image_tokens"]
     np.testing.assert_allclose(found, direct["tokens"], rtol=1e-3, atol=1e-4)
@@ -159,7 +160,7 @@ def test_bfloat16_is_near_float32():
 
 
 def test_remat_gives_the_same_gradients_and_keeps_less():
-    key, batch = jax.random.key(3), make_batch()
+    key, batch = jax.random.key(3), jax.tree.map(jnp.asarray, make_batch())
 
     def model(remat):
         return make_model({"remat": remat}, {"remat": remat, "dropout": 0.3})
@@ -209,7 +210,8 @@ def test_the_towers_draw_different_masks(monkeypatch):
     variables = init(model)
     monkeypatch.setattr(jax.random, "bernoulli", spy)
     monkeypatch.setattr("flax.linen.stochastic.random.bernoulli", spy)
-    model.apply(variables, make_batch(), True, jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, make_batch())
+    model.apply(variables, batch, True, jax.random.key(0))
     # After the embeddings and thrice in the block, in either tower.
     assert len(drawn) == len(set(drawn)) == 8
 

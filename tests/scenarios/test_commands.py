@@ -10,6 +10,7 @@ import sys
 import tomllib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_tools import failure
@@ -291,7 +292,7 @@ def test_train_evaluate_and_load(capsys, on_one_device):
     np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(embeds[0], embeds[1], atol=1e-6)
     texts = clip.encode_text(["a red circle"])
-    ids, mask = clip.tokenizer(["a red circle"])
+    ids, mask = map(jnp.asarray, clip.tokenizer(["a red circle"]))
     again = clip.model.encode_text(clip.variables, ids, mask)["text_embed"]
     np.testing.assert_allclose(texts, again, atol=1e-5)
     assert clip.logit_scale == pytest.approx(1 / 0.07, rel=0.01)

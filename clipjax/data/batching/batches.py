@@ -12,12 +12,12 @@ import numpy as np
 
 from clipjax.data.batching import workers as worker_processes
 from clipjax.data.batching.prefetch import Ahead, Late
-from clipjax.types import Batch, UserError
+from clipjax.types import HostBatch, UserError
 
 NOTES = "notes"  # a block's key for JSON from its maker to TrainBatches
 
 
-class TrainBatches(Iterator[Batch]):
+class TrainBatches(Iterator[HostBatch]):
     """Iterator over host-local batches; call `close` when done, also before the end.
 
     left_out: number of examples without a caption, in a source with captions.
@@ -45,7 +45,7 @@ class TrainBatches(Iterator[Batch]):
         self._reported: set[str] = set()
         self.left_out = left_out
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         if not self._end.alive:
             raise ValueError("these batches are closed")
         try:

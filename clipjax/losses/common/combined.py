@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
-import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from clipjax.losses.common import diagnostics
-from clipjax.types import Batch, Loss, Metrics, Outputs, UserError
+from clipjax.types import Batch, Loss, Metrics, Outputs, Tree, UserError
 
 
 def check_weights(**weights: float) -> None:
@@ -27,20 +27,20 @@ class CombinedLoss:
 
     parts: tuple[tuple[str, float, Loss], ...]
 
-    def init(self) -> dict[str, Any]:
+    def init(self) -> Tree:
         """The parts' states by label."""
         return {label: loss.init() for label, _, loss in self.parts}
 
     def __call__(
-        self, outputs: Outputs, batch: Batch, state: dict, step: jax.Array
-    ) -> tuple[Any, dict, Metrics]:
+        self, outputs: Outputs, batch: Batch, state: Tree, step: Int[ArrayLike, ""]
+    ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """The sum; the value of each part is the metric LABEL_loss.
 
         A metric that two parts have is the first one's; the value that the sum starts
         from is the sum of theirs, and there if each part has one.
         """
-        total, states, metrics = 0.0, {}, {}
-        even: list[Any] = []
+        total, states, metrics = jnp.zeros((), jnp.float32), {}, {}
+        even: list[Float[Array, ""]] = []
         for label, weight, loss in self.parts:
             value, states[label], found = loss(outputs, batch, state[label], step)
             total += weight * value

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from clipjax.losses.common import pairs
 from clipjax.types import Metrics, Outputs
@@ -50,14 +51,16 @@ def measure(
     }
 
 
-def _accuracy(own: jax.Array, sums: pairs.Sums, width: int) -> jax.Array:
+def _accuracy(
+    own: Float[Array, " b"], sums: pairs.Sums, width: int
+) -> Float[Array, ""]:
     # The own product, computed apart, can differ from its place in S by rounding, which
     # grows with the width.
     slack = max(4, width**0.5) * jnp.finfo(own.dtype).eps
     return jnp.mean((own >= sums.best - slack) / jnp.maximum(sums.ties, 1))
 
 
-def _uniformity(embed: jax.Array) -> jax.Array:
+def _uniformity(embed: Float[Array, "b e"]) -> Float[Array, ""]:
     """log mean exp(-2 |x_i - x_j|^2) over pairs i != j of the first rows."""
     some = embed[:SAMPLE]
     n = some.shape[0]
@@ -68,7 +71,7 @@ def _uniformity(embed: jax.Array) -> jax.Array:
     return jnp.log(terms.sum() / (n * (n - 1.0)))
 
 
-def _effective_rank(embed: jax.Array) -> jax.Array:
+def _effective_rank(embed: Float[Array, "b e"]) -> Float[Array, ""]:
     """(sum of eigenvalues)^2 / (sum of their squares) of the second moment."""
     moment = pairs.products(embed.T, embed.T)
     return jnp.square(jnp.trace(moment)) / jnp.square(moment).sum()

@@ -10,10 +10,11 @@ temperature_i * g_i / u_i, so that only sums over rows and columns are needed.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from clipjax.losses.common import matches, pairs
 from clipjax.types import UserError
@@ -29,15 +30,15 @@ def log_eps(eps: float) -> float:
 
 
 class Anchors(NamedTuple):
-    """Of one direction, all [b]: own S_ii; scale: 1 / temperature; log_g, which carries
+    """Of one direction: own S_ii; scale: 1 / temperature; log_g, which carries
     gradient; mean: of S over the negatives, weighted by their exponentials; negatives:
     their number, at least 1."""
 
-    own: jax.Array
-    scale: jax.Array
-    log_g: jax.Array
-    mean: jax.Array
-    negatives: jax.Array
+    own: Float[Array, " b"]
+    scale: Float[Array, " b"]
+    log_g: Float[Array, " b"]
+    mean: Float[Array, " b"]
+    negatives: Float[Array, " b"]
 
 
 def anchors(
@@ -64,18 +65,22 @@ def anchors(
     return image, text
 
 
-def log_g_with_own(log_g: jax.Array, negatives: jax.Array, own: Any = 0.0) -> jax.Array:
+def log_g_with_own(
+    log_g: Float[Array, " b"],
+    negatives: Float[Array, " b"],
+    own: Float[ArrayLike, ""] = 0.0,
+) -> Float[Array, " b"]:
     """log g with the own pair's exponential e^own in its sum, which some codes leave
     there; the divisor is the number of negatives still."""
     return jnp.logaddexp(log_g, own - jnp.log(negatives))
 
 
-def ratio(anchor: Anchors, log_u: jax.Array) -> jax.Array:
+def ratio(anchor: Anchors, log_u: Float[Array, " b"]) -> Float[Array, " b"]:
     """g_i / u_i without gradient; 0 for an anchor without negatives."""
     return jax.lax.stop_gradient(jnp.exp(anchor.log_g - log_u))
 
 
-def carrier(anchor: Anchors, log_u: jax.Array) -> jax.Array:
+def carrier(anchor: Anchors, log_u: Float[Array, " b"]) -> Float[Array, ""]:
     """The mean over anchors of the surrogate sum_j w_ij (S_ij - S_ii) / (negatives).
 
     Its gradient is that with the weights held fixed.
@@ -89,7 +94,7 @@ def carrier(anchor: Anchors, log_u: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(value - moving).mean() + moving.mean()
 
 
-def temperature_slope(anchor: Anchors, log_u: jax.Array) -> jax.Array:
-    """d/dt of t log u(t) at each anchor's temperature t, without gradient: [b]."""
+def temperature_slope(anchor: Anchors, log_u: Float[Array, " b"]) -> Float[Array, " b"]:
+    """d/dt of t log u(t) at each anchor's temperature t, without gradient."""
     spread = anchor.scale * (anchor.mean - anchor.own)
     return jax.lax.stop_gradient(log_u - ratio(anchor, log_u) * spread)

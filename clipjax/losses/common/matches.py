@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
 from clipjax.losses.common import pairs
 from clipjax.models.multimodal.fusion import rows_with
@@ -37,16 +38,16 @@ class Rule:
 
     def side(
         self,
-        vectors: jax.Array,
-        scale: jax.Array,
+        vectors: Float[Array, "b e"],
+        scale: ArrayLike,
         batch: Batch,
-        there: jax.Array | None = None,
+        there: Bool[Array, " b"] | None = None,
     ) -> pairs.Side:
-        """A batch's rows or columns. there: bool [b], those that count, None for all.
+        """A batch's rows or columns. there: those that count, None for all.
 
         Raises UserError for an option that needs texts, in a batch without.
         """
-        ids: dict[str, list[jax.Array]] = {mode: [] for mode in MODES}
+        ids: dict[str, list[Int[Array, " b"]]] = {mode: [] for mode in MODES}
         if self.same_image != "negative":
             ids[self.same_image].append(batch["image_id"])
         if self.same_caption != "negative":
@@ -60,7 +61,7 @@ class Rule:
         )
 
     def sides(
-        self, outputs: Outputs, batch: Batch, scales: tuple
+        self, outputs: Outputs, batch: Batch, scales: tuple[ArrayLike, ArrayLike]
     ) -> tuple[pairs.Side, pairs.Side]:
         """Images as rows and texts as columns, with their inverse temperatures."""
         image = self.side(outputs["image_embed"], scales[0], batch)
@@ -77,8 +78,8 @@ def rule(same_image: str, same_caption: str, modes: tuple[str, ...] = MODES) -> 
     return Rule(same_image, same_caption)
 
 
-def captions(batch: Batch) -> jax.Array:
-    """A number int32 [b], equal in rows that have the same tokens.
+def captions(batch: Batch) -> Int[Array, " b"]:
+    """A number, equal in rows that have the same tokens.
 
     A row without text (bool [b] text_present) has a number of its own.
     """
@@ -90,12 +91,12 @@ def captions(batch: Batch) -> jax.Array:
     return jnp.where(rows_with(batch, "text", n), number, n + jnp.arange(n))
 
 
-def wanted(other: pairs.Side) -> jax.Array:
-    """What each row is to find of the other side [b e]: the mean over its matches."""
+def wanted(other: pairs.Side) -> Float[Array, "b e"]:
+    """What each row is to find of the other side: the mean over its matches."""
     if not other.match:
         return other.vectors
 
-    def over_matches(x: jax.Array) -> jax.Array:
+    def over_matches(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
         if not other.apart:
             return _over(x, other.match)
         both = _over(x, other.apart + other.match)
@@ -104,36 +105,38 @@ def wanted(other: pairs.Side) -> jax.Array:
     return over_matches(other.vectors) / over_matches(_ones(other))
 
 
-def kept_mean(other: pairs.Side) -> jax.Array:
-    """The mean of the other side over all pairs of a row that count, [b e]."""
-
+def kept_mean(other: pairs.Side) -> Float[Array, "#b e"]:
+    """The mean of the other side over all pairs of a row that count; one row if all
+    rows have the same."""
     return _over_kept(other.vectors, other) / _over_kept(_ones(other), other)
 
 
-def kept_count(other: pairs.Side) -> jax.Array:
-    """How many pairs of each row count, [b]; the own is one of them."""
+def kept_count(other: pairs.Side) -> Float[Array, " b"]:
+    """How many pairs of each row count; the own is one of them."""
     count = _over_kept(_ones(other), other)[:, 0]
     return jnp.broadcast_to(count, other.index.shape)
 
 
-def _over_kept(x: jax.Array, other: pairs.Side) -> jax.Array:
+def _over_kept(x: Float[Array, "b e"], other: pairs.Side) -> Float[Array, "#b e"]:
     there = x if other.there is None else jnp.where(other.there[:, None], x, 0)
     whole = there.sum(axis=0, keepdims=True)
     return whole - _over(x, other.apart) + x if other.apart else whole
 
 
-def negatives(side: pairs.Side) -> jax.Array:
-    """How many negatives each row has, [b]."""
+def negatives(side: pairs.Side) -> Float[Array, " b"]:
+    """How many negatives each row has."""
     ones = _ones(side)
     return (len(ones) - _over(ones, side.apart + side.match))[:, 0]
 
 
-def _ones(side: pairs.Side) -> jax.Array:
+def _ones(side: pairs.Side) -> Float[Array, "b 1"]:
     return jnp.ones_like(side.vectors[:, :1])
 
 
-def _over(x: jax.Array, ids: tuple[jax.Array, ...]) -> jax.Array:
-    """The sum of x [b e] over the rows equal to each in any of the ids; over itself
+def _over(
+    x: Float[Array, "b e"], ids: tuple[Int[Array, " b"], ...]
+) -> Float[Array, "b e"]:
+    """The sum of x over the rows equal to each in any of the ids; over itself
     without ids."""
     total = jnp.zeros_like(x) if ids else x
     for size in range(1, len(ids) + 1):  # by inclusion and exclusion
@@ -145,11 +148,11 @@ def _over(x: jax.Array, ids: tuple[jax.Array, ...]) -> jax.Array:
 def mean_over_anchors(
     outputs: Outputs,
     batch: Batch,
-    cost: Callable[..., jax.Array],
+    cost: Callable[..., Float[Array, " b"]],
     factors: tuple[float, ...],
     rule: Rule,
     plan: pairs.Plan,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean of a cost over images and texts, each told from its negatives; and what
     it would be if all pairs were equally similar.
 
@@ -178,35 +181,39 @@ def mean_over_anchors(
     return value, jax.lax.stop_gradient(uninformed)
 
 
-def counts(ids: jax.Array) -> jax.Array:
-    """How often each row's id is in the batch, [b]."""
+def counts(ids: Int[Array, " b"]) -> Int[Array, " b"]:
+    """How often each row's id is in the batch."""
     return _group_sum(jnp.ones_like(ids), slots(ids))
 
 
-def group_mean(vectors: jax.Array, ids: jax.Array) -> jax.Array:
-    """The mean of the vectors [b e] over the rows of equal id, for each row."""
+def group_mean(
+    vectors: Float[Array, "b e"], ids: Int[Array, " b"]
+) -> Float[Array, "b e"]:
+    """The mean of the vectors over the rows of equal id, for each row."""
     sums = _group_sum(vectors, slots(ids))
     return sums / counts(ids)[:, None].astype(vectors.dtype)
 
 
-def _group_sum(x: jax.Array, slot: jax.Array) -> jax.Array:
+def _group_sum(
+    x: Shaped[Array, "b ..."], slot: Int[Array, " b"]
+) -> Shaped[Array, "b ..."]:
     return jax.ops.segment_sum(x, slot, slot.shape[0])[slot]
 
 
-def slots(ids: jax.Array) -> jax.Array:
-    """A number in [0, b) for each row of ids int32 [b] or [b k], equal if the rows
+def slots(ids: Int[ArrayLike, " b"] | Int[ArrayLike, "b k"]) -> Int[Array, " b"]:
+    """A number in [0, b) for each row of ids, equal if the rows
     are equal."""
     ids = jnp.asarray(ids)
     if ids.ndim == 1:
         return _numbered(ids)
 
-    def join(number: jax.Array, column: jax.Array):
+    def join(number: Int[Array, " b"], column: Int[Array, " b"]):
         return _numbered(number, column), ()
 
     return jax.lax.scan(join, _numbered(ids[:, 0]), ids[:, 1:].T)[0]
 
 
-def _numbered(*ids: jax.Array) -> jax.Array:
+def _numbered(*ids: Int[Array, " b"]) -> Int[Array, " b"]:
     order = jnp.lexsort(ids)
     new = jnp.zeros(ids[0].shape, bool)
     for column in ids:
@@ -216,7 +223,7 @@ def _numbered(*ids: jax.Array) -> jax.Array:
     return jnp.zeros_like(number).at[order].set(number)
 
 
-def at_least_two(rows: jax.Array) -> int:
+def at_least_two(rows: Float[Array, "b e"]) -> int:
     """The batch size; raises UserError for a batch of one, which has no negatives."""
     if rows.shape[0] < 2:
         raise UserError(

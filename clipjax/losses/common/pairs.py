@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from clipjax.types import UserError
 
@@ -58,12 +59,12 @@ class Side(NamedTuple):
     columns that are empty, None if none is.
     """
 
-    vectors: jax.Array
-    scale: jax.Array
-    index: jax.Array
-    apart: tuple[jax.Array, ...] = ()
-    match: tuple[jax.Array, ...] = ()
-    there: jax.Array | None = None
+    vectors: Float[Array, "n e"]
+    scale: Float[Array, " n"]
+    index: Int[Array, " n"]
+    apart: tuple[Int[Array, " n"], ...] = ()
+    match: tuple[Int[Array, " n"], ...] = ()
+    there: Bool[Array, " n"] | None = None
 
 
 class Sums(NamedTuple):
@@ -74,18 +75,18 @@ class Sums(NamedTuple):
     three carry no gradient.
     """
 
-    lse: jax.Array
-    mean: jax.Array
-    best: jax.Array
-    ties: jax.Array
+    lse: Float[Array, " n"]
+    mean: Float[Array, " n"]
+    best: Float[Array, " n"]
+    ties: Float[Array, " n"]
 
 
 def side(
-    vectors: jax.Array,
-    scale: Any,
-    apart: tuple[jax.Array, ...] = (),
-    match: tuple[jax.Array, ...] = (),
-    there: jax.Array | None = None,
+    vectors: Float[Array, "n e"],
+    scale: ArrayLike,
+    apart: tuple[Int[Array, " n"], ...] = (),
+    match: tuple[Int[Array, " n"], ...] = (),
+    there: Bool[Array, " n"] | None = None,
 ) -> Side:
     """A whole batch's rows or columns, in order."""
     n = vectors.shape[0]
@@ -95,13 +96,15 @@ def side(
     return Side(vectors, scale, index, apart, match, there)
 
 
-def products(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """S [n m]; at temperature 0.01 a TF32 or bfloat16 product errs by tenths."""
+def products(
+    rows: Float[Array, "n e"], columns: Float[Array, "m e"]
+) -> Float[Array, "n m"]:
+    """S; at temperature 0.01 a TF32 or bfloat16 product errs by tenths."""
     return jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
 
 
-def kept(rows: Side, columns: Side, among: str) -> jax.Array:
-    """bool [n m]: the pairs that count.
+def kept(rows: Side, columns: Side, among: str) -> Bool[Array, "n m"]:
+    """The pairs that count.
 
     among: "negatives" (neither matches nor left out), "matches" (own pairs among
     them), or "all" (both).
@@ -118,8 +121,10 @@ def kept(rows: Side, columns: Side, among: str) -> jax.Array:
     return keep
 
 
-def _alike(rows: tuple[jax.Array, ...], columns: tuple[jax.Array, ...]) -> jax.Array:
-    """bool [n m], or one False without ids: equal in any of them."""
+def _alike(
+    rows: tuple[Int[Array, " n"], ...], columns: tuple[Int[Array, " m"], ...]
+) -> Bool[Array, "n m"] | Bool[Array, ""]:
+    """Whether they are equal in any of the ids; one False without ids."""
     found = jnp.zeros((), bool)
     for ours, theirs in zip(rows, columns, strict=True):
         found = found | (ours[:, None] == theirs[None])
@@ -149,7 +154,9 @@ def row_sums(rows: Side, columns: Side, among: str, plan: Plan) -> Sums:
     return _whole(s, keep, rows.scale)
 
 
-def _whole(s: jax.Array, keep: jax.Array, scale: jax.Array) -> Sums:
+def _whole(
+    s: Float[Array, "n m"], keep: Bool[Array, "n m"], scale: Float[Array, " n"]
+) -> Sums:
     logits = jnp.where(keep, s * scale[:, None], -jnp.inf)
     # Of a row of -inf alone, logsumexp has no gradient but NaN.
     some = keep.any(axis=1)
@@ -163,13 +170,15 @@ class _Part(NamedTuple):
     """Sums over some of the pairs: best and ties as in Sums; weight: the sum of
     exp(scale * (S - best)), moment: that of exp(scale * (S - best)) * S."""
 
-    best: jax.Array
-    ties: jax.Array
-    weight: jax.Array
-    moment: jax.Array
+    best: Float[Array, " n"]
+    ties: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    moment: Float[Array, " n"]
 
 
-def _part(s: jax.Array, keep: jax.Array, scale: jax.Array) -> _Part:
+def _part(
+    s: Float[Array, "n m"], keep: Bool[Array, "n m"], scale: Float[Array, " n"]
+) -> _Part:
     s = jnp.where(keep, s, FLOOR)
     best = s.max(axis=1)
     weights = jnp.where(keep, jnp.exp(scale[:, None] * (s - best[:, None])), 0)
@@ -177,7 +186,7 @@ def _part(s: jax.Array, keep: jax.Array, scale: jax.Array) -> _Part:
     return _Part(best, ties, weights.sum(axis=1), (weights * s).sum(axis=1))
 
 
-def _merge(one: _Part, two: _Part, scale: jax.Array) -> _Part:
+def _merge(one: _Part, two: _Part, scale: Float[Array, " n"]) -> _Part:
     best = jnp.maximum(one.best, two.best)
     first, second = (jnp.exp(scale * (part.best - best)) for part in (one, two))
     return _Part(
@@ -188,19 +197,19 @@ def _merge(one: _Part, two: _Part, scale: jax.Array) -> _Part:
     )
 
 
-def _nothing(scale: jax.Array) -> _Part:
+def _nothing(scale: Float[Array, " n"]) -> _Part:
     zero = scale * 0  # varies over devices as scale does
     return _Part(zero + FLOOR, zero, zero, zero)
 
 
-def _sums(part: _Part, scale: jax.Array) -> Sums:
+def _sums(part: _Part, scale: Float[Array, " n"]) -> Sums:
     lse = jnp.where(
         part.weight > 0, scale * part.best + jnp.log(_one(part.weight)), -jnp.inf
     )
     return Sums(lse, part.moment / _one(part.weight), part.best, part.ties)
 
 
-def _one(weight: jax.Array) -> jax.Array:
+def _one(weight: Float[Array, " n"]) -> Float[Array, " n"]:
     """The weight, 1 if there is none."""
     return jnp.where(weight > 0, weight, 1)
 
@@ -243,10 +252,10 @@ def _backward(among: str, both: bool, plan: Plan, saved, gradients: tuple[Sums, 
     toward = gradients[0].lse, gradients[1].lse
 
     def local(rows: Side, columns: Side, row_lse, column_lse, row_g, column_g):
-        def visit(mine: jax.Array, guest):
+        def visit(mine: Float[Array, "n e"], guest):
             seen, lse, g, theirs = guest
 
-            def block(theirs: jax.Array, some):
+            def block(theirs: Float[Array, "m e"], some):
                 here, own_lse, own_g = some
                 s = products(here.vectors, seen.vectors)
                 keep = kept(here, seen, among)
@@ -286,15 +295,15 @@ def _backward(among: str, both: bool, plan: Plan, saved, gradients: tuple[Sums, 
 _blocked.defvjp(_forward, _backward)
 
 
-def _finite(lse: jax.Array) -> jax.Array:
+def _finite(lse: Float[Array, " n"]) -> Float[Array, " n"]:
     """0 for the sum over no pair, whose terms are left out."""
     return jnp.where(jnp.isneginf(lse), 0, lse)
 
 
 def negative_sums(
     rows: Side, columns: Side, factor: float, plan: Plan
-) -> tuple[jax.Array, jax.Array]:
-    """log of the sum over negatives of exp(factor * scale * S), both ways, [b] each."""
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """log of the sum over negatives of exp(factor * scale * S), both ways."""
     rows = rows._replace(scale=rows.scale * factor)
     columns = columns._replace(scale=columns.scale * factor)
     found = log_sums(rows, columns, "negatives", plan)
@@ -302,8 +311,8 @@ def negative_sums(
 
 
 def total(
-    term: Callable[..., jax.Array], rows: Any, columns: Any, plan: Plan
-) -> jax.Array:
+    term: Callable[..., Array], rows: PyTree, columns: PyTree, plan: Plan
+) -> Float[Array, ""]:
     """The sum over blocks of rows of term(rows, columns) -> scalar.
 
     rows, columns: trees of arrays with n and m as their first dimension; `term` gets
@@ -313,9 +322,9 @@ def total(
         return term(rows, columns)
     term = jax.checkpoint(term)  # type: ignore[assignment]
 
-    def local(rows: Any, columns: Any) -> jax.Array:
-        def visit(sum_: jax.Array, seen: Any):
-            def block(sum_: jax.Array, some: Any):
+    def local(rows: PyTree, columns: PyTree) -> Float[Array, " 1"]:
+        def visit(sum_: Float[Array, ""], seen: PyTree):
+            def block(sum_: Float[Array, ""], some: PyTree):
                 return sum_ + term(some, seen), ()
 
             return over_blocks(block, sum_, rows, plan.block)[0], seen
@@ -328,23 +337,23 @@ def total(
 
 
 def row_log_total(
-    term: Callable[..., jax.Array], rows: Any, columns: Any, plan: Plan
-) -> jax.Array:
+    term: Callable[..., Array], rows: PyTree, columns: PyTree, plan: Plan
+) -> Float[Array, " n"]:
     """log of each row's sum over columns of exp(term(rows, columns)); no gradient.
 
     rows, columns: as of `total`; `term` gives [n m], -inf for pairs that do not count.
     """
     rows, columns = lax.stop_gradient((rows, columns))
 
-    def sums(rows: Any, columns: Any) -> jax.Array:
+    def sums(rows: PyTree, columns: PyTree) -> Float[Array, " n"]:
         return jax.nn.logsumexp(term(rows, columns), axis=1)
 
     if not plan.block:
         return sums(rows, columns)
 
-    def local(rows: Any, columns: Any) -> jax.Array:
-        def visit(mine: jax.Array, seen: Any):
-            def block(carry: Any, some: Any):
+    def local(rows: PyTree, columns: PyTree) -> Float[Array, " n"]:
+        def visit(mine: Float[Array, " n"], seen: PyTree):
+            def block(carry: PyTree, some: PyTree):
                 return carry, sums(some, seen)
 
             found = over_blocks(block, (), rows, plan.block)[1]
@@ -357,7 +366,9 @@ def row_log_total(
     return _on_devices(local, plan)(rows, columns)
 
 
-def over_blocks(block: Callable, carry: Any, rows: Any, size: int) -> tuple[Any, Any]:
+def over_blocks(
+    block: Callable, carry: PyTree, rows: PyTree, size: int
+) -> tuple[PyTree, PyTree]:
     """carry, found = block(carry, some rows), over all rows; the last may be fewer."""
     n = jax.tree.leaves(rows)[0].shape[0]
     whole = n // size * size
@@ -372,7 +383,9 @@ def over_blocks(block: Callable, carry: Any, rows: Any, size: int) -> tuple[Any,
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
 
-def _round(visit: Callable, mine: Any, guest: Any, plan: Plan) -> tuple[Any, Any]:
+def _round(
+    visit: Callable, mine: PyTree, guest: PyTree, plan: Plan
+) -> tuple[PyTree, PyTree]:
     """Each device's `mine` meets every device's `guest`, which then is home again."""
     if plan.ring == 1:
         return visit(mine, guest)

@@ -8,10 +8,9 @@ of the steps and stays there. Shapes: "cosine" (half a wave) and "linear".
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike, Float, Int
 
 from clipjax.types import UserError
 
@@ -31,9 +30,9 @@ class Values:
     schedules: Schedules
     total: int
 
-    def at(self, step: jax.Array) -> dict[str, Any]:
+    def at(self, step: Int[ArrayLike, ""]) -> dict[str, Float[ArrayLike, ""]]:
         """name -> value at a step."""
-        found: dict[str, Any] = dict(self.start)
+        found: dict[str, Float[ArrayLike, ""]] = dict(self.start)
         for name, shape, end, share in self.schedules:
             past = jnp.clip(jnp.asarray(step) / max(share * self.total, 1), 0, 1)
             weight = SHAPES[shape](past)

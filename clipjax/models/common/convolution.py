@@ -10,13 +10,16 @@ Dimensions in shape comments: b batch, h w image, c channels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax import option_checks
 from clipjax.models.common import layers
@@ -51,12 +54,15 @@ class Conv(nn.Module):
     stride: int = 1
     depthwise: bool = False
     use_bias: bool = False
-    kernel_init: Any = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    dtype: Any = None
+    kernel_init: Initializer = nn.initializers.variance_scaling(
+        2.0, "fan_out", "normal"
+    )
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b h w c] to [b h' w' features]."""
+    def __call__(
+        self, x: Float[Array, "b h w c"]
+    ) -> Float[Array, "b h2 w2 {self.features}"]:
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (self.size, self.size, inputs, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
@@ -74,7 +80,9 @@ class Conv(nn.Module):
         return y if bias is None else y + bias[None, None, None]
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def _convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "size size i o"], stride: int = 1
+) -> Float[Array, "b h2 w2 o"]:
     pad = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -86,7 +94,9 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     )
 
 
-def _apart(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _apart(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "size size c o"], stride: int
+) -> Float[Array, "b h2 w2 o"]:
     """Windows that do not overlap, as one two-dimensional product.
 
     Measured on a CPU: a training step of ResNet-50 takes 1.29 x as long without.
@@ -102,7 +112,9 @@ def _apart(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 @jax.custom_vjp
-def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _shifted(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "size size 1 c"]
+) -> Float[Array, "b h w c"]:
     """A depthwise convolution as a sum of shifted images.
 
     XLA:CPU has no fast depthwise convolution: measured on 8 x 56 x 56 x 96 with 7 x 7,
@@ -137,7 +149,7 @@ def _shifted_backward(kept, toward):
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def _padded(x: jax.Array, size: int) -> jax.Array:
+def _padded(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h2 w2 c"]:
     pad = size // 2
     return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
@@ -158,15 +170,13 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     zero_scale: bool = False  # at the start
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[b h w c] to the same.
-
-        Raises:
-          UserError: in training on one value per channel, which has no variance.
-        """
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Raises UserError in training on a single value per channel (no variance)."""
         shape = x.shape[-1:]
         start = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         scale = self.param("scale", start, shape)
@@ -188,12 +198,14 @@ class BatchNorm(nn.Module):
         dtype = self.dtype or jnp.result_type(x, scale)
         return _normalise(x, mean, var, scale, bias, self.epsilon, dtype)
 
-    def _move(self, running: Any, new: jax.Array) -> None:
+    def _move(self, running: nn.Variable, new: Float[Array, " c"]) -> None:
         moved = self.momentum * running.value + (1 - self.momentum) * new
         running.value = moved.astype(running.value.dtype)
 
 
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _moments(
+    x: Float[Array, "b h w c"],
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = x.mean(axis=(0, 1, 2))
     return mean, jnp.square(x - mean[None, None, None]).mean(axis=(0, 1, 2))
@@ -208,14 +220,16 @@ def _normalise(x, mean, var, scale, bias, epsilon, dtype):
     return (x + bias[None, None, None]).astype(dtype)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """The largest of 3 x 3 at a stride of 2, the border padded by 1."""
     pad = ((0, 0), (1, 1), (1, 1), (0, 0))
     windows, strides = (1, 3, 3, 1), (1, 2, 2, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, windows, strides, pad)
 
 
-def average_pool(x: jax.Array, size: int) -> jax.Array:
+def average_pool(
+    x: Float[Array, "b h w c"], size: int
+) -> Float[Array, "b h//{size} w//{size} c"]:
     """Means of size x size without overlap; an incomplete rest is left out."""
     if size == 1:
         return x
@@ -244,7 +258,9 @@ class Bottleneck(nn.Module):
     antialias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h2 w2 4*{self.features}"]:
         average, stride = (self.stride, 1) if self.antialias else (1, self.stride)
         width = 4 * self.features
         y = self.conv(self.features, 1, name="conv_1")(x)
@@ -267,14 +283,16 @@ class Stage(nn.Module):
     remat: keep only the input of each block for the backward pass.
     """
 
-    block: Any
+    block: Callable[..., nn.Module]
     depth: int
     stride: int
-    options: Any
+    options: Mapping[str, Any]
     remat: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h2 w2 d"]:
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
         for index in range(self.depth):
             stride = self.stride if index == 0 else 1

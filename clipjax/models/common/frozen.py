@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from flax import linen as nn
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 
 from clipjax import param_paths
-from clipjax.types import Batch, Model, Outputs, Variables
+from clipjax.types import Batch, Model, Outputs, Tree, Variables
 
 
 def freeze(model: Model, names: frozenset[str]) -> Model:
@@ -39,12 +39,12 @@ class FrozenParts:
     def pooled_outputs(self) -> Mapping[str, str]:
         return self.model.pooled_outputs
 
-    def init(self, key: Any) -> Variables:
+    def init(self, key: PRNGKeyArray) -> Variables:
         return self.model.init(key)
 
     def apply(
-        self, variables: Variables, batch: Batch, train: bool, key: Any
-    ) -> tuple[Outputs, Any]:
+        self, variables: Variables, batch: Batch, train: bool, key: PRNGKeyArray | None
+    ) -> tuple[Outputs, Tree]:
         """As the model's own; frozen parameters get no gradient."""
         if not train:
             return self.model.apply(variables, batch, train, key)
@@ -69,14 +69,18 @@ class FrozenParts:
         with nn.intercept_methods(evaluate):
             return self.model.apply({**variables, "params": params}, batch, train, key)
 
-    def encode_image(self, variables: Variables, image: Any) -> Outputs:
+    def encode_image(
+        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+    ) -> Outputs:
         return self.model.encode_image(variables, image)
 
-    def encode_text(self, variables: Variables, text: Any, mask: Any) -> Outputs:
+    def encode_text(
+        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
+    ) -> Outputs:
         return self.model.encode_text(variables, text, mask)
 
 
-def _stop(node: Any, path: str, still: set[str]) -> Any:
+def _stop(node: PyTree, path: str, still: set[str]) -> PyTree:
     """The tree without gradients where it is frozen; adds modules that wholly are."""
     if not isinstance(node, dict):
         return jax.lax.stop_gradient(node) if path in still else node

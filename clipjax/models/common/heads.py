@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax.models.common import layers
 
@@ -35,8 +34,7 @@ class MlpProjection(nn.Module):
     embed_dim: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b d] to [b e]."""
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b {self.embed_dim}"]:
         x = layers.Dense(2 * self.embed_dim, None, name="fc1")(x)
         x = layers.ACTIVATIONS["gelu"](x)
         return layers.Dense(self.embed_dim, None, False, name="fc2")(x)
@@ -48,8 +46,7 @@ class SlimMlpProjection(nn.Module):
     embed_dim: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b d] to [b e]."""
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b {self.embed_dim}"]:
         hidden = (x.shape[-1] + self.embed_dim) // 2
         x = layers.Dense(hidden, None, False, name="fc1")(x)
         x = layers.ACTIVATIONS["gelu"](x)
@@ -64,11 +61,10 @@ class Expander(nn.Module):
     """
 
     widths: tuple[int, ...]
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b e] to [b widths[-1]]."""
+    def __call__(self, x: Float[Array, "b e"]) -> Float[Array, "b {self.widths[-1]}"]:
         for i, width in enumerate(self.widths):
             last = i == len(self.widths) - 1
             std = x.shape[-1] ** -0.5 * (1 if last else 2**0.5)

@@ -10,16 +10,20 @@ Dimensions in shape comments: b batch, n tokens, d width, h heads, e width of a 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Shaped
 
 
-def _recomputed(function: Any, static_argnums: tuple[int, ...] = ()) -> Any:
+def _recomputed(
+    function: Callable[..., Array], static_argnums: tuple[int, ...] = ()
+) -> Callable[..., Array]:
     """An elementwise function of which only the inputs are kept for the backward pass.
 
     Computing it again costs no time that could be measured, and it takes a third off
@@ -43,9 +47,9 @@ ACTIVATIONS = {
 
 
 def normalise_image(
-    image: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
-) -> jax.Array:
-    """(image - mean) / std by channel, float32 [b h w 3].
+    image: Shaped[Array, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w 3"]:
+    """(image - mean) / std per channel.
 
     image: uint8, divided by 255 first, or floats in [0, 1]. Differentiable by floats.
     Raises TypeError for another type.
@@ -63,8 +67,10 @@ def normalise_image(
     return image + jnp.asarray(shift, jnp.float32)[None, None, None]
 
 
-def patches(image: jax.Array, size: int) -> jax.Array:
-    """Cuts [b h w c] into [b n size*size*c], row by row."""
+def patches(
+    image: Shaped[Array, "b h w c"], size: int
+) -> Shaped[Array, "b n {size}*{size}*c"]:
+    """Cuts images into squares of size x size pixels, row by row."""
     b, h, w, c = image.shape
     x = image.reshape(b, h // size, size, w // size, size, c)
     return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
@@ -76,10 +82,10 @@ class Dense(nn.Module):
     features: int
     std: float | None  # of the kernel's normal initial values, None: fan_in^-0.5
     use_bias: bool = True
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b {self.features}"]:
         shape = (x.shape[-1], self.features)
         std = shape[0] ** -0.5 if self.std is None else self.std
         kernel = self.param("kernel", nn.initializers.normal(std), shape)
@@ -99,10 +105,10 @@ class LayerNorm(nn.Module):
     """Layer normalisation (arXiv 1607.06450); statistics in float32 or better."""
 
     epsilon: float = 1e-5
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         dtype = self.dtype or jnp.result_type(x, scale)
@@ -120,19 +126,21 @@ def _normalise(x, scale, bias, epsilon, dtype):
 
 
 def attention_weights(
-    query: jax.Array, key: jax.Array, causal: bool, key_mask: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
+    query: Float[Array, "b n h e"],
+    key: Float[Array, "b m h e"],
+    causal: bool,
+    key_mask: Bool[Array, "b m"] | None,
+) -> tuple[Float[Array, "b h n m"], Float[Array, "b h n 1"]]:
     """Softmax attention before its normalisation.
 
     Args:
-      query, key: [b n h e], [b m h e].
       causal: position i sees positions up to i only.
-      key_mask: bool [b m], false if nobody may look; a row without any true key
+      key_mask: false where nobody may look; a row without any true key
         looks at all of them evenly, so that no NaN arises.
 
     Returns:
-      (weights [b h n m], their sums [b h n 1]), float32 or better; a weight is the
-      exponential of the logit less its row's maximum.
+      (weights, their sums), float32 or better; a weight is the exponential of the
+      logit less its row's maximum.
     """
     accumulate = jnp.promote_types(query.dtype, jnp.float32)
     query = query * query.shape[-1] ** -0.5
@@ -152,13 +160,13 @@ def attention_weights(
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "b n h e"],
+    key: Float[Array, "b m h e"],
+    value: Float[Array, "b m h e"],
     causal: bool = False,
-    key_mask: jax.Array | None = None,
-) -> jax.Array:
-    """Attends from query [b n h e] to key and value [b m h e]; returns [b n h e].
+    key_mask: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "b n h e"]:
+    """Attends from query to key and value.
 
     `causal` and `key_mask` are those of `attention_weights`. bfloat16 on an NVIDIA GPU
     without a key mask goes to cuDNN's fused kernel, whose memory is linear in n.
@@ -172,9 +180,12 @@ def attention(
 
 
 def fused_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, causal: bool
-) -> jax.Array:
-    """Attention by cuDNN's kernel, from query [b n h e] to as many keys and values."""
+    query: Float[Array, "b n h e"],
+    key: Float[Array, "b n h e"],
+    value: Float[Array, "b n h e"],
+    causal: bool,
+) -> Float[Array, "b n h e"]:
+    """Attention by cuDNN's kernel, from queries to as many keys and values."""
     n = query.shape[1]
     # jax refuses to differentiate it at odd lengths, such as a ViT-B/16's 197.
     padding = ((0, 0), (0, n % 2), (0, 0), (0, 0))
@@ -193,7 +204,7 @@ def fused_attention(
     return mixed[:, :n]
 
 
-def _has_fused_kernel(query: jax.Array) -> bool:
+def _has_fused_kernel(query: Float[Array, "b n h e"]) -> bool:
     """Whether cuDNN's attention takes these heads on this process's devices."""
     if query.dtype != jnp.bfloat16 or query.shape[-1] % 8 or query.shape[-1] > 128:
         return False
@@ -203,8 +214,10 @@ def _has_fused_kernel(query: jax.Array) -> bool:
     return float(device.compute_capability) >= 8.0
 
 
-def masked_mean(tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the tokens [b n d] under the mask [b n]; zeros if there is none."""
+def masked_mean(
+    tokens: Float[Array, "b n d"], mask: Shaped[Array, "b n"]
+) -> Float[Array, "b d"]:
+    """Mean over the tokens under the mask; zeros if there is none."""
     weights = mask.astype(tokens.dtype)
     count = jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
     return (tokens * weights[:, :, None]).sum(axis=1) / count
@@ -216,10 +229,12 @@ class SelfAttention(nn.Module):
     heads: int
     depth: int  # of the whole tower, for the initial values
     causal: bool = False
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, key_mask: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b n d"], key_mask: Bool[Array, "b n"] | None
+    ) -> Float[Array, "b n d"]:
         b, n, d = x.shape
         qkv = Dense(3 * d, d**-0.5, dtype=self.dtype, name="qkv")(x)
         split = jnp.split(qkv, 3, axis=-1)
@@ -239,10 +254,10 @@ class Mlp(nn.Module):
     depth: int  # of the whole tower, for the initial values
     activation: str = "gelu"
     dropout: float = 0.0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "*b d"], train: bool) -> Float[Array, "*b d"]:
         d = x.shape[-1]
         x = Dense(self.hidden, (2 * d) ** -0.5, dtype=self.dtype, name="fc1")(x)
         x = ACTIVATIONS[self.activation](x)
@@ -265,12 +280,12 @@ class Block(nn.Module):
     dropout: float = 0.0
     post_norm: bool = False
     epsilon: float = 1e-5
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, key_mask: jax.Array | None, train: bool
-    ) -> jax.Array:
+        self, x: Float[Array, "b n d"], key_mask: Bool[Array, "b n"] | None, train: bool
+    ) -> Float[Array, "b n d"]:
         norm_1 = LayerNorm(self.epsilon, self.dtype, name="norm_1")
         norm_2 = LayerNorm(self.epsilon, self.dtype, name="norm_2")
         attend = SelfAttention(
@@ -308,12 +323,12 @@ class Transformer(nn.Module):
     remat: bool = False
     post_norm: bool = False
     epsilon: float = 1e-5
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, key_mask: jax.Array | None, train: bool
-    ) -> jax.Array:
+        self, x: Float[Array, "b n d"], key_mask: Bool[Array, "b n"] | None, train: bool
+    ) -> Float[Array, "b n d"]:
         block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for index in range(self.depth):
             x = block(

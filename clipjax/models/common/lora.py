@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from clipjax import option_checks, param_paths
-from clipjax.types import Batch, Model, Outputs, UserError, Variables
+from clipjax.types import Batch, Model, Outputs, Tree, UserError, Variables
 
 # What trains beside the additions is what is in no tower: projections, temperature.
 FROZEN = ((r"^(image|text)/", 0.0, 0.0),)
@@ -67,7 +67,9 @@ class LoraModel:
     def pooled_outputs(self) -> Mapping[str, str]:
         return self.model.pooled_outputs
 
-    def kernels(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def kernels(
+        self, params: Tree
+    ) -> dict[str, Float[Array, "d f"] | jax.ShapeDtypeStruct]:
         """'/'-joined path -> kernel of those that have an addition."""
         return {
             name: leaf
@@ -75,7 +77,7 @@ class LoraModel:
             if leaf.ndim == 2 and name.endswith("/kernel") and re.search(self.on, name)
         }
 
-    def init(self, key: Any) -> Variables:
+    def init(self, key: PRNGKeyArray) -> Variables:
         """The model's fresh variables and the additions, which change nothing yet."""
         variables = self.model.init(key)
         additions = {}
@@ -92,7 +94,7 @@ class LoraModel:
     def merge(self, variables: Variables) -> Variables:
         """The model's own variables, with the additions in its kernels."""
 
-        def one(node: Any, addition: Any) -> Any:
+        def one(node: PyTree, addition: Tree) -> PyTree:
             if "down" in addition:
                 product = addition["down"] @ addition["up"]
                 return node + (self.scale * product).astype(node.dtype)
@@ -108,12 +110,16 @@ class LoraModel:
         return {**variables, "params": one(params, additions)}
 
     def apply(
-        self, variables: Variables, batch: Batch, train: bool, key: Any
-    ) -> tuple[Outputs, Any]:
+        self, variables: Variables, batch: Batch, train: bool, key: PRNGKeyArray | None
+    ) -> tuple[Outputs, Tree]:
         return self.model.apply(self.merge(variables), batch, train, key)
 
-    def encode_image(self, variables: Variables, image: Any) -> Outputs:
+    def encode_image(
+        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+    ) -> Outputs:
         return self.model.encode_image(self.merge(variables), image)
 
-    def encode_text(self, variables: Variables, text: Any, mask: Any) -> Outputs:
+    def encode_text(
+        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
+    ) -> Outputs:
         return self.model.encode_text(self.merge(variables), text, mask)

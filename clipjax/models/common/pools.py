@@ -5,26 +5,25 @@ Dimensions in shape comments: b batch, n tokens, d width of the tokens, w of the
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax.models.common import layers
 
 
 class AttentionPool(nn.Module):
-    """Pools [b n d] to [b d] by a learned query, then an MLP (arXiv 2106.04560)."""
+    """Pools by a learned query, then an MLP (arXiv 2106.04560)."""
 
     heads: int
     hidden: int
     activation: str = "gelu"
     epsilon: float = 1e-5
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         d = x.shape[-1]
         probe = self.param("probe", nn.initializers.normal(d**-0.5), (1, d))
         x = _look(probe, x, self.heads, self.dtype)
@@ -34,7 +33,7 @@ class AttentionPool(nn.Module):
 
 
 class QueryPool(nn.Module):
-    """Pools [b n d] to [b w] by a normalised learned query of a width of its own.
+    """Pools by a normalised learned query of a width of its own.
 
     The contrastive one of the queries in open_clip's CoCa (arXiv 2205.01917): queries
     do not see each other. The tokens come normalised.
@@ -43,10 +42,10 @@ class QueryPool(nn.Module):
     width: int
     heads: int
     epsilon: float = 1e-5
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b {self.width}"]:
         # Its size has no effect, as it is normalised.
         probe = self.param("probe", nn.initializers.normal(1.0), (1, self.width))
         probe = layers.LayerNorm(self.epsilon, self.dtype, name="probe_norm")(probe)
@@ -54,8 +53,13 @@ class QueryPool(nn.Module):
         return layers.LayerNorm(self.epsilon, self.dtype, name="norm")(x)
 
 
-def _look(probe: jax.Array, x: jax.Array, heads: int, dtype: Any) -> jax.Array:
-    """Multi-head attention from probe [1 w] to x [b n d]; returns [b w].
+def _look(
+    probe: Float[Array, "1 w"],
+    x: Float[Array, "b n d"],
+    heads: int,
+    dtype: DTypeLike | None,
+) -> Float[Array, "b w"]:
+    """Multi-head attention from the probe to the tokens.
 
     Its layers belong to the module that calls it.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 from clipjax.types import UserError
 
@@ -17,7 +17,7 @@ def check_length(length: int, context_length: int) -> None:
         )
 
 
-def last_token(mask: jax.Array) -> jax.Array:
-    """The place of the last true of each row of bool [b l], int32 [b]; 0 for none."""
+def last_token(mask: Bool[Array, "b l"]) -> Int[Array, " b"]:
+    """The place of the last true of each row; 0 for none."""
     places = jnp.arange(mask.shape[1], dtype=jnp.int32)
     return jnp.max(mask * places[None], axis=1)

@@ -7,16 +7,15 @@ Dimensions in shape comments: b batch, h w feature map, n its positions, d width
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax import option_checks
 from clipjax.models.common import layers
 from clipjax.models.common.convolution import Conv, check_sizes
-from clipjax.types import UserError
+from clipjax.types import Outputs, UserError
 
 # Variant -> (width of the first stage, blocks of each stage).
 VARIANTS = {
@@ -95,11 +94,15 @@ class ConvNeXt(nn.Module):
     drop_path: float
     epsilon: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Encodes normalised images, float [b image_size image_size 3].
+    def __call__(
+        self,
+        image: Float[Array, "b {self.image_size} {self.image_size} 3"],
+        train: bool,
+    ) -> Outputs:
+        """Encodes normalised images.
 
         Returns "tokens" [b n d], the positions of the last feature map row by row, and
         "pooled" [b d], their mean after a layer normalisation.
@@ -127,10 +130,12 @@ class Stem(nn.Module):
 
     features: int
     epsilon: float
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b h2 w2 {self.features}"]:
         conv = Conv(
             features=self.features,
             size=4,
@@ -155,10 +160,12 @@ class Stage(nn.Module):
     rates: tuple[float, ...]
     epsilon: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h2 w2 {self.features}"]:
         if x.shape[-1] != self.features:
             norm = layers.LayerNorm(self.epsilon, self.dtype, name="downsample_norm")
             conv = Conv(
@@ -189,10 +196,12 @@ class Block(nn.Module):
     layer_scale: float
     drop_path: float
     epsilon: float
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h w c"]:
         d = x.shape[-1]
         conv = Conv(
             features=d,

@@ -7,17 +7,17 @@ Dimensions in shape comments: b batch, n patches, d width, h heads, e width of a
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float64
 
 from clipjax import option_checks
 from clipjax.models.common import layers
-from clipjax.types import UserError
+from clipjax.types import Outputs, UserError
 
 # Size -> (its blocks, (width, depth, heads, MLP width)).
 SIZES = {
@@ -112,11 +112,15 @@ class Eva(nn.Module):
     dropout: float
     patch_dropout: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Encodes normalised images, float [b image_size image_size 3].
+    def __call__(
+        self,
+        image: Float[Array, "b {self.image_size} {self.image_size} 3"],
+        train: bool,
+    ) -> Outputs:
+        """Encodes normalised images.
 
         Returns "pooled" [b d], the class token, and "tokens" [b n d], the patches row
         by row (fewer of them in training with patch dropout).
@@ -169,13 +173,17 @@ class EvaBlock(nn.Module):
     out_std: float
     epsilon: float
     dropout: float
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: jax.Array | None, train: bool
-    ) -> jax.Array:
-        """[b 1+n d] to the same; angles: [b n e/2], or [1 n e/2] for all images."""
+        self,
+        x: Float[Array, "b tokens d"],
+        angles: Float[Array, "#b n half"] | None,
+        train: bool,
+    ) -> Float[Array, "b tokens d"]:
+        """x: the class token, then n patches. angles: of each image's patches, or one
+        row for all images."""
         norm_1 = layers.LayerNorm(self.epsilon, self.dtype, name="norm_1")
         norm_2 = layers.LayerNorm(self.epsilon, self.dtype, name="norm_2")
         drop = nn.Dropout(self.dropout, deterministic=not train)
@@ -205,10 +213,12 @@ class EvaAttention(nn.Module):
     heads: int
     out_std: float
     epsilon: float | None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b tokens d"], angles: Float[Array, "#b n half"] | None
+    ) -> Float[Array, "b tokens d"]:
         b, n, d = x.shape
         qkv = layers.Dense(3 * d, STD, False, self.dtype, name="qkv")(x)
         query, key, value = jnp.split(qkv, 3, axis=-1)
@@ -224,7 +234,7 @@ class EvaAttention(nn.Module):
             mixed = layers.LayerNorm(self.epsilon, self.dtype, name="norm")(mixed)
         return layers.Dense(d, self.out_std, dtype=self.dtype, name="out")(mixed)
 
-    def _bias(self, name: str, x: jax.Array) -> jax.Array:
+    def _bias(self, name: str, x: Float[Array, "b tokens d"]) -> Float[Array, "1 1 d"]:
         bias = self.param(name, nn.initializers.zeros, x.shape[-1:])
         return promote_dtype(bias, dtype=self.dtype)[0][None, None]
 
@@ -238,16 +248,17 @@ class EvaMlp(nn.Module):
     out_std: float
     epsilon: float | None
     dropout: float
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b tokens d"], train: bool
+    ) -> Float[Array, "b tokens d"]:
         d = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        gated = self.epsilon is not None
-        wide = self.hidden * (1 + gated)
+        wide = self.hidden * (1 if self.epsilon is None else 2)
         x = layers.Dense(wide, STD, dtype=self.dtype, name="fc1")(x)
-        if gated:
+        if self.epsilon is not None:
             gate, x = jnp.split(x, 2, axis=-1)
             norm = layers.LayerNorm(self.epsilon, self.dtype, name="norm")
             x = norm(drop(jax.nn.silu(gate) * x))
@@ -256,8 +267,10 @@ class EvaMlp(nn.Module):
         return drop(layers.Dense(d, self.out_std, dtype=self.dtype, name="fc2")(x))
 
 
-def rotary_angles(side: int, width: int) -> np.ndarray:
-    """Angles of a side x side grid's patches, float64 [side*side width/2].
+def rotary_angles(
+    side: int, width: int
+) -> Float64[np.ndarray, "{side}*{side} {width}//2"]:
+    """Angles of a side x side grid's patches.
 
     Each pair of a head's numbers has an angle; the first half of the pairs count rows,
     the second columns, at frequencies from 1 to almost 1/10,000. Whatever its side, a
@@ -268,8 +281,10 @@ def rotary_angles(side: int, width: int) -> np.ndarray:
     return np.concatenate([at * bands for at in places], axis=1)
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates pairs of x [b 1+n h e] but the first token's; angles as for EvaBlock."""
+def rotate(
+    x: Float[Array, "b tokens h e"], angles: Float[Array, "#b n half"]
+) -> Float[Array, "b tokens h e"]:
+    """Rotates pairs of x but the first token's; angles as for EvaBlock."""
     angles = angles[:, :, None].astype(jnp.promote_types(x.dtype, jnp.float32))
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     even, odd = x[:, 1:, :, ::2], x[:, 1:, :, 1::2]

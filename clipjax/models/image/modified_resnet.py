@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax import option_checks
 from clipjax.models.common import layers
@@ -29,7 +29,7 @@ from clipjax.models.common.convolution import (
     average_pool,
     check_sizes,
 )
-from clipjax.types import UserError
+from clipjax.types import Outputs, UserError
 
 # Variant -> (width, blocks of each stage, output width); heads are 64 wide. Published
 # at 224 pixels, RN50x4 at 288, RN50x16 at 384, RN50x64 at 448.
@@ -115,11 +115,15 @@ class ModifiedResNet(nn.Module):
     heads: int
     output_dim: int
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Encodes normalised images, float [b image_size image_size 3].
+    def __call__(
+        self,
+        image: Float[Array, "b {self.image_size} {self.image_size} 3"],
+        train: bool,
+    ) -> Outputs:
+        """Encodes normalised images.
 
         Returns "pooled" [b output_dim], which is the embedding itself before
         normalisation, and "tokens" [b n d], the positions of the last feature map row
@@ -156,7 +160,9 @@ class Stem(nn.Module):
     norm: Callable[..., BatchNorm]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h2 w2 {self.features}"]:
         half = self.features // 2
         for index, (width, stride) in enumerate(
             ((half, 2), (half, 1), (self.features, 1)), start=1
@@ -171,11 +177,10 @@ class MeanQueryPool(nn.Module):
 
     heads: int
     features: int
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b n d] to [b features]."""
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b {self.features}"]:
         b, n, d = x.shape
         std = d**-0.5
         positions = self.param(
@@ -184,7 +189,7 @@ class MeanQueryPool(nn.Module):
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
         x = x + positions[None]
 
-        def part(name: str, x: jax.Array) -> jax.Array:
+        def part(name: str, x: Float[Array, "b m d"]) -> Float[Array, "b m h e"]:
             x = layers.Dense(d, std, dtype=self.dtype, name=name)(x)
             return x.reshape(b, -1, self.heads, d // self.heads)
 

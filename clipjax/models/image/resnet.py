@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax import option_checks
 from clipjax.models.common.convolution import (
@@ -23,6 +23,7 @@ from clipjax.models.common.convolution import (
     check_sizes,
     max_pool,
 )
+from clipjax.types import Outputs
 
 
 class Basic(nn.Module):
@@ -38,7 +39,9 @@ class Basic(nn.Module):
     zero_last: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h2 w2 {self.features}"]:
         y = self.conv(self.features, 3, self.stride, name="conv_1")(x)
         y = nn.relu(self.norm(name="norm_1")(y, train))
         y = self.conv(self.features, 3, name="conv_2")(y)
@@ -116,11 +119,11 @@ class ResNet(nn.Module):
     bn_momentum: float
     bn_epsilon: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Encodes normalised images, float [b h w 3].
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Outputs:
+        """Encodes normalised images.
 
         Returns "pooled" [b d], the mean of "tokens" [b n d], which are the positions of
         the last feature map row by row.
@@ -155,6 +158,8 @@ class Stem(nn.Module):
     norm: Callable[..., BatchNorm]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b h2 w2 {self.features}"]:
         x = self.conv(self.features, 7, 2, name="conv_1")(x)
         return max_pool(nn.relu(self.norm(name="norm_1")(x, train)))

@@ -7,16 +7,16 @@ Dimensions in shape comments: b batch, n patches, d width.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from clipjax import option_checks
 from clipjax.models.common import layers, pools
-from clipjax.types import UserError
+from clipjax.types import Outputs, UserError
 
 # Size -> (width, depth, heads, MLP width).
 SIZES = {
@@ -171,11 +171,15 @@ class VisionTransformer(nn.Module):
     dropout: float
     patch_dropout: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Encodes normalised images, float [b image_size image_size 3].
+    def __call__(
+        self,
+        image: Float[Array, "b {self.image_size} {self.image_size} 3"],
+        train: bool,
+    ) -> Outputs:
+        """Encodes normalised images.
 
         Returns "pooled" [b d] ([b pool_width] of pool="query"), and "tokens" [b n d],
         the patches row by row (without the class token; fewer of them in training with
@@ -255,15 +259,17 @@ class VisionTransformer(nn.Module):
         return {"pooled": pooled, "tokens": tokens}
 
 
-def keep_some(x: jax.Array, count: int, key: jax.Array) -> jax.Array:
-    """Returns `count` of the n tokens of each row of [b n d], drawn without repeat."""
+def keep_some(
+    x: Float[Array, "b n d"], count: int, key: PRNGKeyArray
+) -> Float[Array, "b {count} d"]:
+    """Returns `count` of the n tokens of each row, drawn without repeat."""
     noise = jax.random.uniform(key, x.shape[:2])
     _, index = jax.lax.top_k(noise, count)
     return jnp.take_along_axis(x, index[:, :, None], axis=1)
 
 
-def sincos(side: int, width: int) -> np.ndarray:
-    """Fixed positions of a side x side grid, float32 [side*side width].
+def sincos(side: int, width: int) -> Float32[np.ndarray, "{side}*{side} {width}"]:
+    """Fixed positions of a side x side grid.
 
     A quarter of the width each for sine and cosine of column and row, at wavelengths
     from 2 pi to 20,000 pi.

@@ -6,11 +6,10 @@ frequencies, t times, d width.
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from clipjax.models.common import layers
 from clipjax.models.common.convolution import BatchNorm, Conv
@@ -27,11 +26,13 @@ class AudioEncoder(nn.Module):
 
     width: int
     dropout: float = 0.0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, audio: jax.Array, train: bool) -> jax.Array:
-        """Encodes spectrograms, float [b f t], to [b d]."""
+    def __call__(
+        self, audio: Float[Array, "b f t"], train: bool
+    ) -> Float[Array, "b {self.width}"]:
+        """Encodes spectrograms."""
         x = audio[..., None]
         for i, channels in enumerate(CHANNELS, start=1):
             conv = Conv(

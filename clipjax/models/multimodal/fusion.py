@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from clipjax.models.common import layers
 from clipjax.models.multimodal.memory import Hidden
@@ -31,14 +32,14 @@ class Fusion(nn.Module):
     @nn.compact
     def __call__(
         self,
-        read: Mapping[str, jax.Array],
-        sets: Sequence[Mapping[str, jax.Array]],
+        read: Mapping[str, Float[Array, "b {self.width}"]],
+        sets: Sequence[Mapping[str, Bool[Array, " b"]]],
         train: bool,
-    ) -> jax.Array:
+    ) -> Float[Array, "rows {self.width}"]:
         """Fuses several sets of modalities of each example.
 
-        read: a vector [b d] of each modality. sets: of each set the modalities in it,
-        bool [b] where an example has them. Returns [b*sets d], an example's together.
+        read: a vector of each modality. sets: of each set the modalities in it, true if
+        an example has them. Returns b * sets rows, an example's together.
         """
         types = self.param("types", nn.initializers.normal(0.02), (3, self.width))
         absent = jnp.zeros_like(next(iter(read.values())))
@@ -65,27 +66,23 @@ class Decoder(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, latent: jax.Array, train: bool) -> jax.Array:
-        """[b d] to the same."""
+    def __call__(self, latent: Float[Array, "b d"], train: bool) -> Float[Array, "b d"]:
         d = latent.shape[-1]
         x = Hidden(d, self.dropout, name="hidden_1")(latent, train)
         x = Hidden(d, self.dropout, name="hidden_2")(x, train)
         return layers.Dense(d, None, name="out")(x)
 
 
-def rows_with(batch: Batch, name: str, count: int) -> jax.Array:
-    """bool [count]: rows that have the modality; all if the batch says nothing."""
+def rows_with(batch: Batch, name: str, count: int) -> Bool[Array, " {count}"]:
+    """Rows that have the modality; all if the batch says nothing."""
     here = batch.get(f"{name}_present")
     return jnp.ones(count, bool) if here is None else jnp.asarray(here, bool)
 
 
 def drop_one(
-    present: Mapping[str, jax.Array], rate: float, key: jax.Array
-) -> dict[str, jax.Array]:
-    """At that rate, an example loses one of its modalities; never its last.
-
-    present: bool [b] each.
-    """
+    present: Mapping[str, Bool[Array, " b"]], rate: float, key: PRNGKeyArray
+) -> dict[str, Bool[Array, " b"]]:
+    """At that rate, an example loses one of its modalities; never its last."""
     rows = jnp.stack(list(present.values()))
     drops, choice = jax.random.split(key)
     lose = jax.random.bernoulli(drops, rate, rows.shape[1:])

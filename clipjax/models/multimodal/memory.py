@@ -15,6 +15,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from clipjax.models.common import layers
 
@@ -28,7 +29,9 @@ class Hidden(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "*b d"], train: bool
+    ) -> Float[Array, "*b {self.features}"]:
         x = layers.Dense(self.features, None, name="dense")(x)
         x = nn.relu(layers.LayerNorm(name="norm")(x))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -38,8 +41,7 @@ class Proposal(nn.Module):
     """What a slot and the content say together: an MLP over both."""
 
     @nn.compact
-    def __call__(self, both: jax.Array) -> jax.Array:
-        """[g k 2d] to [g k d]."""
+    def __call__(self, both: Float[Array, "g k d2"]) -> Float[Array, "g k d2//2"]:
         features = both.shape[-1] // 2
         x = Hidden(features, name="hidden")(both, False)
         return layers.Dense(features, None, name="out")(x)
@@ -71,8 +73,8 @@ class TestTimeMemory(nn.Module):
         self.gate = Proposal()
         self.proposal = Proposal()
 
-    def read(self, x: jax.Array, train: bool) -> jax.Array:
-        """norm(x + attention from x to the slots), [b d]."""
+    def read(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b d"]:
+        """norm(x + attention from x to the slots)."""
         slots = self._slots()
         queries = self.query(x)[None] if slots.shape[0] == 1 else self.query(x)[:, None]
         key, value = jnp.split(self.key_value(slots), 2, axis=-1)
@@ -86,9 +88,13 @@ class TestTimeMemory(nn.Module):
         return self.norm(x + self.out(mixed.reshape(x.shape)))
 
     def write(
-        self, x: jax.Array, present: jax.Array, train: bool, mode: str
-    ) -> jax.Array:
-        """Reads; then writes x, but for rows that are not present (bool [b]).
+        self,
+        x: Float[Array, "b d"],
+        present: Bool[Array, " b"],
+        train: bool,
+        mode: str,
+    ) -> Float[Array, "b d"]:
+        """Reads; then writes x, but for rows that are not present.
 
         mode: "off" writes nothing, "example" gives each example slots of its own, and
         "batch" writes the mean over the batch into slots that all examples share. With
@@ -113,15 +119,18 @@ class TestTimeMemory(nn.Module):
             self.put_variable("ttt", "memory", jax.lax.stop_gradient(new))
         return found
 
-    def _slots(self) -> jax.Array:
-        """[g s d]: as last written, else as learned."""
+    def _slots(self) -> Float[Array, "g {self.slots} {self.width}"]:
+        """As last written, else as learned."""
         slots = self.memory
         if self.has_variable("ttt", "memory"):
             slots = self.get_variable("ttt", "memory")
+        slots = jnp.asarray(slots)  # variables may be NumPy arrays
         return slots if slots.ndim == 3 else slots[None]
 
-    def _written(self, slots: jax.Array, content: jax.Array) -> jax.Array:
-        """The slots [g s d] after writing the content [g d]."""
+    def _written(
+        self, slots: Float[Array, "g s d"], content: Float[Array, "g d"]
+    ) -> Float[Array, "g s d"]:
+        """The slots after writing the content."""
         similarity = jnp.einsum("gsd,gd->gs", slots, content)
         _, nearest = jax.lax.top_k(similarity, self.top_k)
         old = jnp.take_along_axis(slots, nearest[:, :, None], axis=1)
@@ -130,4 +139,4 @@ class TestTimeMemory(nn.Module):
         step = self.step_size * jax.nn.sigmoid(self.gate(both))
         new = old * (1 - step) + step * self.proposal(both)
         rows = jnp.arange(slots.shape[0])[:, None]
-        return jnp.asarray(slots).at[rows, nearest].set(new.astype(slots.dtype))
+        return slots.at[rows, nearest].set(new.astype(slots.dtype))

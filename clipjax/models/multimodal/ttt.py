@@ -14,25 +14,24 @@ mini-batch, e width of a head.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from clipjax.models.common import layers
 
 
 class Inner(NamedTuple):
-    """The linear model and the layer normalisation around it.
+    """The linear model and the layer normalisation around it."""
 
-    weight [.. h e e], bias [.. h e], scale [h e], shift [h e].
-    """
-
-    weight: jax.Array
-    bias: jax.Array
-    scale: jax.Array
-    shift: jax.Array
+    weight: Float[Array, "h e e"]
+    bias: Float[Array, "h e"]
+    scale: Float[Array, "h e"]
+    shift: Float[Array, "h e"]
 
 
 class TttLinear(nn.Module):
@@ -45,10 +44,12 @@ class TttLinear(nn.Module):
     heads: int
     mini_batch: int = 16
     base_rate: float = 1.0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"] | None
+    ) -> Float[Array, "b n d"]:
         """[b n d] to the same; tokens outside the mask bool [b n] teach nothing."""
         b, n, d = x.shape
         e = d // self.heads
@@ -79,8 +80,10 @@ class TttLinear(nn.Module):
         return layers.Dense(d, None, False, self.dtype, name="out")(out)
 
 
-def _mini_batches(x: jax.Array, size: int, heads: int) -> jax.Array:
-    """[b n h*e] to [n/size b h size e], filled up with zeros."""
+def _mini_batches(
+    x: Float[Array, "b n he"], size: int, heads: int
+) -> Float[Array, "m b {heads} {size} he//{heads}"]:
+    """The tokens in mini-batches, filled up with zeros."""
     b, n, _ = x.shape
     x = jnp.pad(x, ((0, 0), (0, -n % size), (0, 0)))
     return x.reshape(b, -1, size, heads, x.shape[-1] // heads).transpose(1, 0, 3, 2, 4)
@@ -88,18 +91,18 @@ def _mini_batches(x: jax.Array, size: int, heads: int) -> jax.Array:
 
 def dual(
     model: Inner,
-    place: jax.Array,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    rate: jax.Array,
-) -> jax.Array:
-    """The outputs [b m c h e] of m mini-batches.
+    place: Float[Array, " c"],
+    query: Float[Array, "m b h c e"],
+    key: Float[Array, "m b h c e"],
+    value: Float[Array, "m b h c e"],
+    rate: Float[Array, "m b h c 1"],
+) -> Float[Array, "b m c h e"]:
+    """The outputs of m mini-batches.
 
     Args:
       model: before the first token.
-      place: [c], the factor of the rate by the place of the token that looks.
-      query, key, value: [m b h c e]. rate: [m b h c 1], of the token that teaches.
+      place: the factor of the rate by the place of the token that looks.
+      rate: of the token that teaches.
     """
 
     def step(state, given):
@@ -126,8 +129,10 @@ def dual(
     return out.transpose(1, 0, 3, 2, 4)
 
 
-def _normalise(x: jax.Array, model: Inner, epsilon: float = 1e-6) -> jax.Array:
-    """Over the last axis of [b h c e], with each head's scale and shift."""
+def _normalise(
+    x: Float[Array, "b h c e"], model: Inner, epsilon: float = 1e-6
+) -> Float[Array, "b h c e"]:
+    """Over the last axis, with each head's scale and shift."""
     x = x - x.mean(axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + epsilon)
     return x * model.scale[None, :, None] + model.shift[None, :, None]

@@ -10,16 +10,15 @@ Dimensions in shape comments: b batch, l text length, d width.
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from clipjax import option_checks
 from clipjax.models.common import layers, text_lengths
-from clipjax.types import UserError
+from clipjax.types import Outputs, UserError
 
 # Size -> (width, depth, heads); the small ones are those of arXiv 1908.08962.
 SIZES = {
@@ -137,15 +136,15 @@ class Bert(nn.Module):
     activation: str
     dropout: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     padding_invariant = True
 
     @nn.compact
     def __call__(
-        self, text: jax.Array, mask: jax.Array, train: bool
-    ) -> dict[str, jax.Array]:
-        """Encodes ids int32 [b l] with mask bool [b l], true on tokens.
+        self, text: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool
+    ) -> Outputs:
+        """Encodes ids with their mask, true on tokens.
 
         An id outside the vocabulary gives NaN. A row without any token gives finite
         numbers without meaning.
@@ -158,7 +157,7 @@ class Bert(nn.Module):
         b, length = text.shape
         text_lengths.check_length(length, self.context_length)
 
-        def table(name: str, rows: int) -> jax.Array:
+        def table(name: str, rows: int) -> Float[Array, "{rows} d"]:
             values = self.param(name, nn.initializers.normal(STD), (rows, self.width))
             return promote_dtype(values, dtype=self.dtype)[0]
 

@@ -7,16 +7,15 @@ Dimensions in shape comments: b batch, l text length, d width.
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Int
 
 from clipjax import option_checks
 from clipjax.models.common import layers, text_lengths
-from clipjax.types import UserError
+from clipjax.types import Outputs, UserError
 
 # The text tower that goes with a ViT of that name -> (width, depth, heads).
 SIZES = {
@@ -139,7 +138,7 @@ class TextTransformer(nn.Module):
     dropout: float
     token_dropout: float
     remat: bool
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @property
     def padding_invariant(self) -> bool:
@@ -149,9 +148,9 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, text: jax.Array, mask: jax.Array, train: bool
-    ) -> dict[str, jax.Array]:
-        """Encodes ids int32 [b l] with mask bool [b l], true on tokens.
+        self, text: Int[Array, "b l"], mask: Bool[Array, "b l"], train: bool
+    ) -> Outputs:
+        """Encodes ids with their mask, true on tokens.
 
         An id outside the vocabulary gives NaN. A row without any token gives finite
         numbers without meaning.

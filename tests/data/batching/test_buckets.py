@@ -4,6 +4,7 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import model_tools
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_every_tower_knows_whether_padding_changes_it():
     rng = np.random.default_rng(0)
     text = rng.integers(1, 20, (3, 12)).astype(np.int32)
     mask = np.arange(12) < np.array([[2], [5], [6]])
-    text = np.where(mask, text, 0)
+    text, mask = jnp.asarray(np.where(mask, text, 0)), jnp.asarray(mask)
     for name, options in every_tower():
         tower = registry.load("text", name)(20, 12, **SMALL, **options)
         shapes = jax.eval_shape(lambda k, t=tower: t.init(k, text, mask, False), KEY)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import model_tools
 import numpy as np
 import pytest
@@ -254,9 +255,9 @@ def test_what_is_free_changes_nothing_in_evaluation(component):
     small, others = COMPONENTS[component]
     free = {name: value for name, value in others.items() if name in FREE}
     theirs, ours = make(component, small), make(component, small | free)
-    inputs = (np.ones((1, 32, 32, 3), np.float32),)
+    inputs = (jnp.ones((1, 32, 32, 3)),)
     if component.startswith("text"):
-        inputs = np.array([[3, 4, 5, 0]]), np.array([[1, 1, 1, 0]], bool)
+        inputs = jnp.array([[3, 4, 5, 0]]), jnp.array([[1, 1, 1, 0]], bool)
     shapes = jax.eval_shape(lambda: theirs.init(jax.random.key(0), *inputs, False))
     draw = np.random.default_rng(0)
     variables = jax.tree.map(

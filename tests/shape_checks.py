@@ -1,0 +1,15 @@
+"""How tests check the types on signatures; conftest.py installs it."""
+
+import beartype
+
+from clipjax import types
+
+checked = beartype.beartype(
+    conf=beartype.BeartypeConf(
+        is_pep484_tower=True,  # an int serves as a float
+        # clipjax.testing checks these contracts; tests have parts of them.
+        hint_overrides=beartype.BeartypeHintOverrides(
+            {types.Loss: object, types.Model: object}
+        ),
+    )
+)
