@@ -15,7 +15,7 @@ from clipjax.engine import gradients
 from clipjax.engine import state as states
 from clipjax.engine.step import make_loss_step
 
-BATCH = tiny.batch()
+BATCH = jax.tree.map(jnp.asarray, tiny.batch())
 # One for each way in which losses keep a state or look at a batch.
 KINDS = (
     "clip",
