@@ -44,26 +44,28 @@ def make(
     Args:
       config: the `optim` section.
       params: the parameter tree, or its shapes.
-      groups: in place of the section's, if given.
+      groups: replace the section's groups unless None.
 
     Raises:
-      UserError: where a group's pattern matches no parameter, none is left to train, or
-        a value is outside its range.
+      UserError: if a group's pattern matches no parameter, no parameter is left to
+        train, or a value is outside its range.
     """
     check(clip_norm=config["clip_norm"])
     names = param_paths.paths(params)
     factors = _factors(config["groups"] if groups is None else groups, names)
-    by_layer = layer_decay.factors(jax.tree.leaves(names), config["layer_decay"])
-    lr_factor = jax.tree.map(lambda name: factors[name][0] * by_layer[name], names)
-    still = frozenset(name for name, (factor, _) in factors.items() if factor == 0.0)
-    if len(still) == len(factors):
+    layer_factors = layer_decay.factors(jax.tree.leaves(names), config["layer_decay"])
+    lr_factor = jax.tree.map(lambda name: factors[name][0] * layer_factors[name], names)
+    frozen_names = frozenset(
+        name for name, (factor, _) in factors.items() if factor == 0.0
+    )
+    if len(frozen_names) == len(factors):
         raise UserError(
             "optim.groups freezes every parameter: nothing would be trained"
         )
-    decayed = re.compile(config["no_decay"])
+    no_decay = re.compile(config["no_decay"])
     decay_factor = jax.tree.map(
         lambda name, leaf: (
-            0.0 if leaf.ndim < 2 or decayed.search(name) else factors[name][1]
+            0.0 if leaf.ndim < 2 or no_decay.search(name) else factors[name][1]
         ),
         names,
         params,
@@ -84,33 +86,33 @@ def make(
     if config["clip_norm"] > 0:
         tx = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), tx)
     if any(jax.tree.leaves(frozen)):
-        # Partitioned, so that frozen parameters have no optimizer state.
+        # The partition leaves frozen parameters without optimizer state.
         labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "on", frozen)
         tx = optax.partition({"on": tx, "frozen": optax.set_to_zero()}, labels)
-    return Optim(optax.with_extra_args_support(tx), rate(config["lr"]), still)
+    return Optim(optax.with_extra_args_support(tx), rate(config["lr"]), frozen_names)
 
 
 def _factors(groups: tuple, names: Any) -> dict[str, tuple[float, float]]:
     """Parameter path -> (lr factor, decay factor) of the first group that matches."""
-    found = {name: (1.0, 1.0) for name in jax.tree.leaves(names)}
-    unmatched = set(found)
+    factors = {name: (1.0, 1.0) for name in jax.tree.leaves(names)}
+    unmatched = set(factors)
     for pattern, lr, weight_decay in groups:
-        matched = {name for name in found if re.search(pattern, name)}
+        matched = {name for name in factors if re.search(pattern, name)}
         if not matched:
             raise UserError(
                 f"optim.groups: {pattern!r} matches no parameter; there are "
-                f"{', '.join(sorted(found)[:3])}, ... (--dry_run lists all)"
+                f"{', '.join(sorted(factors)[:3])}, ... (--dry_run lists all)"
             )
         for name in matched & unmatched:
-            found[name] = (float(lr), float(weight_decay))
+            factors[name] = (float(lr), float(weight_decay))
         unmatched -= matched
-    return found
+    return factors
 
 
 def _decay(strength: float, factors: Any) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         def add(update, param, factor):
-            # optax masks leaves of other partitions, which have no factor of their own.
+            # optax masks the leaves of other partitions, which have no factor.
             return update + strength * factor * param if factor else update
 
         return _over(add, updates, params, factors), state
@@ -127,7 +129,7 @@ def _scale(factors: Any) -> optax.GradientTransformation:
 
 
 def _over(function, updates: Any, *trees: Any) -> Any:
-    """Maps over the updates that are there; masked ones (of a partition) stay."""
+    """Maps over the updates; those that a partition masks stay."""
 
     def one(update, *rest):
         return (

@@ -1,10 +1,10 @@
 """Optimizers: each `name(rate, decay, *, lr, options)` returns an optax transformation.
 
 rate: makes the schedule from the peak learning rate. decay: makes the transformation
-that adds weight decay, given its strength, under the run's exclusions and groups; if
-an optimizer puts it decides whether the decay is decoupled.
+that adds weight decay, given its strength, under the run's exclusions and groups. An
+optimizer that puts it before its own scaling couples the decay; after, decouples it.
 
-All raise UserError for a value with which they cannot work, see `limits.check`.
+All raise UserError for a value out of its limits; see `limits.check`.
 """
 
 from __future__ import annotations
@@ -131,15 +131,15 @@ def muon(
       b2: Adam's decay of the mean of squared gradients, in [0, 1).
       eps: added by Adam to the root of that mean, above 0.
       weight_decay: strength of the decay, times the learning rate.
-      by_adam: pattern of matrices that go to Adam, as does everything that has other
-        than two dimensions.
+      by_adam: pattern of matrices that go to Adam; arrays of other than two
+        dimensions always do.
     """
     check(lr=lr, momentum=momentum, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    left_out = re.compile(by_adam)
+    adam_names = re.compile(by_adam)
 
     def label(path, leaf) -> str:
-        whole = jax.tree_util.keystr(path, simple=True, separator="/")
-        return "adam" if leaf.ndim != 2 or left_out.search(whole) else "muon"
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "adam" if leaf.ndim != 2 or adam_names.search(name) else "muon"
 
     by_kind: dict[Hashable, optax.GradientTransformation] = {
         "muon": optax.chain(optax.trace(momentum, nesterov), orthogonalize()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 # Of the quintic Newton-Schulz iteration, tuned by its authors for a steep slope at 0:
 # singular values end between about 0.7 and 1.2.
@@ -13,8 +14,8 @@ STEPS = 5
 
 
 def orthogonalize() -> optax.GradientTransformation:
-    """Brings the singular values of each matrix [n m] near 1, then its root mean square
-    to about 0.2, that of Adam's updates (arXiv 2502.16982, section 2.2).
+    """Brings the singular values of each matrix [n m] near 1. Then scales its root mean
+    square to about 0.2, that of Adam's updates (arXiv 2502.16982, section 2.2).
     """
 
     def update(updates, state, params=None):
@@ -24,7 +25,7 @@ def orthogonalize() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _orthogonal(matrix: jax.Array) -> jax.Array:
+def _orthogonal(matrix: Float[Array, "n m"]) -> Float[Array, "n m"]:
     a, b, c = COEFFICIENTS
     x = matrix / (jnp.linalg.norm(matrix) + 1e-7)
     tall = x.shape[0] > x.shape[1]

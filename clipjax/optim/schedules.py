@@ -1,7 +1,7 @@
 """Learning-rate schedules: each `name(peak, total_steps, steps_per_epoch, *, options)`
 returns a function of the step (int32 array or int) giving a float32 rate.
 
-`warmup` is in steps if it is 1 or more, else a fraction of the run.
+`warmup` is a number of steps if it is 1 or more, else a fraction of the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _with_warmup(
         return after
 
     def schedule(count):
-        # Step 0 already moves: the first rate is one warmup step above the start.
+        # Step 0 already updates: the first rate is one warmup step above the start.
         rising = start + (1 - start) * (jnp.asarray(count) + 1) / warmup
         return jnp.where(count < warmup, peak * rising, after(count - warmup))
 
