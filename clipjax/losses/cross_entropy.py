@@ -1,4 +1,4 @@
-"""Cross-entropy of a classifier: softmax over classes, or a sigmoid for each.
+"""Cross-entropy of a classifier: softmax over classes, or a sigmoid per class.
 
 The target is batch["label"], or if the batch has them the soft targets
 batch["label_weights"] [b c] of mixed examples.
@@ -26,8 +26,8 @@ def make(
     """The cross-entropy loss.
 
     Args:
-      kind: "softmax": one class is right; "sigmoid": a yes or no for each class, summed
-        over classes (arXiv 2006.07159, section 3).
+      kind: "softmax": one class is right; "sigmoid": a binary decision per class,
+        summed over classes (arXiv 2006.07159, section 3).
       label_smoothing: weight in [0, 1) moved from the target to all classes evenly
         (arXiv 1512.00567, section 7).
 
@@ -68,7 +68,7 @@ class CrossEntropyLoss:
         right = (logits.argmax(axis=1) == label) * valid
         value = (losses * valid).sum() / count
         even = jnp.asarray(math.log(classes), logits.dtype)
-        if self.kind == "sigmoid":  # all logits as their mean is
+        if self.kind == "sigmoid":  # if all logits were their mean
             rows = valid[:, None]
             mean = jax.lax.stop_gradient((logits * rows).sum() / (count * classes))
             even = (

@@ -71,7 +71,7 @@ class CyclipLoss:
         n, plan = image.shape[0], self.softmax.plan
         in_modal = pairs.total(_squares, both, against, plan) / n
         cross_modal = pairs.total(_squares, both, crossed, plan) / n
-        # Of pairs that are told apart by nothing; the other terms are as they are.
+        # The contrastive term if all pairs were equally similar; the others stay.
         even = metrics.pop(diagnostics.UNINFORMED)
         consistency = self.in_modal * in_modal + self.cross_modal * cross_modal
         if self.contrastive:

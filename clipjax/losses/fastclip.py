@@ -24,8 +24,7 @@ from clipjax.losses.common import global_contrastive as gcl
 from clipjax.option_checks import one_of
 from clipjax.types import Batch, Loss, LossSpec, Metrics, Outputs, Tree, UserError
 
-# What has a part in each variant, and its value unless another is given: those of the
-# authors' experiments.
+# Each variant's options with their defaults, those of the authors' experiments.
 DEFAULTS = {
     "v0": {},
     "v1": {"temperature": 0.07},
@@ -70,21 +69,23 @@ def make(
     """
     one_of("loss.variant", variant, ("v0", "v1", "v2", "v3"))
     one_of("loss.scaling", scaling, ("consistent", "official"))
-    usual = DEFAULTS[variant]
+    defaults = DEFAULTS[variant]
     for name, value in (("temperature", temperature), ("rho", rho)):
-        if value is not None and name not in usual:
+        if value is not None and name not in defaults:
             raise UserError(
                 f"loss.{name}={value}: has no part in loss.variant={variant}"
                 + (", which learns the model's" if name == "temperature" else "")
             )
     for name, *_ in schedules:
         # Of v2 the temperature is learned.
-        if name != "gamma" and (name not in usual or (variant, name) == LEARNED):
+        if name != "gamma" and (name not in defaults or (variant, name) == LEARNED):
             raise UserError(
                 f"loss.schedules: {name!r} has no part in variant {variant}"
             )
-    temperature = usual.get("temperature", 1.0) if temperature is None else temperature
-    rho = usual.get("rho", 0.0) if rho is None else rho
+    temperature = (
+        defaults.get("temperature", 1.0) if temperature is None else temperature
+    )
+    rho = defaults.get("rho", 0.0) if rho is None else rho
     if temperature <= 0:
         raise UserError(f"loss.temperature={temperature}: must be above 0")
     if variant == "v2":
@@ -168,7 +169,7 @@ class FastclipLoss:
                 state[table], batch[id_key], anchor.log_g, now["gamma"]
             )
             padded = jnp.logaddexp(log_u, jnp.asarray(self.log_eps, log_u.dtype))
-            # Of one that never had a negative nothing is known.
+            # An anchor that never had a negative has no average.
             padded = jnp.where(jnp.isneginf(log_u), 0, padded)
             objective += fixed * padded.mean() / 2
             # Through g: of t * log u, at the features, and at t.

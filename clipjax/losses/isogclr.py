@@ -174,7 +174,7 @@ class IsogclrLoss:
         kept: dict[str, Float[Array, " b"]],
         step: Int[ArrayLike, ""],
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
-        """Where temperatures go, and the moments after this visit."""
+        """The temperatures' direction, and the moments after this visit."""
         if not self.adam:
             mean = (1 - self.beta) * kept["momentum"] + self.beta * slope
             return mean, {"momentum": mean}

@@ -105,7 +105,7 @@ class OnlineclrLoss:
             away = -(rows.vectors * columns.vectors).sum(axis=1)
             pulled, log_p = _moved(t_p, away / t_p, jax.lax.stop_gradient(away))
         before = state["negative_log_u"].astype(log_n.dtype)
-        # If all is one image and masked, there are no negatives.
+        # A batch of one image, masked, has no negatives.
         some = jnp.isfinite(log_n)
         u_n = self._average(before, log_n, now["gamma"])
         u_n = jnp.where(some, u_n, before)

@@ -1,4 +1,4 @@
-"""The sigmoid loss: every pair a yes or no of its own (SigLIP, arXiv 2303.15343).
+"""The sigmoid loss: a binary decision per pair (SigLIP, arXiv 2303.15343).
 
 L = (1 / b) * sum over pairs of -log sigmoid(z_ij * (scale * <image_i, text_j> + bias)),
 z = 1 for matches and -1 for all others.
@@ -15,9 +15,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from clipjax.losses.common import diagnostics, matches, pairs
 from clipjax.types import Batch, LossSpec, Metrics, Outputs, Tree, UserError
 
-# What the paper starts the model with; a config's own choice goes before.
+# The paper's initial values; a config's own values take precedence.
 MODEL_OPTIONS = {"logit_scale_init": 10.0, "logit_bias_init": -10.0}
-# CLIP's limit is no part of it: released temperatures are beyond (112.3 of so400m).
+# It has no limit like CLIP's: released scales exceed that (so400m has 112.3).
 TRAIN_OPTIONS = {"max_logit_scale": 0.0}
 
 

@@ -49,7 +49,7 @@ def make(
       margin: of the squared hinge, above 0.
       cold_start: u at the first visit: "first" takes g, "gamma" gamma * g.
       include_own: count the own pair (a term of 1, of e^(margin^2 / temperature) with
-        the hinge) in g, as some codes do.
+        the hinge) in g, as some implementations do.
       same_image, same_caption: "negative" or "mask"; see losses/common/matches.py.
       block: rows of the matrix at a time, 0 for all; see losses/common/pairs.py.
       schedules: of temperature and gamma; see losses/common/scheduled.py.
@@ -157,8 +157,8 @@ class SogclrLoss:
         def term(rows, columns):
             return self._cost(rows, columns)[1]
 
-        given = rows, anchor.own, anchor.own
-        log_sum = pairs.row_log_total(term, given, columns, self.plan)
+        row_inputs = rows, anchor.own, anchor.own
+        log_sum = pairs.row_log_total(term, row_inputs, columns, self.plan)
         return log_sum - jnp.log(anchor.negatives)
 
     def _hinged(

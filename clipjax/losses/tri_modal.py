@@ -76,27 +76,27 @@ class TriModalLoss:
         option asks for is missing, and for a batch of one, which has no negatives.
         """
         matches.at_least_two(outputs["image_embed"])
-        given = [name for name in MODALITIES if f"{name}_embed" in outputs]
+        names = [name for name in MODALITIES if f"{name}_embed" in outputs]
         value = even = jnp.zeros((), outputs["image_embed"].dtype)
         metrics: Metrics = {}
-        for one, other in itertools.combinations(given, 2):
-            found, chance, sums = self._between(one, other, outputs, batch)
-            value, even = value + found, even + chance
-            metrics[f"{one}_{other}_loss"] = found
+        for one, other in itertools.combinations(names, 2):
+            term, chance, sums = self._between(one, other, outputs, batch)
+            value, even = value + term, even + chance
+            metrics[f"{one}_{other}_loss"] = term
             if (one, other) == ("image", "text"):
                 known = None if self.rule.has("mask") else sums
                 metrics |= diagnostics.measure(outputs, self.plan, known)
-        if self.reconstruction and "audio" in given:
-            found = self._reconstruction(outputs, batch)
-            value = value + self.reconstruction * found
-            metrics["reconstruction_loss"] = found
+        if self.reconstruction and "audio" in names:
+            error = self._reconstruction(outputs, batch)
+            value = value + self.reconstruction * error
+            metrics["reconstruction_loss"] = error
         if self.joint:
             _need("joint_embed", outputs, "loss.joint")
-            found = [self._between("joint", name, outputs, batch) for name in given]
-            metrics["joint_loss"] = sum(one[0] for one in found) / len(found)
+            terms = [self._between("joint", name, outputs, batch) for name in names]
+            metrics["joint_loss"] = sum(term[0] for term in terms) / len(terms)
             value = value + self.joint * metrics["joint_loss"]
-            even = even + self.joint * sum(one[1] for one in found) / len(found)
-        # What a reconstruction starts from is not known.
+            even = even + self.joint * sum(term[1] for term in terms) / len(terms)
+        # A reconstruction's value at the start is unknown.
         if "reconstruction_loss" not in metrics:
             metrics[diagnostics.UNINFORMED] = even
         return value, state, metrics
@@ -104,8 +104,8 @@ class TriModalLoss:
     def _between(
         self, one: str, other: str, outputs: Outputs, batch: Batch
     ) -> tuple[Float[Array, ""], Float[Array, ""], tuple[pairs.Sums, pairs.Sums]]:
-        """InfoNCE over the rows that have both, what it is of pairs that are all alike,
-        and the sums it took."""
+        """InfoNCE over the rows that have both, its value if all pairs were alike, and
+        its sums."""
         x, y = outputs[f"{one}_embed"], outputs[f"{other}_embed"]
         scale = outputs["logit_scale"]
         here = rows_with(batch, one, len(x)) & rows_with(batch, other, len(y))

@@ -1,9 +1,9 @@
 """CLIP's loss with a memory of past embeddings (XBM, arXiv 1912.06798).
 
-Each image is told from the texts of the batch and from the last `size` texts before it,
-and the other way round. What is remembered carries no gradient; an entry of the same
-image as the anchor is left out. The queue has a dimension for the row of the batch, so
-that every device keeps what its own rows gave.
+Each image is contrasted with the batch's texts and with the last `size` texts before
+them, and each text with images likewise. Embeddings in the queue carry no gradient;
+entries of the anchor's image are left out. The queue has a dimension for the row of the
+batch, so that every device keeps its own rows' embeddings.
 """
 
 from __future__ import annotations
@@ -83,23 +83,23 @@ class XbmLoss:
         scale, ids = outputs["logit_scale"], batch["image_id"]
         image, text = self.rule.sides(outputs, batch, (scale, scale))
         value = jnp.zeros((), image.vectors.dtype)
-        found = pairs.log_sums(image, text, "all", self.plan)
+        both_sums = pairs.log_sums(image, text, "all", self.plan)
         past_ids = state["queue_id"].reshape(-1)
         for anchor, other, sums, queue in (
-            (image, text, found[0], state["text_queue"]),
-            (text, image, found[1], state["image_queue"]),
+            (image, text, both_sums[0], state["text_queue"]),
+            (text, image, both_sums[1], state["image_queue"]),
         ):
             queue = queue.reshape(-1, queue.shape[-1]).astype(anchor.vectors.dtype)
             past = pairs.side(
                 jax.lax.stop_gradient(queue), 1.0, (past_ids,), there=past_ids >= 0
             )
-            # Nobody's own pair is in the past.
+            # No anchor's own pair is in the queue.
             past = past._replace(index=-1 - past.index)
             here = anchor._replace(apart=(ids,), match=())
             before = pairs.row_sums(here, past, "negatives", self.plan)
             own = (anchor.vectors * matches.wanted(other)).sum(axis=1) * scale
             value += (jnp.logaddexp(sums.lse, before.lse) - own).mean() / 2
-        known = None if self.rule.has("mask") else found
+        known = None if self.rule.has("mask") else both_sums
         filled = jnp.sum(past_ids >= 0)
         metrics = diagnostics.measure(outputs, self.plan, known)
         ordered = jnp.sort(past_ids)

@@ -17,8 +17,8 @@ def check_weights(**weights: float) -> None:
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(
         weights.values()
     ):
-        given = ", ".join(f"loss.{name}={weight}" for name, weight in weights.items())
-        raise UserError(f"{given}: use 0 or more, one of them above 0")
+        values = ", ".join(f"loss.{name}={weight}" for name, weight in weights.items())
+        raise UserError(f"{values}: use 0 or more, one of them above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +36,19 @@ class CombinedLoss:
     ) -> tuple[Float[Array, ""], Tree, Metrics]:
         """The sum; the value of each part is the metric LABEL_loss.
 
-        A metric that two parts have is the first one's; the value that the sum starts
-        from is the sum of theirs, and there if each part has one.
+        A metric that two parts have is the first part's. UNINFORMED is the sum of the
+        parts' values, if each part has one.
         """
         total, states, metrics = jnp.zeros((), jnp.float32), {}, {}
         even: list[Float[Array, ""]] = []
         for label, weight, loss in self.parts:
-            value, states[label], found = loss(outputs, batch, state[label], step)
+            value, states[label], part_metrics = loss(
+                outputs, batch, state[label], step
+            )
             total += weight * value
-            if diagnostics.UNINFORMED in found:
-                even.append(weight * found.pop(diagnostics.UNINFORMED))
-            metrics = {**found, **metrics, f"{label}_loss": value}
+            if diagnostics.UNINFORMED in part_metrics:
+                even.append(weight * part_metrics.pop(diagnostics.UNINFORMED))
+            metrics = {**part_metrics, **metrics, f"{label}_loss": value}
         if len(even) == len(self.parts):
             metrics[diagnostics.UNINFORMED] = sum(even)
         return total, states, metrics

@@ -6,7 +6,7 @@ the cosine), alignment and uniformity (arXiv 2005.10242, equations 1 and 2, of s
 distances), image_effective_rank and text_effective_rank (1: all embeddings alike).
 
 A loss whose value is what it minimises adds UNINFORMED: its value on this batch if
-every pair were as similar as the mean of them, which is what it starts from.
+every pair had the mean similarity, which is the value that training starts from.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def measure(
         sums = pairs.log_sums(rows, columns, "all", plan)
     own = (image * text).sum(axis=1)
     # No product of matrices, whose default precision is not float32 everywhere.
-    whole = (image.sum(axis=0) * text.sum(axis=0)).sum()
+    pair_sum = (image.sum(axis=0) * text.sum(axis=0)).sum()
     return {
         "image_to_text_accuracy": _accuracy(own, sums[0], width),
         "text_to_image_accuracy": _accuracy(own, sums[1], width),
         "positive_similarity": own.mean(),
-        "negative_similarity": (whole - own.sum()) / max(n * (n - 1.0), 1),
+        "negative_similarity": (pair_sum - own.sum()) / max(n * (n - 1.0), 1),
         "alignment": jnp.square(image - text).sum(axis=1).mean(),
         "image_uniformity": _uniformity(image),
         "text_uniformity": _uniformity(text),

@@ -51,7 +51,7 @@ def anchors(
     matches.at_least_two(rows.vectors)
     own = (rows.vectors * columns.vectors).sum(axis=1)
     negatives = jnp.maximum(matches.negatives(rows), 1)
-    found = pairs.log_sums(rows, columns, "negatives", plan)
+    both_sums = pairs.log_sums(rows, columns, "negatives", plan)
     image, text = (
         Anchors(
             own,
@@ -60,7 +60,7 @@ def anchors(
             sums.mean,
             negatives,
         )
-        for side, sums in zip((rows, columns), found, strict=True)
+        for side, sums in zip((rows, columns), both_sums, strict=True)
     )
     return image, text
 
@@ -70,8 +70,8 @@ def log_g_with_own(
     negatives: Float[Array, " b"],
     own: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, " b"]:
-    """log g with the own pair's exponential e^own in its sum, which some codes leave
-    there; the divisor is the number of negatives still."""
+    """log g with the own pair's exponential e^own in its sum, as some implementations
+    have it; the divisor stays the number of negatives."""
     return jnp.logaddexp(log_g, own - jnp.log(negatives))
 
 

@@ -1,4 +1,4 @@
-"""Options `same_image` and `same_caption`: pairs that belong together, though not own.
+"""Options `same_image` and `same_caption`: pairs of different rows that match.
 
 An image and a text belong together by `same_image` if their rows are of one image
 (equal in batch["image_id"]), and by `same_caption` if their rows have one caption
@@ -81,7 +81,7 @@ def rule(same_image: str, same_caption: str, modes: tuple[str, ...] = MODES) -> 
 def captions(batch: Batch) -> Int[Array, " b"]:
     """A number, equal in rows that have the same tokens.
 
-    A row without text (bool [b] text_present) has a number of its own.
+    A row whose `text_present` is false has a number that no other row has.
     """
     if "text" not in batch:
         raise UserError("loss.same_caption: this model takes no texts; leave it out")
@@ -92,15 +92,15 @@ def captions(batch: Batch) -> Int[Array, " b"]:
 
 
 def wanted(other: pairs.Side) -> Float[Array, "b e"]:
-    """What each row is to find of the other side: the mean over its matches."""
+    """Each row's target on the other side: the mean over its matches."""
     if not other.match:
         return other.vectors
 
     def over_matches(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
         if not other.apart:
             return _over(x, other.match)
-        both = _over(x, other.apart + other.match)
-        return both - _over(x, other.apart) + x
+        either = _over(x, other.apart + other.match)
+        return either - _over(x, other.apart) + x
 
     return over_matches(other.vectors) / over_matches(_ones(other))
 
@@ -118,9 +118,9 @@ def kept_count(other: pairs.Side) -> Float[Array, " b"]:
 
 
 def _over_kept(x: Float[Array, "b e"], other: pairs.Side) -> Float[Array, "#b e"]:
-    there = x if other.there is None else jnp.where(other.there[:, None], x, 0)
-    whole = there.sum(axis=0, keepdims=True)
-    return whole - _over(x, other.apart) + x if other.apart else whole
+    valid = x if other.there is None else jnp.where(other.there[:, None], x, 0)
+    total = valid.sum(axis=0, keepdims=True)
+    return total - _over(x, other.apart) + x if other.apart else total
 
 
 def negatives(side: pairs.Side) -> Float[Array, " b"]:
@@ -153,8 +153,8 @@ def mean_over_anchors(
     rule: Rule,
     plan: pairs.Plan,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean of a cost over images and texts, each told from its negatives; and what
-    it would be if all pairs were equally similar.
+    """The mean of a cost over images and texts, each against its negatives; and its
+    value if all pairs were equally similar.
 
     cost(own, count, *log_sums) -> [b]: own: S_ii, or the mean over all matches; count:
     of negatives; log_sums: for each of `factors` log sum over negatives of exp(factor *

@@ -1,4 +1,4 @@
-"""Moving averages kept for every image or text of the data set, as logarithms.
+"""Moving averages per image or text of the data set, as logarithms.
 
 A table holds log u for each id; -inf: never visited. In the log domain nothing
 overflows at small temperatures, and no entry dies by underflow.

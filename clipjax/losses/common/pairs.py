@@ -1,4 +1,4 @@
-"""Sums over all image-text pairs of a batch, whole or block by block.
+"""Sums over all image-text pairs of a batch, at once or in blocks.
 
 What a contrastive loss needs of its B x B matrix S of inner products are sums over rows
 and columns. `log_sums` and `total` give them, and their gradients, from the whole
@@ -99,7 +99,8 @@ def side(
 def products(
     rows: Float[Array, "n e"], columns: Float[Array, "m e"]
 ) -> Float[Array, "n m"]:
-    """S; at temperature 0.01 a TF32 or bfloat16 product errs by tenths."""
+    """S at the highest precision; with TF32 or bfloat16, logits at temperature 0.01 err
+    by tenths."""
     return jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
 
 
@@ -386,7 +387,7 @@ def over_blocks(
 def _round(
     visit: Callable, mine: PyTree, guest: PyTree, plan: Plan
 ) -> tuple[PyTree, PyTree]:
-    """Each device's `mine` meets every device's `guest`, which then is home again."""
+    """Visits every device's `guest` on each device, with its `mine`, in a ring."""
     if plan.ring == 1:
         return visit(mine, guest)
     size = plan.ring

@@ -32,12 +32,12 @@ class Values:
 
     def at(self, step: Int[ArrayLike, ""]) -> dict[str, Float[ArrayLike, ""]]:
         """name -> value at a step."""
-        found: dict[str, Float[ArrayLike, ""]] = dict(self.start)
+        current: dict[str, Float[ArrayLike, ""]] = dict(self.start)
         for name, shape, end, share in self.schedules:
             past = jnp.clip(jnp.asarray(step) / max(share * self.total, 1), 0, 1)
             weight = SHAPES[shape](past)
-            found[name] = end + (found[name] - end) * weight
-        return found
+            current[name] = end + (current[name] - end) * weight
+        return current
 
 
 def values(
@@ -47,7 +47,7 @@ def values(
 
     limits: name -> the smallest and the largest value allowed.
 
-    Raises UserError for a value out of its limits or a schedule that cannot be.
+    Raises UserError for a value out of its limits or for an invalid schedule.
     """
     _in_limits(start, limits)
     names = [name for name, *_ in schedules]
@@ -72,8 +72,10 @@ def values(
     return Values(tuple(start.items()), tuple(schedules), total)
 
 
-def _in_limits(given: dict[str, float], limits: dict[str, tuple[float, float]]) -> None:
-    for name, value in given.items():
+def _in_limits(
+    values: dict[str, float], limits: dict[str, tuple[float, float]]
+) -> None:
+    for name, value in values.items():
         low, high = limits[name]
         if not low <= value <= high:
             raise UserError(f"loss.{name}={value}: must be from {low} to {high}")
