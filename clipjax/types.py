@@ -38,12 +38,12 @@ BATCH_KEYS = {
     "text_id": "int32 [b], image_id * max_captions + caption index",
     "valid": "bool [b], false where a row is no example; training has none of these",
     "replaced": "bool [b], true where a broken example was replaced by another",
-    "label": "int32 [b], the class where the source has one, else -1",
+    "label": "int32 [b], the class, -1 without one",
 }
 # In a run of several processes the loop adds "stop", int32 [b]: the number of the
-# signal that a row's process received, 0 without one. So all agree where to stop.
+# signal that a row's process received, 0 without one. So all stop at the same step.
 
-# And what a source has of other modalities (Example.others):
+# Keys of other modalities (Example.others):
 OTHER_KEYS = {
     "audio": "float32 [b f t], a spectrogram",
     "audio_present": "bool [b], false where an example lacks it and `audio` is zeros",
@@ -72,13 +72,13 @@ class UserError(Exception):
 
 
 class MissingData(UserError):
-    """Data that are not at the place that the config names."""
+    """The config names data that do not exist."""
 
 
 class BadExample(Exception):
     """One example cannot be used.
 
-    reason: why. key: the example's, if whoever raises knows it.
+    reason: why. key: the example's key, "" if unknown.
 
     >>> print(BadExample("cannot be decoded", key="train-00001.tar:000123"))
     train-00001.tar:000123: cannot be decoded
@@ -128,9 +128,9 @@ class Source(Protocol):
     A source may also have `problems`: what it left out or could not use, a text each,
     for `clipjax.prepare` and warnings; `captions_of(index)` and `key_of(index)`: an
     example's captions, and its key, without its image; and `class_ids`: label set ->
-    what tells its classes apart if two have one name, such as their folders. One of
-    several parts may have `shares`: (examples, weight) of each, by which training takes
-    from them.
+    what tells its classes apart if two have one name, such as their folders. A source
+    of several parts may have `shares`: each part's (examples, weight), by which
+    training draws from them.
     """
 
     max_captions: int
@@ -159,18 +159,18 @@ class Tokenizer(Protocol):
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [b context_length] and mask bool, same shape.
 
-        Every row holds at least one valid token; a text that is too long is cut and
-        keeps its end token. Tokens come first, padding after. Raises BadExample for a
-        text that is not a str, UserError for one text in place of several.
+        Every row holds at least one valid token; a text that is too long is truncated
+        and keeps its end token. Tokens come first, padding after. Raises BadExample for
+        a text that is not a str, UserError for one text in place of several.
         """
         ...
 
     def state(self) -> str | None:
         """What `make` needs to build the same tokenizer without captions.
 
-        One that does not know every text may also have `unknown(text)`: a sequence of
-        the words or characters that get no id of their own. They are counted before
-        training and evaluation; see data/text/lost_texts.py.
+        A tokenizer that does not know every text may also have `unknown(text)`: a
+        sequence of the words or characters that get no id of their own. They are
+        counted before training and evaluation; see data/text/lost_texts.py.
 
         One of our own may also have `released() -> str`, its tokenizer.json for other
         libraries, with which its models can be exported; see framing.as_library.
@@ -181,7 +181,7 @@ class Tokenizer(Protocol):
 class ImageTower(Protocol):
     """`make(image_size, *, options) -> ImageTower`, a Linen module.
 
-    Names of its parameters say where layer-wise decay, LoRA and freezing apply:
+    The names of its parameters tell where layer-wise decay, LoRA and freezing apply:
 
     - blocks are modules block_0, block_1, ... or stage_0/block_0, ...; what lies
       outside them is named as something before (patch_embedding, positions,
@@ -192,7 +192,7 @@ class ImageTower(Protocol):
     - inner modules that differ in training take an argument named `train`, which is
       False in those that are frozen
 
-    dtype: what it computes in, None for its parameters' type; parameters stay float32.
+    dtype: the type it computes in, None for its parameters'; parameters stay float32.
     image_size: height and width in pixels.
     """
 
@@ -214,8 +214,8 @@ class TextTower(Protocol):
 
     context_length: the most tokens of a text; shorter batches are taken, longer ones
       raise UserError.
-    padding_invariant: whether padding, and how much of it, leaves "pooled" as it is;
-      only then data.text_buckets is allowed.
+    padding_invariant: whether "pooled" is the same with any amount of padding; only
+      then data.text_buckets is allowed.
     """
 
     dtype: DTypeLike | None
@@ -234,10 +234,10 @@ class TextTower(Protocol):
 
 
 class Model(Protocol):
-    """A Linen module with its sizes fixed; holds no arrays.
+    """A Linen module with fixed sizes; holds no arrays.
 
-    Its module may say TOWERS (which towers `make` takes, ("image", "text") unless it
-    does) and WORDS (the components that suit it if a config names none).
+    Its Python module may define TOWERS (the towers that `make` takes, by default
+    ("image", "text")) and WORDS (the default components of a config with it).
     """
 
     @property
@@ -284,7 +284,7 @@ class Model(Protocol):
 class LossSpec:
     """What a loss may know at construction.
 
-    mesh: over whose devices the batch is split, None for one device.
+    mesh: the devices over which the batch is split, None for one device.
 
     >>> LossSpec(64, 64, 16, global_batch=8, steps_per_epoch=8, total_steps=80).mesh
     """
@@ -305,10 +305,10 @@ class Loss(Protocol):
     embeddings are at the highest precision, and its value depends neither on the order
     of pairs nor on the number of devices.
 
-    Its module may say
+    Its module may define
 
-    - OUTPUT: the output of the model that it needs, "image_embed" unless it says
-      "logits"; also an evaluator's
+    - OUTPUT: the model's output that it needs, "image_embed" (the default) or
+      "logits"; an evaluator's module may define it too
     - MODEL_OPTIONS: values of the model's options to start with, such as a
       logit_bias_init, unless the config file has its own
     - TRAIN_OPTIONS: the same of the section `train`
@@ -371,11 +371,11 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
-    """What an evaluator found.
+    """An evaluator's result.
 
     metrics: by name.
-    primary: the metric that best-checkpoint and summaries quote.
-    size: what was evaluated, in words ("1000 images x 5000 captions").
+    primary: the metric that the best checkpoint and summaries use.
+    size: what was evaluated, as text ("1000 images x 5000 captions").
     broken: examples that could not be read and were left out.
     rows: a table with one row per example or query; {} if the evaluator gives none. Its
       first column, `key`, holds the examples' keys. A column is an array of numbers

@@ -18,7 +18,7 @@ from clipjax.models.common import layers
 from clipjax.types import Batch, Outputs, Tree, UserError, Variables
 
 TOWERS = ("image",)
-# The components that go with it if a config names none.
+# The default components of a config with this model.
 WORDS = {"loss": "cross_entropy", "evals": "classification"}
 
 

@@ -4,10 +4,10 @@
     text = load("text", "transformer")(6000, 40, causal=False, pool="mean")
     model = load("model", "memory_network")(image, text)
 
-Each modality is encoded by its tower and reads from a memory of its own. What is there
-of the three is fused with a sign of what is there, and reads from the central memory,
-several times with feedback. So text alone, an image alone, or any combination gives a
-vector of the same space. After github.com/intrinsicD/DeepLearning2.
+Each modality is encoded by its tower and reads from its own memory. The modalities that
+an example has are fused, with bits that tell which they are; the result reads from the
+central memory, several times with feedback. So text alone, an image alone, or any
+combination gives a vector of the same space. After github.com/intrinsicD/DeepLearning2.
 
 Towers are those of models/two_tower.py. Dimensions in shape comments: b batch, l text
 length, f frequencies and t times of a spectrogram, d latent width.
@@ -81,8 +81,8 @@ def make(
         starts from the learned slots; "batch": the mean over the batch, after which
         the result of an example depends on what else is in its batch.
       dropout: rate in memories, fusion, feedback, decoders and audio tower.
-      modality_dropout: rate at which, in training, one modality of a joint encoding is
-        taken for absent.
+      modality_dropout: rate at which, in training, one modality of a joint encoding
+        counts as absent.
       audio: build the audio tower and its memory, for batch["audio"].
       decoders: modalities whose encodings are predicted from a latent vector.
       joint: in training encode text and image together too, for a loss that asks for
@@ -287,7 +287,7 @@ class MemoryNetworkModel:
     before normalisation, NAME_tokens [b n e] of an image's or text's tower, in
     evaluation NAME_pooled float32 [b e] of it, before projection and memories. If the
     model has decoders: decoded_NAME [b d], and what that should be, NAME_encoded [b d]
-    before the memories, of modalities that are given.
+    before the memories, of modalities in the batch.
 
     test_time, joint: see `make`.
     """
@@ -318,7 +318,7 @@ class MemoryNetworkModel:
         """Encodes each modality of the batch alone, and with `joint` text and image.
 
         batch: "image" uint8 [b h w 3], "text" and "text_mask" [b l], "audio" float
-        [b f t]; rows where bool [b] NAME_present is false are taken for absent.
+        [b f t]; rows whose NAME_present, bool [b], is false count as absent.
 
         In training `key` draws the dropout masks, over the whole batch, so that they do
         not depend on the number of devices; nothing is written to the memories.

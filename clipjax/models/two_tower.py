@@ -54,8 +54,8 @@ def make(
       image_head, text_head: from a tower to the embedding: "linear", "affine" (with
         bias), "mlp", "slim_mlp", or "none" if the tower gives embed_dim numbers itself;
         see heads.projection.
-      expander: widths of an MLP over each side's features, which the vicreg loss looks
-        at in their place; () for none. Its outputs are no embeddings.
+      expander: widths of an MLP over each side's features, whose outputs the vicreg
+        loss takes in their place; () for none. They are no embeddings.
       mean, std: of red, green and blue in [0, 1], to normalise images with.
       precision: "float32", or "bfloat16" products with float32 parameters, statistics,
         softmax and embeddings. float64 parameters compute in float64 under "float32".
@@ -124,7 +124,7 @@ class TwoTower(nn.Module):
         if text is not None:
             outputs |= self._embed("text", self.text(text, mask, train), train)
         if self.expander and image is not None and text is not None:
-            for side in ("image", "text"):  # for a loss, which wants both
+            for side in ("image", "text"):  # only a loss uses them, with both
                 head = heads.Expander(self.expander, name=f"{side}_expander")
                 outputs[f"{side}_expanded"] = head(outputs[f"{side}_features"])
         if self.learnable_scale:

@@ -131,8 +131,8 @@ def _shifted_forward(x, kernel):
     return _shifted(x, kernel), (x, kernel)
 
 
-def _shifted_backward(kept, toward):
-    x, kernel = kept
+def _shifted_backward(saved, toward):
+    x, kernel = saved
     size, (h, w) = kernel.shape[0], x.shape[1:3]
     padded = _padded(x, size)
 

@@ -1,4 +1,4 @@
-"""Freezing: parts of a model that training leaves bit for bit as they are.
+"""Freezing: training leaves parts of a model unchanged, bit for bit.
 
 A module whose parameters are all frozen also runs in evaluation mode while the rest
 trains: no dropout, and batch normalisation by its running statistics, as LiT locks a
@@ -48,15 +48,15 @@ class FrozenParts:
         """As the model's own; frozen parameters get no gradient."""
         if not train:
             return self.model.apply(variables, batch, train, key)
-        still = set(self.names)  # paths of modules and parameters that are frozen
-        params = _stop(variables["params"], "", still)
+        frozen = set(self.names)  # paths of parameters and, once found, of modules
+        params = _stop(variables["params"], "", frozen)
         for path in param_paths.named(params.get("lora", {})):
-            # What holds a kernel with an addition trains, all the way up.
+            # All modules around a kernel with an addition train.
             parts = path.split("/")[:-1]
-            still -= {"/".join(parts[:end]) for end in range(len(parts))}
+            frozen -= {"/".join(parts[:end]) for end in range(len(parts))}
 
         def evaluate(call, args, kwargs, context):
-            if "/".join(context.module.path) not in still:
+            if "/".join(context.module.path) not in frozen:
                 return call(*args, **kwargs)
             method = getattr(type(context.module), context.method_name)
             signature = inspect.signature(method)
@@ -80,12 +80,12 @@ class FrozenParts:
         return self.model.encode_text(variables, text, mask)
 
 
-def _stop(node: PyTree, path: str, still: set[str]) -> PyTree:
-    """The tree without gradients where it is frozen; adds modules that wholly are."""
+def _stop(node: PyTree, path: str, frozen: set[str]) -> PyTree:
+    """Stops the gradients of frozen leaves; adds fully frozen modules to `frozen`."""
     if not isinstance(node, dict):
-        return jax.lax.stop_gradient(node) if path in still else node
-    below = {name: f"{path}/{name}" if path else name for name in node}
-    tree = {name: _stop(node[name], below[name], still) for name in node}
-    if all(place in still for place in below.values()):
-        still.add(path)
+        return jax.lax.stop_gradient(node) if path in frozen else node
+    paths = {name: f"{path}/{name}" if path else name for name in node}
+    tree = {name: _stop(node[name], paths[name], frozen) for name in node}
+    if all(inner in frozen for inner in paths.values()):
+        frozen.add(path)
     return tree

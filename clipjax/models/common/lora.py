@@ -2,8 +2,8 @@
 
 A kernel W [d f] becomes W + alpha / rank * down @ up, down [d rank] normal with std
 d^-0.5 and up [rank f] zero at the start. The additions are parameters of their own,
-"lora/<path of the kernel>/down" and ".../up"; the model itself stays as it is, so any
-model of any towers takes them, and `merge` gives its plain variables again.
+"lora/<path of the kernel>/down" and ".../up"; the model itself is unchanged, so any
+model of any towers takes them, and `merge` returns its plain variables.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from clipjax import option_checks, param_paths
 from clipjax.types import Batch, Model, Outputs, Tree, UserError, Variables
 
-# What trains beside the additions is what is in no tower: projections, temperature.
+# Besides the additions, everything outside the towers trains: projections, temperature.
 FROZEN = ((r"^(image|text)/", 0.0, 0.0),)
 
 
 def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
-    """The model with additions, or as it is if rank is 0.
+    """The model with additions; unchanged if rank is 0.
 
     Args:
       on: regular expression over '/'-joined paths of two-dimensional kernels.
@@ -40,11 +40,11 @@ def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
         re.compile(on)
     except re.error as error:
         raise UserError(f"lora.on={on!r}: no regular expression ({error})") from error
-    made = LoraModel(model, rank, alpha / rank, on)
+    lora_model = LoraModel(model, rank, alpha / rank, on)
     shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
-    if not made.kernels(shapes):
+    if not lora_model.kernels(shapes):
         raise UserError(f"lora.on={on!r}: matches no kernel (--dry_run lists all)")
-    return made
+    return lora_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,8 @@ class LoraModel:
         """The model's fresh variables and the additions, which change nothing yet."""
         variables = self.model.init(key)
         additions = {}
-        found = self.kernels(variables["params"])
-        for number, (name, kernel) in enumerate(sorted(found.items())):
+        kernels = self.kernels(variables["params"])
+        for number, (name, kernel) in enumerate(sorted(kernels.items())):
             d, f = kernel.shape
             shape = (d, self.rank)
             draw = jax.random.normal(jax.random.fold_in(key, number), shape)

@@ -1,7 +1,7 @@
 """Whether two models take the same weights for the same thing.
 
-Shapes do not say it: heads, activations, masks, poolings and epsilons have none. So
-every field of a model and of its towers is compared, but for those that its class
+Shapes do not tell: heads, activations, masks, poolings and epsilons have none. So
+every field of a model and of its towers is compared, except those that its class
 names:
 
     FREE          fields that change nothing that weights mean in evaluation: rates of
@@ -12,7 +12,7 @@ names:
     OPTIONS       field -> the option that sets it, if it has another name; several
                   of a field that is a tuple
 
-A component of your own that names none is compared whole.
+All fields of a component that names none are compared.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def told_differences(
 
 
 def pixels(ours: Any, theirs: Any) -> Iterator[Difference]:
-    """Where two models, or what has a mean and std, normalise images otherwise.
+    """How two models, or objects with a mean and std, normalise images differently.
 
-    Empty ones of theirs are not known.
+    Empty values of theirs are unknown, and do not count.
     """
     ours, theirs = module_of(ours), module_of(theirs)
     for name in PIXELS:

@@ -18,6 +18,6 @@ def check_length(length: int, context_length: int) -> None:
 
 
 def last_token(mask: Bool[Array, "b l"]) -> Int[Array, " b"]:
-    """The place of the last true of each row; 0 for none."""
-    places = jnp.arange(mask.shape[1], dtype=jnp.int32)
-    return jnp.max(mask * places[None], axis=1)
+    """The index of each row's last true; 0 without one."""
+    positions = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    return jnp.max(mask * positions[None], axis=1)

@@ -26,7 +26,7 @@ VARIANTS = {
     "xlarge": (256, (3, 3, 27, 3)),
     "xxlarge": (384, (3, 4, 30, 3)),
 }
-SHRINKS = 32  # an image by so much on its way through the tower
+SHRINKS = 32  # pixels of the image per position of the last feature map
 START = nn.initializers.normal(0.02)
 
 
@@ -49,9 +49,9 @@ def make(
       width: of the first stage; the last is 8 times as wide. None takes the variant's.
       depths: blocks of each of the four stages; () takes the variant's.
       layer_scale: initial factor of every block's branch.
-      drop_path: rate at which the last block's branch is left out, for each image of a
-        batch on its own, in training; from 0 for the first block it rises evenly
-        (stochastic depth, arXiv 1603.09382).
+      drop_path: rate at which training leaves out the last block's branch, drawn per
+        image; it rises evenly from 0 for the first block (stochastic depth, arXiv
+        1603.09382).
       remat: keep only the input of each block for the backward pass and compute the
         rest again: about a third more work for far less memory.
 
@@ -149,7 +149,7 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, "block_0" first; where the width changes, a normalisation
+    """Blocks of one width, "block_0" first; if the width changes, a normalisation
     and a convolution of 2 x 2 that halves the feature map come before them.
 
     rates: at which the blocks' branches are left out in training.
@@ -191,7 +191,7 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise 7 x 7 convolution, a normalisation and an MLP, beside a shortcut."""
+    """A depthwise 7 x 7 convolution, a normalisation and an MLP, with a shortcut."""
 
     layer_scale: float
     drop_path: float

@@ -2,9 +2,9 @@
 
     load("image", "modified_resnet")(224, variant="RN50")
 
-Against image/resnet.py: three convolutions and an average in the stem, averages in
-place of strides, and attention pooling, whose output projection is the way into the
-joint embedding.
+It differs from image/resnet.py in three convolutions and an average in the stem,
+averages in place of strides, and attention pooling, whose output projection maps into
+the joint embedding.
 
 Dimensions in shape comments: b batch, n positions of the last feature map, d its width.
 """
@@ -40,7 +40,7 @@ VARIANTS = {
     "RN50x16": (96, (6, 8, 18, 8), 768),
     "RN50x64": (128, (3, 15, 36, 10), 1024),
 }
-SHRINKS = 32  # an image by so much on its way through the tower
+SHRINKS = 32  # pixels of the image per position of the last feature map
 
 
 def make(

@@ -58,7 +58,7 @@ def make(
     Args:
       image_size: height and width in pixels, a multiple of the patch size unless
         crop_to_patches.
-      variant: size and patch size in pixels, "B/16"; any patch size goes.
+      variant: size and patch size in pixels, "B/16"; any patch size works.
       width, depth, heads, mlp_dim: None takes the variant's.
       pool: "cls" (a class token), "mean" over patches, "map" (attention pooling, then
         an MLP; SigLIP), "query" (attention pooling over class token and patches, of
@@ -99,9 +99,9 @@ def make(
     option_checks.in_range("model.image.dropout", dropout)
     option_checks.in_range("model.image.patch_dropout", patch_dropout)
     option_checks.above_zero("model.image.norm_epsilon", norm_epsilon)
-    asked = (width, depth, heads, mlp_dim)
-    found = option_checks.sizes("model.image", asked, SIZES[size])
-    d, layer_count, head_count, hidden = found
+    options = (width, depth, heads, mlp_dim)
+    sizes = option_checks.sizes("model.image", options, SIZES[size])
+    d, layer_count, head_count, hidden = sizes
     if mlp_dim is None and width is not None:
         hidden = 4 * d
     if positions == "sincos" and d % 4:
@@ -185,8 +185,8 @@ class VisionTransformer(nn.Module):
         the patches row by row (without the class token; fewer of them in training with
         patch dropout).
         """
-        whole = image.shape[1] // self.patch * self.patch
-        x = layers.patches(image[:, :whole, :whole], self.patch)
+        side = image.shape[1] // self.patch * self.patch
+        x = layers.patches(image[:, :side, :side], self.patch)
         b, n, fan_in = x.shape
         embed = layers.Dense(
             self.width,
@@ -207,8 +207,8 @@ class VisionTransformer(nn.Module):
         table = table.astype(x.dtype)
         x = x + table[None, class_count:]
         if train and self.patch_dropout:
-            kept = max(1, round(n * (1 - self.patch_dropout)))
-            x = keep_some(x, kept, self.make_rng("dropout"))
+            count = max(1, round(n * (1 - self.patch_dropout)))
+            x = keep_some(x, count, self.make_rng("dropout"))
         if class_count:
             token = self.param(
                 "class_token", nn.initializers.normal(std), (self.width,)
@@ -234,7 +234,7 @@ class VisionTransformer(nn.Module):
         norm = layers.LayerNorm(self.norm_epsilon, self.dtype, name="post_norm")
         tokens = norm(x[:, class_count:])
         if self.pool == "cls":
-            # Normalised apart from the patches, which are rarely asked for.
+            # Normalised apart from the patches, which compile away if unused.
             pooled = norm(x[:, 0])
         elif self.pool == "mean":
             pooled = tokens.mean(axis=1)

@@ -15,7 +15,7 @@ from clipjax.models.common import layers
 from clipjax.models.common.convolution import BatchNorm, Conv
 
 CHANNELS = (64, 128, 256, 512)
-SHAPE = (64, 64)  # of the spectrogram that a fresh model is made with; any goes
+SHAPE = (64, 64)  # of the spectrogram that initialises a model; any size works
 
 
 class AudioEncoder(nn.Module):

@@ -20,7 +20,7 @@ MODALITIES = ("text", "image", "audio")
 
 
 class Fusion(nn.Module):
-    """What is there of the modalities, with signs of which, to one vector.
+    """The modalities that an example has, fused to one vector.
 
     To each modality's vector, zeros if it is absent, its learned type is added; the
     three and three bits go through an MLP.
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
 
 
 def rows_with(batch: Batch, name: str, count: int) -> Bool[Array, " {count}"]:
-    """Rows that have the modality; all if the batch says nothing."""
+    """Rows that have the modality; all if the batch has no such key."""
     here = batch.get(f"{name}_present")
     return jnp.ones(count, bool) if here is None else jnp.asarray(here, bool)
 
@@ -82,12 +82,12 @@ def rows_with(batch: Batch, name: str, count: int) -> Bool[Array, " {count}"]:
 def drop_one(
     present: Mapping[str, Bool[Array, " b"]], rate: float, key: PRNGKeyArray
 ) -> dict[str, Bool[Array, " b"]]:
-    """At that rate, an example loses one of its modalities; never its last."""
+    """Takes one modality from an example at that rate, never its last."""
     rows = jnp.stack(list(present.values()))
     drops, choice = jax.random.split(key)
     lose = jax.random.bernoulli(drops, rate, rows.shape[1:])
-    # Of those that are there, the one with the largest random number.
+    # The present modality with the largest random number is dropped.
     noise = jnp.where(rows, jax.random.uniform(choice, rows.shape), -1)
     lost = jnp.arange(len(rows))[:, None] == noise.argmax(axis=0)[None]
-    kept = rows & ~(lost & (lose & (rows.sum(axis=0) > 1))[None])
-    return dict(zip(present, kept, strict=True))
+    remaining = rows & ~(lost & (lose & (rows.sum(axis=0) > 1))[None])
+    return dict(zip(present, remaining, strict=True))

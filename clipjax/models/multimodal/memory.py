@@ -38,7 +38,7 @@ class Hidden(nn.Module):
 
 
 class Proposal(nn.Module):
-    """What a slot and the content say together: an MLP over both."""
+    """An MLP over a slot and the content."""
 
     @nn.compact
     def __call__(self, both: Float[Array, "g k d2"]) -> Float[Array, "g k d2//2"]:
@@ -100,10 +100,10 @@ class TestTimeMemory(nn.Module):
         "batch" writes the mean over the batch into slots that all examples share. With
         any but "off" the collection "ttt" has to be mutable.
         """
-        found = self.read(x, train)
+        result = self.read(x, train)
         # A fresh model, though it writes nothing, needs the parameters of writing.
         if mode == "off" and not self.is_initializing():
-            return found
+            return result
         slots = self._slots()
         if mode == "example":
             slots = jnp.broadcast_to(slots, (x.shape[0], *slots.shape[1:]))
@@ -117,7 +117,7 @@ class TestTimeMemory(nn.Module):
         if mode != "off":
             new = new if mode == "example" else new[0]
             self.put_variable("ttt", "memory", jax.lax.stop_gradient(new))
-        return found
+        return result
 
     def _slots(self) -> Float[Array, "g {self.slots} {self.width}"]:
         """As last written, else as learned."""

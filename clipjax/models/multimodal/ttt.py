@@ -5,8 +5,8 @@ x W + b that starts at learned values and takes one gradient step a token on the
 |LN(f(k)) - (v - k)|^2 / 2, where k, v and q are linear views of the token; the output
 is q + LN(f(q)) after the step. The gradients of a mini-batch of tokens are all taken at
 the W and b before it, so that no token's own W is ever formed (the paper's dual form,
-section 2.5). Left out of the authors' layer: its rotary positions, as the tokens of a
-tower know theirs.
+section 2.5). The authors' rotary positions are left out, because a tower's tokens have
+positions already.
 
 Dimensions in shape comments: b batch, n tokens, d width, h heads, c tokens of a
 mini-batch, e width of a head.
@@ -101,13 +101,13 @@ def dual(
 
     Args:
       model: before the first token.
-      place: the factor of the rate by the place of the token that looks.
-      rate: of the token that teaches.
+      place: the rate's factor by the position of the token that reads.
+      rate: the inner learning rate per token that is learned from.
     """
 
-    def step(state, given):
+    def step(state, mini_batch):
         weight, bias = state
-        q, k, v, r = given
+        q, k, v, r = mini_batch
         before = jnp.einsum("bhce,bhef->bhcf", k, weight) + bias[:, :, None]
         guess, back = jax.vjp(lambda z: _normalise(z, model), before)
         (gradient,) = back(guess - (v - k))

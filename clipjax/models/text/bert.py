@@ -79,9 +79,9 @@ def make(
     option_checks.one_of("model.text.activation", activation, layers.ACTIVATIONS)
     option_checks.in_range("model.text.dropout", dropout)
     option_checks.above_zero("model.text.norm_epsilon", norm_epsilon)
-    asked = (width, depth, heads)
+    options = (width, depth, heads)
     d, layer_count, head_count = option_checks.sizes(
-        "model.text", asked, SIZES[variant]
+        "model.text", options, SIZES[variant]
     )
     hidden = 4 * d if mlp_dim is None else mlp_dim
     option_checks.at_least_one("model.text.mlp_dim", hidden)
@@ -119,7 +119,7 @@ class Bert(nn.Module):
     """See `make`."""
 
     FREE = frozenset({"context_length", "max_positions", "dropout", "remat"})
-    FREE_ALONE = {"pool": POOLS}  # a pooler that is not there is missed by name
+    FREE_ALONE = {"pool": POOLS}  # a missing pooler is reported by its name
     OPTIONS = {"hidden": "mlp_dim", "epsilon": "norm_epsilon"}
 
     vocab_size: int

@@ -88,9 +88,9 @@ def make(
         )
     if norm_pooled and pool != "mean":
         raise UserError(f"text.norm_pooled: has no effect on model.text.pool={pool!r}")
-    asked = (width, depth, heads)
+    options = (width, depth, heads)
     d, layer_count, head_count = option_checks.sizes(
-        "model.text", asked, SIZES[variant]
+        "model.text", options, SIZES[variant]
     )
     hidden = 4 * d if mlp_dim is None else mlp_dim
     option_checks.at_least_one("model.text.mlp_dim", hidden)
@@ -170,14 +170,14 @@ class TextTransformer(nn.Module):
         positions = self.param("positions", normal(0.01), shape)
         table, positions = promote_dtype(table, positions, dtype=self.dtype)
         x = jnp.take(table, text, axis=0)
-        whole = nn.Dropout(self.token_dropout, (2,), deterministic=not train)
-        x = whole(x)
+        drop_tokens = nn.Dropout(self.token_dropout, (2,), deterministic=not train)
+        x = drop_tokens(x)
         if appended:
             token = self.param("class_token", normal(0.01), (self.width,))
             token = jnp.broadcast_to(token.astype(x.dtype)[None, None], x[:, :1].shape)
             x = jnp.concatenate([x, token], axis=1)
-            # One place late, as the published weights have learned it: the place after
-            # a text is seen, and the token sees itself after a full text only.
+            # One position late, as the published weights were trained: the token sees
+            # the position after a text, and sees itself only after a full text.
             seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         else:
             seen = None if self.causal else mask
@@ -210,7 +210,7 @@ class TextTransformer(nn.Module):
                 index = index + x.shape[1] - 1
             elif self.pool == "eot":
                 index = text_lengths.last_token(mask)
-            # Normalised apart from the tokens, which are rarely asked for.
+            # Normalised apart from the tokens, which compile away if unused.
             chosen = jnp.take_along_axis(x, index[:, None, None], axis=1)
             pooled = norm(chosen[:, 0])
         return {"pooled": pooled, "tokens": tokens}
