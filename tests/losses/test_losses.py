@@ -134,7 +134,7 @@ def test_siglip_needs_a_model_with_a_bias():
 
 def test_an_expander_is_what_vicreg_looks_at():
     model = tiny.model(expander=(32, 24))
-    batch = tiny.batch(8)
+    batch = jax.tree.map(jnp.asarray, tiny.batch(8))
     variables = model_tools.init(model)
     found = model_tools.run(model, variables, batch, True, jax.random.key(1))
     assert found["image_expanded"].shape == (8, 24)
