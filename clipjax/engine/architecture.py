@@ -118,7 +118,7 @@ def settled(config: Config, workdir: pathlib.Path) -> Config:
 
 def built(config: Config) -> Model:
     """A config's model, with a vocabulary of VOCAB: its settings can be compared."""
-    model = ConfigDict(config.model.to_dict())
+    model: Config = ConfigDict(config.model.to_dict())
     model.name = PLAIN if model.name == NAME else model.name
     towers = []
     if "image" in model:
