@@ -3,6 +3,7 @@
 import pytest
 
 tfds = pytest.importorskip("tensorflow_datasets")
+registered = pytest.importorskip("tensorflow_datasets.core.registered")
 
 
 def prepare(base, name, features, examples, **options):
@@ -15,18 +16,20 @@ def prepare(base, name, features, examples, **options):
     def generators(self, manager):
         return {split: enumerate(found) for split, found in examples.items()}
 
-    kind = type(
-        name,
-        (tfds.core.GeneratorBasedBuilder,),
-        {
-            "__module__": __name__,
-            "VERSION": tfds.core.Version("1.0.0"),
-            "_info": info,
-            "_split_generators": generators,
-            "_generate_examples": lambda self: None,
-            **options,
-        },
-    )
+    # Two tests may prepare one name; it is read from its files.
+    with registered.skip_registration():
+        kind = type(
+            name,
+            (tfds.core.GeneratorBasedBuilder,),
+            {
+                "__module__": __name__,
+                "VERSION": tfds.core.Version("1.0.0"),
+                "_info": info,
+                "_split_generators": generators,
+                "_generate_examples": lambda self: None,
+                **options,
+            },
+        )
     builder = kind(data_dir=str(base), file_format="array_record")
     builder.download_and_prepare()
     return builder

@@ -42,7 +42,7 @@ def check(config: Config) -> dict[str, Open]:
             importlib.import_module("wandb")
         except ImportError as error:
             raise UserError(
-                f"{key} needs the package wandb: pip install 'clipjax[wandb]' ({error})"
+                f"{key} needs the package wandb: pip install -e '.[wandb]' ({error})"
             ) from error
         found[key] = _Wandb
     return found

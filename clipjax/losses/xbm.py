@@ -120,7 +120,7 @@ class XbmLoss:
         place = state["place"]
 
         def put(
-            queue: Shaped[Array, "b n ..."], rows: Shaped[Array, "b ..."]
+            queue: Shaped[Array, "b n ..."], rows: Shaped[Array, "m ..."]
         ) -> Shaped[Array, "b n ..."]:
             rows = rows[:, None].astype(queue.dtype)
             return jax.lax.dynamic_update_slice_in_dim(queue, rows, place, 1)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import cast
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
@@ -112,16 +113,19 @@ class ClassifierModel:
         return outputs, updated.get("batch_stats", stats)
 
     def encode_image(
-        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+        self, variables: Variables, image: Shaped[Array | np.ndarray, "b h w 3"]
     ) -> Outputs:
         """The outputs for images, in evaluation mode.
 
         image: uint8, or floats in [0, 1].
         """
-        return cast(Outputs, self.module.apply(variables, image, False))
+        return cast(Outputs, self.module.apply(variables, jnp.asarray(image), False))
 
     def encode_text(
-        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
+        self,
+        variables: Variables,
+        text: Int[Array | np.ndarray, "b l"],
+        mask: Bool[Array | np.ndarray, "b l"],
     ) -> Outputs:
         """Raises UserError: a classifier has no text tower."""
         raise UserError(NO_TEXT)

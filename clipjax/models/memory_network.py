@@ -22,6 +22,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
@@ -41,6 +42,7 @@ from clipjax.models.multimodal.ttt import TttLinear
 from clipjax.types import Batch, Outputs, Tree, UserError, Variables
 
 TOWERS = ("image", "text")
+Arrays = Array | np.ndarray  # the device's or the host's
 
 
 def make(
@@ -346,22 +348,23 @@ class MemoryNetworkModel:
         return outputs, stats
 
     def encode_image(
-        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+        self, variables: Variables, image: Shaped[Arrays, "b h w 3"]
     ) -> Outputs:
         """The outputs of images alone, in evaluation mode."""
-        return self.encode(variables, {"image": image})[0]
+        return self.encode(variables, {"image": jnp.asarray(image)})[0]
 
     def encode_text(
-        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
+        self, variables: Variables, text: Int[Arrays, "b l"], mask: Bool[Arrays, "b l"]
     ) -> Outputs:
         """The outputs of ids and their mask, true on tokens, alone."""
-        return self.encode(variables, {"text": text, "text_mask": mask})[0]
+        given = {"text": jnp.asarray(text), "text_mask": jnp.asarray(mask)}
+        return self.encode(variables, given)[0]
 
     def encode_audio(
-        self, variables: Variables, audio: Float[Array, "b f t"]
+        self, variables: Variables, audio: Float[Arrays, "b f t"]
     ) -> Outputs:
         """The outputs of spectrograms alone."""
-        return self.encode(variables, {"audio": audio})[0]
+        return self.encode(variables, {"audio": jnp.asarray(audio)})[0]
 
     def encode(
         self, variables: Variables, given: Batch, state: Tree | None = None

@@ -20,6 +20,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
@@ -111,8 +112,8 @@ class TwoTower(nn.Module):
     def __call__(
         self,
         image: Shaped[Array, "b h w 3"] | None,
-        text: Int[Array, "b l"] | None,
-        mask: Bool[Array, "b l"] | None,
+        text: Int[Array, "m l"] | None,
+        mask: Bool[Array, "m l"] | None,
         train: bool,
     ) -> Outputs:
         """Encodes whichever side is given; see TwoTowerModel."""
@@ -208,7 +209,7 @@ class TwoTowerModel:
         return outputs, updated.get("batch_stats", stats)
 
     def encode_image(
-        self, variables: Variables, image: Shaped[Array, "b h w 3"]
+        self, variables: Variables, image: Shaped[Array | np.ndarray, "b h w 3"]
     ) -> Outputs:
         """The image side's outputs of images, in evaluation mode.
 
@@ -217,10 +218,16 @@ class TwoTowerModel:
         return self._evaluate(variables, image, None, None)
 
     def encode_text(
-        self, variables: Variables, text: Int[Array, "b l"], mask: Bool[Array, "b l"]
+        self,
+        variables: Variables,
+        text: Int[Array | np.ndarray, "b l"],
+        mask: Bool[Array | np.ndarray, "b l"],
     ) -> Outputs:
         """The text side's outputs of ids and their mask, true on tokens."""
         return self._evaluate(variables, None, text, mask)
 
-    def _evaluate(self, variables: Variables, *inputs: Array | None) -> Outputs:
-        return cast(Outputs, self.module.apply(variables, *inputs, False))
+    def _evaluate(
+        self, variables: Variables, *inputs: Array | np.ndarray | None
+    ) -> Outputs:
+        arrays = jax.tree.map(jnp.asarray, inputs)
+        return cast(Outputs, self.module.apply(variables, *arrays, False))

@@ -228,10 +228,12 @@ def test_the_library_encodes_as_the_evaluators_do(lively, parts):
     images = [example.image for example in examples]
     texts = [example.captions[0] for example in examples]
     ours = loaded.encode_image(images)
-    np.testing.assert_array_equal(ours, encoder.images(variables, images).embed)
+    # Padded to another number of rows: equal but for the order of sums.
+    encoded = encoder.images(variables, images).embed
+    np.testing.assert_allclose(ours, encoded, atol=1e-6)
     assert not np.allclose(ours, encoder.images(plain, images).embed, atol=1e-4)
-    np.testing.assert_array_equal(
-        loaded.encode_text(texts), encoder.texts(variables, texts)
+    np.testing.assert_allclose(
+        loaded.encode_text(texts), encoder.texts(variables, texts), atol=1e-6
     )
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, rtol=1e-5)
 

@@ -43,7 +43,7 @@ def test_pooled_features_are_what_the_projection_takes(name):
         return given["text"][rows].astype("i4"), given["text_mask"][rows]
 
     encoder = Encoder(hf_clip.our_model(case), tokenizer, lambda image: image)
-    encoder._image_shape = given["image"].shape[1:]
+    encoder.image_shape = given["image"].shape[1:]
     images = encoder.images(variables, list(given["image"]), pooled=True)
     numbers = [str(row) for row in range(len(given["text"]))]
     embed, pooled = encoder.pooled_texts(variables, numbers)

@@ -268,6 +268,6 @@ def test_prepare_takes_the_split_in_either_form(tmp_path, monkeypatch, capsys):
 def test_a_run_keeps_the_absolute_place_of_its_templates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = datasets.resolved(
-        tiny("evals=zeroshot", evals__zeroshot__templates_file="t.txt")
+        tiny("evals=zeroshot", evals=True, evals__zeroshot__templates_file="t.txt")
     )
     assert made.evals.zeroshot.templates_file == str(tmp_path / "t.txt")

@@ -10,6 +10,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_what_the_changes_do():
     draw = np.random.default_rng(0)
     kernel, image = draw.standard_normal((5, 3, 4, 4)), draw.standard_normal((8, 8, 3))
     ours = rename_table.patches.to_ours(kernel)
-    cut = np.asarray(layers.patches(image[None], 4))[0]
+    cut = np.asarray(layers.patches(jnp.asarray(image[None]), 4))[0]
     # The convolution at the second row, first column: a sum over channels and places.
     window = image[4:8, 0:4].transpose(2, 0, 1)
     expected = [(kernel[out] * window).sum() for out in range(5)]
