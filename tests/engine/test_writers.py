@@ -142,9 +142,7 @@ def test_weights_and_biases(tmp_path, monkeypatch):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(
-        UserError, match=r"log.wandb=x .* pip install 'clipjax\[wandb\]'"
-    ):
+    with pytest.raises(UserError, match=r"log.wandb=x .* pip install -e '.\[wandb\]'"):
         writers.check(with_log(wandb="x"))
 
 
