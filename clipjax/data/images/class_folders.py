@@ -14,7 +14,6 @@ from clipjax.data.images import image_files
 from clipjax.data.storage import file_contents, local, selection
 from clipjax.types import UserError
 
-HELD_OUT = ("train", "val", "all")
 # Folders of these names are splits, even if the asked one is not among them.
 SPLITS = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -48,10 +47,10 @@ def in_split(
     Raises UserError for another split or a number out of range.
     """
     selection.check_fraction(val_fraction)
-    if split not in HELD_OUT:
+    if split not in selection.SPLITS:
         raise UserError(
             f"split {split!r}: a folder of classes without split folders has the "
-            f"splits {', '.join(HELD_OUT)}, by val_fraction"
+            f"splits {', '.join(selection.SPLITS)}, by val_fraction"
         )
     if seed < 0:
         raise UserError(f"split_seed={seed}: use a number from 0 on")

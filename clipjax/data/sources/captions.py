@@ -30,7 +30,6 @@ OFFICIAL = {  # Flickr8k's distributed lists of images
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-SPLITS = ("train", "val", "all")
 SUFFIXES = (".csv", ".tsv", ".token", *caption_json.LINES)
 
 
@@ -151,14 +150,12 @@ def _official(folder: pathlib.Path, split: str) -> pathlib.Path | None:
 
 
 def _belongs(name: str, split: str, val_fraction: float) -> bool:
-    if split not in SPLITS:
+    if split not in selection.SPLITS:
         raise UserError(
             f"split {split!r}: a caption table has the splits train, val and all; for "
             f"another set the option split_file"
         )
-    if split == "all":
-        return True
-    return selection.held_out(name, val_fraction) == (split == "val")
+    return selection.in_split(name, split, val_fraction)
 
 
 def _with_texts(base: pathlib.Path, images: str) -> pathlib.Path | None:

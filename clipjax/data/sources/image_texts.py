@@ -6,13 +6,11 @@ do folders of pictures that people caption themselves.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,12 +18,16 @@ from clipjax.data.annotations import caption_files
 from clipjax.data.annotations.caption_entries import Counts
 from clipjax.data.containers import parquet_splits
 from clipjax.data.images import image_files
-from clipjax.data.storage import file_contents, local, packed_strings, selection
+from clipjax.data.storage import (
+    file_contents,
+    local,
+    packed_strings,
+    selection,
+    shard_files,
+)
 from clipjax.types import BadExample, Example, UserError
 
-SPLITS = ("train", "val", "all")
 TEXTS = (".txt", ".json")
-THREADS = 16  # that list or scan folders concurrently
 
 
 def flat(
@@ -42,10 +44,11 @@ def flat(
     The options are those of data=captions. Raises UserError for another split than
     "train", "val" and "all", and if no example is left.
     """
-    if split not in SPLITS:
+    if split not in selection.SPLITS:
         raise UserError(
             f"split {split!r}: a folder of images with texts beside has the splits "
-            f"{', '.join(SPLITS)}, by val_fraction; or give one path for each split"
+            f"{', '.join(selection.SPLITS)}, by val_fraction; or give one path for "
+            "each split"
         )
     selection.check_fraction(val_fraction)
     return listed(
@@ -85,10 +88,7 @@ def listed(
     def scan(name: str) -> tuple[Listing, np.ndarray]:
         """Lists a shard, without keys, and whether each image is in the split."""
         listing = _list(base / name, f"{name}/" if name else "")
-        in_split = np.ones(len(listing.keys), bool)
-        if split != "all":
-            in_val = [selection.held_out(key, val_fraction) for key in listing.keys]
-            in_split = np.array(in_val, bool) == (split == "val")
+        belongs = [selection.in_split(k, split, val_fraction) for k in listing.keys]
         if not text_lines:
             kinds, captions, _ = caption_files.without_lines(
                 listing.kinds, listing.captions, ()
@@ -97,9 +97,9 @@ def listed(
             listing = dataclasses.replace(
                 listing, kinds=kinds, captions=captions, counts=counts
             )
-        return dataclasses.replace(listing, keys=[]), in_split
+        return dataclasses.replace(listing, keys=[]), np.array(belongs, bool)
 
-    scanned, in_split = zip(*_each(scan, names), strict=True)
+    scanned, in_split = zip(*shard_files.each(scan, names), strict=True)
     in_split = np.concatenate(in_split)
     usable = np.flatnonzero(in_split)
     if not len(in_split):
@@ -118,15 +118,6 @@ def listed(
         len(usable), max_samples=max_samples, subset_seed=subset_seed
     )
     return Files(base, scanned, usable[chosen])
-
-
-def _each(scan: Callable[[str], Any], names: list[str]) -> list[Any]:
-    """Returns `scan` of each shard."""
-    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
-    try:
-        return list(pool.map(scan, names))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed
 
 
 class Files:

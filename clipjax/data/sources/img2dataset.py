@@ -50,10 +50,10 @@ def make(
     Raises UserError for missing folders and shards, for files of another form, and
     if no example is left.
     """
-    if split not in image_texts.SPLITS:
+    if split not in selection.SPLITS:
         raise UserError(
             f"data=img2dataset has no split {split!r}; use "
-            f"{', '.join(image_texts.SPLITS)}, or one path for each split"
+            f"{', '.join(selection.SPLITS)}, or one path for each split"
         )
     selection.check_fraction(val_fraction)
     base = local.folder(path, "img2dataset's shards")

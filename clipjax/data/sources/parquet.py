@@ -10,7 +10,6 @@ classes as numbers with their names in the file. A row is an example.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import itertools
 import pathlib
@@ -23,9 +22,6 @@ from clipjax.data.containers import parquet_rows, parquet_splits
 from clipjax.data.containers.parquet_columns import Columns, Wanted
 from clipjax.data.storage import local, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
-
-PARTS = ("train", "val", "all")
-THREADS = 16  # that scan files concurrently
 
 
 def make(
@@ -96,15 +92,12 @@ def make(
                 [parquet_splits.canonical(s) == target for s in rows.splits], bool
             )
         elif part != "all":
-            in_val = [selection.held_out(key, val_fraction) for key in rows.keys]
-            in_split = np.array(in_val, bool) == (part == "val")
+            in_split = np.array(
+                [selection.in_split(key, part, val_fraction) for key in rows.keys], bool
+            )
         return dataclasses.replace(rows, keys=[], splits=[]), in_split, splits
 
-    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
-    try:
-        scanned, in_split, splits = zip(*pool.map(scan, names), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed
+    scanned, in_split, splits = zip(*shard_files.each(scan, names), strict=True)
     in_split = np.concatenate(in_split)
     if not len(in_split):
         raise UserError(f"the {len(names)} shards of {base} hold no images")
@@ -292,10 +285,10 @@ def _named(base: pathlib.Path, shards: str, split: str) -> tuple[list[str], str]
         raise UserError(f"no shard of {base} matches {shards}: only hidden files do")
     if "{split}" in shards:
         return names, "all"
-    if split not in PARTS:
+    if split not in selection.SPLITS:
         raise UserError(
             f"with shards={shards} there is no split {split!r}; use "
-            f"{', '.join(PARTS)}, or write {{split}} in the option shards"
+            f"{', '.join(selection.SPLITS)}, or write {{split}} in the option shards"
         )
     return names, split
 
@@ -310,7 +303,7 @@ def _of_split(
     canonical_split = parquet_splits.canonical(split)
     if canonical_split in files_of:
         names, part = files_of[canonical_split], "all"
-    elif list(files_of) == [""] and canonical_split in PARTS:
+    elif list(files_of) == [""] and canonical_split in selection.SPLITS:
         names, part = files_of[""], canonical_split
     elif canonical_split == "val" and "train" in files_of:
         names, part = files_of["train"], "val"

@@ -14,7 +14,6 @@ or https://); it is read in place.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -34,7 +33,6 @@ from clipjax.types import BadExample, Example, UserError
 
 CLASS_NAMES = "classnames.txt"  # as CLIP_benchmark publishes them
 TEMPLATES = "zeroshot_classification_templates.txt"
-THREADS = 16  # that look up and index shards concurrently
 
 
 def make(
@@ -308,12 +306,6 @@ def _index(
 ) -> tuple[list[tuple[int, str]], list[tar_index.ShardIndex]]:
     """Returns each shard's stamp and index; reads the shards that are not cached."""
     cache_folder = cache.folder("index")
-    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
-    try:
-        shards = list(pool.map(folder.shard, names))
-        indexed = pool.map(
-            functools.partial(tar_index.cached, cache=cache_folder), shards
-        )
-        return [shard.stamp for shard in shards], list(indexed)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed
+    shards = shard_files.each(folder.shard, names)
+    index = functools.partial(tar_index.cached, cache=cache_folder)
+    return [shard.stamp for shard in shards], shard_files.each(index, shards)

@@ -14,6 +14,7 @@ import numpy as np
 
 from clipjax.types import UserError
 
+SPLITS = ("train", "val", "all")  # of data that val_fraction divides
 _EXAMPLES, _CLASSES = 0, 1  # streams of one seed
 
 
@@ -62,6 +63,11 @@ def held_out(name: str, val_fraction: float) -> bool:
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
+
+
+def in_split(name: str, split: str, val_fraction: float) -> bool:
+    """Whether an example belongs to one of SPLITS, by `held_out`."""
+    return split == "all" or held_out(name, val_fraction) == (split == "val")
 
 
 def _check(option: str, value: int) -> None:

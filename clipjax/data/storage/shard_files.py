@@ -7,17 +7,21 @@ these may be missing. `*` and `?` are as in a shell. `::` joins several patterns
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from clipjax.data.storage import brace_patterns, file_contents, local
 from clipjax.types import UserError
 
 GLOB = re.compile(r"[*?\[]")
+THREADS = 16  # that look up and scan shards concurrently
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,3 +171,15 @@ class LocalFolder:
 
     def read_lines(self, name: str, option: str) -> list[str]:
         return local.read_lines(local.inside(self._base, name, option))
+
+
+def each(call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Returns the results of calls in threads, in the items' order.
+
+    Raises what the first failing call raises.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    try:
+        return list(pool.map(call, items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error the rest is not needed
