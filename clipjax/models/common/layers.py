@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 
 def _recomputed(
@@ -74,6 +74,14 @@ def patches(
     b, h, w, c = image.shape
     x = image.reshape(b, h // size, size, w // size, size, c)
     return x.swapaxes(2, 3).reshape(b, -1, size * size * c)
+
+
+def draw_places(
+    batch: int, n: int, count: int, key: PRNGKeyArray
+) -> Int[Array, "{batch} {count}"]:
+    """Draws `count` of n places for each row, without repeat; of patch dropout."""
+    noise = jax.random.uniform(key, (batch, n))
+    return jax.lax.top_k(noise, count)[1]
 
 
 class Dense(nn.Module):

@@ -138,8 +138,7 @@ class Eva(nn.Module):
             angles = jnp.asarray(rotary_angles(side, self.width // self.heads))[None]
         if train and self.patch_dropout:
             kept = max(1, round(n * (1 - self.patch_dropout)))
-            noise = jax.random.uniform(self.make_rng("dropout"), (b, n))
-            _, places = jax.lax.top_k(noise, kept)
+            places = layers.draw_places(b, n, kept, self.make_rng("dropout"))
             x = jnp.take_along_axis(x, places[:, :, None], axis=1)
             if angles is not None:
                 angles = jnp.take(angles[0], places, axis=0)

@@ -7,7 +7,6 @@ Dimensions in shape comments: b batch, n patches, d width.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -173,6 +172,11 @@ class VisionTransformer(nn.Module):
     remat: bool
     dtype: DTypeLike | None = None
 
+    @property
+    def class_count(self) -> int:
+        """The number of class tokens, before the patches: 0 or 1."""
+        return int(self.pool in ("cls", "query") or self.class_token)
+
     @nn.compact
     def __call__(
         self,
@@ -197,7 +201,7 @@ class VisionTransformer(nn.Module):
         )
         x = embed(x)
         std = self.width**-0.5
-        class_count = int(self.pool in ("cls", "query") or self.class_token)
+        class_count = self.class_count
         if self.positions == "learned":
             shape = (n + class_count, self.width)
             table = self.param("positions", nn.initializers.normal(std), shape)
@@ -263,9 +267,8 @@ def keep_some(
     x: Float[Array, "b n d"], count: int, key: PRNGKeyArray
 ) -> Float[Array, "b {count} d"]:
     """Returns `count` of the n tokens of each row, drawn without repeat."""
-    noise = jax.random.uniform(key, x.shape[:2])
-    _, index = jax.lax.top_k(noise, count)
-    return jnp.take_along_axis(x, index[:, :, None], axis=1)
+    places = layers.draw_places(x.shape[0], x.shape[1], count, key)
+    return jnp.take_along_axis(x, places[:, :, None], axis=1)
 
 
 def sincos(side: int, width: int) -> Float32[np.ndarray, "{side}*{side} {width}"]:

@@ -46,8 +46,7 @@ def learned_positions(
     if not isinstance(tower, VisionTransformer) or tower.positions == "learned":
         return model, variables or {}
     table = vit.sincos(tower.image_size // tower.patch, tower.width)
-    before = int(tower.pool in ("cls", "query") or tower.class_token)
-    table = np.pad(table, ((before, 0), (0, 0)))
+    table = np.pad(table, ((tower.class_count, 0), (0, 0)))
     return _with(
         model,
         variables,
