@@ -206,6 +206,15 @@ def _keys(section: Any, path: str) -> list[str]:
     return keys
 
 
+def section_at(config: Config, path: str) -> Any:
+    """The section that a dotted path names, "data.train"; None if there is none."""
+    section: Any = config
+    for part in path.split("."):
+        if (section := section.get(part)) is None:
+            return None
+    return section
+
+
 def _section(section: Any, path: str) -> Any:
     if not _is_section(section):
         raise UserError(f"{path}={registry.shown(section)}: must be a section")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -76,7 +75,7 @@ def begin(
             copied = section if key == "image_size" else ConfigDict(section.to_dict())
             config.data[key] = copied
     for word, section in WORDS.items():
-        chosen = _section(config, section).name
+        chosen = config_parts.section_at(config, section).name
         if words and words.get(word, chosen) != chosen:
             raise UserError(
                 f"{word}={words[word]}: {path} has {word}={chosen}, and model={NAME} "
@@ -187,12 +186,7 @@ def _with(config: Config, key: str, other: Config) -> Config:
     changed = config.copy_and_resolve_references()
     place, _, name = key.rpartition(".")
     with changed.unlocked():
-        _section(changed, place)[name] = _section(other, place)[name]
+        config_parts.section_at(changed, place)[name] = config_parts.section_at(
+            other, place
+        )[name]
     return changed
-
-
-def _section(config: Config, path: str) -> Any:
-    section: Any = config
-    for part in path.split("."):
-        section = section[part]
-    return section

@@ -202,9 +202,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _section(config: Config, path: str) -> str:
     """A section as JSON, which shows whether the config names the same data."""
-    section: Any = config
-    for name in path.split("."):
-        section = section[name]
+    section = config_parts.section_at(config, path)
     return json.dumps(section.to_dict(), sort_keys=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from clipjax import registry
+from clipjax import config_parts, registry
 from clipjax.engine import architecture
 from clipjax.models.common import meaning
 from clipjax.types import Config, UserError
@@ -31,7 +31,10 @@ def flags(config: Config, theirs: Config, tokenizer: bool) -> str:
     words = []
     wanted: dict[str, Any] = {}
     for word, path in sections.items():
-        ours, other = _section(config, path), _section(theirs, path)
+        ours, other = (
+            config_parts.section_at(config, path),
+            config_parts.section_at(theirs, path),
+        )
         if other is None:
             continue
         base = _values(ours)
@@ -63,7 +66,7 @@ def _needed(theirs: Config, wanted: dict[str, Any]) -> set[str]:
         tried = candidate.copy_and_resolve_references()
         place, _, name = key.rpartition(".")
         with tried.unlocked():
-            section = _section(tried, place)
+            section = config_parts.section_at(tried, place)
             del section[name]
             section[name] = own
         try:
@@ -74,15 +77,6 @@ def _needed(theirs: Config, wanted: dict[str, Any]) -> set[str]:
             candidate = tried
             needed.discard(key)
     return needed
-
-
-def _section(config: Config, path: str) -> Any:
-    section: Any = config
-    for part in path.split("."):
-        section = section.get(part)
-        if section is None:
-            return None
-    return section
 
 
 def _values(section: Any) -> dict[str, Any]:
