@@ -73,7 +73,7 @@ def export(
     from clipjax import library
     from clipjax.weights import write_model
 
-    loaded = library.load(model, ema=ema, checkpoint=checkpoint)
+    loaded = library.read(model, checkpoint, ema)
     if loaded.tokenizer is None:
         raise UserError(f"{model} is a classifier: only two-tower models are exported")
     return write_model.write(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,41 +61,93 @@ def load(
         option_checks.one_of("dtype", dtype, layers.PRECISIONS)
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore
         compilation.enable_cache(logger.warning)
-    finish = functools.partial(_finish, dtype=dtype, batch_size=batch_size)
+    parts = read(str(name), checkpoint, ema, dtype=dtype)
+    variables = parts.variables
+    if dtype == "bfloat16":
+        variables = jax.tree.map(_half, variables)
+    encoder = Encoder(
+        parts.model,
+        parts.tokenizer,
+        parts.preprocess,
+        batch_size=batch_size,
+        classes=parts.classes,
+        few_sizes=True,
+        padding_invariant=meaning.ignores_padding(parts.model),
+    )
+    return Loaded(
+        parts.config,
+        parts.model,
+        jax.device_put(variables),  # once, not with every batch
+        parts.tokenizer,
+        parts.preprocess,
+        encoder,
+        parts.step,
+    )
+
+
+class Parts(NamedTuple):
+    """A run or a released model as it is read; `variables` are on the host.
+
+    The rest is as in Loaded. classes: a classifier's.
+    """
+
+    config: Config
+    model: Model
+    variables: Variables
+    tokenizer: Tokenizer | None
+    preprocess: Callable[[Any], np.ndarray]
+    step: int
+    classes: Classes
+
+
+def read(
+    name: str,
+    checkpoint: str | int,
+    ema: bool,
+    *,
+    dtype: str | None = None,
+    config: Config | None = None,
+) -> Parts:
+    """Reads what `load` loads, and raises as it does.
+
+    config: the run's, if the caller has read it.
+    """
     try:
-        return _load(str(name), str(checkpoint), ema, dtype, finish)
+        if read_model.is_foreign(name):
+            return _read_released(name, dtype)
+        return _read_run(name, str(checkpoint), ema, dtype, config)
     except OSError as error:
         raise UserError(atomic_files.told(error)) from error
 
 
-Finish = Callable[..., Loaded]
-
-
-def _load(
-    name: str, checkpoint: str, ema: bool, dtype: str | None, finish: Finish
-) -> Loaded:
-    if read_model.is_foreign(name):
-        return _load_released(name, dtype, finish)
+def _read_run(
+    name: str, checkpoint: str, ema: bool, dtype: str | None, config: Config | None
+) -> Parts:
     # Only here, because what runs need takes as long to import as all the rest.
     from clipjax.engine import assemble, classes, resume
 
     folder = paths.local(name, "a model")
-    config = resume.load_config(folder)
+    own: Config = resume.load_config(folder) if config is None else config
     if dtype is not None:
-        if "precision" not in config.model:
+        if "precision" not in own.model:
             raise UserError(
-                f"dtype={dtype}: model={config.model.name} has no option precision"
+                f"dtype={dtype}: model={own.model.name} has no option precision"
             )
-        config.model.precision = dtype
-    tokenizer = assemble.saved_tokenizer(config, folder)
-    model = assemble.model(config, tokenizer)
+        own.model.precision = dtype
+    tokenizer = assemble.saved_tokenizer(own, folder)
     variables, step = assemble.load_variables(folder, checkpoint, ema)
-    preprocess = assemble.preprocess(config)
-    class_list = classes.saved(config, folder)
-    return finish(config, model, variables, tokenizer, preprocess, step, class_list)
+    return Parts(
+        own,
+        assemble.model(own, tokenizer),
+        variables,
+        tokenizer,
+        assemble.preprocess(own),
+        step,
+        classes.saved(own, folder),
+    )
 
 
-def _load_released(name: str, dtype: str | None, finish: Finish) -> Loaded:
+def _read_released(name: str, dtype: str | None) -> Parts:
     settings, variables = read_model.read_model(name)
     if dtype is not None:
         options = {**settings.model_options, "precision": dtype}
@@ -106,35 +157,7 @@ def _load_released(name: str, dtype: str | None, finish: Finish) -> Loaded:
     model_description.check_tokenizer(settings, tokenizer, name)
     model = model_description.build(settings)
     preprocess = create("preprocess", config.data.preprocess, config.data.image_size)
-    return finish(config, model, variables, tokenizer, preprocess, 0, NONE)
-
-
-def _finish(
-    config: Config,
-    model: Model,
-    variables: Variables,
-    tokenizer: Tokenizer | None,
-    preprocess: Callable[[Any], np.ndarray],
-    step: int,
-    classes: Classes,
-    *,
-    dtype: str | None,
-    batch_size: int,
-) -> Loaded:
-    """A model with its encoder, and its variables on the device."""
-    if dtype == "bfloat16":
-        variables = jax.tree.map(_half, variables)
-    variables = jax.device_put(variables)  # once, not with every batch
-    encoder = Encoder(
-        model,
-        tokenizer,
-        preprocess,
-        batch_size=batch_size,
-        classes=classes,
-        few_sizes=True,
-        padding_invariant=meaning.ignores_padding(model),
-    )
-    return Loaded(config, model, variables, tokenizer, preprocess, encoder, step)
+    return Parts(config, model, variables, tokenizer, preprocess, 0, NONE)
 
 
 def _half(leaf: Any) -> Any:

@@ -23,10 +23,8 @@ from clipjax import (
     results,
 )
 from clipjax.config_sections import source_section
-from clipjax.data.class_lists import NONE, Classes
 from clipjax.engine import (
     assemble,
-    classes,
     datasets,
     distributed,
     initial,
@@ -44,7 +42,6 @@ from clipjax.types import (
     Config,
     EvalResult,
     Model,
-    Tokenizer,
     UserError,
     Variables,
 )
@@ -150,19 +147,6 @@ class Request:
     shares: tuple[float, ...] = (1.0,)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """A model with what its evaluation needs. title: as it is printed."""
-
-    title: str
-    config: Config
-    model: Model
-    variables: Variables
-    tokenizer: Tokenizer | None
-    learnt: Classes
-    step: int
-
-
 def evaluate(
     request: Request,
     json_file: pathlib.Path | None,
@@ -196,15 +180,15 @@ def evaluate(
     enable_cache(say)
     with Activity(console) as activity:
         with activity.doing("reading the model and the data"):
-            parts = (
-                _saved(request, workdir, own) if workdir and own else _released(request)
+            parts = library.read(
+                request.model, request.checkpoint, request.ema, config=own
             )
             mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
             model, variables = parts.model, parts.variables
             if request.base:
                 model, variables = interpolate.plain(model, variables)
             encoder = assemble.encoder(
-                parts.config, model, parts.tokenizer, mesh, parts.learnt
+                parts.config, model, parts.tokenizer, mesh, parts.classes
             )
             flag = "--config.data.eval." if request.other else data_flags.FLAG
             shared = datasets.eval_source(what, val_loss=False, flag=flag)
@@ -218,7 +202,8 @@ def evaluate(
             start = variables
             if request.base:
                 start = _base(request, parts, model, variables, say)
-        say(f"evaluating {parts.title}")
+        title = f"{workdir}, step {parts.step}" if workdir else request.model
+        say(f"evaluating {title}")
         lost_text_report.tell_evaluators(evaluators, parts.tokenizer, parts.config, say)
         sweep: Sweep = {}
         for share in request.shares:
@@ -282,45 +267,18 @@ def _wanted(request: Request, own: Config | None) -> Config:
     return what
 
 
-def _saved(request: Request, workdir: pathlib.Path, own: Config) -> _Parts:
-    tokenizer = assemble.saved_tokenizer(own, workdir)
-    variables, step = assemble.load_variables(workdir, request.checkpoint, request.ema)
-    return _Parts(
-        title=f"{workdir}, step {step}",
-        config=own,
-        model=assemble.model(own, tokenizer),
-        variables=variables,
-        tokenizer=tokenizer,
-        learnt=classes.saved(own, workdir),
-        step=step,
-    )
-
-
-def _released(request: Request) -> _Parts:
-    loaded = library.load(request.model)
-    return _Parts(
-        title=request.model,
-        config=loaded.config,
-        model=loaded.model,
-        variables=jax.device_get(loaded.variables),
-        tokenizer=loaded.tokenizer,
-        learnt=NONE,
-        step=0,
-    )
-
-
 def _base(
-    request: Request, parts: _Parts, model: Model, variables: Variables, say
+    request: Request, parts: library.Parts, model: Model, variables: Variables, say
 ) -> Variables:
     """The weights to mix with; raises UserError unless they are of the same model."""
-    given = library.load(request.base, checkpoint=request.checkpoint, ema=request.ema)
-    their_model, start = interpolate.plain(given.model, given.variables)
+    theirs = library.read(request.base, request.checkpoint, request.ema)
+    their_model, start = interpolate.plain(theirs.model, theirs.variables)
     what = f"--interpolate={request.base}"
     interpolate.check_same_model(what, (their_model, start), (model, variables))
-    seen = given.config.data.preprocess.to_dict()
+    seen = theirs.config.data.preprocess.to_dict()
     initial.compare_images(parts.config, model, their_model, seen, what, say)
-    if parts.tokenizer is not None and given.tokenizer is not None:
-        initial.check_same_ids(what, parts.tokenizer, given.tokenizer)
+    if parts.tokenizer is not None and theirs.tokenizer is not None:
+        initial.check_same_ids(what, parts.tokenizer, theirs.tokenizer)
     return start
 
 
