@@ -205,7 +205,7 @@ class Loaded:
         (16, 16, 3)
         """
         self._check_embeds()
-        pixels = jax.numpy.asarray(pixels)
+        pixels = jnp.asarray(pixels)
         shape = self.encoder.image_shape
         if pixels.ndim not in (3, 4) or pixels.shape[-3:] != shape:
             raise UserError(
@@ -370,7 +370,7 @@ class Loaded:
         """Unit-norm float32 [e] or [n e] of items, or of embeddings."""
         if not isinstance(given, np.ndarray | jax.Array) or given.ndim not in (1, 2):
             return encode(given)
-        if not jax.numpy.issubdtype(given.dtype, jax.numpy.floating):
+        if not jnp.issubdtype(given.dtype, jnp.floating):
             return encode(given)
         given = np.asarray(given, np.float32)
         if given.shape[-1] != self.embed_dim:

@@ -84,6 +84,25 @@ def make_pictures(count):
     return list(np.random.default_rng(1).integers(0, 256, (count, 4, 4, 3), np.uint8))
 
 
+class Counted:
+    """Yields arrays; `most`: how many of them were alive at once."""
+
+    def __init__(self, arrays):
+        self._arrays, self._alive, self.most = arrays, 0, 0
+
+    def __iter__(self):
+        counted = self
+
+        class Large(np.ndarray):
+            def __del__(self):
+                counted._alive -= 1
+
+        for array in self._arrays:
+            self._alive += 1
+            self.most = max(self.most, self._alive)
+            yield array.view(Large)
+
+
 def make_encoder(model=None, **options):
     return Encoder(model or Sums(), Letters(), preprocess.clip(4), **options)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tokenizer_tools
 from encoder_tools import (
+    Counted,
     Letters,
     Sums,
     expected_embed,
@@ -238,23 +239,10 @@ def test_a_generator_is_taken_a_little_at_a_time(linear):
 
 def test_a_generator_takes_no_memory(linear):
     """Its elements are freed: 4,000 images of 0.2 MB, of which few are alive."""
-    alive = [0, 0]
-
-    class Large(np.ndarray):
-        def __del__(self):
-            alive[0] -= 1
-
-    def arrays():
-        for _ in range(4000):
-            alive[0] += 1
-            alive[1] = max(alive)
-            yield np.zeros((256, 256, 3), np.uint8).view(Large)
-
-    def small():
-        yield from (image[:4, :4] for image in arrays())
-
-    assert len(linear.encode_image(small())) == 4000
-    assert alive[1] < 32
+    large = Counted(np.zeros((256, 256, 3), np.uint8) for _ in range(4000))
+    small = (image[:4, :4] for image in large)
+    assert len(linear.encode_image(small)) == 4000
+    assert large.most < 32
 
 
 def test_the_error_has_the_rows_so_far(linear, tmp_path):
