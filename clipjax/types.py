@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from clipjax.eval_types import EvalResult as EvalResult
+from clipjax.eval_types import Metric as Metric
+from clipjax.eval_types import Rows as Rows
+
 if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
@@ -26,8 +30,6 @@ Tree = Mapping[str, Any]  # nested dicts of arrays
 Variables = Tree  # {"params": tree, and "batch_stats": tree if any}
 HostBatch = Mapping[str, np.ndarray]  # the keys are listed at `BATCH_KEYS`
 Metrics = dict[str, Any]
-# A table: column name -> its values, arrays or lists of equal length.
-Rows = Mapping[str, "Sequence[Any] | np.ndarray"]
 Config = Any  # an ml_collections.ConfigDict, whose keys no type checker knows
 
 BATCH_KEYS = {
@@ -173,7 +175,7 @@ class Tokenizer(Protocol):
         counted before training and evaluation; see data/text/lost_texts.py.
 
         One of our own may also have `released() -> str`, its tokenizer.json for other
-        libraries, with which its models can be exported; see framing.as_library.
+        libraries, with which its models can be exported; see packing.as_library.
         """
         ...
 
@@ -327,91 +329,6 @@ class Loss(Protocol):
         outputs or a batch that it cannot use, such as a single pair.
         """
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """One number of an evaluation, and what it means.
-
-    value: not finite if there is none. chance: an uninformed model's, if it is known.
-    unit: "fraction" (from 0 to 1, shown as a percentage), "rank" (from 1), "" (a plain
-      number), or any other word, shown behind the number ("nats", "px").
-    higher_is_better: decides the best checkpoint, and whether a table compares with
-      chance by a ratio.
-    low, high: an interval that holds the value, of 95 %; both or neither.
-    n: how many queries, images or the like the value is over.
-
-    Raises ValueError unless low <= value <= high.
-
-    >>> Metric(41.5, chance=90.0, unit="degrees", higher_is_better=False).mode
-    'min'
-    """
-
-    value: float
-    chance: float | None = None
-    unit: str = ""
-    higher_is_better: bool = True
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.low is None and self.high is None:
-            return
-        if self.low is None or self.high is None:
-            raise ValueError(f"{self}: an interval has both low and high")
-        if not self.low <= self.value <= self.high:
-            raise ValueError(f"{self}: its interval does not hold its value")
-
-    @property
-    def mode(self) -> str:
-        """The better side: "max" or "min"."""
-        return "max" if self.higher_is_better else "min"
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalResult:
-    """An evaluator's result.
-
-    metrics: by name.
-    primary: the metric that the best checkpoint and summaries use.
-    size: what was evaluated, as text ("1000 images x 5000 captions").
-    broken: examples that could not be read and were left out.
-    rows: a table with one row per example or query; {} if the evaluator gives none. Its
-      first column, `key`, holds the examples' keys. A column is an array of numbers
-      [n] or [n k], or a list of texts, numbers, or lists of these.
-
-    Raises TypeError for a metric that is no Metric, ValueError if `primary` is none, or
-    for columns of different lengths or another first one.
-
-    >>> rows = {"key": ["1.png", "2.png"], "right": [True, False]}
-    >>> EvalResult({"top1": Metric(0.5)}, "top1", "2 images", rows=rows).primary
-    'top1'
-    """
-
-    metrics: dict[str, Metric]
-    primary: str
-    size: str
-    broken: int = 0
-    rows: Rows = dataclasses.field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in self.rows.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"rows have columns of different lengths: {lengths}")
-        if lengths and next(iter(lengths)) != "key":
-            raise ValueError(
-                f"rows begin with {next(iter(lengths))!r}: put `key` first"
-            )
-        for name, metric in self.metrics.items():
-            if not isinstance(metric, Metric):
-                raise TypeError(
-                    f"metric {name!r} is {metric!r}: give a clipjax.types.Metric"
-                )
-        if self.primary not in self.metrics:
-            raise ValueError(
-                f"primary={self.primary!r} is none of {', '.join(self.metrics)}"
-            )
 
 
 class Evaluator(Protocol):
