@@ -1,6 +1,9 @@
 """How tests check the types on signatures; conftest.py installs it."""
 
+import contextlib
+
 import beartype
+import jaxtyping
 
 from clipjax import types
 
@@ -13,3 +16,13 @@ checked = beartype.beartype(
         ),
     )
 )
+
+
+@contextlib.contextmanager
+def unchecked():
+    """As outside tests: a wrong type meets the code's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

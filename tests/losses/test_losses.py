@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import model_tools
 import numpy as np
 import pytest
+from shape_checks import unchecked
 
 import tiny
 from clipjax import registry
@@ -160,6 +161,7 @@ def test_an_expander_is_what_vicreg_looks_at():
         ("hcl", {"beta": np.nan}, "loss.beta=nan"),
         ("dcl", {"sigma": np.nan}, "loss.sigma=nan"),
         ("xbm", {"size": 32, "start_step": 40}, "below the run's 40 steps"),
+        ("clip", {"block": 1.5}, "loss.block=1.5"),
         ("fastclip", {"temperature": 0.05}, "loss.temperature=0.05.*the model's"),
         ("fastclip", {"variant": "v1", "rho": 5.0}, "loss.rho=5.0.*variant=v1"),
         (
@@ -175,7 +177,7 @@ def test_an_expander_is_what_vicreg_looks_at():
     ],
 )
 def test_options_that_would_train_nothing(name, options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message), unchecked():
         tiny.loss(name=name, **options)
 
 

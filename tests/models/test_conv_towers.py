@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from model_tools import LENGTH, VOCAB, assert_close, jit, make_batch
+from shape_checks import unchecked
 
 from clipjax import registry
 from clipjax.models import two_tower
@@ -423,6 +424,9 @@ def test_helpers_are_no_components():
 def test_equal_settings_give_equal_towers(kind):
     make = functools.partial(MAKE[kind], **TINY[kind])
     assert make(32) == make(32) and hash(make(32)) == hash(make(32))
+    with unchecked():
+        listed = MAKE[kind](32, **TINY[kind] | {"depths": list(DEPTHS)})
+    assert make(32) == listed
     assert make(32) != make(64)
 
 

@@ -6,6 +6,7 @@ import model_tools
 import numpy as np
 import pytest
 from checkpoint_helpers import bits
+from shape_checks import unchecked
 
 import clipjax
 import run_tools
@@ -89,6 +90,9 @@ def test_what_cannot_be_added():
         lora.add(tiny.model(), rank=2, alpha=1.0, on="nothing")
     with pytest.raises(UserError, match="must be above 0"):
         lora.add(tiny.model(), rank=2, alpha=0.0, on=ON)
+    with pytest.raises(UserError, match="lora.rank=2.5: must be an integer"):
+        with unchecked():
+            lora.add(tiny.model(), rank=2.5, alpha=1.0, on=ON)
     with pytest.raises(UserError, match="no regular expression"):
         lora.add(tiny.model(), rank=2, alpha=1.0, on="(")
 
