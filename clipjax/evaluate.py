@@ -27,7 +27,7 @@ from clipjax.types import UserError
 
 HELP = """\
 usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
-                                  [--noema] [--json FILE]
+                                  [--noema] [--preprocess NAME] [--json FILE]
                                   [--interpolate DIR [--alphas 0,0.5,1]]
                                   [--evals=NAMES --evals.LABEL.KEY=VALUE ...]
                                   [--data=NAME --data.KEY=VALUE ...]
@@ -38,6 +38,8 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
   --workdir DIR        the same
   --checkpoint best    which checkpoint; a step's number, latest, or best (default)
   --noema              the plain weights even if the run has a moving average
+  --preprocess NAME    how a released model prepares images if its files do not say so:
+                       clip, squash or openai
   --interpolate DIR    another run of the same model, such as the one that this run was
                        tuned from: evaluates the weights between the two (WiSE-FT)
   --alphas 0,0.5,1     shares of this run's weights in them; five from 0 to 1 by default
@@ -83,6 +85,7 @@ def main(argv: list[str]) -> int:
         workdir="",
         checkpoint="best",
         ema=True,
+        preprocess="",
         json="",
         interpolate="",
         alphas="",
@@ -106,6 +109,7 @@ def main(argv: list[str]) -> int:
         model=model,
         checkpoint=values.checkpoint,
         ema=values.ema,
+        preprocess=values.preprocess,
         evals=evals,
         data=data,
         other=other,

@@ -16,6 +16,7 @@ HELP = """\
 usage: python -m clipjax.export --model MODEL --format hf|open_clip --out FOLDER
                                 [--checkpoint best|latest|STEP] [--noema]
                                 [--dtype float32|float16|bfloat16]
+                                [--preprocess NAME]
 
   --model MODEL        a run, as given to clipjax.train, or a released model
   --workdir DIR        the same
@@ -26,6 +27,8 @@ usage: python -m clipjax.export --model MODEL --format hf|open_clip --out FOLDER
   --checkpoint best    which checkpoint; a step's number, latest, or best (default)
   --noema              the plain weights even if the run has a moving average
   --dtype float32      the dtype of the weights in the file
+  --preprocess NAME    how a released model prepares images if its files do not say so:
+                       clip, squash or openai
 """
 
 
@@ -43,6 +46,7 @@ def main(argv: list[str]) -> int:
         checkpoint="best",
         ema=True,
         dtype="float32",
+        preprocess="",
     )
     model = commandline.model_given(values.model, values.workdir)
     for flag, what in (
@@ -54,7 +58,13 @@ def main(argv: list[str]) -> int:
     out = paths.local(values.out, "an export")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for note in export(
-        model, out, values.format, values.checkpoint, values.ema, values.dtype
+        model,
+        out,
+        values.format,
+        values.checkpoint,
+        values.ema,
+        values.dtype,
+        values.preprocess,
     ):
         console.print(note)
     console.print(f"written to {out}")
@@ -62,7 +72,13 @@ def main(argv: list[str]) -> int:
 
 
 def export(
-    model: str, out: pathlib.Path, target: str, checkpoint: str, ema: bool, dtype: str
+    model: str,
+    out: pathlib.Path,
+    target: str,
+    checkpoint: str,
+    ema: bool,
+    dtype: str,
+    preprocess: str = "",
 ) -> list[str]:
     """Writes a run's or a released model as a folder; see `write_model.write`.
 
@@ -73,7 +89,7 @@ def export(
     from clipjax import library
     from clipjax.weights import write_model
 
-    loaded = library.read(model, checkpoint, ema)
+    loaded = library.read(model, checkpoint, ema, preprocess=preprocess)
     if loaded.tokenizer is None:
         raise UserError(f"{model} is a classifier: only two-tower models are exported")
     return write_model.write(

@@ -32,6 +32,7 @@ def load(
     ema: bool = True,
     dtype: Any = None,
     batch_size: int = 64,
+    preprocess: str = "",
 ) -> Loaded:
     """Loads a run directory, or a released two-tower model.
 
@@ -47,6 +48,8 @@ def load(
       dtype: "float32", or "bfloat16" products with the matrices in bfloat16, which
         takes half the memory; None: as the run's config says, float32 if released.
       batch_size: how many images or texts are encoded at once, at most.
+      preprocess: how a released model prepares images if its files do not say so:
+        "clip", "squash" or "openai", with the mean and std of its kind.
 
     Raises:
       UserError: if there is no such model, its checkpoint or weights cannot be read,
@@ -61,7 +64,7 @@ def load(
         option_checks.one_of("dtype", dtype, layers.PRECISIONS)
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore
         compilation.enable_cache(logger.warning)
-    parts = read(str(name), checkpoint, ema, dtype=dtype)
+    parts = read(str(name), checkpoint, ema, dtype=dtype, preprocess=preprocess)
     variables = parts.variables
     if dtype == "bfloat16":
         variables = jax.tree.map(_half, variables)
@@ -107,6 +110,7 @@ def read(
     *,
     dtype: str | None = None,
     config: Config | None = None,
+    preprocess: str = "",
 ) -> Parts:
     """Reads what `load` loads, and raises as it does.
 
@@ -114,7 +118,12 @@ def read(
     """
     try:
         if read_model.is_foreign(name):
-            return _read_released(name, dtype)
+            return _read_released(name, dtype, preprocess)
+        if preprocess:
+            raise UserError(
+                f"preprocess={preprocess}: {name} is a run, which has its own: leave "
+                "it out"
+            )
         return _read_run(name, str(checkpoint), ema, dtype, config)
     except OSError as error:
         raise UserError(atomic_files.told(error)) from error
@@ -147,8 +156,9 @@ def _read_run(
     )
 
 
-def _read_released(name: str, dtype: str | None) -> Parts:
+def _read_released(name: str, dtype: str | None, preprocess: str) -> Parts:
     settings, variables = read_model.read_model(name)
+    settings = model_description.stated(settings, preprocess, name)
     if dtype is not None:
         options = {**settings.model_options, "precision": dtype}
         settings = dataclasses.replace(settings, model_options=options)
@@ -156,8 +166,8 @@ def _read_released(name: str, dtype: str | None) -> Parts:
     tokenizer = create("tokenizer", config.data.tokenizer, None, None)
     model_description.check_tokenizer(settings, tokenizer, name)
     model = model_description.build(settings)
-    preprocess = create("preprocess", config.data.preprocess, config.data.image_size)
-    return Parts(config, model, variables, tokenizer, preprocess, 0, NONE)
+    made = create("preprocess", config.data.preprocess, config.data.image_size)
+    return Parts(config, model, variables, tokenizer, made, 0, NONE)
 
 
 def _half(leaf: Any) -> Any:

@@ -65,7 +65,10 @@ def opened(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
         key = f"config.{architecture.KEY}"
         path = commandline.flag_value(argv, key) or config.model.path
         words = configs.said(commandline.split_value(value)[1])
-        architecture.begin(config, path, paths.local(workdir, "a run"), words)
+        key = f"config.{architecture.PREPROCESS_KEY}"
+        preprocess = commandline.flag_value(argv, key) or config.model.preprocess
+        folder = paths.local(workdir, "a run")
+        architecture.begin(config, path, folder, words, preprocess)
         before = config.copy_and_resolve_references()
     chosen = config.copy_and_resolve_references()
     values = commandline.parse(argv, config, workdir="", extend=False, dry_run=False)

@@ -86,6 +86,7 @@ def evaluate_model(
     split: str = "",
     checkpoint: str | int = "best",
     ema: bool = True,
+    preprocess: str = "",
     json_file: str | pathlib.Path = "",
     console: Console | None = None,
 ) -> dict[str, EvalResult]:
@@ -101,6 +102,7 @@ def evaluate_model(
       split: of that source; "val" if it is named here, else the run's.
       checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
       ema: whether to take a run's moving average of the parameters, if it has one.
+      preprocess: a released model's, as `clipjax.load` takes it.
       json_file: where to write the results, without their rows; nowhere if empty.
       console: where to print what is evaluated, and the table; nowhere if None.
 
@@ -118,6 +120,7 @@ def evaluate_model(
         model=os.fspath(model),
         checkpoint=str(checkpoint),
         ema=ema,
+        preprocess=preprocess,
         evals=evals_flags.EvalsFlags(evals, values),
         data=data_flags.DataFlags(data, data_options or {}, split),
     )
@@ -129,7 +132,7 @@ def evaluate_model(
 class Request:
     """What to evaluate, and on what.
 
-    model, checkpoint, ema: as of `evaluate_model`.
+    model, checkpoint, ema, preprocess: as of `evaluate_model`.
     other: a config whose evaluators and evaluation data to take in place of the run's.
     other_name: its file's, for the name of the results' file.
     base: a run or a released model to mix the weights with: 1 - share of it is taken
@@ -139,6 +142,7 @@ class Request:
     model: str
     checkpoint: str = "best"
     ema: bool = True
+    preprocess: str = ""
     evals: evals_flags.EvalsFlags = evals_flags.NONE
     data: data_flags.DataFlags = data_flags.NONE
     other: Config | None = None
@@ -163,6 +167,7 @@ def evaluate(
     """
     foreign = read_model.is_foreign(request.model)
     workdir = None if foreign else paths.local(request.model, "a run")
+    only_base = not foreign and request.base and read_model.is_foreign(request.base)
     own = resume.load_config(workdir) if workdir else None
     what = _wanted(request, own)
     distributed.initialise((own or what).mesh.timeout)
@@ -181,7 +186,11 @@ def evaluate(
     with Activity(console) as activity:
         with activity.doing("reading the model and the data"):
             parts = library.read(
-                request.model, request.checkpoint, request.ema, config=own
+                request.model,
+                request.checkpoint,
+                request.ema,
+                config=own,
+                preprocess="" if only_base else request.preprocess,
             )
             mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
             model, variables = parts.model, parts.variables
@@ -271,7 +280,10 @@ def _base(
     request: Request, parts: library.Parts, model: Model, variables: Variables, say
 ) -> Variables:
     """The weights to mix with; raises UserError unless they are of the same model."""
-    theirs = library.read(request.base, request.checkpoint, request.ema)
+    stated = request.preprocess if read_model.is_foreign(request.base) else ""
+    theirs = library.read(
+        request.base, request.checkpoint, request.ema, preprocess=stated
+    )
     their_model, start = interpolate.plain(theirs.model, theirs.variables)
     what = f"--interpolate={request.base}"
     interpolate.check_same_model(what, (their_model, start), (model, variables))

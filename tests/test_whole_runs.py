@@ -13,9 +13,8 @@ from rich.console import Console
 from source_tools import jpeg
 
 import clipjax
-from clipjax import evals_flags, evaluate
+from clipjax import evals_flags, evaluate, export
 from clipjax.types import UserError
-from clipjax.weights import read_model
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
 TEMPLATE = "a photo of a {}."
@@ -143,15 +142,36 @@ def test_folders_that_lack_something(
     assert words in failure(capsys, evaluate.main, *flags("model", flowers))
 
 
-def test_a_folder_without_its_preprocessing_says_so(models, tmp_path, caplog):
-    model = shutil.copytree(models["hf"], tmp_path / "model")
-    read_model.describe(str(model))
-    assert not caplog.messages
+def test_a_folder_without_its_preprocessing(
+    models, flowers, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    whole, model = models["hf"], shutil.copytree(models["hf"], pathlib.Path("model"))
     (model / "preprocessor_config.json").unlink()
-    read_model.describe(str(model))
-    assert [line.split(":")[0] for line in caplog.messages] == [
-        f"{model / 'preprocessor_config.json'} is missing"
+    commands = [
+        (evaluate.main, ["evaluate", *flags("model", flowers)]),
+        (export.main, ["export", "--model=model", "--format=hf", "--out=out"]),
     ]
+    for main, argv in commands:
+        line = failure(capsys, main, *argv[1:])
+        assert f"{model / 'preprocessor_config.json'} is missing. Put" in line
+        assert "--preprocess=NAME of evaluate and export" in line
+        # What is stated takes the file's place, with the kind's own mean and std.
+        assert main([*argv, "--preprocess=clip"]) == 0
+        for name, said in (("squahs", "'squash'"), ("", "is missing")):
+            assert said in failure(capsys, main, *argv[1:], f"--preprocess={name}")
+        # It does not contradict the files of a model that has them.
+        whole_argv = [word.replace("=model", f"={whole}") for word in argv[1:]]
+        line = failure(capsys, main, *whole_argv, "--preprocess=squash")
+        assert "says preprocess=clip: leave it out" in line
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    given = clipjax.load(model, preprocess="clip").encode_image(picture)
+    np.testing.assert_array_equal(given, clipjax.load(whole).encode_image(picture))
+    other = clipjax.load(model, preprocess="squash").encode_image(picture)
+    assert np.abs(other - given).max() > 1e-3
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="is missing.*no tokenizer fits"):
+        clipjax.load(model)
 
 
 def test_flags_of_evaluators():

@@ -12,6 +12,7 @@ resumes or loads it needs the released model no more.
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections.abc import Mapping
 
@@ -26,7 +27,7 @@ from clipjax.types import Config, Model, UserError
 from clipjax.weights import model_description, read_model
 
 NAME, PLAIN = "released", "two_tower"
-KEY = "model.path"
+KEY, PREPROCESS_KEY = "model.path", "model.preprocess"
 # Words after the colon that the model answers itself, and the sections they choose.
 WORDS = {
     "image": "model.image",
@@ -37,18 +38,22 @@ WORDS = {
 OWN = ("tokenizer", "preprocess", "image_size")  # keys of `data`
 VOCAB = 1000  # of models that are only compared
 
+logger = logging.getLogger(__name__)
+
 
 def begin(
     config: Config,
     path: str,
     workdir: pathlib.Path,
     words: Mapping[str, str] | None = None,
+    preprocess: str = "",
 ) -> None:
     """Replaces a config's settings by the released model's, in place.
 
     A run in workdir that started from the same model gives them if it has a checkpoint.
 
     path: the released model. words: what was said after the colon of --config.
+    preprocess: how the model prepares images if its files do not say so.
 
     Raises UserError if there is no such model, it lacks a tokenizer or preprocessing
     that clipjax has, or a word contradicts it.
@@ -58,9 +63,9 @@ def begin(
             f"model={NAME}: name the model by --config.{KEY}=MODEL: a folder, a file, "
             "or hf-hub:ORG/NAME"
         )
-    theirs = _kept(path, workdir) or _read(path)
+    theirs = _theirs(path, preprocess, workdir)
     model = ConfigDict(theirs.model.to_dict())
-    model.name, model.path = NAME, path
+    model.name, model.path, model.preprocess = NAME, path, preprocess
     for _, section, _ in config_parts.losses(config):
         wanted = registry.module_of(
             registry.load("loss", section.name), "MODEL_OPTIONS"
@@ -102,7 +107,7 @@ def settle(config: Config, before: Config | None = None) -> Config:
     with settled.unlocked():
         settled.init_from = path
         settled.model.name = PLAIN
-        del settled.model["path"]
+        del settled.model["path"], settled.model["preprocess"]
     return settled.lock()
 
 
@@ -111,7 +116,7 @@ def settled(config: Config, workdir: pathlib.Path) -> Config:
     if config.model.get("name") != NAME:
         return config
     made = config.copy_and_resolve_references()
-    begin(made, made.model.path, workdir)
+    begin(made, made.model.path, workdir, preprocess=made.model.preprocess)
     return settle(made)
 
 
@@ -128,6 +133,23 @@ def built(config: Config) -> Model:
     return create("model", model, *towers)
 
 
+def _theirs(path: str, preprocess: str, workdir: pathlib.Path) -> Config:
+    """The model's own settings; a run's that started from it, if it is gone."""
+    kept = _kept(path, workdir)
+    try:
+        return _read(path, preprocess)
+    except UserError as error:
+        if kept is None:
+            raise
+        logger.warning(
+            "the settings of %s are those that the run saved, with what flags then set "
+            "for training, because it cannot be read: %s",
+            path,
+            error,
+        )
+        return kept
+
+
 def _kept(path: str, workdir: pathlib.Path) -> Config | None:
     """The config of a run in workdir that goes on and started from the same model."""
     if not (workdir / "config.json").exists():
@@ -138,7 +160,7 @@ def _kept(path: str, workdir: pathlib.Path) -> Config | None:
     return saved if saved.init_from == path else None
 
 
-def _read(path: str) -> Config:
+def _read(path: str, preprocess: str) -> Config:
     if not read_model.is_foreign(path):
         known = pathlib.Path(path).exists()
         raise UserError(
@@ -149,7 +171,7 @@ def _read(path: str) -> Config:
                 else "there is no such folder or file"
             )
         )
-    description = read_model.describe(path)
+    description = model_description.stated(read_model.describe(path), preprocess, path)
     config = model_description.to_config(description, path)
     tokenizer = create("tokenizer", config.data.tokenizer, None, None)
     model_description.check_tokenizer(description, tokenizer, path)

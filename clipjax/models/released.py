@@ -13,11 +13,15 @@ from typing import Any, NoReturn
 from clipjax.types import UserError
 
 
-def make(image_tower: Any, text_tower: Any, *, path: str = "") -> NoReturn:
+def make(
+    image_tower: Any, text_tower: Any, *, path: str = "", preprocess: str = ""
+) -> NoReturn:
     """Refuses a section that was not replaced.
 
     Args:
       path: the released model: a folder, a file, or hf-hub:ORG/NAME.
+      preprocess: how it prepares images if its files do not say so: clip, squash or
+        openai.
 
     Raises:
       UserError: always.

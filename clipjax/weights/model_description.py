@@ -10,6 +10,12 @@ from clipjax import config, registry
 from clipjax.models import two_tower
 from clipjax.types import Config, UserError
 
+STATE_PREPROCESS = (
+    "Put the model's own file there, or state how it prepares images: preprocess=clip "
+    "(resize, then crop), squash or openai in clipjax.load, --preprocess=NAME of "
+    "evaluate and export, --config.model.preprocess=NAME of model=released"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -59,6 +65,24 @@ def build(settings: Settings) -> two_tower.TwoTowerModel:
     return two_tower.make(image, text, **settings.model_options)
 
 
+def stated(settings: Settings, name: str, origin: str) -> Settings:
+    """The settings with a component of `preprocess` that the user names, if any.
+
+    Mean and std stay those of the model's files, or of its kind.
+
+    Raises UserError for an unknown name, and for one that contradicts the files.
+    """
+    if not name:
+        return settings
+    registry.load("preprocess", name)
+    if settings.preprocess and settings.preprocess != name:
+        raise UserError(
+            f"preprocess={name}: {origin} says preprocess={settings.preprocess}: "
+            "leave it out"
+        )
+    return dataclasses.replace(settings, preprocess=name, no_preprocess="")
+
+
 def to_config(settings: Settings, origin: str) -> Config:
     """The config of a run with this model; training length and data are not yet set.
 
@@ -66,10 +90,13 @@ def to_config(settings: Settings, origin: str) -> Config:
 
     Raises UserError if no tokenizer or image transform of ours fits.
     """
+    problems = []
     if not settings.preprocess:
-        raise UserError(settings.no_preprocess)
+        problems.append(f"{settings.no_preprocess}. {STATE_PREPROCESS}")
     if not settings.tokenizer:
-        raise UserError(f"{origin}: {settings.no_tokenizer}")
+        problems.append(f"{origin}: {settings.no_tokenizer}")
+    if problems:
+        raise UserError("; ".join(problems))
     return config.base(
         None,
         model="two_tower",

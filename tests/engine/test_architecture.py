@@ -96,6 +96,26 @@ def test_contradictions(models, words, flags, said, capsys):
     assert "precision" not in line
 
 
+def test_a_model_without_preprocessing(models, capsys):
+    model = shutil.copytree(models["hf"], pathlib.Path("model"))
+    (model / "preprocessor_config.json").unlink()
+    argv = [f"--config={TINY}:model=released", "--config.model.path=model"]
+    line = failure(capsys, train.main, *argv)
+    assert "preprocessor_config.json is missing" in line
+    assert "--config.model.preprocess=NAME of model=released" in line
+    found = opened("model", "--config.model.preprocess=squash")
+    assert found.data.preprocess.name == "squash" and "preprocess" not in found.model
+    made = get_config("model=released")
+    made.model.path, made.model.preprocess = "model", "clip"
+    settled = architecture.settled(made, pathlib.Path("run"))
+    assert settled.data.preprocess.name == "clip"
+    line = failure(
+        capsys, train.main, *argv[:1], f"--config.model.path={models['hf']}",
+        "--config.model.preprocess=squash",
+    )  # fmt: skip
+    assert "says preprocess=clip: leave it out" in line
+
+
 def test_other_config_files_have_no_path(capsys):
     line = failure(capsys, train.main, f"--config={TINY}", "--config.model.path=x")
     assert "path is an option of model=released" in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pathlib
 from collections.abc import Mapping
@@ -18,8 +17,6 @@ HF_FILE = "preprocessor_config.json"
 # processor's settings under one key.
 HF_PROCESSOR, HF_NESTED = "processor_config.json", "image_processor"
 HALF = (0.5, 0.5, 0.5)
-
-logger = logging.getLogger(__name__)
 
 
 class Preprocessing(NamedTuple):
@@ -56,12 +53,6 @@ def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     processor = tokenizer_choice.read_json(path)
     if HF_NESTED not in processor:
         path = folder / HF_FILE
-        if folder.is_dir() and not path.is_file():
-            logger.warning(
-                "%s is missing: images are prepared as this kind of model has it by "
-                "default; put the model's own file there",
-                path,
-            )
         return tokenizer_choice.read_json(path), str(path)
     settings = processor[HF_NESTED]
     if not isinstance(settings, dict):
@@ -69,14 +60,23 @@ def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     return settings, str(path)
 
 
-def from_hf(settings: Mapping[str, Any], image_size: int, origin: str) -> Preprocessing:
+def from_hf(
+    processor: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    image_size: int,
+    origin: str,
+) -> Preprocessing:
     """The transform for an image processor's settings, which `read_hf` reads.
 
-    origin: the file of the settings, for messages.
+    defaults: for what the settings leave out. origin: their file. Without it there is
+    no transform: fine-tuned models of one kind are prepared in different ways.
     """
+    settings = {**defaults, **processor}
     mean = three(settings["image_mean"], "image_mean", origin)
     std = three(settings["image_std"], "image_std", origin, positive=True)
     square = isinstance(settings.get("size"), Mapping) and "height" in settings["size"]
+    if not pathlib.Path(origin).is_file():
+        return Preprocessing("", mean, std, f"{origin} is missing")
     why = _hf_limit(settings, image_size, square)
     if why:
         return Preprocessing("", mean, std, f"{origin}: {why}")

@@ -86,8 +86,9 @@ def settings(
     check_sizes(joint, ("projection_dim",), origin)
     end = text["eos_token_id"]
     processor, file = preprocessing.read_hf(folder)
-    defaults = {"size": {"shortest_edge": size}, "crop_size": size}
-    transform = preprocessing.from_hf(PREPROCESSING | defaults | processor, size, file)
+    sizes = {"size": {"shortest_edge": size}, "crop_size": size}
+    defaults = PREPROCESSING | sizes
+    transform = preprocessing.from_hf(processor, defaults, size, file)
     return Settings(
         format=FORMAT,
         image="vit",

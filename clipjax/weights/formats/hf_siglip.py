@@ -96,7 +96,7 @@ def settings(
         "image_mean": preprocessing.HALF,
         "image_std": preprocessing.HALF,
     }
-    transform = preprocessing.from_hf(defaults | processor, size, file)
+    transform = preprocessing.from_hf(processor, defaults, size, file)
     fixed = {"pool": "map", "pre_norm": False, "patch_bias": True}
     return Settings(
         format=FORMAT,
