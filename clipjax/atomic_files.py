@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -51,6 +52,28 @@ def opened(
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to raise
             scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a folder to fill, which becomes `path` once it is on the disk.
+
+    An error in the block, or a killed process, leaves no `path`.
+
+    Raises OSError if `path` is a file or a folder with content, or the disk is full.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    with named(path, scratch):
+        scratch.mkdir()
+    try:
+        yield scratch
+        for inner in (*scratch.rglob("*"), scratch):
+            sync(inner)
+        with named(path, scratch):
+            scratch.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_special(path: pathlib.Path) -> bool:

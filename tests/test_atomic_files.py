@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import concurrent.futures
+import errno
 import json
 import os
 import stat
@@ -71,6 +72,27 @@ def test_threads_may_write_the_same_file(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(write, texts))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    place = tmp_path / "a"
+    with pytest.raises(ZeroDivisionError), atomic_files.new_folder(place) as folder:
+        (folder / "half").touch()
+        raise ZeroDivisionError
+    assert not [*tmp_path.iterdir()]
+    with atomic_files.new_folder(place) as folder:
+        (folder / "in").mkdir()
+        (folder / "in" / "b").write_text("b")
+        assert not place.exists()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
+        "a",
+        "a/in",
+        "a/in/b",
+    ]
+    with pytest.raises(OSError) as found, atomic_files.new_folder(place):
+        pass
+    assert (found.value.errno, found.value.filename) == (errno.ENOTEMPTY, str(place))
+    assert (place / "in" / "b").read_text() == "b" and len([*tmp_path.iterdir()]) == 1
 
 
 def test_what_is_no_file_is_written_to(tmp_path):

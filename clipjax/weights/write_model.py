@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from clipjax import downloads
+from clipjax import atomic_files, downloads
 from clipjax.data.tokenizers.hf_json import HfTokenizer
 from clipjax.models.common.lora import LoraModel
 from clipjax.models.image.vit import VisionTransformer
@@ -250,14 +248,9 @@ def _folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"{out} already exists: name another folder, or remove it")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} does not exist: create it first")
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        scratch.mkdir()
-        try:
-            yield scratch
-            scratch.rename(out)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with atomic_files.new_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise UserError(
             f"cannot write {out} ({downloads.one_line(error)}): free space, or name a "
