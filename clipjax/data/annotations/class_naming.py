@@ -13,6 +13,15 @@ AUTO, RAW = "auto", "raw"
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
+def check_one(classes: str, class_names: str) -> None:
+    """Raises UserError if the options of these names both name the classes."""
+    if classes and class_names != AUTO:
+        raise UserError(
+            f"classes={classes} and class_names={class_names} both name the classes: "
+            f"remove one"
+        )
+
+
 def named(ids: Sequence[str], class_names: str) -> tuple[list[str], list[str]]:
     """Returns the classes' names, and what to say about them (a text, or none).
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.annotations import class_naming
 from clipjax.data.annotations.caption_entries import Counts
-from clipjax.data.containers import parquet_rows, parquet_splits
+from clipjax.data.containers import parquet_classes, parquet_rows, parquet_splits
 from clipjax.data.containers.parquet_columns import Columns, Wanted
 from clipjax.data.storage import local, selection, shard_files
 from clipjax.types import BadExample, Example, UserError
@@ -33,6 +34,7 @@ def make(
     caption_column: str = "",
     labels: tuple[str, ...] = (),
     classes: str = "",
+    class_names: str = class_naming.AUTO,
     split_column: str = "",
     val_fraction: float = 0.01,
     max_samples: int = 0,
@@ -60,7 +62,10 @@ def make(
         each a label set; () finds those that the files declare, or label, labels and
         similar names. Names are numbered in alphabetical order, over all splits.
       classes: text file of class names, one per line, in the order of their numbers,
-        if the files do not have them; relative to `path`.
+        in place of the files' own; relative to `path`.
+      class_names: "auto" puts spaces for the `_` and `-` of the files' names, and
+        ImageNet's names for WordNet ids; "raw" takes them as they are; the name of a
+        data set of tensorflow-datasets takes its names.
       split_column: a column with each row's split, which replaces the rules above;
         text, categories, or numbers with names in the files.
       val_fraction: share of the examples in "val" if it is held out, in [0, 1].
@@ -73,6 +78,7 @@ def make(
     example is left.
     """
     selection.check_fraction(val_fraction)
+    class_naming.check_one(classes, class_names)
     base = local.folder(path, "parquet files")
     problems: list[str] = []
     if shards:
@@ -110,7 +116,7 @@ def make(
         )
     problems += parquet_rows.problems(scanned)
     files = names if shards else _all_files(base)
-    sets = _class_names(base, scanned, files, classes, problems)
+    sets = parquet_classes.ids(base, scanned, files, classes, problems)
     if "{split}" in shards and not classes:
         problems += [
             f"the classes of {name} are numbered by their names in the files of "
@@ -123,8 +129,8 @@ def make(
             f"{', '.join(sets) or 'none'}: choose it by the option labels"
         )
     numbers = {
-        name: np.concatenate([_numbers(f, name, class_names) for f in scanned])
-        for name, class_names in sets.items()
+        name: np.concatenate([parquet_classes.numbers(f, name, ids) for f in scanned])
+        for name, ids in sets.items()
     }
     for name in sets:
         dropped = sum(int((f.labels[name] >= 0).sum()) for f in scanned)
@@ -156,7 +162,10 @@ def make(
         max_samples_per_class=max_samples_per_class,
         subset_seed=subset_seed,
     )
-    return Parquet(base, scanned, usable[chosen], numbers, sets, problems)
+    class_ids = {} if classes else sets
+    if not classes:
+        sets = parquet_classes.named(sets, class_names, problems)
+    return Parquet(base, scanned, usable[chosen], numbers, sets, class_ids, problems)
 
 
 class Parquet:
@@ -173,6 +182,7 @@ class Parquet:
         chosen: np.ndarray,
         numbers: dict[str, np.ndarray],
         class_names: dict[str, list[str]],
+        class_ids: dict[str, list[str]],
         problems: list[str],
     ):
         # Without what only this method needs, so that worker processes receive little.
@@ -192,7 +202,7 @@ class Parquet:
         counts = np.concatenate([rows.captions for rows in scanned])
         self.caption_counts = counts[chosen]
         self.max_captions = int(self.caption_counts.max())
-        self.class_names = class_names
+        self.class_names, self.class_ids = class_names, class_ids
         self.templates = {name: ("a photo of a {}.",) for name in class_names}
         self.problems = problems
         if failed := sum(rows.failed for rows in scanned):
@@ -324,72 +334,3 @@ def _of_split(
 def _all_files(base: pathlib.Path) -> list[str]:
     """Returns the files of all splits."""
     return sorted(itertools.chain.from_iterable(parquet_splits.find(base).values()))
-
-
-def _numbers(rows: parquet_rows.Rows, label: str, names: list[str]) -> np.ndarray:
-    """Returns a file's classes, int32 [rows]; texts become their index in `names`."""
-    if label not in rows.label_texts:
-        return rows.labels[label]
-    number_of = {name: i for i, name in reversed(list(enumerate(names)))}
-    numbers = [
-        number_of.get(text, parquet_rows.NO_LABEL) for text in rows.label_texts[label]
-    ]
-    return np.array([*numbers, parquet_rows.NO_LABEL], np.int32)[rows.labels[label]]
-
-
-def _class_names(
-    base: pathlib.Path,
-    scanned: tuple[parquet_rows.Rows, ...],
-    files: list[str],
-    classes: str,
-    problems: list[str],
-) -> dict[str, list[str]]:
-    """Returns label set -> names in order; raises UserError if files differ in them.
-
-    files: those of all splits, whose texts are the names of a label set of text.
-    """
-    first = scanned[0]
-    for rows in scanned[1:]:
-        if (rows.columns.labels, rows.columns.text_labels) != (
-            first.columns.labels,
-            first.columns.text_labels,
-        ):
-            raise UserError(
-                f"{rows.path} has other labels or class names than {first.path}: read "
-                f"them apart, by the option shards"
-            )
-    sets = {name: list(names) for name, names in first.columns.labels.items()}
-    if classes:
-        if len(sets) != 1:
-            raise UserError(
-                f"classes={classes} names one label set, and {base} has "
-                f"{', '.join(sets) or 'none'}: choose it by the option labels"
-            )
-        return dict.fromkeys(
-            sets, local.read_lines(local.inside(base, classes, "classes"))
-        )
-    for name in first.columns.text_labels:
-        unscanned = {base / file for file in files} - {rows.path for rows in scanned}
-        texts = {text for rows in scanned for text in rows.label_texts[name]}
-        texts.update(
-            *(parquet_rows.label_texts(path, name) for path in sorted(unscanned))
-        )
-        sets[name] = sorted(texts)
-    for name, names in list(sets.items()):
-        if not names:
-            largest = max(int(f.labels[name].max(initial=-1)) for f in scanned)
-            if largest < 0:
-                del sets[name]
-                problems.append(f"the column {name} holds no class at all, left out")
-                continue
-            if largest > 10**6:
-                raise UserError(
-                    f"{first.path}: the column {name} holds {largest}, no number of a "
-                    f"class; choose another by the option labels"
-                )
-            sets[name] = [str(i) for i in range(largest + 1)]
-            problems.append(
-                f"the column {name} does not say what its classes are called: they are "
-                f"called by their numbers; the option classes names them"
-            )
-    return sets

@@ -69,11 +69,7 @@ def make(
     Raises UserError for a missing folder, shard or class file, for classes without a
     name, and for no images.
     """
-    if classes and class_names != class_naming.AUTO:
-        raise UserError(
-            f"classes={classes} and class_names={class_names} both name the classes: "
-            f"remove one"
-        )
+    class_naming.check_one(classes, class_names)
     if "://" in path:
         folder = remote.RemoteFolder(path)
     else:

@@ -447,6 +447,52 @@ def test_labels_without_names_or_out_of_range(tmp_path):
     assert parquet.make("train", **options).class_names == {}
 
 
+def labelled(folder, names, numbers, **options):
+    features = {"label": {"names": names, "_type": "ClassLabel"}} if names else {}
+    columns = {
+        "image": picture(len(numbers)),
+        "label": (list(numbers), pyarrow.int64()),
+    }
+    write(folder / "0.parquet", columns, features)
+    return parquet.make("all", path=str(folder), **options)
+
+
+def test_names_of_classes_in_words(tmp_path):
+    written = ["apple_pie", "a_b c", "hot-dog", "hot dog"]
+    source = labelled(tmp_path, written, range(4))
+    # "a_b c" has a space; "hot-dog" would become another class's name.
+    assert source.class_names == {"label": ["apple pie", *written[1:]]}
+    assert source.class_ids == {"label": written} and source[0].labels == {"label": 0}
+    assert source.problems == [
+        "label: 1 class names with spaces for _ and - ('apple_pie' is 'apple pie'; "
+        "class_names=raw keeps them)"
+    ]
+    raw = labelled(tmp_path, written, range(4), class_names="raw")
+    assert raw.class_names == {"label": written} and raw.problems == []
+    part = labelled(tmp_path, written, range(4), max_classes=1)
+    assert part.class_names == {"label": ["apple pie"]}
+    assert part.class_ids == {"label": ["apple_pie"]}
+    wordnet = labelled(tmp_path, ["n01440764", "n01443537"], [1, 0])
+    assert wordnet.class_names == {"label": ["tench", "goldfish"]}
+
+
+def test_names_of_a_known_data_set(tmp_path):
+    cifar10 = ["airplane", "automobile", "bird", "cat", "deer"]
+    cifar10 += ["dog", "frog", "horse", "ship", "truck"]
+    for names in (None, [str(i) for i in range(10)]):
+        source = labelled(tmp_path, names, range(10), class_names="cifar10")
+        assert source.class_names == {"label": cifar10}
+    with pytest.raises(UserError, match="'9' is none of its 10 classes"):
+        labelled(tmp_path, ["9", "10"], [0, 1], class_names="cifar10")
+    with pytest.raises(UserError, match="classes=x and class_names=raw both name"):
+        labelled(tmp_path, None, range(2), classes="x", class_names="raw")
+    assert (
+        labelled(tmp_path, None, range(2))
+        .problems[0]
+        .endswith("; the options classes and class_names name them")
+    )
+
+
 @pytest.mark.parametrize(
     "metadata", [b"{", b"[]", b'{"info": 3}', b'{"info": {"features": {"label": 3}}}']
 )
