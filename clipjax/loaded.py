@@ -137,7 +137,7 @@ class Loaded:
         """
         if self.model.image_output != "logits":
             raise UserError("this model is not a classifier: use encode_image(images)")
-        return _softmax(self._images(images, on_error, progress))
+        return _probabilities(self._images(images, on_error, progress))
 
     def zero_shot(
         self,
@@ -149,7 +149,11 @@ class Loaded:
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Probabilities of classes that are known by name only, float32 [classes] of an
-        image, [n classes] of several: the softmax of logit_scale * cosine.
+        image, [n classes] of several.
+
+        They are the softmax of logit_scale * cosine over the names, whose sum is 1. A
+        model with a logit_bias, as SigLIP's, judges each name by itself: they are the
+        sigmoid of logit_scale * cosine + logit_bias, and have any sum.
 
         Args:
           images, on_error, progress: as in `encode_image`.
@@ -167,7 +171,8 @@ class Loaded:
         """
         classes = self._classes(names, templates)
         images = self.encode_image(images, on_error=on_error, progress=progress)
-        return _softmax(self.logit_scale * (images @ classes.T))
+        logits = self.logit_scale * (images @ classes.T)
+        return _probabilities(logits, self.logit_bias)
 
     def similarity(self, images: Any, texts: Any) -> np.ndarray:
         """Cosines, float32 [n m]; without an axis for a single image or text.
@@ -259,18 +264,31 @@ class Loaded:
 
     @functools.cached_property
     def logit_scale(self) -> float:
-        """The inverse temperature: logits are logit_scale * image @ text.T.
+        """The inverse temperature: logits are logit_scale * image @ text.T, plus
+        logit_bias if the model has one.
 
         Raises UserError for a classifier.
 
         >>> clip.logit_scale > 1
         True
         """
+        return self._scalar("logit_scale")
+
+    @functools.cached_property
+    def logit_bias(self) -> float | None:
+        """What a model trained by the sigmoid loss adds to its logits; else None.
+
+        >>> clip.logit_bias is None
+        True
+        """
+        return self._scalar("logit_bias") if "logit_bias" in self._outputs else None
+
+    def _scalar(self, name: str) -> float:
         self._check_embeds()
         blank = jnp.zeros((1, *self.encoder.image_shape), jnp.uint8)
         # Compiled, so that the tower, on which it does not depend, is left out.
-        scale = jax.jit(lambda v: self.model.encode_image(v, blank)["logit_scale"])
-        return float(scale(self.variables))
+        scalar = jax.jit(lambda v: self.model.encode_image(v, blank)[name])
+        return float(scalar(self.variables))
 
     def __repr__(self) -> str:
         side, parts = self.encoder.image_shape[0], []
@@ -382,6 +400,11 @@ class Loaded:
         return given / np.where(norms > 0, norms, 1)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+def _probabilities(logits: np.ndarray, bias: float | None = None) -> np.ndarray:
+    """The softmax; with a bias the sigmoid, each class by itself."""
+    if bias is None:
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+    logits = logits + np.float32(bias)
+    weights = np.exp(-np.abs(logits))  # which cannot overflow
+    return np.where(logits < 0, weights, np.float32(1)) / (1 + weights)

@@ -1,6 +1,7 @@
 """The library object: forms of items, sizes, errors, threads, pickling, gradients."""
 
 import copy
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -348,6 +349,28 @@ def test_zero_shot_and_similarity(clip):
     near(clip.similarity(images[2], clip.encode_text(names[0])), cosines[2, 0])
     with pytest.raises(clipjax.UserError, match="embeddings of shape"):
         clip.similarity(np.zeros((2, 3), np.float32), names)
+
+
+def test_a_model_with_a_logit_bias_gives_each_name_a_probability(clip):
+    module = clip.model.module.clone(logit_bias_init=-10.0)
+    model = dataclasses.replace(clip.model, module=module)
+    params = {**clip.variables["params"], "logit_bias": np.float32(-3.25)}
+    variables = {**clip.variables, "params": params}
+    encoder = Encoder(model, clip.tokenizer, clip.preprocess, few_sizes=True)
+    sigmoid = dataclasses.replace(
+        clip, model=model, variables=variables, encoder=encoder
+    )
+    assert sigmoid.logit_bias == -3.25 and clip.logit_bias is None
+    assert sigmoid.logit_scale == pytest.approx(clip.logit_scale)
+    images, names = pictures(3), ["circle", "square", "star"]
+    logits = clip.logit_scale * sigmoid.similarity(images, names) - 3.25
+    found = sigmoid.zero_shot(images, names, templates="{}")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), rtol=1e-3)
+    before = clip.zero_shot(images, names, templates="{}")
+    assert (found.argsort(1) == before.argsort(1)).all()
+    broken = sigmoid.zero_shot([b""], names, templates="{}", on_error="nan")
+    assert np.isnan(broken).all()
 
 
 @pytest.mark.parametrize(
