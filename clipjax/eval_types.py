@@ -24,7 +24,8 @@ class Metric:
     low, high: an interval that holds the value, of 95 %; both or neither.
     n: how many queries, images or the like the value is over.
 
-    Raises ValueError unless low <= value <= high.
+    Numbers of numpy become Python's. Raises TypeError for a field of another type,
+    ValueError unless low <= value <= high, and for a negative n.
 
     >>> Metric(41.5, chance=90.0, unit="degrees", higher_is_better=False).mode
     'min'
@@ -39,6 +40,17 @@ class Metric:
     n: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("value", "chance", "low", "high", "n"):
+            kind = int if name == "n" else float
+            number = _number(getattr(self, name), kind, name)
+            object.__setattr__(self, name, number)
+        if self.value is None:
+            raise TypeError("Metric: value=None: must be float, nan if there is none")
+        for name, kind in (("unit", str), ("higher_is_better", bool)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"Metric: {name}={value!r}: must be {kind.__name__}")
+        if self.n is not None and self.n < 0:
+            raise ValueError(f"Metric: n={self.n}: must be at least 0")
         if self.low is None and self.high is None:
             return
         if self.low is None or self.high is None:
@@ -50,6 +62,18 @@ class Metric:
     def mode(self) -> str:
         """The better side: "max" or "min"."""
         return "max" if self.higher_is_better else "min"
+
+
+def _number(value: Any, kind: type, name: str) -> Any:
+    """A field of Metric as a Python number; None stays None."""
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    allowed = (int, float) if kind is float else int
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise TypeError(f"Metric: {name}={value!r}: must be {kind.__name__}")
+    return kind(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +88,9 @@ class EvalResult:
       first column, `key`, holds the examples' keys. A column is an array of numbers
       [n] or [n k], or a list of texts, numbers, or lists of these.
 
-    Raises TypeError for a metric that is no Metric, ValueError if `primary` is none, or
-    for columns of different lengths or another first one.
+    Raises TypeError for a metric that is no Metric, a size that is no text and rows
+    that are no dict, ValueError if `primary` is none, or for columns of different
+    lengths or another first one.
 
     >>> rows = {"key": ["1.png", "2.png"], "right": [True, False]}
     >>> EvalResult({"top1": Metric(0.5)}, "top1", "2 images", rows=rows).primary
@@ -79,6 +104,10 @@ class EvalResult:
     rows: Rows = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rows, Mapping):
+            raise TypeError(f"rows are a {type(self.rows).__name__}: must be a dict")
+        if not isinstance(self.size, str):
+            raise TypeError(f"size={self.size!r}: must be a text, such as '12 images'")
         lengths = {name: len(column) for name, column in self.rows.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"rows have columns of different lengths: {lengths}")

@@ -1,5 +1,6 @@
 """The table and the JSON of evaluation results."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -140,3 +141,35 @@ def test_rows_stay_out_of_the_json():
     plain = EvalResult({"top1": Metric(0.5)}, "top1", "x")
     assert results.to_json({"a": result}, {}) == results.to_json({"a": plain}, {})
     assert "rows" not in results.to_json({"a": result}, {})["results"]["a"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"value": "0.5"}, "value='0.5': must be float"),
+        ({"value": None}, "value=None: must be float, nan if"),
+        ({"value": True}, "value=True: must be float"),
+        ({"value": np.zeros(2)}, "value=.*: must be float"),
+        ({"chance": "low"}, "chance='low': must be float"),
+        ({"unit": 3}, "unit=3: must be str"),
+        ({"higher_is_better": "min"}, "higher_is_better='min': must be bool"),
+        ({"n": 2.5}, "n=2.5: must be int"),
+        ({"n": -1}, "n=-1: must be at least 0"),
+    ],
+)
+def test_fields_of_a_metric_have_their_types(fields, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Metric(**{"value": 0.5, **fields})
+
+
+def test_numbers_of_numpy_become_python_numbers():
+    metric = Metric(np.float32(0.5), np.array(0.25), n=np.int64(3))  # type: ignore
+    assert json.dumps(dataclasses.asdict(metric)).startswith('{"value": 0.5, "chance"')
+    assert type(metric.n) is int
+
+
+def test_results_that_are_no_results():
+    with pytest.raises(TypeError, match="size=3: must be a text"):
+        EvalResult({"top1": Metric(0.5)}, "top1", 3)  # type: ignore
+    with pytest.raises(TypeError, match="rows are a list: must be a dict"):
+        EvalResult({"top1": Metric(0.5)}, "top1", "x", rows=[1])  # type: ignore
