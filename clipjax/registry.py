@@ -64,7 +64,8 @@ def shown(value: Any) -> str:
 def told(error: BaseException, file: str = "") -> str:
     """An exception from a user's code as one line, with file and line number.
 
-    file: whose line to give if the traceback has several files; by default the last.
+    file: whose line to give if the traceback has several files; by default, and if it
+      is not among them, the last.
     """
     kind = type(error).__name__
     try:
@@ -77,7 +78,7 @@ def told(error: BaseException, file: str = "") -> str:
     else:
         frames = traceback.extract_tb(error.__traceback__)
         in_file = [frame for frame in frames if frame.filename == file]
-        if not file:
+        if not in_file:
             in_file = [f for f in frames if "importlib" not in f.filename]
         location = (
             f"{in_file[-1].filename}, line {in_file[-1].lineno}: " if in_file else ""

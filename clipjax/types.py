@@ -103,7 +103,8 @@ class Example:
     captions: zero or more strings.
     labels: class index per label set, e.g. {"class": 3}; keys are those of the
       source's `class_names`.
-    key: where it comes from, for messages ("train-00001.tar:000123").
+    key: where it comes from ("train-00001.tar:000123"), for messages and rows of
+      evaluators; another for each example of a source.
     others: arrays of other modalities, as they are to be in a batch ("audio"); the same
       names, shapes and types in all examples of a source.
 
@@ -120,7 +121,8 @@ class Example:
 
 @runtime_checkable
 class Source(Protocol):
-    """`make(split, *, options) -> Source`: random access to examples; picklable.
+    """`make(split, *, options) -> Source`: random access to examples; picklable, and
+    read by several threads at once.
 
     max_captions: the largest caption count of any example (0 without captions).
     caption_counts: int32 [len], captions of each example, known without decoding.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from typing import Any
 
 import jax
 
 from clipjax import commandline, registry, testing
+from clipjax.testing import contract
 from clipjax.types import UserError
 
 DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -38,11 +39,16 @@ def main(argv: list[str]) -> int:
         more = {"split": options.pop("split", "train")} if family == "data" else {}
         values = registry.options_from_text(family, name, options, "--")
         print(f"{family}={name}")
+        told: set[str] = set()
+        file = inspect.getsourcefile(registry.load(family, name)) or ""
         for check in testing.checks(family, name, values, **more):
             start = time.monotonic()
-            message = run(check)
+            message = run(check, file)
+            # What breaks a component's every call is told once.
+            line = "FAILED likewise;" if message in told else message
+            told |= {message} - {""}
             seconds = f"{time.monotonic() - start:5.1f} s"
-            print(f"  {message or 'ok'}  {check.name}  {seconds}", flush=True)
+            print(f"  {line or 'ok'}  {check.name}  {seconds}", flush=True)
             failed += bool(message)
     print(f"{failed} failed" if failed else "all ok")
     return 1 if failed else 0
@@ -78,8 +84,8 @@ def components(args: list[str]) -> list[tuple[str, str, dict[str, str]]]:
     return chosen
 
 
-def run(check: Any) -> str:
-    """Why a check fails, in one line; "" if it passes."""
+def run(check: contract.Check, file: str = "") -> str:
+    """Why a check fails, in one line; "" if it passes. file: the component's."""
     try:
         check.run()
     except AssertionError as error:
@@ -87,7 +93,7 @@ def run(check: Any) -> str:
     except UserError as error:
         return f"FAILED: refused: {' '.join(str(error).split())};"
     except Exception as error:  # from the component's code
-        return f"FAILED: {registry.told(error)};"
+        return f"FAILED: {registry.told(error, file)};"
     return ""
 
 

@@ -175,6 +175,13 @@ class Bench:
                 raise AssertionError(
                     f"rows[{name!r}] fits no column of JSON or Parquet: {error}"
                 ) from error
+        lengths = [metric.n for metric in self.result.metrics.values() if metric.n]
+        count = len(rows.get("key", []))
+        must(
+            not rows or not lengths or count >= min(lengths),
+            f"rows: {count}, and every metric is over {min(lengths, default=0)} or more"
+            " (Metric.n): must be one per example or query",
+        )
         known = {f"picture {index}" for index in range(COUNT)}
         strange = [key for key in rows.get("key", []) if key not in known]
         must(not strange, f"rows: {strange[:1]} is no key of the source")

@@ -183,12 +183,15 @@ def stays_finite(subject: LossUnderTest) -> None:
                 outputs["logit_scale"] = jnp.asarray(1 / temperature, jnp.float32)
                 rows = "one image" if images else "equal rows" if alike else "any rows"
                 cases[f"temperature {temperature} and {rows}"] = outputs, batch
+    moves = False
     for name, (outputs, batch) in cases.items():
         state = loss.init()
         for number in range(3):
             value, gradient, state = step(outputs, batch, state, number)
             contract.finite(value, f"the value at {name}")
             contract.finite(gradient, f"the gradient at {name}")
+            moves = moves or any(np.any(x) for x in jax.tree.leaves(gradient))
+    must(moves, "every gradient is zero: nothing would train")
 
 
 def order_changes_nothing(subject: LossUnderTest) -> None:
@@ -240,31 +243,45 @@ def splitting_changes_nothing(subject: LossUnderTest) -> None:
 
 
 def products_are_precise(subject: LossUnderTest) -> None:
-    """Every product has the precision HIGHEST. The jaxpr is checked, because a lower
-    precision changes no number on a CPU."""
-    blocks = [{}, {"block": 5}] if subject.component.has("block") else [{}]
+    """Every product has the precision HIGHEST and float32 factors, on a mesh too. The
+    jaxpr is checked, because a lower precision changes no number on a CPU."""
+    mesh = contract.mesh()
+    ways: list[dict[str, Any]] = [{}, {"mesh": mesh}]
+    if subject.component.has("block"):
+        ways = [{}, {"block": 5}, {"mesh": mesh, "block": 3}]
     outputs, batch = subject.inputs(BATCH, 0)
-    for more in blocks:
-        loss = subject.make(**more)
+    for way in ways:
+        loss = subject.make(**way)
         state = jax.eval_shape(loss.init)
         step = jax.make_jaxpr(stepping(loss))(outputs, batch, state, 1)
-        for precision, line in products(step.jaxpr):
+        for precision, factors, line in products(step.jaxpr):
+            floats = [x for x in factors if jnp.issubdtype(x, jnp.floating)]
             must(
-                precision == HIGHEST,
+                not floats or precision == HIGHEST,
                 f"a product at precision {precision}: pass precision=jax.lax.Precision."
                 f"HIGHEST, or use losses/common/pairs.products ({line})",
             )
+            narrow = [x for x in floats if jnp.finfo(x).bits < 32]
+            must(
+                not narrow,
+                f"a product of {', '.join(map(str, narrow))}: leave its factors float32"
+                f" ({line})",
+            )
 
 
-def products(jaxpr: Any, outer: str = "unknown") -> Iterator[tuple[Any, str]]:
-    """(precision, file and line) per product, inner jaxprs included.
+def products(
+    jaxpr: Any, outer: str = "unknown"
+) -> Iterator[tuple[Any, list[np.dtype], str]]:
+    """(precision, types of its factors, file and line) per product, inner jaxprs
+    included.
 
     outer: the file and line that called this jaxpr.
     """
     for equation in jaxpr.eqns:
         line = _line(equation.source_info.traceback) or outer
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield equation.params["precision"], line
+            factors = [variable.aval.dtype for variable in equation.invars]
+            yield equation.params["precision"], factors, line
         for inner in jax.tree.leaves(
             list(equation.params.values()),
             is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr),

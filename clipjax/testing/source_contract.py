@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
+import sys
+import threading
+import time
+import types
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -14,6 +20,7 @@ from clipjax.testing import contract
 from clipjax.testing.contract import Check, Component, must
 from clipjax.types import BadExample, Example, Source
 
+THREADS = 4
 SAMPLES = 16  # examples that are checked, evenly spaced from first to last
 
 
@@ -82,20 +89,24 @@ def examples_hold(source: Any) -> None:
     others: dict[str, Any] | None = None
     captions_of = getattr(source, "captions_of", None)
     key_of = getattr(source, "key_of", None)
-    for index in sample_indices(source):
-        example = read(source, index)
-        if example is None:
-            continue
-        must(isinstance(example, Example), f"[{index}] is no types.Example")
+    reasons: list[str] = []
+    indices = sample_indices(source)
+    for index in indices:
         try:
+            example = source[index]
+            must(isinstance(example, Example), f"[{index}] is no types.Example")
             decoding.decode(example.image)
-        except BadExample:
+        except BadExample as error:
+            reasons.append(f"[{index}] {error}")
             continue
         must(bool(example.key), f"[{index}] has no key, which messages name it by")
         size, count = len(example.captions), int(source.caption_counts[index])
         must(size == count, f"[{index}] has {size} captions; caption_counts {count}")
-        are_texts = all(isinstance(caption, str) for caption in example.captions)
-        must(are_texts, f"[{index}] has a caption that is no text")
+        must(
+            not isinstance(example.captions, str)
+            and all(isinstance(caption, str) for caption in example.captions),
+            f"[{index}] has captions {example.captions!r}: must be several texts",
+        )
         for label_set, label in example.labels.items():
             classes = len(source.class_names.get(label_set, ()))
             must(
@@ -110,6 +121,20 @@ def examples_hold(source: Any) -> None:
         form = {name: (x.shape, x.dtype) for name, x in example.others.items()}
         must(others in (None, form), f"[{index}].others differ in form from [0]'s")
         others = form
+    must(
+        len(reasons) < len(indices),
+        f"none of the {len(indices)} examples read can be used: {reasons[:1]}",
+    )
+
+
+def keys_differ(source: Any) -> None:
+    """Examples have different keys, which messages and evaluators' rows name."""
+    places: dict[str, int] = {}
+    near = {index + 1 for index in sample_indices(source)} - {len(source)}
+    for index in sorted({*sample_indices(source), *near}):
+        if example := read(source, index):
+            first = places.setdefault(example.key, index)
+            must(first == index, f"[{first}] and [{index}] have the key {example.key}")
 
 
 def access_is_random(source: Any) -> None:
@@ -131,6 +156,38 @@ def access_is_random(source: Any) -> None:
         raise AssertionError(f"source[{index}] gives an example: raise IndexError")
 
 
+def threads_agree(source: Any) -> None:
+    """Reads from several threads at once, as batches make them, give the same."""
+    order = sample_indices(source)
+    alone = {index: read(source, index) for index in order}
+    start = threading.Barrier(THREADS)
+    passed: collections.Counter = collections.Counter()
+
+    def wait(frame: types.FrameType, *_: Any) -> Any:
+        """Traces a thread: lets the others run between two lines of a read."""
+        line = frame.f_code, frame.f_lineno
+        passed[line] += 1
+        if passed[line] <= THREADS * SAMPLES:  # a loop's lines would take long
+            time.sleep(1e-5)
+        return wait
+
+    def reads(thread: int) -> list[tuple[int, Example | None]]:
+        start.wait()
+        own = order[thread:] + order[:thread]
+        return [(index, read(source, index)) for index in own]
+
+    with futures.ThreadPoolExecutor(
+        THREADS, initializer=sys.settrace, initargs=(wait,)
+    ) as pool:
+        together = list(pool.map(reads, range(THREADS)))
+    for index, example in itertools.chain(*together):
+        must(
+            equal(example, alone[index]),
+            f"[{index}] read by several threads at once is another example: read at "
+            "offsets, or hold a lock",
+        )
+
+
 def pickles(source: Any) -> None:
     """A pickled copy, which each worker gets, gives the same examples."""
     copy = contract.pickled(source, "the source")
@@ -140,7 +197,9 @@ def pickles(source: Any) -> None:
 CHECKS = {
     "counts, classes and templates agree": has_its_fields,
     "examples have the captions and labels that are counted": examples_hold,
+    "keys differ": keys_differ,
     "access is random and repeatable": access_is_random,
+    "several threads read the same": threads_agree,
     "a pickled copy is the same": pickles,
 }
 

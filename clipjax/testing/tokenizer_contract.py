@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,19 +73,30 @@ def rows_are_as_declared(tokenizer: Any) -> None:
     must((lengths > 0).all(), "a text has no token: every row needs at least one")
     prefix = (mask == (np.arange(length) < lengths[:, None])).all()
     must(prefix, "the mask has gaps: tokens come first, then padding")
+    must(
+        length < 4 or not mask.all(),
+        "the mask is true everywhere, even for an empty text: must be false on padding",
+    )
     must((ids[~mask] == tokenizer.pad_id).all(), "padding must have the id pad_id")
     empty = tokenizer([])[0].shape
     must(empty == (0, length), f"no texts give ids {empty}: must be (0, {length})")
 
 
-def truncated_text_keeps_its_end(tokenizer: Any) -> None:
-    """If all texts end with one token, a truncated text does too."""
+def truncated_text_keeps_its_ends(tokenizer: Any) -> None:
+    """If all texts end with one token, a truncated text does too; its last words are
+    left out, not its first."""
     ids, mask = tokenizer(["a", "", "two dogs", "x " * 200])
     lengths = mask.sum(axis=1)
     must(lengths[3] == tokenizer.context_length, "a long text does not fill its row")
     *ends, end = ids[np.arange(4), lengths - 1]
     if len(set(ends)) == 1:
         must(end == ends[0], f"a truncated text ends with {end}, others with {ends[0]}")
+    own, longer = (tokenizer([text]) for text in (CAPTIONS[0], " ".join(CAPTIONS * 40)))
+    same = max(int(own[1].sum()) - 2, 0)  # all but its end, and a last token
+    must(
+        np.array_equal(own[0][0, :same], longer[0][0, :same]),
+        "a truncated text does not begin with its first words: leave out its last ones",
+    )
 
 
 def texts_are_independent(tokenizer: Any) -> None:
@@ -113,6 +124,20 @@ def refuses_other_types(tokenizer: Any) -> None:
     raise AssertionError("a text alone is taken for a list of letters: raise UserError")
 
 
+def unknown_is_as_declared(tokenizer: Any) -> None:
+    """`unknown(text)`, if declared, gives the texts that get no id of their own."""
+    if not hasattr(tokenizer, "unknown"):
+        return
+    for text in TEXTS:
+        parts = tokenizer.unknown(text)
+        must(
+            isinstance(parts, Sequence)
+            and not isinstance(parts, str)
+            and all(isinstance(part, str) for part in parts),
+            f"unknown({text[:20]!r}) gives {parts!r}: must be a sequence of texts",
+        )
+
+
 def pickles(tokenizer: Any) -> None:
     """A pickled copy gives the same ids."""
     same(tokenizer, contract.pickled(tokenizer, "the tokenizer"), "a pickled copy")
@@ -120,9 +145,10 @@ def pickles(tokenizer: Any) -> None:
 
 CHECKS = {
     "ids and mask are as declared": rows_are_as_declared,
-    "a truncated text keeps its end": truncated_text_keeps_its_end,
+    "a truncated text keeps its start and its end": truncated_text_keeps_its_ends,
     "texts do not depend on each other": texts_are_independent,
     "other types are refused": refuses_other_types,
+    "unknown() lists texts": unknown_is_as_declared,
     "a pickled copy gives the same ids": pickles,
 }
 

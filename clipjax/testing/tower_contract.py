@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,7 @@ def checks(component: Component) -> Iterator[Check]:
         for name, check in {
             "padding changes nothing if padding_invariant": padding_is_as_declared,
             "shorter texts are taken, longer ones refused": takes_lengths,
+            "ids up to vocab_size differ": ids_differ,
         }.items():
             yield Check(name, functools.partial(check, subject))
 
@@ -55,8 +57,11 @@ def checks(component: Component) -> Iterator[Check]:
 class TowerUnderTest:
     """A tower of a size that it supports, its parameters and inputs.
 
-    Parameters are noise, because initial biases of zero would hide errors.
+    Parameters are noise, because initial biases of zero would hide errors. size: the
+    image size or context length that the tower is made for.
     """
+
+    size: int
 
     def __init__(self, component: Component):
         self.component = component
@@ -65,9 +70,11 @@ class TowerUnderTest:
     @functools.cached_property
     def tower(self) -> Any:
         if self.family == "text":
+            self.size = LENGTH
             return self.component.make(VOCAB, LENGTH)
         refusal: UserError | None = None
         for size in SIZES:
+            self.size = size
             try:
                 return self.component.make(size)
             except UserError as error:
@@ -120,7 +127,9 @@ def has_its_fields(subject: TowerUnderTest) -> None:
     must(isinstance(tower, nn.Module), "the factory must return a Linen module")
     must(hasattr(tower, "dtype"), "the module needs a field `dtype: Any = None`")
     size = "image_size" if subject.family == "image" else "context_length"
-    must(isinstance(getattr(tower, size, None), int), f"the module needs {size}")
+    actual = getattr(tower, size, None)
+    must(isinstance(actual, int), f"the module needs {size}")
+    must(actual == subject.size, f"made for {size}={subject.size}, it has {actual}")
     if subject.family == "text":
         must(
             isinstance(getattr(tower, "padding_invariant", None), bool),
@@ -161,6 +170,9 @@ def returns_as_declared(subject: TowerUnderTest) -> None:
             f"{name} is {list(shape)} for a batch of {BATCH}: must have {ndim} "
             "dimensions, the batch first",
         )
+    if subject.family == "text":
+        count = outputs["tokens"].shape[1]
+        must(count == LENGTH, f"tokens has {count} vectors for {LENGTH} ids: one each")
 
 
 def rows_are_independent(subject: TowerUnderTest) -> None:
@@ -174,6 +186,8 @@ def rows_are_independent(subject: TowerUnderTest) -> None:
     for name in ("pooled", "tokens"):
         message = f"{name} of an example depends on the others of its batch"
         contract.same(in_order[name][order], other[name], 1e-4, message)
+    apart = contract.gap(in_order["pooled"][:1], in_order["pooled"][1:2])
+    must(apart > 1e-6, "pooled is the same for different examples")
 
 
 def stays_finite(subject: TowerUnderTest) -> None:
@@ -252,6 +266,13 @@ def lora_finds_kernels(subject: TowerUnderTest) -> None:
     matrices: dict[str, list[str]] = {}
     for name, leaf in subject.names().items():
         block = layer_decay.block_of(name)
+        must(
+            leaf.ndim == 2
+            or not name.endswith("/kernel")
+            or not block
+            or not re.search(pattern, name),
+            f"{name} has {leaf.ndim} dimensions: LoRA adds only to kernels of two",
+        )
         if leaf.ndim == 2 and block:
             matrices.setdefault(str(block), []).append(name)
     for names in matrices.values():
@@ -326,6 +347,19 @@ def padding_is_as_declared(subject: TowerUnderTest) -> None:
     changed = np.where(mask, 1 + text % (VOCAB - 1), text)
     actual = subject.run(subject.variables, changed, mask)["pooled"]
     must(contract.gap(expected, actual) > 1e-5, "the text itself changes nothing")
+
+
+def ids_differ(subject: TowerUnderTest) -> None:
+    """Texts of the highest ids differ; jax raises nothing beyond a table's end."""
+    ids = np.arange(VOCAB - BATCH, VOCAB, dtype="i4")
+    text = np.repeat(ids[:, None], LENGTH, axis=1)
+    pooled = subject.run(subject.variables, text, np.ones_like(text, bool))["pooled"]
+    for one, other in itertools.pairwise(range(BATCH)):
+        must(
+            contract.gap(pooled[one], pooled[other]) > 1e-6,
+            f"the ids {ids[one]} and {ids[other]} give the same pooled: is the table "
+            f"of embeddings smaller than vocab_size={VOCAB}?",
+        )
 
 
 def takes_lengths(subject: TowerUnderTest) -> None:

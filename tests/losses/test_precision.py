@@ -36,8 +36,9 @@ def test_products_are_found_wherever_they_are():
 
     found = list(loss_contract.products(jax.make_jaxpr(step)(jnp.eye(2)).jaxpr))
     assert len(found) == 3
-    assert all(precision != loss_contract.HIGHEST for precision, _ in found)
-    assert all("test_precision.py" in place for _, place in found)
+    assert all(precision != loss_contract.HIGHEST for precision, _, _ in found)
+    assert all(factors == [jnp.float32] * 2 for _, factors, _ in found)
+    assert all("test_precision.py" in place for _, _, place in found)
 
 
 def test_every_loss_of_pairs_has_products():

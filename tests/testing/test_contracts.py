@@ -86,8 +86,13 @@ class Loss:
         return {"seen": jnp.zeros((), jnp.float32)}
 
     def __call__(self, outputs, batch, state, step):
-        precision = None if self.fault == "precision" else "highest"
+        low = self.fault == "precision" or (
+            self.fault == "on a mesh" and self.devices > 1
+        )
+        precision = None if low else "highest"
         a, b = outputs["image_embed"], outputs["text_embed"]
+        if self.fault == "narrow":
+            a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
         s = outputs["logit_scale"] * jnp.matmul(a, b.T, precision=precision)
         own = jnp.diagonal(s)
         if self.fault == "overflow":
@@ -101,7 +106,9 @@ class Loss:
             cost = cost * 1.001
         if self.fault == "devices":
             cost = cost * self.devices
-        value = cost.mean()
+        value = cost.mean().astype(jnp.float32)
+        if self.fault == "zero":
+            value = jnp.zeros(())
         if self.fault == "vector":
             value = cost
         if self.fault == "grows":
@@ -131,7 +138,10 @@ LOSSES = [
     ("order", "order_changes_nothing", "the value depends on the order"),
     ("blocks", "splitting_changes_nothing", "blocks of 5 rows change the loss"),
     ("devices", "splitting_changes_nothing", "8 devices change the loss"),
+    ("zero", "stays_finite", "every gradient is zero"),
     ("precision", "products_are_precise", "HIGHEST.*test_contracts.py, line"),
+    ("on a mesh", "products_are_precise", "HIGHEST.*test_contracts.py, line"),
+    ("narrow", "products_are_precise", "a product of bfloat16.*test_contracts.py"),
     ("a list", "state_restores", "the state is no dict"),
 ]
 
@@ -187,10 +197,14 @@ class Tower(nn.Module):
         count = weights.sum(axis=1, keepdims=True)
         if self.fault != "empty":
             count = jnp.maximum(count, 1)
+        if self.fault == "same":
+            x = x * 0 + 1
         weighted = (x * weights[:, :, None].astype(x.dtype)).sum(axis=1)
         pooled = weighted / count.astype(x.dtype)
         if self.fault == "tokens":
             return {"pooled": pooled}
+        if self.fault == "few tokens":
+            return {"pooled": pooled, "tokens": x[:, :2]}
         return {"pooled": pooled, "tokens": x}
 
 
@@ -204,7 +218,8 @@ class ImageTower(Tower):
 class TextTower(Tower):
     @nn.compact
     def __call__(self, text, mask, train):
-        table = self.param("token_embedding", nn.initializers.normal(1.0), (31, 8))
+        ids = 25 if self.fault == "table" else 31
+        table = self.param("token_embedding", nn.initializers.normal(1.0), (ids, 8))
         return self.encode(table[text], mask, train)
 
 
@@ -223,7 +238,9 @@ def broken_tower(family, fault):
 
     def make(*sizes):
         """A tower."""
-        return kind(fault=fault)
+        name = "image_size" if family == "image" else "context_length"
+        size = sizes[-1] + 16 * (fault == "size")
+        return kind(fault=fault, **{name: size})
 
     return tower_contract.TowerUnderTest(contract.component(family, make, {}))
 
@@ -233,7 +250,12 @@ def broken_tower(family, fault):
     [
         ("image", "no module", "has_its_fields", "must return a Linen module"),
         ("image", "unnamed", "has_its_fields", "name them image, train"),
+        ("image", "size", "has_its_fields", "made for image_size=16, it has 32"),
+        ("text", "size", "has_its_fields", "made for context_length=9, it has 25"),
         ("image", "tokens", "returns_as_declared", "dict lacks 'tokens'"),
+        ("text", "few tokens", "returns_as_declared", "2 vectors for 9 ids"),
+        ("image", "same", "rows_are_independent", "the same for different examples"),
+        ("text", "table", "ids_differ", "24 and 25 give the same pooled"),
         ("image", "batch", "rows_are_independent", "pooled of an example depends"),
         ("text", "empty", "stays_finite", "a text without a token: .*not finite"),
         ("image", "dtype", "computes_in_its_dtype", "pooled is float32"),
@@ -280,6 +302,30 @@ def test_names_that_lora_and_freezing_do_not_find():
         tower_contract.freezes(subject)
 
 
+class Heads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.MultiHeadDotProductAttention(2, name="attention")(x)
+        return nn.Dense(8, name="fc1")(x)
+
+
+class Attending(Deep):
+    @nn.compact
+    def __call__(self, image, train):
+        x = Heads(name="block_0")(layers.patches(image, 8))
+        return {"pooled": x.mean(axis=1), "tokens": x}
+
+
+def test_kernels_of_three_dimensions_get_no_addition():
+    def make(image_size):
+        """A tower."""
+        return Attending(image_size)
+
+    subject = tower_contract.TowerUnderTest(contract.component("image", make, {}))
+    with pytest.raises(AssertionError, match="out/kernel has 3 dimensions: LoRA"):
+        tower_contract.lora_finds_kernels(subject)
+
+
 def test_an_image_tower_that_takes_no_size():
     def make(image_size):
         """A tower."""
@@ -323,6 +369,18 @@ class Altered:
         found = self.inner[index]
         if self.fault == "label":
             return dataclasses.replace(found, labels={"class": 5})
+        if self.fault == "broken":
+            raise BadExample("it is gone", found.key)
+        if self.fault == "floats":
+            return dataclasses.replace(found, image=np.ones((4, 4, 3)))
+        if self.fault == "bare":
+            return dataclasses.replace(found, captions="a" * len(found.captions))
+        if self.fault == "twice":
+            return dataclasses.replace(found, key=f"{index // 2}")
+        if self.fault == "threads":
+            self.at = index
+            label = f"{index}"
+            return dataclasses.replace(found, key=label if self.at == index else "")
         if self.fault == "draws" and index == 0:
             return dataclasses.replace(found, key=f"{self.reads}")
         if self.fault == "key":
@@ -348,6 +406,11 @@ class Altered:
         ("label", "label 5 of 0 classes"),
         ("draws", r"\[0\] read again is another example"),
         ("key", "has no key"),
+        ("broken", r"none of the 16 .* can be used: .*it is gone"),
+        ("floats", r"none of the 16 .* can be used: .*must be uint8"),
+        ("bare", "captions 'a.*: must be several texts"),
+        ("twice", r"\[0\] and \[1\] have the key 0"),
+        ("threads", "read by several threads at once is another example"),
         ("pickle", "cannot be pickled: an open file"),
         ("copy", "a pickled copy differs"),
     ],
@@ -403,7 +466,17 @@ class Words:
             ids = np.where(mask.all(axis=1, keepdims=True) & (ids == 2), 3, ids)
         if self.fault == "batch":
             ids = np.where(mask, np.minimum(ids + (len(ids) > 1), 5), ids)
+
+        if self.fault == "mask":
+            mask = np.ones_like(mask)
+        if self.fault == "tail":  # keeps a long text's last words
+            words = [text.split() for text in texts]
+            texts = [" ".join(w[-(self.context_length - 2) :]) for w in words]
+            ids, mask = self.inner(texts)
         return ids.astype(ids.dtype if self.fault == "int64" else np.int32), mask
+
+    def unknown(self, text):
+        return 1 if self.fault == "unknown" else ()
 
     def state(self):
         if self.fault == "state":
@@ -423,6 +496,9 @@ class Words:
         ("int64", "ids are int64"),
         ("empty", "a text has no token"),
         ("end", "a truncated text ends with 3, others with 2"),
+        ("mask", "the mask is true everywhere"),
+        ("tail", "does not begin with its first words"),
+        ("unknown", "gives 1: must be a sequence of texts"),
         ("batch", "depend on its batch"),
         ("str", r"\[None\] gives ids: raise BadExample"),
         ("letters", "a text alone"),
@@ -600,7 +676,7 @@ def test_the_command_says_what_fails(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert re.search("FAILED: options without a line in the docstring: odd", printed)
     assert re.search("FAILED: make.None, state. has another vocab_size", printed)
-    assert printed.count("  ok  ") == 5 and printed.endswith("2 failed\n")
+    assert printed.count("  ok  ") == 6 and printed.endswith("2 failed\n")
 
 
 @pytest.mark.parametrize(

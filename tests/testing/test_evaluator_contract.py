@@ -42,17 +42,19 @@ class Faulty:
         unit = "fraction" if self.fault == "percent" else ""
         rank = Metric(0.0 if self.fault == "rank" else 1.0, unit="rank")
         broken = 0 if self.fault == "uncounted" else len(seen.broken)
-        metrics = {"mean": Metric(value, unit=unit), "rank": rank}
+        count = int(seen.valid.sum())
+        metrics = {"mean": Metric(value, unit=unit, n=count), "rank": rank}
         rows = {"key": [key for key in seen.keys if key]}
         rows["score"] = seen.embed[seen.valid] @ text[0]
-        rows |= {
+        altered = {
             "objects": {"odd": [object()] * 12},
             "mixed": {"odd": [[1, "a"]] * 12},
             "array": {"odd": np.array([None] * 12)},
+            "few": {"key": rows["key"][:3], "score": rows["score"][:3]},
             "strange": {"key": ["nowhere", *rows["key"][1:]]},
             "drifting": {"odd": [len(self.kept)] * 12},
         }.get(self.fault, {})
-        return EvalResult(metrics, "mean", "13 pictures", broken, rows)
+        return EvalResult(metrics, "mean", "13 pictures", broken, rows | altered)
 
     def texts(self):
         items = ["a star"] if self.fault == "bare texts" else [("a star",)]
@@ -82,6 +84,7 @@ def test_one_without_a_fault():
         ("objects", r"rows\['odd'\] fits no column of JSON or Parquet"),
         ("mixed", r"rows\['odd'\] fits no column"),
         ("array", r"rows\['odd'\] is object\[12\]: give numbers"),
+        ("few", "rows: 3, and every metric is over 12 or more"),
         ("strange", r"rows: \['nowhere'\] is no key of the source"),
         ("drifting", "rows differ: run is not pure"),
         ("uncounted", "broken=0: 1 of the pictures"),
