@@ -87,10 +87,12 @@ class EvalResult:
     rows: a table with one row per example or query; {} if the evaluator gives none. Its
       first column, `key`, holds the examples' keys. A column is an array of numbers
       [n] or [n k], or a list of texts, numbers, or lists of these.
+    protocol: one line that says how the numbers are made. Two results on the same
+      examples are comparable if their protocols are equal; "" says nothing.
 
-    Raises TypeError for a metric that is no Metric, a size that is no text and rows
-    that are no dict, ValueError if `primary` is none, or for columns of different
-    lengths or another first one.
+    Raises TypeError for a metric that is no Metric, a size or protocol that is no text
+    and rows that are no dict, ValueError if `primary` is none, for columns of different
+    lengths or another first one, or a protocol of several lines.
 
     >>> rows = {"key": ["1.png", "2.png"], "right": [True, False]}
     >>> EvalResult({"top1": Metric(0.5)}, "top1", "2 images", rows=rows).primary
@@ -102,12 +104,17 @@ class EvalResult:
     size: str
     broken: int = 0
     rows: Rows = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    protocol: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, Mapping):
             raise TypeError(f"rows are a {type(self.rows).__name__}: must be a dict")
         if not isinstance(self.size, str):
             raise TypeError(f"size={self.size!r}: must be a text, such as '12 images'")
+        if not isinstance(self.protocol, str):
+            raise TypeError(f"protocol={self.protocol!r}: must be a text")
+        if len(self.protocol.splitlines()) > 1:
+            raise ValueError(f"protocol={self.protocol!r}: give one line")
         lengths = {name: len(column) for name, column in self.rows.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"rows have columns of different lengths: {lengths}")

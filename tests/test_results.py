@@ -133,6 +133,8 @@ def test_what_is_no_metric_is_refused():
         EvalResult(metrics, "top1", "x", rows={"key": ["a"], "rank": [1, 2]})
     with pytest.raises(ValueError, match="begin with 'rank': put `key` first"):
         EvalResult(metrics, "top1", "x", rows={"rank": [1], "key": ["a"]})
+    with pytest.raises(ValueError, match="one line"):
+        EvalResult(metrics, "top1", "x", protocol="a\nb")
 
 
 def test_rows_stay_out_of_the_json():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from clipjax.data import class_lists
-from clipjax.evals.common import accuracy, result_rows
+from clipjax.evals.common import accuracy, protocol, result_rows
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
 from clipjax.types import EvalResult, UserError, Variables
@@ -83,8 +83,13 @@ def make(
         matching = f"; {class_lists.shared_words(shared)}, {how}"
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
+    shared = class_lists.shared_names(known)
+    how_made = protocol.joined(
+        protocol.of_classes(fitting[0], counted, same_name=same_name if shared else ""),
+        protocol.of_sample(max_samples),
+    )
     return Classification(
-        inputs, fitting[0], places, groups, counted, ks, indices, matching
+        inputs, fitting[0], places, groups, counted, ks, indices, matching, how_made
     )
 
 
@@ -94,7 +99,7 @@ class Classification:
 
     groups: per class of the model, the class that it counts as; names: theirs.
     places: per class of the data, which of these it is. matching: how classes of one
-    name are matched, for `size`.
+    name are matched, for `size`. protocol: see EvalResult.
 
     What the numbers do not mean. Top-1 rewards frequent classes if the set is not
     balanced: compare it with majority_share, and see mean_class_recall. The model
@@ -110,6 +115,7 @@ class Classification:
     ks: tuple[int, ...]
     indices: list[int]
     matching: str
+    protocol: str
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
@@ -145,7 +151,7 @@ class Classification:
         rows = result_rows.by_class(
             [seen.keys[i] for i in kept], self.names, numbers, ranks, self.label_set
         )
-        return EvalResult(metrics, "top1", size, len(seen.broken), rows)
+        return EvalResult(metrics, "top1", size, len(seen.broken), rows, self.protocol)
 
     def _grouped(self, logits: np.ndarray) -> np.ndarray:
         """[n classes] -> [n groups], each group's largest logit."""

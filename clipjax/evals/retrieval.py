@@ -26,9 +26,10 @@ import numpy as np
 from clipjax import registry
 from clipjax.data.text.lost_texts import Item, captions
 from clipjax.encoder import part_of
-from clipjax.evals.common import result_rows
+from clipjax.evals.common import protocol, result_rows
+from clipjax.evals.common.bootstrap import mean_and_median
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.intervals import mean, share
+from clipjax.evals.common.intervals import Hits, mean, share
 from clipjax.evals.common.ranking import NEAREST, Ranks, chance, finite, rank, spread
 from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
@@ -67,11 +68,11 @@ def make(
             f"evals=retrieval: ks={ks}, block={block}, max_samples={max_samples}: use "
             f"ks and block from 1 on, max_samples from 0 on"
         )
-    for protocol in protocols or ("",):
-        if protocol not in PROTOCOLS:
+    for name in protocols or ("",):
+        if name not in PROTOCOLS:
             raise UserError(
-                f"evals=retrieval has no protocol {protocol!r}."
-                f"{registry.suggest(protocol, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}"
+                f"evals=retrieval has no protocol {name!r}."
+                f"{registry.suggest(name, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}"
             )
     if max_samples == 1:
         raise UserError(
@@ -85,7 +86,12 @@ def make(
             f"{len(captioned)}; choose other evaluation data or evals=zeroshot"
         )
     indices = captioned[spread(len(captioned), max_samples)].tolist()
-    return Retrieval(inputs, tuple(sorted({1, *ks})), block, tuple(protocols), indices)
+    how_made = protocol.joined(
+        f"{' and '.join(protocols)}, all captions", protocol.of_sample(max_samples)
+    )
+    return Retrieval(
+        inputs, tuple(sorted({1, *ks})), block, tuple(protocols), indices, how_made
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Retrieval:
     block: int
     protocols: tuple[str, ...]
     indices: list[int]
+    protocol: str
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
@@ -151,37 +158,33 @@ class Retrieval:
         ids = _Ids(keys, image_ids, caption_ids, owner)
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
-        for protocol in self.protocols:
-            if protocol == "standard":
+        for kind in self.protocols:
+            if kind == "standard":
                 directions = self._standard(images, texts, counts, owner)
             else:
                 directions = self._pair_diagonal(images, texts, counts, owner)
-            start = "" if protocol == self.protocols[0] else f"{protocol}/"
+            start = "" if kind == self.protocols[0] else f"{kind}/"
             ks = [k for k in self.ks if k < len(images)]
+            sides: dict[int, list[Hits]] = {k: [] for k in ks}
             for name, (ranks, uninformed) in directions.items():
-                tables.append(ids.rows(protocol, name, ranks))
+                tables.append(ids.rows(kind, name, ranks))
                 # One image's captions, or its copies, are no independent queries.
                 groups = owner if len(ranks.greater) == len(owner) else None
                 for k in ks:
-                    metrics[f"{start}{name}_recall@{k}"] = share(
-                        ranks.hits(k), groups, float(uninformed.hits(k).mean())
-                    )
-                expected = ranks.expected()
-                metrics[f"{start}{name}_mean_rank"] = _rank_metric(
-                    expected.mean(), uninformed.expected().mean(), len(expected)
-                )
-                metrics[f"{start}{name}_median_rank"] = _rank_metric(
-                    np.median(expected), _median(uninformed), len(expected)
-                )
+                    guessed = float(uninformed.hits(k).mean())
+                    sides[k].append(Hits(ranks.hits(k), groups, guessed))
+                    metrics[f"{start}{name}_recall@{k}"] = share(sides[k][-1])
+                metrics |= _rank_metrics(ranks, uninformed, groups, f"{start}{name}_")
             for k in ks:
-                sides = [metrics[f"{start}{name}_recall@{k}"] for name in directions]
-                metrics[f"{start}mean_recall@{k}"] = mean(sides)
+                metrics[f"{start}mean_recall@{k}"] = mean(sides[k])
         size = f"{len(images)} images x {len(texts)} captions"
         wrong = sum(int((~finite(side)).sum()) for side in (images, texts))
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
         rows = result_rows.joined(tables)
-        return EvalResult(metrics, "mean_recall@1", size, len(seen.broken), rows)
+        return EvalResult(
+            metrics, "mean_recall@1", size, len(seen.broken), rows, self.protocol
+        )
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
@@ -284,8 +287,22 @@ class _Ids(NamedTuple):
         )
 
 
-def _rank_metric(value: float, chance: float, n: int) -> Metric:
-    return Metric(float(value), float(chance), "rank", higher_is_better=False, n=n)
+def _rank_metrics(
+    ranks: Ranks, uninformed: Ranks, groups: np.ndarray | None, prefix: str
+) -> dict[str, Metric]:
+    """ "<prefix>mean_rank" and "<prefix>median_rank"; groups as in mean_and_median."""
+    expected = ranks.expected()
+    values = float(expected.mean()), float(np.median(expected))
+    chances = float(uninformed.expected().mean()), _median(uninformed)
+    intervals = mean_and_median(expected, groups)
+    return {
+        f"{prefix}{name}_rank": Metric(
+            value, guessed, "rank", False, low, high, len(expected)
+        )
+        for name, value, guessed, (low, high) in zip(
+            ("mean", "median"), values, chances, intervals, strict=True
+        )
+    }
 
 
 def _median(uninformed: Ranks) -> float:

@@ -19,9 +19,9 @@ from clipjax.data import class_lists
 from clipjax.data.annotations import prompt_templates
 from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Progress, part_of
-from clipjax.evals.common import accuracy, result_rows
+from clipjax.evals.common import accuracy, protocol, result_rows
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.intervals import mean
+from clipjax.evals.common.intervals import Hits, mean
 from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
 from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
@@ -119,7 +119,19 @@ def make(
         )
     indices = spread(len(source), max_samples).tolist()
     ks = tuple(sorted({1, *ks}))
-    return ZeroShot(inputs, prompts, classes, groups, ks, indices, shared_notes)
+    choices = [
+        protocol.of_classes(
+            name,
+            classes[name],
+            prompts[name],
+            same_name if name in shared_notes else "",
+        )
+        for name in prompts
+    ]
+    how_made = protocol.joined(*choices, protocol.of_sample(max_samples))
+    return ZeroShot(
+        inputs, prompts, classes, groups, ks, indices, shared_notes, how_made
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +140,7 @@ class ZeroShot:
 
     By label set: prompts: its templates. classes: the names to choose among. groups:
     per class of the source, its place among these. shared_notes: what to say about
-    classes of one name, if there are any.
+    classes of one name, if there are any. protocol: see EvalResult.
 
     What the numbers do not mean. "Zero-shot" says that no label was fitted, not that
     the training captions lacked the classes. The prompts are part of the model under
@@ -145,6 +157,7 @@ class ZeroShot:
     ks: tuple[int, ...]
     indices: list[int]
     shared_notes: dict[str, str]
+    protocol: str
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
@@ -171,6 +184,7 @@ class ZeroShot:
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
         sizes = []
+        top1 = []
         for name, templates in self.prompts.items():
             names = self.classes[name]
             labels = [own.get(name, -1) for own in seen.labels]
@@ -199,19 +213,22 @@ class ZeroShot:
             keys = [seen.keys[i] for i in kept]
             tables.append(result_rows.by_class(keys, names, numbers, ranks, name))
             metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
+            uninformed = 1 / len(names)
+            top1.append(Hits(ranks.hits(1), np.array(kept), uninformed))
             sizes.append(f"{name}: {len(numbers)} images, {len(names)} classes")
             if name in self.shared_notes:
                 sizes[-1] += f", {self.shared_notes[name]}"
         primary = f"{next(iter(self.prompts))}/top1"
         if len(self.prompts) > 1:
             primary = "mean_top1"
-            top1 = [metrics[f"{name}/top1"] for name in self.prompts]
             metrics["mean_top1"] = mean(top1)
         wrong = int((~finite(seen.embed)).sum())
         if wrong:
             sizes.append(f"{wrong} embeddings not finite and counted as wrong")
         rows = result_rows.joined(tables)
-        return EvalResult(metrics, primary, "; ".join(sizes), len(seen.broken), rows)
+        return EvalResult(
+            metrics, primary, "; ".join(sizes), len(seen.broken), rows, self.protocol
+        )
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipjax.evals.common.intervals import share
+from clipjax.evals.common.intervals import Hits, class_mean, share
 from clipjax.evals.common.ranking import Ranks
 from clipjax.types import Metric
 
@@ -19,17 +19,11 @@ def of(
     ranks: the right classes' for n images. labels: int [n]. count: number of classes.
     """
     metrics = {
-        f"{prefix}top{k}": share(ranks.hits(k), chance=k / count)
+        f"{prefix}top{k}": share(Hits(ranks.hits(k), chance=k / count))
         for k in ks
         if k < count
     }
-    counts = np.bincount(labels, minlength=count)
-    hits = np.bincount(labels, weights=ranks.hits(1), minlength=count)
-    recalls = hits[counts > 0] / counts[counts > 0]
-    metrics[f"{prefix}mean_class_recall"] = Metric(
-        float(recalls.mean()), 1 / count, "fraction", n=len(labels)
-    )
-    metrics[f"{prefix}majority_share"] = Metric(
-        float(counts.max() / counts.sum()), unit="fraction", n=len(labels)
-    )
+    metrics[f"{prefix}mean_class_recall"] = class_mean(ranks.hits(1), labels, 1 / count)
+    most = np.bincount(labels).argmax()
+    metrics[f"{prefix}majority_share"] = share(Hits((labels == most).astype(float)))
     return metrics

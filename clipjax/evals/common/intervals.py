@@ -1,15 +1,39 @@
-"""Fractions with 95 % intervals: accuracies and recalls as metrics."""
+"""Fractions with 95 % intervals: accuracies and recalls as metrics.
+
+All are Wilson's score intervals. A share of independent queries has its own number n.
+Other means of hits have an effective number: that of independent queries whose share
+varies as much from data to data. The variance is linearised over images (a sum of one
+term per image), because an image's queries hit or miss together.
+
+With few hits the variance is a poor estimate, and zero if all queries hit or all miss.
+So half an image that hits and misses as a whole is added to it (`_effective`).
+`benchmarks/interval_coverage.py` measures how often the intervals hold the truth.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from clipjax.types import Metric
 
 Z = 1.959963984540054  # 95 % of a normal distribution lie within Z deviations
+
+
+class Hits(NamedTuple):
+    """The hits of n queries of one kind.
+
+    values: float [n] in [0, 1], each query's probability to hit.
+    groups: int [n] from 0, each query's image, or None if they are n images in order.
+    chance: an uninformed model's share.
+    """
+
+    values: np.ndarray
+    groups: np.ndarray | None = None
+    chance: float | None = None
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -23,43 +47,85 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
-def share(
-    hits: np.ndarray, groups: np.ndarray | None = None, chance: float | None = None
-) -> Metric:
-    """The mean of `hits` as a fraction with its interval.
+def share(hits: Hits) -> Metric:
+    """The share of hits.
+
+    An image's captions tell less than as many independent queries: n is divided by the
+    design effect (Kish 1965), the ratio of the mean's variance to that of n draws.
+    """
+    value, n = float(hits.values.mean()), len(hits.values)
+    effective = n if hits.groups is None else _by_images([hits], value)
+    return _metric(value, n, effective, hits.chance)
+
+
+def mean(parts: Sequence[Hits]) -> Metric:
+    """The mean of several shares over the same images, as of both directions' recalls.
+
+    An image's term of the variance is the sum of its terms in all shares, so what the
+    shares have in common counts. n is the number of all queries.
+    """
+    value = float(np.mean([hits.values.mean() for hits in parts]))
+    n = sum(len(hits.values) for hits in parts)
+    chances = [hits.chance for hits in parts if hits.chance is not None]
+    chance = float(np.mean(chances)) if len(chances) == len(parts) else None
+    return _metric(value, n, _by_images(parts, value), chance)
+
+
+def class_mean(hits: np.ndarray, labels: np.ndarray, chance: float) -> Metric:
+    """The mean of the classes' shares of hits, over the classes that occur.
+
+    The variance is that of a stratified sample: each class's own, for as many images as
+    it has. A class's few images show its variance poorly, so one image with the
+    variance of the mean is added to each.
 
     Args:
-      hits: float [n] in [0, 1], each query's probability to hit.
-      groups: int [n], each query's group, such as an image's captions. Queries of one
-        group hit or miss together, so they tell less than n draws: n is divided by the
-        design effect (Kish 1965), the variance of the mean over groups divided by the
-        variance of the mean of n draws.
-      chance: an uninformed model's share.
+      hits: float [n] in [0, 1]. labels: int [n] from 0, each image's class.
     """
-    value, n = float(hits.mean()), len(hits)
-    low, high = wilson(value, n if groups is None else _effective(hits, groups))
+    counts = np.bincount(labels)
+    hit_counts = np.bincount(labels, weights=hits)[counts > 0]
+    counts = counts[counts > 0]
+    shares = hit_counts / counts
+    value, weight = float(shares.mean()), 1 / len(counts) ** 2
+    spread = (counts * shares * (1 - shares) + value * (1 - value)) / counts
+    variance = float((spread / counts).sum()) * weight
+    concentration = float((1 / counts).sum()) * weight
+    effective = _effective(value, variance, concentration)
+    return _metric(value, len(hits), effective, chance)
+
+
+def _metric(value: float, n: int, effective: float, chance: float | None) -> Metric:
+    low, high = wilson(value, effective)
     return Metric(value, chance, "fraction", low=low, high=high, n=n)
 
 
-def mean(shares: Sequence[Metric]) -> Metric:
-    """The mean of shares and of their chances, without an interval: the shares come
-    from the same data, so they are not independent.
-    """
-    value = float(np.mean([metric.value for metric in shares]))
-    chances = [metric.chance for metric in shares if metric.chance is not None]
-    known = len(chances) == len(shares)
-    return Metric(value, float(np.mean(chances)) if known else None, "fraction")
-
-
-def _effective(hits: np.ndarray, groups: np.ndarray) -> float:
-    """The number of independent draws that tell as much as the grouped hits."""
-    n, value = len(hits), hits.mean()
-    count = len(np.unique(groups))
-    if count == n:
-        return n
-    single = value * (1 - value) / n
-    if count < 2 or single <= 0:  # all hit or all miss: each group counts once
+def _by_images(parts: Sequence[Hits], value: float) -> float:
+    """The effective number of queries of a mean of shares, at most their number."""
+    groups = [
+        np.arange(len(hits.values)) if hits.groups is None else hits.groups
+        for hits in parts
+    ]
+    images = max(int(own.max()) for own in groups) + 1
+    weights, weighted_hits = np.zeros(images), np.zeros(images)
+    for own, (values, _, _) in zip(groups, parts, strict=True):
+        weights += np.bincount(own, minlength=images) / len(values)
+        weighted_hits += np.bincount(own, values, minlength=images) / len(values)
+    weights, weighted_hits = weights / len(parts), weighted_hits / len(parts)
+    n, count = sum(len(own) for own in groups), int(np.count_nonzero(weights))
+    if count in (1, n):  # one image tells of one draw
         return count
-    sums = np.bincount(groups, weights=hits - value)
-    grouped = (sums**2).sum() * count / (count - 1) / n**2
-    return n / max(1.0, grouped / single)
+    residuals = weighted_hits - value * weights
+    variance = float((residuals**2).sum()) * count / (count - 1)
+    return min(_effective(value, variance, float((weights**2).sum())), n)
+
+
+def _effective(value: float, variance: float, concentration: float) -> float:
+    """The number of independent draws whose mean has this variance.
+
+    concentration: the sum of the images' squared weights, 1 / images if all are alike:
+    the variance, divided by value * (1 - value), of images that hit or miss as a whole.
+    Half an image's worth of it stands in for what few hits do not show, so no variance
+    at all leaves 1 / concentration draws.
+    """
+    more = concentration / 2
+    single = max(value * (1 - value), 0.0)
+    return (single + more) / (variance + more * concentration)

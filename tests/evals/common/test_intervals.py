@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from clipjax.evals.common.intervals import mean, share, wilson
+from clipjax.evals.common.intervals import Hits, class_mean, mean, share, wilson
 from clipjax.types import Metric
+
+TRUTHS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.9, 0.99, 0.999)
 
 
 @pytest.mark.parametrize(
@@ -20,59 +22,138 @@ from clipjax.types import Metric
     ],
 )
 def test_wilson(hits, n, low, high):
-    found = share(np.arange(n) < hits)
+    found = share(Hits((np.arange(n) < hits).astype(float)))
     assert (found.low, found.high) == pytest.approx((low, high), abs=6e-5)
     assert (found.value, found.n, found.unit) == (hits / n, n, "fraction")
     assert found.low <= found.value <= found.high
 
 
-def test_groups_that_hit_together_count_once():
+def ends(metric):
+    return metric.low, metric.high
+
+
+def test_captions_that_hit_together_count_once():
     """Five copies of each query tell as much as the queries alone."""
     hits = (np.arange(40) % 3 == 0).astype(float)
-    single = share(hits)
-    copies = share(hits.repeat(5), np.arange(40).repeat(5))
-    # The variance over groups divides by 39, that of draws by 40.
+    single = share(Hits(hits))
+    copies = share(Hits(hits.repeat(5), np.arange(40).repeat(5)))
+    # The variance over images divides by 39, that of draws by 40.
     low, high = wilson(single.value, 39)
-    assert (copies.low, copies.high) == pytest.approx((low, high))
+    assert ends(copies) == pytest.approx((low, high), abs=1e-3)
     assert copies.n == 200 and copies.value == pytest.approx(single.value)
-    alone = share(hits, np.arange(40))
-    assert alone == single
+    assert share(Hits(hits, np.arange(40))) == single
+    everyone = share(Hits(np.ones(200), np.arange(40).repeat(5)))
+    assert ends(everyone) == pytest.approx(wilson(1.0, 40))
 
 
 def test_groups_by_hand():
     """Residuals of the mean 1/2 sum to 1, -1, 0 and 0 in four pairs: the variance over
-    groups is 2 * (4 / 3) / 64 = 1/24, that of 8 draws 1/32, so they count as 6.
+    images is 2 * (4 / 3) / 64 = 1/24. Half an image's 1/8 * 1/4 = 1/32 is added to it
+    and 1/8 to 1/2 * 1/2: the effective number is (3/8) / (7/96) = 36/7.
     """
     hits, groups = np.array([1, 1, 0, 0, 1, 0, 0, 1.0]), np.arange(4).repeat(2)
-    found = share(hits, groups)
-    assert (found.low, found.high) == pytest.approx(wilson(0.5, 6))
+    found = share(Hits(hits, groups))
+    assert ends(found) == pytest.approx(wilson(0.5, 36 / 7))
     # All alike: the pairs may be so inside, and count once.
-    assert share(np.ones(8), groups).low == pytest.approx(wilson(1.0, 4)[0])
-    # Fewer than two groups tell of one draw.
-    assert share(hits, np.zeros(8, int)).low == pytest.approx(wilson(0.5, 1)[0])
+    for all_alike in (np.ones(8), np.zeros(8)):
+        found = share(Hits(all_alike, groups))
+        assert ends(found) == pytest.approx(wilson(all_alike[0], 4))
+    # One image tells of one draw.
+    assert ends(share(Hits(hits, np.zeros(8, int)))) == wilson(0.5, 1)
+    # Numbers without queries do not matter.
+    assert share(Hits(hits, groups * 3)) == share(Hits(hits, groups))
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says():
-    """Also if each group of five has a rate of its own."""
-    rng = np.random.default_rng(0)
-    groups, truth, held, naive = np.arange(80).repeat(5), 0.4, 0, 0
-    for _ in range(600):
-        rates = rng.beta(0.8, 1.2, 80).repeat(5)  # of mean 0.4
-        hits = (rng.random(400) < rates).astype(float)
-        found = share(hits, groups)
-        held += found.low <= truth <= found.high
-        low, high = wilson(found.value, 400)
-        naive += low <= truth <= high
-    assert 0.92 < held / 600 < 0.98
-    assert naive / 600 < 0.85
+def test_the_mean_of_two_directions_by_hand():
+    """Two images with three captions, two of them of image 0. Image 0 hits, and one of
+    its captions; its terms are 1/4 and 1/6, so the mean is 5/12 with weights 7/12 and
+    5/12.
+    """
+    one = Hits(np.array([1.0, 0.0]), chance=0.5)
+    other = Hits(np.array([1.0, 0.0, 0.0]), np.array([0, 0, 1]), 0.25)
+    found = mean([one, other])
+    variance = 2 * ((5 / 12 - 35 / 144) ** 2 + (25 / 144) ** 2)
+    together = (49 + 25) / 144
+    effective = (35 / 144 + together / 2) / (variance + together**2 / 2)
+    assert (found.value, found.chance, found.n) == pytest.approx((5 / 12, 3 / 8, 5))
+    assert ends(found) == pytest.approx(wilson(5 / 12, effective))
+    assert mean([one, Hits(np.zeros(2))]).chance is None
 
 
-def test_mean_of_shares():
-    one, other = (Metric(x, chance, "fraction") for x, chance in ((0.5, 0.1), (1, 0.2)))
-    both = mean([one, other])
-    assert (both.value, both.unit) == (0.75, "fraction")
-    assert both.chance == pytest.approx(0.15)
-    assert mean([one, Metric(0.0)]).chance is None
+def test_two_directions_that_agree_tell_no_more_than_one():
+    hits = (np.arange(50) % 4 == 0).astype(float)
+    found = mean([Hits(hits), Hits(hits)])
+    assert ends(found) == pytest.approx(wilson(hits.mean(), 49), abs=1e-3)
+    independent = mean([Hits(hits), Hits(np.roll(hits, 1))])
+    assert independent.high - independent.low < found.high - found.low
+    certain = mean([Hits(np.ones(50)), Hits(np.ones(250), np.arange(50).repeat(5))])
+    assert ends(certain) == pytest.approx(wilson(1.0, 50))
+
+
+def test_class_mean_by_hand():
+    """Shares 1/2 of four images and 1 of one: 3/4. The classes' variances, with one
+    more image of 3/16: (4 * 1/4 + 3/16) / 4 = 19/64 and 3/16.
+    """
+    labels, hits = np.array([0, 0, 0, 0, 2]), np.array([1, 1, 0, 0, 1.0])
+    found = class_mean(hits, labels, 1 / 3)
+    variance = (19 / 64 / 4 + 3 / 16) / 4
+    together = (1 / 4 + 1) / 4
+    effective = (3 / 16 + together / 2) / (variance + together**2 / 2)
+    assert (found.value, found.chance, found.n) == (3 / 4, 1 / 3, 5)
+    assert ends(found) == pytest.approx(wilson(3 / 4, effective))
+    sure = class_mean(np.ones(20), np.arange(20) // 5, 1 / 4)
+    assert sure.high == 1 and 0.8 < sure.low < 0.9  # of 20 images
+    none = class_mean(np.zeros(20), np.arange(20) // 5, 1 / 4)
+    assert none.low == 0 and none.high == pytest.approx(1 - sure.low)
+
+
+def coverage(draw, draws=4000, images=200):
+    """By truth, the share of draws whose interval holds it.
+
+    draw: makes a metric of a truth and of the images' rates.
+    """
+    held = []
+    for truth in TRUTHS:
+        rng = np.random.default_rng(0)
+        # Captions of an image have a correlation of 1 / (1 + 7 / 3) = 0.3.
+        rates = rng.beta(truth * 7 / 3, (1 - truth) * 7 / 3, (draws, images))
+        found = [draw(rng, truth, own) for own in rates]
+        held.append(np.mean([metric.low <= truth <= metric.high for metric in found]))
+    return np.array(held)
+
+
+FIVE = np.arange(200).repeat(5)
+
+
+def one_caption(rng, truth, rates):
+    return share(Hits((rng.random(len(rates)) < truth).astype(float)))
+
+
+def five_captions(rng, truth, rates):
+    return share(Hits((rng.random(1000) < rates[FIVE]).astype(float), FIVE))
+
+
+def both_directions(rng, truth, rates):
+    one = Hits((rng.random(200) < rates).astype(float))
+    return mean([one, Hits((rng.random(1000) < rates[FIVE]).astype(float), FIVE)])
+
+
+@pytest.mark.parametrize(
+    ("draw", "draws"),
+    [(one_caption, 2000), (five_captions, 2000), (both_directions, 500)],
+)
+def test_the_intervals_hold_the_truth_as_often_as_they_say(draw, draws):
+    held = coverage(draw, draws)
+    assert 0.94 <= held.mean() <= 0.97, held
+    assert held.min() >= 0.89, held
+
+
+def test_without_the_design_effect_captions_promise_too_much():
+    def naive(rng, truth, rates):
+        hits, _, _ = Hits((rng.random(1000) < rates[FIVE]).astype(float))
+        return share(Hits(hits))
+
+    assert coverage(naive, 300).mean() < 0.85
 
 
 @pytest.mark.parametrize(
