@@ -142,8 +142,8 @@ class Encoder:
         self.classes = classes
         self.image_output = model.image_output
         for name, value in (("batch_size", batch_size), ("threads", threads)):
-            if value < 1:
-                raise UserError(f"{name}={value} of the encoder: use 1 or more")
+            if not hasattr(value, "__index__") or value < 1:
+                raise UserError(f"{name}={value!r} of the encoder: use 1 or more")
         devices = 1 if mesh is None else mesh.size
         self.batch_size = -(-batch_size // devices) * devices
         self._tokenizer = tokenizer

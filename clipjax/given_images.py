@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageFile
 
@@ -86,7 +87,7 @@ class Images:
         for number, image in enumerate(self._images):
             key = "the image" if self.single else f"image {number}"
             if isinstance(image, str | os.PathLike):
-                key += f" ({os.fspath(image)!r})"
+                key += f" ({str(os.fsdecode(image))!r})"
             try:
                 found = _example(image, key)
             except BadExample as error:
@@ -122,6 +123,11 @@ def _example(image: Any, key: str) -> Example:
         image = _pixels(image)
     elif callable(read := getattr(image, "read", None)):
         return Example(_rest(image, read), key=key)
+    elif not isinstance(image, bytes | bytearray | memoryview):
+        raise BadExample(
+            "give a path, encoded bytes, an open file, a PIL image or an array "
+            f"[h w 3], not {type(image).__name__}"
+        )
     return Example(image, key=key)  # pyright: ignore[reportArgumentType]
 
 
@@ -142,7 +148,7 @@ def _load(image: Image.Image) -> None:
 def _pixels(array: np.ndarray) -> np.ndarray:
     """Floats in [0, 1] as uint8; other arrays as they are, for `decoding` to judge."""
     # The floats of jax's own types have the kind "V".
-    if array.dtype.kind not in "fV" or not array.size:
+    if array.dtype.kind not in "fV" or not array.size or array.ndim not in (2, 3):
         return array
     try:
         values = np.rint(array.astype(np.float32) * 255)
@@ -158,7 +164,7 @@ def _pixels(array: np.ndarray) -> np.ndarray:
 
 
 def _file(path: str | os.PathLike) -> bytes:
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     try:
         return paths.given(name).read_bytes()
     except FileNotFoundError as error:
@@ -170,6 +176,8 @@ def _file(path: str | os.PathLike) -> bytes:
 
 def _rest(file: Any, read: Any) -> bytes:
     """The content of an open file, from its beginning if it can be rewound."""
+    if isinstance(file, io.TextIOBase):
+        raise BadExample("the file is not open for bytes: open it with mode 'rb'")
     try:
         with _SHARED:  # never for long: what can be rewound does not wait for others
             if file.seekable():
@@ -183,8 +191,33 @@ def _rest(file: Any, read: Any) -> bytes:
 def _content(read: Any) -> bytes:
     try:
         data = read()
+    except io.UnsupportedOperation as error:
+        raise BadExample("the file is not open for reading: mode 'rb'") from error
     except (OSError, ValueError) as error:
         raise BadExample(f"the open file cannot be read: {error}") from error
     if not isinstance(data, bytes):
         raise BadExample("the file is not open for bytes: open it with mode 'rb'")
     return data
+
+
+def pixels(given: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Preprocessed images for jax, [s s 3] or [n s s 3]; also a tracer.
+
+    shape: the model's [s s 3]. Raises UserError for another shape, and for what is no
+    array of uint8 or floats.
+    """
+    try:
+        found = jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"pixels are an array, such as clip.preprocess gives, not "
+            f"{type(given).__name__}"
+        ) from error
+    if found.ndim not in (3, 4) or found.shape[-3:] != shape:
+        raise UserError(
+            f"pixels have shape {list(found.shape)}: this model takes {list(shape)}, "
+            "or several of these; see clip.preprocess"
+        )
+    if found.dtype != jnp.uint8 and not jnp.issubdtype(found.dtype, jnp.floating):
+        raise UserError(f"pixels are {found.dtype}: give uint8, or floats in [0, 1]")
+    return found

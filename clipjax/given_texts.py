@@ -1,4 +1,4 @@
-"""What users give as texts: one, or any number."""
+"""What users give as texts: one, or any number; classes' names and templates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from clipjax.data.annotations import prompt_templates
 from clipjax.types import UserError
 
 
@@ -39,3 +40,40 @@ class Texts:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._texts)
+
+
+def class_names(names: Any) -> tuple[str, ...]:
+    """Some classes' names: a list, a generator, an array, the keys of a dict.
+
+    Raises UserError unless they are strings, and at least one.
+    """
+    several = isinstance(names, Iterable) and not isinstance(names, str | bytes)
+    found: tuple[Any, ...] = tuple(names) if several else ()
+    if not found:
+        raise UserError(
+            f"zero_shot: names={names!r}: give the classes' names, such as "
+            '["dog", "cat"]'
+        )
+    for number, name in enumerate(found):
+        if not isinstance(name, str):
+            raise UserError(f"zero_shot: name {number} is no str but {name!r}")
+    return found
+
+
+def templates(given: Any) -> tuple[str, ...]:
+    """Prompts with one `{}`: a str or several; () for none.
+
+    Raises UserError for anything else.
+    """
+    if isinstance(given, str):
+        return templates((given,))
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise UserError(
+            f"zero_shot: templates={given!r}: give one, or a list, such as "
+            '["a photo of a {}."]; leave it out for the usual ones'
+        )
+    found = tuple(given)
+    for number, template in enumerate(found):
+        if not isinstance(template, str):
+            raise UserError(f"zero_shot: template {number} is no str but {template!r}")
+    return prompt_templates.check(found, "zero_shot: templates")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import atomic_files, option_checks, paths
+from clipjax import atomic_files, option_checks, paths, registry
 from clipjax.config import create
 from clipjax.data.class_lists import NONE, Classes
 from clipjax.encoder import Encoder
@@ -21,6 +22,7 @@ from clipjax.loaded import Loaded
 from clipjax.models.common import layers, meaning
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 from clipjax.weights import model_description, read_model
+from clipjax.weights.tensors import hub
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +61,10 @@ def load(
     >>> clip.step
     2
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"load takes a folder, a file or a name, not {name!r}")
     if dtype is not None:
-        dtype = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+        dtype = _dtype_name(dtype)
         option_checks.one_of("dtype", dtype, layers.PRECISIONS)
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore
         compilation.enable_cache(logger.warning)
@@ -136,6 +140,8 @@ def _read_run(
     from clipjax.engine import assemble, classes, resume
 
     folder = paths.local(name, "a model")
+    if not folder.exists() and (near := registry.suggest(name, hub.KNOWN)):
+        raise UserError(f"{name}: there is no such run, folder or file.{near}")
     own: Config = resume.load_config(folder) if config is None else config
     if dtype is not None:
         if "precision" not in own.model:
@@ -168,6 +174,13 @@ def _read_released(name: str, dtype: str | None, preprocess: str) -> Parts:
     model = model_description.build(settings)
     made = create("preprocess", config.data.preprocess, config.data.image_size)
     return Parts(config, model, variables, tokenizer, made, 0, NONE)
+
+
+def _dtype_name(dtype: Any) -> str:
+    try:
+        return dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    except TypeError:
+        return repr(dtype)
 
 
 def _half(leaf: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax import given_images, given_texts
-from clipjax.data.annotations import prompt_templates
 from clipjax.encoder import Encoder, Progress, Stopped
 from clipjax.given_images import ImageLike
 from clipjax.item_errors import BadItem, ItemError
@@ -142,9 +141,9 @@ class Loaded:
     def zero_shot(
         self,
         images: ImageLike | Iterable[ImageLike],
-        names: Sequence[str],
+        names: Iterable[str],
         *,
-        templates: str | Sequence[str] = (),
+        templates: str | Iterable[str] = (),
         on_error: str = "raise",
         progress: Progress | None = None,
     ) -> np.ndarray:
@@ -201,7 +200,7 @@ class Loaded:
 
         Returns unit-norm float32 [e] or [n e], as `encode_image` does.
 
-        Raises UserError for another shape, and for a classifier.
+        Raises UserError for another shape or dtype, and for a classifier.
 
         >>> import jax
         >>> pixels = clip.preprocess(image) / np.float32(255)
@@ -210,13 +209,9 @@ class Loaded:
         (16, 16, 3)
         """
         self._check_embeds()
-        pixels = jnp.asarray(pixels)
-        shape = self.encoder.image_shape
-        if pixels.ndim not in (3, 4) or pixels.shape[-3:] != shape:
-            raise UserError(
-                f"pixels have shape {list(pixels.shape)}: this model takes "
-                f"{list(shape)}, or several of these; see clip.preprocess"
-            )
+        pixels = given_images.pixels(pixels, self.encoder.image_shape)
+        if not len(pixels):
+            return jnp.zeros((0, self.embed_dim), jnp.float32)
         single = pixels.ndim == 3
         embed = self._features(
             self.variables if variables is None else variables,
@@ -357,26 +352,17 @@ class Loaded:
         return embed[0] if single else embed
 
     def _classes(
-        self, names: Sequence[str], templates: str | Sequence[str]
+        self, names: Iterable[str], templates: str | Iterable[str]
     ) -> np.ndarray:
         """Unit-norm float32 [classes e]."""
         from clipjax.evals import zeroshot  # only here, because its import takes time
 
-        if isinstance(names, str) or not len(names):
-            raise UserError(
-                f"zero_shot: names={names!r}: give the classes' names, such as "
-                '["dog", "cat"]'
-            )
-        templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        templates = templates or zeroshot.TEMPLATES
-        key = tuple(names), templates
+        names = given_texts.class_names(names)
+        templates = given_texts.templates(templates) or zeroshot.TEMPLATES
+        key = names, templates
         kept = getattr(self._of_thread, "classes", None)
         if kept is not None and kept[0] == key:
             return kept[1]
-        prompt_templates.check(templates, "zero_shot: templates")
-        for number, name in enumerate(names):
-            if not isinstance(name, str):
-                raise UserError(f"zero_shot: name {number} is no str but {name!r}")
         texts = self.encode_text(zeroshot.all_prompts(names, templates))
         classes = zeroshot.averaged(texts, len(templates))
         self._of_thread.classes = key, classes

@@ -176,14 +176,22 @@ BROKEN = {
     "address": ("https://a.b/c.jpg", "image 1 .*not an address"),
     "folder": (pathlib.Path("."), r"image 1 \('.'\): the file cannot be read: Is a"),
     "NUL": ("a\0b", "image 1 .*the file cannot be read"),
-    "nothing": (None, "image 1: give encoded bytes.*not NoneType"),
-    "number": (7, "image 1: give encoded bytes.*not int"),
-    "list": ([[0]], "image 1: give encoded bytes.*not list"),
+    "nothing": (None, "image 1: give a path, encoded bytes.*not NoneType"),
+    "number": (7, "image 1: give a path, encoded bytes.*not int"),
+    "list": ([[0]], "image 1: give a path, encoded bytes.*not list"),
     "integers": (np.zeros((4, 4, 3), int), "image 1: .*must be uint8"),
     "floats up to 255": (np.full((4, 4, 3), 200.0), r"floats must be in \[0, 1\].*200"),
     "negative floats": (np.full((4, 4, 3), -0.5), r"floats must be in \[0, 1\]"),
     "NaN": (np.full((4, 4, 3), np.nan), r"floats must be in \[0, 1\]"),
     "text file": (io.StringIO("x"), "image 1: .*mode 'rb'"),
+    "text file on disk": (io.TextIOWrapper(io.BytesIO(b"\xff")), ".*mode 'rb'"),
+    "file for writing": (
+        io.BufferedWriter(io.BytesIO()),
+        "image 1: the file is not open for reading",
+    ),
+    "no pixels": (Image.new("RGB", (0, 3)), "image 1: the image has no pixels: 0 x 3"),
+    "vector": (np.full(4, -0.5), r"image 1: .*must be uint8 \[h w 3\]"),
+    "NumPy's text": (np.str_("gone.png"), r"image 1 \('gone.png'\): there is no"),
 }
 
 

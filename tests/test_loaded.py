@@ -381,11 +381,24 @@ def test_a_model_with_a_logit_bias_gives_each_name_a_probability(clip):
         (["dog", 3], (), "name 1 is no str"),
         (["dog"], ["a photo"], "needs one {}"),
         (["dog"], "{} and {}", "needs one {}"),
+        (None, (), "give the classes' names"),
+        (b"dog", (), "give the classes' names"),
+        ((x for x in ["dog", None]), (), "name 1 is no str but None"),
+        (["dog"], None, "templates=None: give one, or a list"),
+        (["dog"], ["{}", 3], "template 1 is no str but 3"),
     ],
 )
 def test_names_and_templates_that_cannot_be_used(clip, names, templates, message):
     with pytest.raises(clipjax.UserError, match=message):
         clip.zero_shot(pictures(1), names, templates=templates)
+
+
+def test_names_of_any_kind_that_can_be_iterated(clip):
+    names, image = ["dog", "cat"], pictures(1)[0]
+    expected = clip.zero_shot(image, names, templates=["{}", "a {}"])
+    for given in (iter(names), np.array(names), dict.fromkeys(names), tuple(names)):
+        found = clip.zero_shot(image, given, templates=(t for t in ("{}", "a {}")))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_copy_by_pickle_is_the_same(clip):
@@ -481,3 +494,37 @@ def test_loading_keeps_what_it_compiles(run, tmp_path, monkeypatch):
         assert getattr(jax.config, cache) == str(tmp_path / "theirs")
     finally:
         jax.config.update(cache, before)
+
+
+@pytest.mark.parametrize(
+    "pixels", ["a.jpg", None, [[b"x"]], np.zeros((16, 16, 3), bool)]
+)
+def test_pixels_that_are_none(clip, pixels):
+    with pytest.raises(clipjax.UserError, match="pixels are"):
+        clip.image_features(pixels)
+
+
+def test_features_of_no_images(clip):
+    found = clip.image_features(np.zeros((0, SIDE, SIDE, 3), np.uint8))
+    assert found.shape == (0, clip.embed_dim) and found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (None, {}, "load takes a folder, a file or a name, not None"),
+        ("ViT-B-23", {}, "there is no such run, folder or file. Did you mean 'ViT-B-"),
+        (".", {}, "a released model's folder has config.json or open_clip_config"),
+        (SAVED, {"dtype": 3}, "dtype='3'.*float32, bfloat16"),
+    ],
+)
+def test_what_load_cannot_take(name, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(clipjax.UserError, match=message):
+        clipjax.load(name, **options)
+
+
+@pytest.mark.parametrize("size", [0, 2.5, "8", None])
+def test_batch_sizes_that_are_none(run, size):
+    with pytest.raises(clipjax.UserError, match="of the encoder: use 1 or more"):
+        clipjax.load(run, batch_size=size)

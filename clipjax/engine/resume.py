@@ -52,7 +52,11 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise UserError(
             f"{workdir} is no run directory: it has no config.json. Make one with "
             "python -m clipjax.train --config configs/quickstart.py"
-            + ("" if workdir.exists() else "; a model of the hub is hf-hub:ORG/NAME")
+            + (
+                "; a released model's folder has config.json or open_clip_config.json"
+                if workdir.exists()
+                else "; a model of the hub is hf-hub:ORG/NAME"
+            )
         )
     saved = read_json(path)
     for section in ("model", "data", "evals"):

@@ -127,6 +127,8 @@ def opened(image: Picture) -> Image.Image:
         return _from_array(image)
     _silence_pillow()
     if isinstance(image, Image.Image):
+        if not all(image.size):
+            raise BadExample(f"the image has no pixels: {image.width} x {image.height}")
         return image
     if not isinstance(image, bytes | bytearray | memoryview):
         raise BadExample(
