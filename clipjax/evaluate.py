@@ -10,18 +10,15 @@ on a run's best, latest or a numbered checkpoint.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 
 from clipjax import (
-    atomic_files,
     commandline,
     config_check,
     data_flags,
     evals_flags,
     help_pages,
-    paths,
 )
 from clipjax.types import UserError
 
@@ -43,8 +40,8 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
   --interpolate DIR    another run of the same model, such as the one that this run was
                        tuned from: evaluates the weights between the two (WiSE-FT)
   --alphas 0,0.5,1     shares of this run's weights in them; five from 0 to 1 by default
-  --json FILE          the file of results; by default evaluation-STEP.json in the run,
-                       for a released model evaluation-MODEL-EVALS-DATA.json
+  --out DIR            a new folder for the results; by default evaluations/STEP in the
+                       run, for a released model evaluations/MODEL-EVALS-DATA here
   --evals=NAMES        evaluators in place of the run's: zeroshot, retrieval+zeroshot
   --evals.LABEL.KEY=VALUE   an option of one of them, or of the run's
   --data=NAME          the source of evaluators that have none of their own, not the
@@ -86,7 +83,7 @@ def main(argv: list[str]) -> int:
         checkpoint="best",
         ema=True,
         preprocess="",
-        json="",
+        out="",
         interpolate="",
         alphas="",
     )
@@ -96,7 +93,6 @@ def main(argv: list[str]) -> int:
         name = pathlib.Path(commandline.split_value(value)[0]).stem
         config_check.validate(other, chosen)
         _only_evaluation(argv)
-    json_file = _json_file(values.json) if values.json else None
     shares = (1.0,)
     if values.interpolate:
         shares = _shares(values.alphas or "0,0.25,0.5,0.75,1")
@@ -105,6 +101,7 @@ def main(argv: list[str]) -> int:
 
     from clipjax import whole_runs
 
+    out = whole_runs.new_folder(values.out) if values.out else None
     request = whole_runs.Request(
         model=model,
         checkpoint=values.checkpoint,
@@ -117,22 +114,8 @@ def main(argv: list[str]) -> int:
         base=values.interpolate,
         shares=shares,
     )
-    whole_runs.evaluate(request, json_file)
+    whole_runs.evaluate(request, out)
     return 0
-
-
-def _json_file(name: str) -> pathlib.Path:
-    """The file that --json names; the unresolved path for a device, /dev/stdout."""
-    resolved, unresolved = paths.local(name, "a file"), paths.given(name).absolute()
-    if atomic_files.is_special(unresolved):
-        return unresolved
-    if not resolved.parent.is_dir() or resolved.is_dir():
-        raise UserError(f"--json={name}: name a file in a folder that exists")
-    if resolved.exists() and any(
-        os.path.samestat(resolved.stat(), os.fstat(output)) for output in (1, 2)
-    ):
-        raise UserError(f"--json={name}: the table goes to this file; name another")
-    return resolved
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
 
         describe.describe(config, folder)
         return 0
-    from clipjax import results
+    from clipjax import result_tables
     from clipjax.engine import loop
 
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
         console.print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by
     if outcome.results:
-        console.print(results.table(outcome.results))
+        console.print(result_tables.table(outcome.results))
     for line in _last_lines(config, workdir, outcome):
         console.print(commandline.spelled(line), soft_wrap=True)
     return 0

@@ -14,12 +14,12 @@ from rich.console import Console
 from clipjax import (
     atomic_files,
     config,
-    config_check,
     config_parts,
     data_flags,
     evals_flags,
     library,
     paths,
+    result_tables,
     results,
 )
 from clipjax.config_sections import source_section
@@ -27,6 +27,7 @@ from clipjax.engine import (
     assemble,
     datasets,
     distributed,
+    evaluation,
     initial,
     interpolate,
     loop,
@@ -87,7 +88,7 @@ def evaluate_model(
     checkpoint: str | int = "best",
     ema: bool = True,
     preprocess: str = "",
-    json_file: str | pathlib.Path = "",
+    out: str | pathlib.Path = "",
     console: Console | None = None,
 ) -> dict[str, EvalResult]:
     """Evaluates a run, or a released model.
@@ -103,7 +104,7 @@ def evaluate_model(
       checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
       ema: whether to take a run's moving average of the parameters, if it has one.
       preprocess: a released model's, as `clipjax.load` takes it.
-      json_file: where to write the results, without their rows; nowhere if empty.
+      out: a new folder for the results, for `clipjax.results.read`; none if empty.
       console: where to print what is evaluated, and the table; nowhere if None.
 
     Returns the results by the evaluators' labels, with their rows.
@@ -124,8 +125,19 @@ def evaluate_model(
         evals=evals_flags.EvalsFlags(evals, values),
         data=data_flags.DataFlags(data, data_options or {}, split),
     )
-    place = paths.local(json_file, "a file") if json_file else None
+    place = new_folder(out) if out else None
     return evaluate(request, place, console or Console(quiet=True), keep=False)[1.0]
+
+
+def new_folder(name: str | pathlib.Path) -> pathlib.Path:
+    """The folder that `out` or --out names.
+
+    Raises UserError if it has content, or is a file.
+    """
+    place = paths.local(name, "a folder of results")
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} exists: name a new folder for the results by --out")
+    return place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +165,16 @@ class Request:
 
 def evaluate(
     request: Request,
-    json_file: pathlib.Path | None,
+    out: pathlib.Path | None,
     printed: Console | None = None,
     *,
     keep: bool = True,
 ) -> Sweep:
-    """Prints a table, and writes the results as JSON without their rows.
+    """Prints a table, and writes a folder of results; see clipjax/results.py.
 
-    json_file: the file; None with `keep`: one in the run's folder, for a released model
-    in the working directory. printed: None: the first process's standard output.
+    out: the folder; None with `keep`: one in `evaluations` of the run's folder, for a
+    released model of the working directory. printed: None: the first process's standard
+    output.
 
     Raises UserError as `evaluate_model`.
     """
@@ -175,9 +188,9 @@ def evaluate(
     console = printed or Console(
         quiet=jax.process_index() > 0, highlight=False, markup=False
     )
-    if json_file or keep:
-        folder = json_file or workdir or pathlib.Path.cwd()
-        on_primary(lambda: _check_writable(folder))
+    top = (workdir or pathlib.Path.cwd()) / results.FOLDER
+    if out or keep:
+        on_primary(lambda: _check_writable(out or top))
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True)
@@ -221,29 +234,21 @@ def evaluate(
             what_share = f"evaluating share {share:g}" if request.base else "evaluating"
             with activity.doing(what_share) as task:
                 sweep[share] = evaluators.run(mixed, task.part)
-    place = json_file
-    if keep and place is None:
-        place = (workdir or pathlib.Path.cwd()) / _file_name(request, parts.step, what)
-    meta = {
-        "workdir" if workdir else "model": str(workdir or request.model),
-        "step": parts.step,
-        "ema": workdir is not None and request.ema and parts.config.train.ema > 0,
-        "evals": config_check.to_dict(what)["evals"],
-        "data": config_check.to_dict(what)["data"]["eval"],
-    }
-    if not request.base:
-        written = results.to_json(sweep[1.0], meta)
-        console.print(results.table(sweep[1.0]))
+    if request.base:
+        console.print(result_tables.sweep_table(sweep))
     else:
-        meta["interpolate"] = request.base
-        written = results.sweep_to_json(sweep, meta)
-        console.print(results.sweep_table(sweep))
-    if place is not None and jax.process_index() == 0:
-        try:
-            atomic_files.write_json(place, written)
-        except OSError as error:  # the disk may be full by now
-            raise _unwritten(place, error) from error
-        say(f"written to {place}")
+        console.print(result_tables.table(sweep[1.0]))
+    if (out or keep) and jax.process_index() == 0:
+        averaged = workdir is not None and request.ema and parts.config.train.ema > 0
+        name = {"workdir" if workdir else "model": str(workdir or request.model)}
+        meta = evaluation.facts(what, parts.step, averaged, **name)
+        written = {"": (sweep[1.0], meta)} if not request.base else {}
+        if request.base:
+            meta["interpolate"] = request.base
+            for share, found in sweep.items():
+                written[f"share-{share:g}"] = found, {**meta, "share": share}
+        place = out or top / _name(request, parts.step, what)
+        say(evaluation.keep(place, written))
     return sweep
 
 
@@ -294,21 +299,19 @@ def _base(
     return start
 
 
-def _file_name(request: Request, step: int, what: Config) -> str:
-    """The name of the results' file, by what of the evaluation is not the run's own."""
+def _name(request: Request, step: int, what: Config) -> str:
+    """The name of the results' folder: what of the evaluation is not the run's own."""
     foreign = read_model.is_foreign(request.model)
     words = [read_model.short_name(request.model) if foreign else str(step)]
-    words += [request.other_name] * bool(request.other_name)
-    words += ["noema"] * (not request.ema)
-    words += ["interpolated"] * bool(request.base)
-    words += [request.evals.words] * bool(request.evals.names)
+    words += [request.other_name, "" if request.ema else "noema"]
+    words += ["interpolated" if request.base else "", request.evals.words]
     if request.data:
         section = what.data.eval
         words.append(section.name)
         if foreign and section.get("path"):
             words.append(pathlib.PurePath(section.path).name)
         words.append(section.split)
-    return f"evaluation-{'-'.join(words)}.json".replace("/", "_")
+    return results.folder_name(*words)
 
 
 def _with_data(what: Config, given: data_flags.DataFlags) -> Config:
@@ -335,19 +338,9 @@ def _with_data(what: Config, given: data_flags.DataFlags) -> Config:
     return found.lock()
 
 
-def _check_writable(path: pathlib.Path) -> None:
+def _check_writable(folder: pathlib.Path) -> None:
     """Raises UserError, before the work, if results cannot be written."""
-    if atomic_files.is_special(path):
-        return
-    folder = path if path.is_dir() else path.parent
     try:
-        atomic_files.check_room(folder)
+        atomic_files.check_place(folder)
     except OSError as error:
-        raise _unwritten(folder, error) from error
-
-
-def _unwritten(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written ({error.strerror}): name another file for the "
-        "results by --json FILE"
-    )
+        raise evaluation.unwritten(folder, error) from error

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 import clipjax
-from clipjax import loaded, registry, testing
+from clipjax import loaded, registry, results, testing
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
+from clipjax.types import EvalResult, Metric
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAVED_RUN = ROOT / "tests" / "scenarios" / "goldens" / "saved_run.tar.gz"
+ROWS = {"key": ["a"], "rank": [1]}
 # Public names without an example, and why.
 WITHOUT = {
     "clipjax.evaluate_model": "takes seconds; see tests/test_whole_runs.py",
@@ -105,11 +107,15 @@ def names(tmp_path_factory):
     (folder / "runs" / "run").rename(folder / "runs" / "quickstart")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        found = EvalResult({"top1": Metric(0.5)}, "top1", "1 image", rows=ROWS)
+        place = pathlib.Path("runs/quickstart/evaluations/2")
+        results.save(place, {"": ({"retrieval": found}, {"step": 2})})
         clip = clipjax.load("runs/quickstart")
         image = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
         clip.encode_image([image]), clip.encode_text(["a dog"])  # compiled here
         yield {
             "clipjax": clipjax,
+            "results": results,
             "np": np,
             "clip": clip,
             "image": image,

@@ -18,7 +18,8 @@ LEVELS = [
     + ["whole_runs"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"],
     ["engine"],
-    ["evals", "losses", "optim", "models", "data", "encoder", "results", "weights"]
+    ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
+    + ["results", "result_tables"]
     + ["image_batches", "text_batches", "given_images", "given_texts"]
     + ["item_errors"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
@@ -138,7 +139,6 @@ TESTED_BY = {
     "testing/*": "testing/test_contracts",
     "train": "scenarios/test_commands",
     "types": "engine/test_step",
-    "eval_types": "test_results",
     "weights/beside/*": "weights/test_weights weights/test_weight_mistakes",
     "weights/formats/*": "weights/test_weights weights/test_read_tower",
     "weights/tensors/hub": "weights/test_weights",

@@ -122,7 +122,7 @@ ADDRESS = "gs://bucket/x"
         (train.main, [f"--config={QUICKSTART}", f"--config.init_from={ADDRESS}"]),
         (train.main, [f"--config={QUICKSTART}", f"--config.init_text_from={ADDRESS}"]),
         (evaluate.main, [f"--workdir={ADDRESS}"]),
-        (evaluate.main, ["--workdir=x", f"--json={ADDRESS}"]),
+        (evaluate.main, ["--workdir=x", f"--out={ADDRESS}"]),
         (export.main, [f"--workdir={ADDRESS}", "--format=hf", "--out=x"]),
         (export.main, ["--workdir=x", "--format=hf", f"--out={ADDRESS}"]),
         (prepare.main, ["convert", *SCENES, f"--out={ADDRESS}"]),

@@ -1,102 +1,79 @@
-"""The table and the JSON of evaluation results."""
+"""Folders of evaluations: what is written comes back, and none is replaced."""
 
-import dataclasses
-import io
 import json
+import math
 import pathlib
 
+import hypothesis
 import numpy as np
+import pyarrow.parquet
 import pytest
-from rich.console import Console
+from fault_tools import small_files
+from hypothesis import strategies
+from hypothesis.extra import numpy as arrays
 
 from clipjax import results
-from clipjax.types import EvalResult, Metric
+from clipjax.types import EvalResult, Metric, UserError
 
-RESULTS = {
-    "retrieval": EvalResult(
-        {
-            "image_to_text_recall@1": Metric(
-                0.3, 0.0002, "fraction", low=0.2724, high=0.3291, n=1000
-            ),
-            "image_to_text_mean_rank": Metric(
-                12.25, 500.5, "rank", higher_is_better=False, n=1000
-            ),
-            "mean_recall@1": Metric(0.25, 0.0025, "fraction"),
-            "pair_diagonal/image_to_text_median_rank": Metric(
-                float("nan"), unit="rank", higher_is_better=False
-            ),
-        },
-        "mean_recall@1",
-        "1000 images x 5000 captions",
-        broken=3,
-    ),
-    "zeroshot": EvalResult(
-        {"a/top1": Metric(1.0, 0.5, "fraction")}, "a/top1", "a: 9 images"
-    ),
-    "mine": EvalResult(
-        {
-            "gap": Metric(1234.5678, 2500, "px", higher_is_better=False),
-            "count": Metric(32_000),
-        },
-        "gap",
-        "9 images",
-    ),
+METRICS = {
+    "top1": Metric(0.3, 0.0002, "fraction", low=0.2724, high=0.3291, n=1000),
+    "rank": Metric(math.nan, 5, "rank", higher_is_better=False, n=np.int64(7)),
 }
-
-GOLDEN = """\
-retrieval: 1000 images x 5000 captions (3 broken examples left out)
-  metric                         value  95 % interval  chance  times chance
-  image_to_text_recall@1       30.00 %  27.24 - 32.91  0.02 %        1500.0
-  image_to_text_mean_rank         12.2                  500.5
-* mean_recall@1                25.00 %                 0.25 %         100.0
-  pair_diagonal/
-    image_to_text_median_rank      nan
-
-zeroshot: a: 9 images
-  metric     value   chance  times chance
-* a/top1  100.00 %  50.00 %           2.0
-
-mine: 9 images
-  metric    value   chance
-* gap     1235 px  2500 px
-  count     32000
-"""
+ROWS = {
+    "key": ["a", "ü\udcff", ""],
+    "rank": np.array([1.5, np.nan, np.inf]),
+    "label": np.array([3, -1, 2**40]),
+    "right": [[1, 2], [], [3]],
+    "captions": [["x"], [], ["y", None]],
+    "hit": np.array([True, False, True]),
+    "score": np.float32([0.1, 0.2, np.nan]),
+    "neighbours": np.arange(6).reshape(3, 2),
+}
+META = {"model": pathlib.PurePosixPath("a/b"), "sizes": (1, np.int64(2)), "x": None}
 
 
-def test_plain_text():
-    assert results.text(RESULTS) == GOLDEN
+def result(metrics=METRICS, rows=ROWS):
+    return EvalResult(metrics, next(iter(metrics)), "3 images", 2, rows=rows)
 
 
-@pytest.mark.parametrize("width", [80, 60])
-def test_no_number_is_cut_at_a_narrow_width(width):
-    lines = results.text(RESULTS, width).splitlines()
-    assert max(map(len, lines)) <= width
-    for word in ("30.00 %", "1500.0", "nan", "500.5"):
-        assert any(word in line for line in lines)
+def one(found=None, **meta):
+    return {"": ({"a/b": found or result(), "plain": result(rows={})}, META | meta)}
 
 
-def test_a_terminal_shows_the_primary_metric_in_bold():
-    file = io.StringIO()
-    Console(file=file, force_terminal=True, width=80).print(results.table(RESULTS))
-    bold = [line for line in file.getvalue().splitlines() if "\x1b[1m" in line]
-    assert len(bold) == 3 and "mean_recall@1" in bold[0] and "a/top1" in bold[1]
+def names(folder):
+    return sorted(str(at.relative_to(folder)) for at in folder.rglob("*"))
 
 
-def test_words_in_brackets_are_not_taken_for_markup():
-    metric = Metric(0.5, unit="[i]x")
-    odd = EvalResult({"[red]set/top1": metric}, "[red]set/top1", "[bold]x")
-    text = results.text({"[blue]e": odd})
-    assert "[blue]e: [bold]x" in text and "[red]set/top1" in text
-    assert "0.5 [i]x" in text
+def test_what_is_written_comes_back(tmp_path):
+    place, new = results.save(tmp_path / "run" / "evaluations" / "4", one())
+    assert new and place == tmp_path / "run" / "evaluations" / "4"
+    assert names(place) == ["a%2Fb.parquet", "results.json"]
+    found = results.read(place)
+    assert found.meta == {"model": "a/b", "sizes": [1, 2], "x": None}
+    assert list(found.results) == ["a/b", "plain"]
+    assert repr(found.results["plain"]) == repr(result(rows={}))
+    rows = found.rows("a/b")
+    assert list(rows) == list(ROWS)
+    for name, column in ROWS.items():
+        if isinstance(column, np.ndarray):
+            assert rows[name].dtype == column.dtype
+            np.testing.assert_array_equal(rows[name], column)
+        elif name != "key":
+            assert rows[name] == column
+    assert rows["key"] == ["a", "ü\\udcff", ""]
+    assert found.rows("plain") == {}
+    # Without clipjax, too.
+    table = pyarrow.parquet.read_table(place / "a%2Fb.parquet")
+    assert table["neighbours"].to_pylist() == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_json_is_strict_and_complete():
-    meta = {"path": pathlib.PurePosixPath("a/b"), "sizes": (1, np.int64(2)), "x": None}
-    found = results.to_json(RESULTS, meta)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["meta"] == {"path": "a/b", "sizes": [1, 2], "x": None}
-    retrieval = found["results"]["retrieval"]
-    assert retrieval["metrics"]["image_to_text_recall@1"] == {
+def test_the_json_is_strict(tmp_path):
+    place, _ = results.save(tmp_path / "x", one())
+    content = json.loads(
+        (place / "results.json").read_text(), parse_constant=pytest.fail
+    )
+    fields = content["results"]["a/b"]
+    assert fields["metrics"]["top1"] == {
         "value": 0.3,
         "chance": 0.0002,
         "unit": "fraction",
@@ -105,73 +82,113 @@ def test_json_is_strict_and_complete():
         "high": 0.3291,
         "n": 1000,
     }
-    median = retrieval["metrics"]["pair_diagonal/image_to_text_median_rank"]
-    assert median["value"] is None and median["higher_is_better"] is False
-    assert (retrieval["primary"], retrieval["broken"]) == ("mean_recall@1", 3)
+    assert fields["metrics"]["rank"]["value"] is None
+    assert (fields["rows"], fields["broken"], fields["primary"]) == (3, 2, "top1")
     with pytest.raises(TypeError, match="set has no JSON form"):
-        results.to_json(RESULTS, {"odd": {1}})
+        results.save(tmp_path / "y", one(odd={1}))
+    assert not (tmp_path / "y").exists()
 
 
-def test_a_sweep_shows_each_unit():
-    table = results.sweep_table({0.0: RESULTS, 0.5: RESULTS})
-    file = io.StringIO()
-    Console(file=file, width=80).print(table)
-    rows = file.getvalue().splitlines()
-    assert [row.split() for row in rows[1:]] == [
-        ["0", "25.00", "%", "100.00", "%", "1235", "px"],
-        ["0.5", "25.00", "%", "100.00", "%", "1235", "px"],
-    ]
-
-
-def test_what_is_no_metric_is_refused():
-    with pytest.raises(TypeError, match="metric 'top1' is 0.5: give a clipjax.types"):
-        EvalResult({"top1": 0.5}, "top1", "x")  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match="primary='top' is none of top1"):
-        EvalResult({"top1": Metric(0.5)}, "top", "x")
-    metrics = {"top1": Metric(0.5)}
-    with pytest.raises(ValueError, match="different lengths: .'key': 1, 'rank': 2"):
-        EvalResult(metrics, "top1", "x", rows={"key": ["a"], "rank": [1, 2]})
-    with pytest.raises(ValueError, match="begin with 'rank': put `key` first"):
-        EvalResult(metrics, "top1", "x", rows={"rank": [1], "key": ["a"]})
-    with pytest.raises(ValueError, match="one line"):
-        EvalResult(metrics, "top1", "x", protocol="a\nb")
-
-
-def test_rows_stay_out_of_the_json():
-    rows = {"key": ["a", "b"], "rank": np.array([1.0, 2.0])}
-    result = EvalResult({"top1": Metric(0.5)}, "top1", "x", rows=rows)
-    plain = EvalResult({"top1": Metric(0.5)}, "top1", "x")
-    assert results.to_json({"a": result}, {}) == results.to_json({"a": plain}, {})
-    assert "rows" not in results.to_json({"a": result}, {})["results"]["a"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"value": "0.5"}, "value='0.5': must be float"),
-        ({"value": None}, "value=None: must be float, nan if"),
-        ({"value": True}, "value=True: must be float"),
-        ({"value": np.zeros(2)}, "value=.*: must be float"),
-        ({"chance": "low"}, "chance='low': must be float"),
-        ({"unit": 3}, "unit=3: must be str"),
-        ({"higher_is_better": "min"}, "higher_is_better='min': must be bool"),
-        ({"n": 2.5}, "n=2.5: must be int"),
-        ({"n": -1}, "n=-1: must be at least 0"),
-    ],
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(
+    arrays.arrays(
+        strategies.sampled_from([np.float32, np.float64, np.int32, np.int64, np.bool_]),
+        strategies.tuples(strategies.integers(1, 4), strategies.integers(1, 3)),
+    ),
+    strategies.booleans(),
 )
-def test_fields_of_a_metric_have_their_types(fields, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        Metric(**{"value": 0.5, **fields})
+def test_any_array_comes_back(tmp_path_factory, array, flat):
+    array = array[:, 0] if flat else array
+    rows = {"key": ["k"] * len(array), "x": array}
+    place = tmp_path_factory.mktemp("any") / "x"
+    results.save(place, one(result(rows=rows)))
+    found = results.read(place).rows("a/b")["x"]
+    np.testing.assert_array_equal(found, array)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
 
 
-def test_numbers_of_numpy_become_python_numbers():
-    metric = Metric(np.float32(0.5), np.array(0.25), n=np.int64(3))  # type: ignore
-    assert json.dumps(dataclasses.asdict(metric)).startswith('{"value": 0.5, "chance"')
-    assert type(metric.n) is int
+def test_no_results_are_replaced(tmp_path):
+    """The same ones are not written again; others get a number."""
+    top = tmp_path / "evaluations"
+    assert results.save(top / "4", one(workdir="here")) == (top / "4", True)
+    before = (top / "4" / "results.json").stat()
+    assert results.save(top / "4", one(workdir="moved")) == (top / "4", False)
+    other = result({"top1": Metric(0.4), "rank": METRICS["rank"]})
+    assert results.save(top / "4", one(other)) == (top / "4-2", True)
+    assert results.save(top / "4", one(other)) == (top / "4-2", False)
+    assert results.save(top / "4", one(step=5)) == (top / "4-3", True)
+    assert (top / "4" / "results.json").stat() == before
+    # Rows that are gone are no results that are there.
+    (top / "4" / "a%2Fb.parquet").unlink()
+    assert results.save(top / "4", one()) == (top / "4-4", True)
+    (top / "5").mkdir()
+    (top / "5" / "mine.txt").touch()
+    assert results.save(top / "5", one()) == (top / "5-2", True)
 
 
-def test_results_that_are_no_results():
-    with pytest.raises(TypeError, match="size=3: must be a text"):
-        EvalResult({"top1": Metric(0.5)}, "top1", 3)  # type: ignore
-    with pytest.raises(TypeError, match="rows are a list: must be a dict"):
-        EvalResult({"top1": Metric(0.5)}, "top1", "x", rows=[1])  # type: ignore
+def test_several_in_one_folder(tmp_path):
+    parts = {f"share-{share}": one(share=share)[""] for share in (0, 0.5)}
+    place, _ = results.save(tmp_path / "evaluations" / "8-mixed", parts)
+    assert results.read(place / "share-0.5").meta["share"] == 0.5
+    with pytest.raises(
+        UserError, match="no results.json; in it are share-0, share-0.5"
+    ):
+        results.read(place)
+    results.save(tmp_path / "evaluations" / "12", one())
+    results.save(tmp_path / "evaluations" / "8", one())
+    results.save(tmp_path / "evaluations" / "clip", one())
+    (tmp_path / "evaluations" / ".8.1.tmp").mkdir()
+    (tmp_path / "evaluations" / ".8.1.tmp" / "results.json").touch()
+    found = [place.relative_to(tmp_path) for place in results.folders(tmp_path)]
+    assert [str(place.relative_to("evaluations")) for place in found] == [
+        "clip",
+        "8",
+        "8-mixed/share-0",
+        "8-mixed/share-0.5",
+        "12",
+    ]
+    assert results.folders(tmp_path / "gone") == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    with small_files(3000), pytest.raises(OSError) as found:
+        results.save(tmp_path / "x", one(meta="y" * 4000))
+    assert not [*tmp_path.iterdir()]
+    assert "tmp" not in pathlib.Path(found.value.filename).suffix
+
+
+def test_damage(tmp_path):
+    place, _ = results.save(tmp_path / "x", one())
+    with pytest.raises(
+        UserError, match="gone is no evaluation's folder: it has no res"
+    ):
+        results.read(tmp_path / "gone")
+    found = results.read(place)
+    with pytest.raises(UserError, match="no evaluator 'b': it has a/b, plain"):
+        found.rows("b")
+    table = pyarrow.parquet.read_table(place / "a%2Fb.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 2), place / "a%2Fb.parquet")
+    with pytest.raises(
+        UserError, match=r"a%2Fb.parquet has 2 rows of 3: evaluate again"
+    ):
+        found.rows("a/b")
+    (place / "a%2Fb.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"a%2Fb.parquet cannot be read \("):
+        found.rows("a/b")
+    (place / "a%2Fb.parquet").unlink()
+    with pytest.raises(UserError, match=r"a%2Fb.parquet cannot be read \("):
+        found.rows("a/b")
+    text = (place / "results.json").read_text()
+    for damaged in (text[:100], "[]", text.replace('"unit"', '"units"'), "{}"):
+        (place / "results.json").write_text(damaged)
+        with pytest.raises(
+            UserError, match="results.json cannot be read .*damaged, or"
+        ):
+            results.read(place)
+
+
+def test_names_of_folders():
+    assert results.folder_name(4, "", "zeroshot+retrieval", "a/b c") == (
+        "4-zeroshot+retrieval-a_b_c"
+    )
+    assert len(results.folder_name("x" * 300)) == 120

@@ -1,6 +1,5 @@
 """Released models and runs, trained and evaluated by functions and by commands."""
 
-import json
 import pathlib
 import shutil
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from source_tools import jpeg
 
 import clipjax
-from clipjax import evals_flags, evaluate, export
+from clipjax import evals_flags, evaluate, export, results
 from clipjax.types import UserError
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -51,12 +50,14 @@ def test_a_released_model_by_the_command(
     argv = flags(models[form], flowers, more)
     assert evaluate.main(["evaluate", *argv]) == 0
     printed = capsys.readouterr().out
-    name = f"evaluation-{form}-zeroshot-imagefolder-flowers-test.json"
-    assert f"written to {tmp_path / name}" in printed
+    place = tmp_path / "evaluations" / f"{form}-zeroshot-imagefolder-flowers-test"
+    assert str(place) in printed.splitlines()[-1]
     assert f"evaluating {models[form]}" in printed
-    found = json.loads(pathlib.Path(name).read_text())
-    assert found["meta"]["model"] == str(models[form])
-    value = found["results"]["zeroshot"]["metrics"]["class/top1"]["value"]
+    found = results.read(place)
+    assert found.meta["model"] == str(models[form])
+    value = found.results["zeroshot"].metrics["class/top1"].value
+    rows = found.rows("zeroshot")
+    assert np.mean(rows["label"] == rows["prediction"]) == pytest.approx(value)
     assert value == pytest.approx(by_hand(clipjax.load(models[form]), flowers))
 
 
@@ -71,9 +72,9 @@ def by_hand(clip, flowers):
 
 def test_where_results_go(models, flowers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    argv = flags(models["hf"], flowers, "--json=mine.json")
+    argv = flags(models["hf"], flowers, "--out=mine")
     assert evaluate.main(["evaluate", *argv]) == 0
-    assert [place.name for place in tmp_path.iterdir()] == ["mine.json"]
+    assert [place.name for place in tmp_path.iterdir()] == ["mine"]
     found = clipjax.evaluate_model(
         models["hf"],
         evals="zeroshot",
@@ -84,7 +85,7 @@ def test_where_results_go(models, flowers, tmp_path, monkeypatch):
     )
     assert {"class/top1", "class/top2"} <= found["zeroshot"].metrics.keys()
     assert len(found["zeroshot"].rows["key"]) == 12
-    assert [place.name for place in tmp_path.iterdir()] == ["mine.json"]
+    assert [place.name for place in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +201,9 @@ def test_a_run_by_functions(tmp_path, capsys):
     capsys.readouterr()
     argv = ["evaluate", f"--workdir={tmp_path / 'run'}", "--evals=zeroshot"]
     assert evaluate.main([*argv, "--evals.zeroshot.label_sets=shape"]) == 0
-    name = "evaluation-2-zeroshot.json"
-    assert {place.name for place in (tmp_path / "run").iterdir()} - before == {name}
-    found = json.loads((tmp_path / "run" / name).read_text())["results"]
+    assert {place.name for place in (tmp_path / "run").iterdir()} == before
+    names = [place.name for place in results.folders(tmp_path / "run")]
+    assert names == ["2", "2-zeroshot"]
+    found = results.read(tmp_path / "run" / "evaluations" / "2-zeroshot").results
     assert list(found) == ["zeroshot"]
-    assert {key.split("/")[0] for key in found["zeroshot"]["metrics"]} == {"shape"}
+    assert {key.split("/")[0] for key in found["zeroshot"].metrics} == {"shape"}

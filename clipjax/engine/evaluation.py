@@ -1,13 +1,16 @@
-"""Validation loss and evaluators inside training."""
+"""Validation loss and evaluators inside training, and what is kept of an evaluation."""
 
 from __future__ import annotations
 
+import pathlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
-from clipjax import results as result_texts
+from clipjax import config_check, result_tables, results
 from clipjax.data.batching import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
@@ -15,7 +18,39 @@ from clipjax.engine.activity import Task, duration
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run
 from clipjax.engine.step import make_loss_step
-from clipjax.types import EvalResult, Metric
+from clipjax.types import Config, EvalResult, Metric, UserError
+
+
+def facts(config: Config, step: int, ema: bool, **more: Any) -> dict[str, Any]:
+    """What an evaluation is of, as `results.Evaluation.meta` holds it.
+
+    config: with its evaluators and evaluation data. ema: whether of a moving average.
+    """
+    plain = config_check.to_dict(config)
+    data = plain["data"]["eval"]
+    return {**more, "step": step, "ema": ema, "evals": plain["evals"], "data": data}
+
+
+def keep(folder: pathlib.Path, parts: Mapping[str, results.Part]) -> str:
+    """Writes results as `results.save` does, and returns a line that says where.
+
+    Raises UserError if they cannot be written.
+    """
+    try:
+        place, new = results.save(folder, parts)
+    except OSError as error:  # the disk may be full by now
+        raise unwritten(folder, error) from error
+    if new:
+        return f"results, with a row per query or example: {place}"
+    return f"the same results are there already: {place}"
+
+
+def unwritten(folder: pathlib.Path, error: OSError) -> UserError:
+    """The error of results that cannot be written."""
+    return UserError(
+        f"the results cannot be written to {folder} ({error.strerror}): free space, or "
+        "name another folder by --out DIR of clipjax.evaluate"
+    )
 
 
 class Evaluation:
@@ -43,31 +78,47 @@ class Evaluation:
                 task.part("validation loss")
                 metrics["val_loss"] = self._val_loss(state, task)
             variables = states.eval_variables(state, config.train.eval_ema)
-            results = self._run.evaluators.run(variables, task.part)
-        for label, result in results.items():
+            found = self._run.evaluators.run(variables, task.part)
+        for label, result in found.items():
             for name, metric in result.metrics.items():
                 metrics[f"{label}/{name}"] = metric
             metrics.setdefault("primary", result.metrics[result.primary])
         seconds = time.monotonic() - begin
         self._progress.pause(seconds)
         if metrics:
-            self._report(int(state.step), results, metrics, seconds)
-        return results, metrics
+            self._report(int(state.step), found, metrics, seconds)
+        return found, metrics
+
+    def keep(self, state: states.TrainState, found: dict[str, EvalResult]) -> None:
+        """Writes the results of the run's last evaluation; on the first process."""
+        if not found or jax.process_index() > 0:
+            return
+        config, step = self._run.config, int(state.step)
+        plain = config.train.ema > 0 and not config.train.eval_ema
+        name = results.folder_name(step, "noema" if plain else "")
+        meta = facts(
+            config,
+            step,
+            config.train.ema > 0 and not plain,
+            workdir=str(self._run.workdir),
+        )
+        place = self._run.workdir / results.FOLDER / name
+        self._progress.say(keep(place, {"": (found, meta)}))
 
     def _report(
         self,
         step: int,
-        results: dict[str, EvalResult],
+        found: dict[str, EvalResult],
         metrics: dict[str, Metric],
         seconds: float,
     ) -> None:
         parts = []
         if "val_loss" in metrics:
             parts.append(f"validation loss {metrics['val_loss'].value:.4f}")
-        for label, result in results.items():
+        for label, result in found.items():
             metric = result.metrics[result.primary]
-            text = f"{label} {result.primary} {result_texts.quantity(metric)}"
-            if chance := result_texts.chance(metric):
+            text = f"{label} {result.primary} {result_tables.quantity(metric)}"
+            if chance := result_tables.chance(metric):
                 text += f" (chance {chance})"
             if result.broken:
                 text += f", {result.broken} unreadable examples left out"

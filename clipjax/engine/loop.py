@@ -301,6 +301,8 @@ def _loop(
             name = signal.Signals(stop_signal).name
             progress.say(f"stopped by {name}; saving step {step}")
             return Outcome(step, total, results, stop_signal)
+    saves.wait()
+    evaluation.keep(state, results)
     return Outcome(total, total, results)
 
 

@@ -1,11 +1,9 @@
 """Evaluators inside training: one of a user's own, for which less is better."""
 
-import json
-
 import pytest
 
 import clipjax
-from clipjax import evaluate
+from clipjax import evaluate, results
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from run_tools import rows, stop_at, tiny, train
@@ -48,21 +46,23 @@ def test_the_best_checkpoint_has_the_smallest(trained):
     assert Checkpoints(workdir, read_only=True).steps() == sorted({best, 8})
     assert Store(workdir, print).followed() == (METRIC, "min")
     assert f"{METRIC.replace('/', ' ')} " in said
-    assert said.splitlines()[-1].endswith(" degrees (chance 90 degrees)")
+    evaluated, kept = said.splitlines()[-2:]
+    assert evaluated.endswith(" degrees (chance 90 degrees)")
+    assert kept.endswith(f": {workdir / 'evaluations' / '8'}")
 
 
 def test_evaluate_prints_its_unit(trained, capsys, tmp_path):
     workdir, _ = trained
-    place = tmp_path / "found.json"
-    assert evaluate.main(["x", f"--workdir={workdir}", f"--json={place}"]) == 0
+    place = tmp_path / "found"
+    assert evaluate.main(["x", f"--workdir={workdir}", f"--out={place}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     at = next(i for i, line in enumerate(lines) if "angle_evaluator: 32 pairs" in line)
     assert lines[at + 1].split() == ["metric", "value", "chance"]
     assert lines[at + 2].split()[3::2] == ["degrees", "degrees"]
     assert lines[at + 3].split() == ["pairs", "32"]
-    found = json.loads(place.read_text())["results"]["angle_evaluator"]["metrics"]
-    assert found["mean"]["unit"] == "degrees" and not found["mean"]["higher_is_better"]
-    assert found["pairs"]["chance"] is None
+    found = results.read(place).results["angle_evaluator"].metrics
+    assert found["mean"].unit == "degrees" and not found["mean"].higher_is_better
+    assert found["pairs"].chance is None
 
 
 def test_rows_reach_python(trained, tmp_path):
@@ -70,13 +70,19 @@ def test_rows_reach_python(trained, tmp_path):
     outcome = said.outcome.results["angle_evaluator"]
     assert len(outcome.rows["key"]) == 32
     assert outcome.rows["angle"].mean() == pytest.approx(outcome.metrics["mean"].value)
-    place = tmp_path / "found.json"
-    result = clipjax.evaluate_model(workdir, checkpoint=8, json_file=place)
+    place = tmp_path / "found"
+    result = clipjax.evaluate_model(workdir, checkpoint=8, out=place)
     rows = result["angle_evaluator"].rows
     assert rows["key"] == outcome.rows["key"]
     assert rows["angle"].tolist() == pytest.approx(outcome.rows["angle"].tolist())
-    found = json.loads(place.read_text())["results"]["angle_evaluator"]
-    assert "rows" not in found
+    for folder in (place, workdir / "evaluations" / "8"):  # the run's end wrote it
+        written = results.read(folder).rows("angle_evaluator")
+        assert written["key"] == rows["key"]
+        assert written["angle"].tolist() == pytest.approx(rows["angle"].tolist())
+    assert results.read(place).meta == results.read(folder).meta
+    assert [at.name for at in results.folders(workdir)] == ["8"]
+    with pytest.raises(clipjax.UserError, match="found exists: name a new folder"):
+        clipjax.evaluate_model(workdir, checkpoint=8, out=place)
 
 
 def test_a_metric_named_by_the_config_keeps_its_side_on_resume(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 import run_tools
 import tiny
-from clipjax import evaluate
+from clipjax import evaluate, results
 from clipjax.engine import assemble, interpolate
 from clipjax.models.common import lora
 from clipjax.types import UserError
@@ -56,7 +56,7 @@ def test_the_sweep(tmp_path, capsys):
         config.init_from = str(tmp_path / "base")
         config.train.steps = 6
         tuned = run_tools.train(config, tmp_path / "tuned").outcome.results
-        places = ["--workdir", str(tmp_path / "tuned"), "--json", str(tmp_path / "x")]
+        places = ["--workdir", str(tmp_path / "tuned"), "--out", str(tmp_path / "x")]
         sweep = ["--interpolate", str(tmp_path / "base"), "--alphas", "0,0.5,1"]
         assert evaluate.main(["evaluate", *places, *sweep]) == 0
         # Of the same shapes, and share 0 would not be the original.
@@ -65,12 +65,12 @@ def test_the_sweep(tmp_path, capsys):
         saved["model"]["text"]["causal"] = False
         path.write_text(json.dumps(saved))
         with pytest.raises(UserError, match="^model.text.causal: True does not fit --"):
-            evaluate.main(["evaluate", *places, *sweep])
-    points = json.loads((tmp_path / "x").read_text())["sweep"]
-    assert [point["share"] for point in points] == [0, 0.5, 1]
+            evaluate.main(["evaluate", *places[:2], *sweep])
+    points = [results.read(tmp_path / "x" / f"share-{at}") for at in ("0", "0.5", "1")]
+    assert [point.meta["share"] for point in points] == [0, 0.5, 1]
     ranks = [
-        p["results"]["retrieval"]["metrics"]["text_to_image_mean_rank"]["value"]
-        for p in points
+        point.results["retrieval"].metrics["text_to_image_mean_rank"].value
+        for point in points
     ]
     for found, alone in ((ranks[0], base), (ranks[2], tuned)):
         metric = alone["retrieval"].metrics["text_to_image_mean_rank"]

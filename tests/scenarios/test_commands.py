@@ -17,7 +17,7 @@ from command_tools import failure
 from PIL import Image
 
 import clipjax
-from clipjax import atomic_files, commandline, evaluate, train
+from clipjax import atomic_files, commandline, evaluate, results, train
 from clipjax.engine import memory_check, resume
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -139,7 +139,6 @@ def test_mistakes_of_train(capsys, argv, words):
             ["--workdir=x", f"--config={QUICKSTART}", "--config.model.embed_dim=9"],
             ["only evals"],
         ),
-        (["--workdir=x", "--json=gone/x.json"], ["--json=gone/x.json"]),
     ],
 )
 def test_mistakes_of_evaluate(capsys, argv, words):
@@ -271,20 +270,22 @@ def test_train_evaluate_and_load(capsys, on_one_device):
 
     assert evaluate.main(["evaluate", "--workdir", str(run)]) == 0
     assert "step 4" in capsys.readouterr().out
-    found = json.loads((run / "evaluation-4.json").read_text())
+    found = results.read(run / "evaluations" / "4")
+    assert results.folders(run) == [found.folder]  # training wrote the same
     trained = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    for label, result in found["results"].items():
-        for name, metric in result["metrics"].items():
+    for label, result in found.results.items():
+        for name, metric in result.metrics.items():
             logged = trained[f"eval/{label}/{name}"]
-            assert metric["value"] == pytest.approx(logged, abs=0.05)
+            assert metric.value == pytest.approx(logged, abs=0.05)
+        assert found.counts[label] == len(found.rows(label)["key"]) > 0
 
     argv = ["evaluate", "--workdir", str(run), f"--config={QUICKSTART}:evals=retrieval"]
-    argv += ["--config.data.eval.eval_size=20", "--json=other.json"]
+    argv += ["--config.data.eval.eval_size=20", "--out=other"]
     argv += ["--config.data.eval.split=val"]
     assert evaluate.main(argv) == 0
-    other = json.loads(pathlib.Path("other.json").read_text())["results"]
+    other = results.read("other").results
     assert list(other) == ["retrieval"]
-    assert other["retrieval"]["size"].startswith("20 images")
+    assert other["retrieval"].size.startswith("20 images")
 
     clip = clipjax.load(run)
     image = Image.fromarray(np.full((40, 30, 3), 200, np.uint8))
@@ -317,10 +318,10 @@ def test_results_that_cannot_be_kept_are_told_at_the_start(
         atomic_files.tempfile, "TemporaryFile", lambda dir: read_only(dir)
     )
     line = failure(capsys, evaluate.main, "--workdir=run")
-    assert f"{tmp_path / 'run'} cannot be written (Read-only" in line
-    assert "--json FILE" in line
-    line = failure(capsys, evaluate.main, "--workdir=run", "--json=x.json")
-    assert f"error: {tmp_path} cannot be written" in line
+    assert f"written to {tmp_path / 'run' / 'evaluations'} (Read-only" in line
+    assert "--out DIR" in line
+    line = failure(capsys, evaluate.main, "--workdir=run", "--out=x")
+    assert f"error: the results cannot be written to {tmp_path / 'x'}" in line
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     # Where that is right, the next thing that is missing is told.
@@ -330,18 +331,17 @@ def test_results_that_cannot_be_kept_are_told_at_the_start(
 def test_where_results_cannot_go(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     resume.save(tmp_path / "run", commandline.load_file(QUICKSTART))
-    kept = os.dup(1)
-    with (tmp_path / "out.txt").open("w") as out:
-        os.dup2(out.fileno(), 1)
-        try:
-            line = failure(capsys, evaluate.main, "--workdir=run", "--json=out.txt")
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
-    assert "the table goes to this file" in line
-    os.mkfifo("pipe")
-    line = failure(capsys, evaluate.main, "--workdir=run", "--json=pipe")
-    assert "is missing" in line  # the tokenizer's file, which comes after
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    for name in ("file", "full"):
+        line = failure(capsys, evaluate.main, "--workdir=run", f"--out={name}")
+        assert f"{tmp_path / name} exists: name a new folder" in line
+    for name in ("file/x", "new/x/y"):
+        line = failure(capsys, evaluate.main, "--workdir=run", f"--out={name}")
+        # The tokenizer's file is missing, which comes after.
+        assert ("Not a directory" in line) == name.startswith("file")
+    assert {*os.listdir(tmp_path)} - {"cache"} == {"file", "full", "run"}
 
 
 def test_as_a_process():

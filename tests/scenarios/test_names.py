@@ -9,7 +9,7 @@ import pytest
 
 import clipjax
 import run_tools
-from clipjax import commandline, evaluate, export, prepare, train
+from clipjax import commandline, evaluate, export, prepare, results, train
 
 CONFIG = pathlib.Path(__file__).parents[1] / "config_tiny.py"
 DEFAULT = [
@@ -76,8 +76,9 @@ def through_everything(call, tmp_path, name, trained=None):
         assert "from step 2" in call(train.main, *argv, f"{STEPS}=3", "--extend")
         assert run_tools.saved(run)[1] == 3 and run_tools.saved(run, "2")[1] == 2
     other = f"--config={folder / 'c.py'}:evals=retrieval"
-    call(evaluate.main, f"--workdir={run}", other, f"--json={folder / 'r.json'}")
-    assert "retrieval" in (folder / "r.json").read_text()
+    call(evaluate.main, f"--workdir={run}", other, f"--out={folder / 'r'}")
+    assert len(results.read(folder / "r").rows("retrieval")["key"]) > 0
+    assert results.folders(run) == []  # evals=none, and --out elsewhere
     out = folder / "out"
     call(export.main, f"--workdir={run}", "--format=open_clip", f"--out={out}")
     texts = ["a red circle"]
@@ -86,7 +87,7 @@ def through_everything(call, tmp_path, name, trained=None):
     # Nothing lies anywhere else, and all of it can be taken along.
     first, *rest = name.split("/")
     assert os.listdir(top) == [first] and not os.listdir(tmp_path / "cwd")
-    assert sorted(os.listdir(folder)) == ["c.py", "data", "out", "r.json", "run"]
+    assert sorted(os.listdir(folder)) == ["c.py", "data", "out", "r", "run"]
     shutil.move(top / first, tmp_path / "moved")
     moved = clipjax.load(pathlib.Path(tmp_path, "moved", *rest, "run"))
     np.testing.assert_array_equal(moved.encode_text(texts), here)

@@ -10,7 +10,7 @@ import pytest
 from command_tools import failure
 from source_tools import jpeg
 
-from clipjax import config_check, evaluate, prepare, types
+from clipjax import config_check, evaluate, prepare, results, types
 from clipjax.data.sources import captions, scenes
 from clipjax.engine import datasets, resume
 from clipjax.types import UserError
@@ -66,8 +66,8 @@ def top(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def size(run, name="evaluation-1.json"):
-    return json.loads((run / name).read_text())["results"]["retrieval"]["size"]
+def size(run, name="1"):
+    return results.read(run / "evaluations" / name).results["retrieval"].size
 
 
 def test_a_run_is_evaluated_on_its_own_data_from_any_folder(top):
@@ -78,15 +78,12 @@ def test_a_run_is_evaluated_on_its_own_data_from_any_folder(top):
 def test_other_data_are_chosen_by_name(top, capsys):
     argv = ["evaluate", "--workdir", str(top / "run"), "--data.path=data"]
     assert evaluate.main([*argv, "--data=captions", "--data.split", "all"]) == 0
-    found = top / "run" / "evaluation-1-captions-all.json"
+    found = top / "run" / "evaluations" / "1-captions-all"
     assert size(top / "run", found.name).startswith("5 images")
-    assert json.loads(found.read_text())["meta"]["data"]["path"] == os.path.abspath(
-        "data"
-    )
-    assert not (top / "run" / "evaluation-1.json").exists()
+    assert results.read(found).meta["data"]["path"] == os.path.abspath("data")
     # Without a name they are options of the run's own; a new source has its defaults.
     assert evaluate.main([*argv, "--data.max_samples=3"]) == 0
-    assert size(top / "run", found.name).startswith("3 images")
+    assert size(top / "run", f"{found.name}-2").startswith("3 images")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""Evaluators' results as text: tables with intervals and chance."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from clipjax.types import EvalResult, Metric
+
+_ROOM = 28  # characters of a name that leave room for the numbers in 80 columns
+
+
+def table(results: Mapping[str, EvalResult]) -> Group:
+    """A rich renderable: each evaluator's size and metrics, with their intervals,
+    chance and the ratio to it. A column without numbers is left out.
+
+    Metrics of one group ("a/x", "a/y") come below the group's name if they are long. A
+    `*` marks the primary metric. A metric of which less is better has no ratio.
+    """
+    parts = []
+    for label, result in results.items():
+        title = f"{label}: {result.size}"
+        if result.broken:
+            title += f" ({result.broken} broken examples left out)"
+        rows = Table(box=None, pad_edge=False, header_style="")
+        rows.add_column("  metric", overflow="fold")
+        columns = {
+            heading: [cell(metric) for metric in result.metrics.values()]
+            for heading, cell in _COLUMNS.items()
+        }
+        columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+        for heading in columns:
+            rows.add_column(heading, justify="right", no_wrap=True)
+        groups = {
+            name.rpartition("/")[0] for name in result.metrics if len(name) > _ROOM
+        }
+        above = ""
+        for name, *cells in zip(result.metrics, *columns.values(), strict=True):
+            primary = name == result.primary
+            group, _, rest = name.rpartition("/")
+            if group and group in groups:
+                if group != above:
+                    rows.add_row(Text(f"  {group}/"))
+                name = f"  {rest}"
+            above = group
+            rows.add_row(
+                Text(f"{'*' if primary else ' '} {name}"),  # no markup in names
+                *map(Text, cells),
+                style="bold" if primary else "",
+            )
+        parts += [Text(title), rows, Text()]
+    return Group(*parts[:-1])
+
+
+def sweep_table(sweep: Mapping[float, Mapping[str, EvalResult]]) -> Table:
+    """A row for each share of interpolated weights, with the primary metrics."""
+    rows = Table(box=None, pad_edge=False, header_style="")
+    rows.add_column("share", justify="right")
+    for label, result in next(iter(sweep.values())).items():
+        rows.add_column(f"{label} {result.primary}", justify="right")
+    for share, results in sweep.items():
+        values = [
+            Text(quantity(result.metrics[result.primary]))
+            for result in results.values()
+        ]
+        rows.add_row(f"{share:g}", *values)
+    return rows
+
+
+def text(results: Mapping[str, EvalResult], width: int = 80) -> str:
+    """The table as plain lines, for logs and pipes."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, no_color=True, force_terminal=False)
+    console.print(table(results))
+    lines = file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def quantity(metric: Metric) -> str:
+    """The value with its unit."""
+    return _with_unit(metric.value, metric.unit)
+
+
+def chance(metric: Metric) -> str:
+    """Chance with its unit; empty if it is not known."""
+    return "" if metric.chance is None else _with_unit(metric.chance, metric.unit)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    word = {"fraction": "%", "rank": ""}.get(unit, unit)
+    number = _number(value, unit)
+    return f"{number} {word}" if word and math.isfinite(value) else number
+
+
+def _number(value: float, unit: str) -> str:
+    """The value as text, without the unit; a fraction as a percentage."""
+    value = float(value)
+    if not math.isfinite(value):
+        return str(value)
+    if unit == "rank":
+        return f"{value:.1f}"
+    if unit == "fraction":
+        percent = 100 * value
+        # Chance in a large gallery is far below 1 %.
+        return f"{percent:.2g}" if 0 < percent < 0.1 else f"{percent:.2f}"
+    whole = value.is_integer() or abs(value) >= 1000
+    return f"{value:.0f}" if whole and abs(value) < 1e12 else f"{value:.4g}"
+
+
+def _interval(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        return ""
+    return " - ".join(_number(end, metric.unit) for end in (metric.low, metric.high))
+
+
+def _ratio(metric: Metric) -> str:
+    base = metric.chance or 0.0
+    if not (metric.higher_is_better and base > 0 and math.isfinite(metric.value)):
+        return ""
+    return f"{metric.value / base:.1f}"
+
+
+_COLUMNS = {
+    "value": quantity,
+    "95 % interval": _interval,
+    "chance": chance,
+    "times chance": _ratio,
+}
