@@ -1,7 +1,8 @@
 """clipjax: train, fine-tune, compare, evaluate and ship CLIP-style models in JAX.
 
-`clipjax.load("runs/x")` gives a trained model; `clipjax.train_model` and
-`clipjax.evaluate_model` do what the commands do. Importing clipjax alone is cheap.
+`clipjax.load("runs/x")` gives a trained model; `clipjax.train_model`,
+`clipjax.evaluate_model` and `clipjax.embed_data` do what the commands do. Importing
+clipjax alone is cheap.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import typing
 from clipjax.types import BadExample, UserError
 
 if typing.TYPE_CHECKING:
+    from clipjax.embedding_job import embed_data
+    from clipjax.embeddings.stored import read_embeddings
     from clipjax.item_errors import BadItem, ItemError
     from clipjax.library import load
     from clipjax.loaded import Loaded
@@ -22,8 +25,10 @@ __all__ = [
     "ItemError",
     "Loaded",
     "UserError",
+    "embed_data",
     "evaluate_model",
     "load",
+    "read_embeddings",
     "train_model",
 ]
 __version__ = "0.1.0"
@@ -46,4 +51,12 @@ def __getattr__(name: str) -> typing.Any:
         from clipjax import whole_runs
 
         return getattr(whole_runs, name)
+    if name == "embed_data":
+        from clipjax import embedding_job
+
+        return embedding_job.embed_data
+    if name == "read_embeddings":
+        from clipjax.embeddings import stored
+
+        return stored.read_embeddings
     raise AttributeError(f"module 'clipjax' has no attribute {name!r}")

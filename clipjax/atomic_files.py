@@ -9,13 +9,17 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 # Deeper JSON is refused, because code that walks over a value recurses.
 DEEPEST = 100
+# Seconds after which what another machine's process was writing is left over.
+LEFT_AFTER = 3600.0
 
 
 @contextlib.contextmanager
@@ -39,8 +43,7 @@ def opened(
             yield file
         return
     # If several write the same file, the last one wins.
-    writer = f"{os.getpid()}-{threading.get_ident()}"
-    scratch = path.with_name(f"{path.name}.{writer}.tmp")
+    scratch = path.with_name(f"{path.name}.{_writer()}.tmp")
     try:
         with named(path, scratch), scratch.open(mode, **options) as file:
             yield file
@@ -62,7 +65,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Raises OSError if `path` is a file or a folder with content, or the disk is full.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    scratch = path.with_name(f".{path.name}.{_writer()}.tmp")
     with named(path, scratch):
         scratch.mkdir()
     try:
@@ -74,6 +77,45 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _writer() -> str:
+    """Who writes under a temporary name: a thread of a process of a machine."""
+    return f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+
+
+def remove_leftovers(path: pathlib.Path) -> None:
+    """Removes what killed processes have left of a file or folder, under temporary
+    names; the process must not be writing it itself.
+    """
+    for pattern in (f"{path.name}.*.tmp", f".{path.name}.*.tmp"):
+        for left in path.parent.glob(pattern):
+            if _is_left(left):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+
+def _is_left(path: pathlib.Path) -> bool:
+    """Whether the process that was writing under a temporary name has ended."""
+    host, *of = path.name.removesuffix(".tmp").rsplit("-", 2)
+    if host.endswith(f".{socket.gethostname()}") and len(of) == 2 and of[0].isdecimal():
+        # A restarted container's process may have the id of the one that was killed.
+        return int(of[0]) == os.getpid() or not _runs(int(of[0]))
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > LEFT_AFTER
+    return False
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def is_special(path: pathlib.Path) -> bool:
@@ -133,6 +175,28 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     with opened(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
+
+
+def write_json_once(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as `write_json` does, unless there is a file.
+
+    Of several processes that write at once, the first one wins.
+    """
+    if path.exists():
+        return
+    scratch = path.with_name(f"{path.name}.{_writer()}.tmp")
+    try:
+        write_json(scratch, value)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(scratch, path)
+        except OSError:  # a file system without links
+            if not path.exists():
+                scratch.replace(path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def parse_json(text: str | bytes) -> Any:

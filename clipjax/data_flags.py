@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax import registry
-from clipjax.types import UserError
+from clipjax.config_sections import source_section
+from clipjax.types import Config, UserError
 
 FLAG = "--data."
 
@@ -33,6 +34,20 @@ class DataFlags:
         Raises UserError for one that the source does not have, and for a wrong type.
         """
         return registry.options_from_text("data", name, self.values, FLAG)
+
+    def put(self, config: Config) -> Config:
+        """The config with this source, or these options, as its evaluation data.
+
+        Raises UserError as `options`.
+        """
+        found = config.copy_and_resolve_references()
+        with found.unlocked():
+            if self.name and self.name != found.data.eval.name:
+                found.data.eval = source_section("data.eval", self.name, {}, "val")
+            section = found.data.eval
+            section.split = self.split or section.split
+            section.update(self.options(section.name))
+        return found.lock()
 
 
 NONE = DataFlags()  # a command line without a source

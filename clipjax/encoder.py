@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from clipjax import batch_sizes
 from clipjax.data.class_lists import NONE, Classes
 from clipjax.data.text.cleaning import check
+from clipjax.data_wait import DataWait
+from clipjax.encoded import Images, Stopped, Texts
 from clipjax.image_batches import ImageBatches
 from clipjax.multihost import gather
 from clipjax.pulse import pulse
@@ -40,51 +42,6 @@ def part_of(progress: Progress | None, before: int, total: int) -> Progress | No
     if progress is None:
         return None
     return lambda done, _: progress(before + done, total)
-
-
-class Images(NamedTuple):
-    """The result of encoding n images.
-
-    embed: float32 [n e], of unit norm (of a classifier: logits), and zeros if not
-      valid.
-    valid: bool [n], false if the image could not be read or decoded.
-    kept: n values of `keep`, None if not valid.
-    broken: the key of each image that is not valid, and the reason.
-    pooled: float32 [n d], the tower's features before projection, zeros if not valid;
-      None unless requested.
-    """
-
-    embed: np.ndarray
-    valid: np.ndarray
-    kept: list[Any]
-    broken: list[tuple[str, str]]
-    pooled: np.ndarray | None = None
-
-
-class Texts(NamedTuple):
-    """What became of n texts.
-
-    embed: float32 [n e], of unit norm, and zeros if broken.
-    broken: place of each text that cannot be used -> the reason.
-    pooled: float32 [n d], the tower's features before projection; None unless asked
-      for.
-    """
-
-    embed: np.ndarray
-    broken: dict[int, str]
-    pooled: np.ndarray | None = None
-
-
-class Stopped(BadExample):
-    """An image or text is broken, and broken ones are not skipped.
-
-    place: its number. rows: float32 [place e], what was encoded before it.
-    """
-
-    def __init__(self, reason: str, key: str, place: int, rows: np.ndarray):
-        super().__init__(reason, key)
-        self.place = place
-        self.rows = rows
 
 
 class Encoder:
@@ -209,6 +166,8 @@ class Encoder:
         progress: Progress | None = None,
         skip_broken: bool = True,
         pooled: bool = False,
+        meanwhile: Callable[[list[Any]], None] | None = None,
+        wait: DataWait | None = None,
     ) -> Images:
         """Reads, decodes and encodes images.
 
@@ -226,6 +185,9 @@ class Encoder:
             has been read and those before it are encoded; for an Encoder without a
             mesh.
           pooled: whether to return the tower's pooled features from the same pass too.
+          meanwhile: called with what `keep` returned for each batch, None per broken
+            image, while the device encodes the batch; for one process.
+          wait: measures how long the device waits for images.
 
         Raises UserError if `pooled` and the model gives none.
         """
@@ -243,8 +205,16 @@ class Encoder:
             timeout=self._timeout,
             skip_broken=skip_broken,
         )
+        handed = 0
+
+        def hand_over() -> None:
+            nonlocal handed
+            new, handed = batches.notes[handed:], len(batches.notes)
+            if meanwhile is not None:
+                meanwhile([note.value if note.reason is None else None for note in new])
+
         encode = self._pool_image if pooled else self._encode_image
-        arrays = self._encode(encode, variables, batches, progress)
+        arrays = self._encode(encode, variables, batches, progress, hand_over, wait)
         if batches.error is not None:
             place, key, reason = batches.error
             raise Stopped(reason or "", key, place, arrays[0])
@@ -350,8 +320,13 @@ class Encoder:
         variables: Variables,
         batches: ImageBatches | TextBatches,
         progress: Progress | None,
+        meanwhile: Callable[[], None] | None = None,
+        wait: DataWait | None = None,
     ) -> list[np.ndarray]:
-        """Each output, concatenated over all batches, without the padding."""
+        """Each output, concatenated over all batches, without the padding.
+
+        meanwhile: called while the device works on a batch.
+        """
         parts = []
         done, total = 0, batches.expected
 
@@ -364,8 +339,12 @@ class Encoder:
                 progress(min(done, batches.total), total)
 
         before = None
-        for batch in batches:
+        for batch in batches if wait is None else wait.over(batches):
             after = encode(variables, *(self._put(array) for array in batch))
+            if wait is not None:
+                wait.follow(after)
+            if meanwhile is not None:
+                meanwhile()
             # One batch late, so that the device has work while the host waits.
             if before is not None:
                 fetch(before)

@@ -22,7 +22,6 @@ from clipjax import (
     result_tables,
     results,
 )
-from clipjax.config_sections import source_section
 from clipjax.engine import (
     assemble,
     datasets,
@@ -328,14 +327,7 @@ def _with_data(what: Config, given: data_flags.DataFlags) -> Config:
             "--data: every evaluator has data of its own; choose others by "
             "--evals=NAME, or by --config FILE.py:evals=NAME"
         )
-    found = what.copy_and_resolve_references()
-    with found.unlocked():
-        if given.name and given.name != found.data.eval.name:
-            found.data.eval = source_section("data.eval", given.name, {}, "val")
-        section = found.data.eval
-        section.split = given.split or section.split
-        section.update(given.options(section.name))
-    return found.lock()
+    return given.put(what)
 
 
 def _check_writable(folder: pathlib.Path) -> None:

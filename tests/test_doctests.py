@@ -17,6 +17,7 @@ from clipjax import loaded, registry, results, testing
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
 from clipjax.types import EvalResult, Metric
+from run_tools import one_device
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAVED_RUN = ROOT / "tests" / "scenarios" / "goldens" / "saved_run.tar.gz"
@@ -113,6 +114,15 @@ def names(tmp_path_factory):
         clip = clipjax.load("runs/quickstart")
         image = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
         clip.encode_image([image]), clip.encode_text(["a dog"])  # compiled here
+        with one_device():
+            options = {"eval_size": 4, "resolution": 16}
+            clipjax.embed_data(
+                "runs/quickstart",
+                "embedded",
+                batch_size=4,
+                data="scenes",
+                data_options=options,
+            )
         yield {
             "clipjax": clipjax,
             "results": results,

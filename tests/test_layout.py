@@ -14,14 +14,14 @@ TESTS = ROOT / "tests"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "export", "prepare", "library", "testing", "__main__"]
-    + ["whole_runs"],
+    ["train", "evaluate", "embed", "export", "prepare", "library", "testing"]
+    + ["__main__", "whole_runs", "embedding_job"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + ["results", "result_tables"]
     + ["image_batches", "text_batches", "given_images", "given_texts"]
-    + ["item_errors"],
+    + ["item_errors", "encoded", "data_wait", "embeddings", "identity"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
     + ["config_options", "config_parts", "config_sections"],
     ["option_checks", "batch_sizes"],
@@ -93,6 +93,9 @@ TESTED_BY = {
     "data/tokenizers/*": "data/tokenizers/test_tokenizers "
     "data/tokenizers/test_tokenizer_kinds data/tokenizers/test_tokenizer_readers "
     "data/tokenizers/test_trained_tokenizers",
+    "embed": "test_embedding_job",
+    "embeddings/*": "embeddings/test_stored test_embedding_job",
+    "encoded": "test_encoder",
     "downloads": "data/tokenizers/test_tokenizer_readers",
     "engine/fitting": "engine/test_architecture",
     "engine/assemble": "scenarios/test_report_configs",
@@ -103,6 +106,7 @@ TESTED_BY = {
     "engine/describe": "scenarios/test_commands",
     "engine/lost_text_report": "data/text/test_lost_texts",
     "engine/memory_check": "scenarios/test_random_mistakes",
+    "engine/part_encoding": "test_embedding_job",
     "engine/progress": "engine/test_loop",
     "engine/relay": "scenarios/test_hosts engine/test_distributed",
     "engine/run": "engine/test_loop",

@@ -126,15 +126,21 @@ def encoder(
     tokenizer: Tokenizer | None,
     mesh: jax.sharding.Mesh | None,
     learnt: Classes = NONE,
+    *,
+    batch_size: int = 64,
+    threads: int = 0,
 ) -> Encoder:
-    """The encoder of a run's evaluators; learnt: a classifier's classes."""
+    """The encoder of a run's evaluators.
+
+    learnt: a classifier's classes. batch_size: per device. threads: 0: the run's.
+    """
     return Encoder(
         model,
         tokenizer,
         preprocess(config),
-        batch_size=64 * (mesh.size if mesh else 1),
+        batch_size=batch_size * (mesh.size if mesh else 1),
         mesh=mesh,
-        threads=max(2, config.data.threads, config.data.workers),
+        threads=threads or max(2, config.data.threads, config.data.workers),
         timeout=config.data.timeout,
         classes=learnt,
     )

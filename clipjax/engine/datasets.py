@@ -98,6 +98,17 @@ def resolved(config: Config) -> Config:
     return absolute.lock()
 
 
+def described(section: Config, source: Source) -> dict[str, Any]:
+    """A source as JSON values: its name, split, options and fingerprint."""
+    options = section.to_dict()
+    return {
+        "name": options.pop("name"),
+        "split": options.pop("split"),
+        "options": options,
+        "fingerprint": fingerprint(source),
+    }
+
+
 def fingerprint(source: Source) -> dict[str, Any]:
     """Values that differ between sources and cost little; "" if a value is unknown.
 

@@ -115,7 +115,7 @@ class Inputs:
                 variables,
                 self.source,
                 new,
-                keep=_facts,
+                keep=facts_of,
                 progress=progress,
                 pooled="image" in self._pooled,
             )
@@ -197,7 +197,7 @@ class Inputs:
 
 
 class _Row(NamedTuple):
-    """One example as cached. facts: see `_facts`; None if it is broken. why: its key
+    """One example as cached. facts: see `facts_of`; None if it is broken. why: its key
     and the reason.
     """
 
@@ -211,7 +211,7 @@ _EMPTY = np.zeros((0, 0), np.float32)
 _NONE: dict[str, Any] = {"captions": [], "labels": {}, "key": ""}
 
 
-def _facts(example: Example) -> dict[str, Any]:
+def facts_of(example: Example) -> dict[str, Any]:
     """An example's captions, labels and key, as JSON values."""
     captions = example.captions
     return {

@@ -84,6 +84,16 @@ def told_differences(
     return "; ".join([first, *rest])
 
 
+def settings(model: Any, path: str = "model") -> dict[str, str]:
+    """The settings that `differences` compares, by their options, as texts."""
+    model, found = _bare(model), {}
+    if isinstance(model, LoraModel):
+        found = _texts(model, "lora", {"model"})
+    model = _without_lora(model)
+    found[path] = type(model).__name__
+    return found | _texts(model, path, set(PIXELS) if path == "model" else set())
+
+
 def pixels(ours: Any, theirs: Any) -> Iterator[Difference]:
     """How two models, or objects with a mean and std, normalise images differently.
 
@@ -114,6 +124,22 @@ def option_of(module: Any, field: str) -> str:
     """The option that sets a field of a tower or model."""
     name = getattr(type(module), "OPTIONS", {}).get(field, field)
     return name if isinstance(name, str) else ", ".join(name)
+
+
+def _texts(module: Any, path: str, left_out: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    free = COMMON | left_out | getattr(type(module), "FREE", set())
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.name in free:
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            below = path if field.name == "module" else f"{path}.{field.name}"
+            found |= settings(value, below)
+        else:  # a function's repr has its address
+            name = getattr(value, "__qualname__", None)
+            found[f"{path}.{option_of(module, field.name)}"] = name or repr(value)
+    return found
 
 
 def _bare(model: Any) -> Any:

@@ -1,0 +1,397 @@
+"""Encodes a whole source, or a file of texts, into parts on disk.
+
+A part is a fixed range of examples, is encoded alone, and is written by a thread while
+the next one is encoded. So neither a killed job nor the number of jobs changes a byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import pyarrow.parquet
+from rich.console import Console
+
+from clipjax import (
+    atomic_files,
+    config,
+    data_flags,
+    identity,
+    library,
+    option_checks,
+    paths,
+)
+from clipjax.data_wait import DataWait, Pace
+from clipjax.embeddings import header as headers
+from clipjax.embeddings import parts
+from clipjax.embeddings.header import Header
+from clipjax.embeddings.stored import Broken, broken_of
+from clipjax.embeddings.text_file import TextFile
+from clipjax.engine import assemble, datasets, resume, sharding
+from clipjax.engine.activity import Activity, Task, duration
+from clipjax.engine.compilation import enable_cache
+from clipjax.engine.part_encoding import Part, PartEncoder
+from clipjax.preempt import StopRequest
+from clipjax.types import Config, Source, UserError
+from clipjax.weights import read_model
+
+LISTED = 5  # broken examples that are printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What a job of `embed_data` has done.
+
+    folder: the embeddings', to read by `clipjax.read_embeddings`.
+    examples, texts: encoded now. kept: the parts of this job that were there before.
+    parts: the numbers of parts that are there, and of all.
+    rate: examples per second, without the compilation of the first batch.
+    waited: the share of the time in which the device waited for images.
+    broken: all examples of this job's parts that have no embeddings.
+    stopped_by: the signal that ended it early, 0 if none.
+    """
+
+    folder: pathlib.Path
+    examples: int
+    texts: int
+    kept: int
+    parts: tuple[int, int]
+    seconds: float
+    rate: float
+    waited: float
+    broken: list[Broken]
+    stopped_by: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to embed, with what and how; see `embed_data`."""
+
+    model: str
+    out: pathlib.Path
+    data: data_flags.DataFlags = data_flags.NONE
+    texts: str = ""
+    share: tuple[int, int] = (1, 1)
+    outputs: tuple[str, ...] = ("embed",)
+    dtype: str = "float32"
+    part_size: int = 8192
+    batch_size: int = 64
+    threads: int = 0
+    checkpoint: str = "best"
+    ema: bool = True
+    preprocess: str = ""
+
+    def __post_init__(self) -> None:
+        for output in self.outputs:
+            option_checks.one_of("--outputs", output, headers.OUTPUTS)
+        if "embed" not in self.outputs or len({*self.outputs}) != len(self.outputs):
+            raise UserError(
+                f"--outputs={','.join(self.outputs)}: use embed, or embed,features"
+            )
+        option_checks.one_of("--dtype", self.dtype, headers.DTYPES)
+        for name in ("part_size", "batch_size"):
+            option_checks.at_least_one(f"--{name}", getattr(self, name))
+        if not 1 <= self.share[0] <= self.share[1]:
+            raise UserError(
+                f"--part={self.share[0]}/{self.share[1]}: use 1/n to n/n, such as 2/4"
+            )
+        if self.texts and self.data:
+            raise UserError("--texts and --data both say what to embed: give one")
+
+
+def embed_data(
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    data: str = "",
+    data_options: Mapping[str, Any] | None = None,
+    split: str = "",
+    texts: str | os.PathLike = "",
+    part: tuple[int, int] = (1, 1),
+    outputs: Sequence[str] = ("embed",),
+    dtype: str = "float32",
+    part_size: int = 8192,
+    batch_size: int = 64,
+    threads: int = 0,
+    checkpoint: str | int = "best",
+    ema: bool = True,
+    preprocess: str = "",
+    console: Console | None = None,
+) -> Embedded:
+    """Writes the embeddings of a source's images and captions, or of a file's lines.
+
+    Parts that are in `out` are kept, so that the same call goes on after an end of any
+    kind. SIGINT and SIGTERM end it between two batches.
+
+    Args:
+      model: as `clipjax.load` takes it.
+      out: the folder, to read by `clipjax.read_embeddings`.
+      data: a source, "webdataset"; the run's evaluation data if empty.
+      data_options: options of that source, {"path": "shards"}.
+      split: of that source; "val" if it is named here, else the run's.
+      texts: a file with one text per line, in place of data.
+      part: (i, n): this call makes every n-th part, from the i-th on, and n calls or
+        machines make all.
+      outputs: ("embed",), or ("embed", "features") to keep the towers' features before
+        their projection too.
+      dtype: the files', "float32" or "float16".
+      part_size: examples per part.
+      batch_size: images or texts encoded at once on each device.
+      threads: how many read and decode; 0: one per CPU.
+      checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
+      ema: whether to take a run's moving average of the parameters, if it has one.
+      preprocess: a released model's, as `clipjax.load` takes it.
+      console: where it says what it does; nowhere if None.
+
+    Raises:
+      UserError: if there is no such model or source, a source is empty, or `out` has
+        embeddings of another model, other data or another form.
+
+    >>> done = clipjax.embed_data("runs/quickstart", "embedded", batch_size=4,
+    ...     data="scenes", data_options={"eval_size": 4, "resolution": 16})
+    >>> done.parts, done.broken
+    ((1, 1), [])
+    """
+    request = Request(
+        model=os.fspath(model),
+        out=paths.local(os.fspath(out), "embeddings"),
+        data=data_flags.DataFlags(data, data_options or {}, split),
+        texts=os.fspath(texts),
+        share=part,
+        outputs=tuple(outputs),
+        dtype=dtype,
+        part_size=part_size,
+        batch_size=batch_size,
+        threads=threads,
+        checkpoint=str(checkpoint),
+        ema=ema,
+        preprocess=preprocess,
+    )
+    return embed(request, console or Console(quiet=True))
+
+
+def embed(request: Request, console: Console) -> Embedded:
+    """See `embed_data`."""
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    try:
+        enable_cache(say)
+        with StopRequest() as stop, Activity(console) as activity:
+            with activity.doing("reading the model and the data"):
+                job = _Job(request, stop)
+            with activity.doing("embedding") as task:
+                done = job.run(task)
+    except OSError as error:
+        raise UserError(atomic_files.told(error)) from error
+    _tell(done, job, say)
+    return done
+
+
+class _Stopped(Exception):
+    """A signal asks the job to end."""
+
+
+class _Job:
+    """One process's work on a folder; the header is written when it is made."""
+
+    def __init__(self, request: Request, stop: StopRequest):
+        self._request, self._stop = request, stop
+        atomic_files.check_place(request.out)
+        read = library.read(
+            request.model,
+            request.checkpoint,
+            request.ema,
+            config=_own(request),
+            preprocess=request.preprocess,
+        )
+        self.given, data = _given(request, read.config)
+        self.mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+        encoder = assemble.encoder(
+            read.config,
+            read.model,
+            read.tokenizer,
+            self.mesh,
+            read.classes,
+            batch_size=request.batch_size,
+            threads=request.threads or len(os.sched_getaffinity(0)),
+        )
+        lines = isinstance(self.given, TextFile)
+        captions = isinstance(self.given, TextFile) or self.given.max_captions > 0
+        if read.tokenizer is None:
+            captions = False
+            if lines:
+                raise UserError(f"--texts: {request.model} is a model without text")
+        features = "features" in request.outputs
+        for side in ("image",) * (not lines) + ("text",) * captions:
+            if features:
+                encoder.check_pooled(side)
+        self.header = Header(
+            model=_named(request.model, read),
+            data=data,
+            image_output="" if lines else encoder.image_output,
+            examples=len(self.given),
+            part_size=request.part_size,
+            outputs=request.outputs,
+            dtype=request.dtype,
+            captions=captions,
+        )
+        self._encoder = PartEncoder(
+            encoder,
+            jax.device_put(read.variables, sharding.replicated(self.mesh)),
+            request.dtype,
+            features,
+            captions,
+            () if isinstance(self.given, TextFile) else (*self.given.class_names,),
+        )
+        request.out.mkdir(parents=True, exist_ok=True)
+        headers.write_once(request.out, self.header)
+
+    def run(self, task: Task) -> Embedded:
+        """Makes the parts of this job that are not there."""
+        out, header, (first, count) = (
+            self._request.out,
+            self.header,
+            self._request.share,
+        )
+        own = range(first - 1, header.parts, count)
+        missing = [k for k in own if not (out / header.part_name(k)).is_dir()]
+        pace, broken, texts, examples, stopped = Pace(), [], 0, 0, 0
+        total = sum(len(header.rows_of(k)) for k in missing)
+        with self._writing() as write:
+            try:
+                for number in missing:
+                    name, before = header.part_name(number), pace.done
+
+                    def progress(count: int, before: int = before) -> None:
+                        pace.reach(before + count)
+                        task(pace.done, total)
+                        if self._stop.received(0):
+                            raise _Stopped
+
+                    atomic_files.remove_leftovers(out / name)
+                    part = self._encode(header.rows_of(number), progress, pace.wait)
+                    write(name, part)
+                    broken += part.broken
+                    texts += part.texts
+                    examples += part.table.num_rows
+            except _Stopped:
+                stopped = self._stop.received(0)
+        for number in set(own) - set(missing):
+            path = out / header.part_name(number) / parts.TABLE
+            broken += broken_of(pyarrow.parquet.read_table(path))
+        names = [header.part_name(k) for k in range(header.parts)]
+        there = sum((out / name).is_dir() for name in names)
+        seconds = time.monotonic() - pace.began
+        return Embedded(
+            out,
+            examples,
+            texts,
+            len(own) - len(missing),
+            (there, header.parts),
+            seconds,
+            pace.rate(),
+            min(1.0, pace.wait.seconds / seconds) if seconds else 0.0,
+            sorted(broken),
+            stopped,
+        )
+
+    def _encode(self, rows: range, progress: Any, wait: DataWait) -> Part:
+        if isinstance(self.given, TextFile):
+            return self._encoder.texts(self.given, rows, progress)
+        return self._encoder.images(self.given, rows, progress, wait)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """Yields write(name, part), which returns before the part is on disk; all are
+        there after the block.
+        """
+        last: Future | None = None
+        with ThreadPoolExecutor(1) as pool:
+
+            def write(name: str, part: Part) -> None:
+                nonlocal last
+                if last is not None:
+                    last.result()  # raises what went wrong; one part waits at most
+                place = self._request.out / name
+                last = pool.submit(parts.write, place, part.arrays, part.table)
+
+            yield write
+            if last is not None:
+                last.result()
+
+
+def _named(model: str, read: library.Parts) -> dict[str, Any]:
+    """A model's name, step and identity."""
+    foreign = read_model.is_foreign(model)
+    return {
+        "name": read_model.short_name(model) if foreign else pathlib.Path(model).name,
+        "step": read.step,
+        **identity.identity(read.config, read.model, read.variables, read.tokenizer),
+    }
+
+
+def _own(request: Request) -> Config | None:
+    if read_model.is_foreign(request.model):
+        return None
+    return resume.load_config(paths.local(request.model, "a run"))
+
+
+def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, Any]]:
+    """The source or texts, and what the header says of them.
+
+    own: the model's config, whose evaluation data are those of a run.
+    """
+    if request.texts:
+        file = TextFile(paths.local(request.texts, "a file of texts"))
+        return file, {"texts": str(file.path), "digest": file.digest}
+    if read_model.is_foreign(request.model):
+        own = config.base(None, evals="none")
+        if not request.data.name:
+            raise UserError(
+                f"{request.model} is a released model, which has no data of its own: "
+                "name them by --data=imagefolder --data.path=FOLDER, or --texts=FILE"
+            )
+    section = datasets.resolved(request.data.put(own)).data.eval
+    source = datasets.source(section, data_flags.FLAG)
+    return source, datasets.described(section, source)
+
+
+def _tell(done: Embedded, job: _Job, say: Any) -> None:
+    """What was done, what is broken, and what to do next."""
+    what = "texts" if isinstance(job.given, TextFile) else "images"
+    if done.examples:
+        line = f"embedded {done.examples:,} {what}"
+        if done.texts and what == "images":
+            line += f" and {done.texts:,} captions"
+        line += f" in {duration(done.seconds)}: {done.rate:,.1f} {what}/s on "
+        line += f"{job.mesh.size} x {jax.devices()[0].device_kind}"
+        if what == "images":
+            line += f", which waited for data {done.waited:.0%} of the time"
+        say(line)
+    if done.kept:
+        say(f"{done.kept} of this job's parts were there already")
+    if done.broken:
+        say(
+            f"broken, with a row of zeros: {len(done.broken):,} of this job's {what} "
+            "(all: `valid` and `reason` of each part's rows.parquet):"
+        )
+        for bad in done.broken[:LISTED]:
+            say(f"  {bad.key}: {bad.reason}")
+        if len(done.broken) > LISTED:
+            say(f"  and {len(done.broken) - LISTED:,} more")
+    there, total = done.parts
+    if done.stopped_by:
+        say(f"stopped: {there} of {total} parts are whole; the same command goes on")
+    elif there < total:
+        say(f"{there} of {total} parts are there; other jobs (--part) make the rest")
+    else:
+        say(f"written to {done.folder}: all {total} parts")

@@ -1,0 +1,1 @@
+"""Embeddings on disk: a header, and parts that are whole or absent."""
