@@ -123,15 +123,19 @@ def test_other_config_files_have_no_path(capsys):
         create("model", base("model=released").model, None, None)
 
 
-def test_train_resume_and_load_without_the_model(models, capsys):
+def test_train_resume_and_load_without_the_model(models, capsys, caplog):
     model = shutil.copytree(models["hf"], "model")
     theirs = clipjax.load(model)
     words = "model=released,evals=none"
     argv = ["train", f"--config={TINY}:{words}", "--config.model.path=model"]
     argv += ["--workdir=run", "--config.optim.lr=1e-12"]
+    argv += ["--config.model.text.dropout=0.1"]
     more = ["--config.train.steps=1", "--config.train.val_batches=0"]
     assert train.main([*argv, *more]) == 0
     assert "starting from the parameters of model" in capsys.readouterr().out
+    # A flag that is left out is a change of the run, as in any other run.
+    line = refusal(*argv[1:-1], *more)
+    assert "model.text.dropout: 0.1 -> 0.0" in line and not caplog.messages
     shutil.rmtree(model)
     ours = clipjax.load("run")
     image = np.full((20, 20, 3), 90, np.uint8)
@@ -152,6 +156,9 @@ def test_train_resume_and_load_without_the_model(models, capsys):
     more[0] = "--config.train.steps=2"
     assert train.main([*argv, *more, "--extend"]) == 0
     assert "resuming" in capsys.readouterr().out
+    # Without the model nothing else tells its settings from those of flags.
+    assert len(caplog.messages) == 1
+    assert "the settings of model are those that the run saved" in caplog.messages[0]
     # A flag that was not given before is a change of the run.
     more.append("--config.model.precision=bfloat16")
     line = refusal(*argv[1:], *more)
