@@ -1,11 +1,14 @@
 """`evals=retrieval`: finds an image's captions and a caption's image.
 
-Two protocols, each with the chance level of every recall and rank:
+Protocols, each with the chance level of every recall and rank:
 
 - standard: N distinct images against all M captions. Image to text hits if any of
   the image's own captions is among the first k of M; text to image if the caption's
   image is among the first k of N. Papers report Flickr and COCO this way since
   Karpathy and Fei-Fei (arXiv:1412.2306).
+- coco_5k, flickr_1k: the same, of exactly the 5,000 or 1,000 images of the Karpathy
+  test split with the first five captions of each. coco_1k_5fold: the mean over five
+  galleries, the first 1,000 of COCO's images, the next, and so on.
 - pair_diagonal: M (image, caption) pairs, each image repeated per caption, and only
   the pair's own partner counts. An image's copies tie, so a perfect model with five
   captions per image gets 20 % at k=1. Compare its numbers with such numbers only,
@@ -26,14 +29,13 @@ import numpy as np
 from clipjax import registry
 from clipjax.data.text.lost_texts import Item, captions
 from clipjax.encoder import part_of
-from clipjax.evals.common import protocol, result_rows
+from clipjax.evals.common import galleries, protocol, result_rows
 from clipjax.evals.common.bootstrap import mean_and_median
+from clipjax.evals.common.galleries import DIRECTIONS, PROTOCOLS, PUBLISHED, Search
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.intervals import Hits, mean, share
-from clipjax.evals.common.ranking import NEAREST, Ranks, chance, finite, rank, spread
+from clipjax.evals.common.intervals import Hits, mean
+from clipjax.evals.common.ranking import Ranks, finite, spread
 from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
-
-PROTOCOLS = ("standard", "pair_diagonal")
 
 
 def make(
@@ -43,19 +45,25 @@ def make(
     block: int = 1024,
     protocols: tuple[str, ...] = ("standard",),
     max_samples: int = 0,
+    same_caption: bool = False,
 ) -> Retrieval:
     """Retrieval in both directions over all images of the source that have captions.
 
     Args:
-      ks: the k of the recalls; 1 is always added. A k that is not below the number of
-        images is left out because it would always hit.
+      ks: the k of the recalls; 1 is always added. A k that is not below the gallery's
+        number of images is left out because it would always hit.
       block: queries ranked at a time; the result does not depend on it.
-      protocols: any of PROTOCOLS. The first one's metrics have plain names
-        ("mean_recall@1"), the others' begin with the protocol.
+      protocols: any of PROTOCOLS. The first one has the primary metric. The metrics of
+        "standard" have plain names ("mean_recall@1"), the others' begin with the
+        protocol.
       max_samples: the most images, evenly spread over the source; 0: all.
+      same_caption: also counts captions of other images as right if they have the same
+        words, and these images, beside the usual numbers: metrics
+        "same_caption/mean_recall@1". pair_diagonal has no such numbers.
 
     Raises:
-      UserError: if an option is out of range, or fewer than two images have captions.
+      UserError: if an option is out of range, fewer than two images have captions, or
+        the data are not those of a published protocol.
 
     >>> source = registry.load("data", "scenes")("val")
     >>> evaluator = make(Inputs(clip.encoder, source), max_samples=4)
@@ -86,12 +94,32 @@ def make(
             f"{len(captioned)}; choose other evaluation data or evals=zeroshot"
         )
     indices = captioned[spread(len(captioned), max_samples)].tolist()
-    how_made = protocol.joined(
-        f"{' and '.join(protocols)}, all captions", protocol.of_sample(max_samples)
-    )
+    for name in protocols:
+        _check_published(name, inputs.source.caption_counts[indices])
+    taken = {name: f"first {of.captions}" for name, of in PUBLISHED.items()}
+    hows = [f"{name}, {taken.get(name, 'all')} captions" for name in protocols]
+    how_made = protocol.joined(*hows, protocol.of_sample(max_samples))
+    ks = tuple(sorted({1, *ks}))
     return Retrieval(
-        inputs, tuple(sorted({1, *ks})), block, tuple(protocols), indices, how_made
+        inputs, ks, block, tuple(protocols), same_caption, indices, how_made
     )
+
+
+def _check_published(name: str, counts: np.ndarray) -> None:
+    published = PUBLISHED.get(name)
+    if published is None:
+        return
+    wrong = ""
+    if len(counts) != published.images:
+        wrong = f"has {len(counts)} images with captions"
+    elif min(counts) < published.captions:
+        wrong = f"has an image with {min(counts)}"
+    if wrong:
+        raise UserError(
+            f"evals=retrieval: protocol {name!r} is of {published.images} images with "
+            f"{published.captions} captions each, and the data {wrong}; choose the "
+            "Karpathy test split of it, without max_samples, or protocol 'standard'"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +137,7 @@ class Retrieval:
     ks: tuple[int, ...]
     block: int
     protocols: tuple[str, ...]
+    same_caption: bool
     indices: list[int]
     protocol: str
 
@@ -140,50 +169,55 @@ class Retrieval:
                 f"evals=retrieval: {len(seen.broken)} of {images_total} images cannot "
                 f"be read, the first is {key}: {reason}; mend the evaluation data"
             )
-        captions = [seen.captions[place] for place in np.flatnonzero(seen.valid)]
-        counts = np.array([len(own) for own in captions])
-        owner = np.repeat(np.arange(len(captions)), counts)
-        images = seen.embed[seen.valid]
-        texts = self.inputs.texts(
-            variables,
-            [text for own in captions for text in own if text is not None],
-            progress=part_of(progress, images_total, total),
-        )
-
         kept = np.flatnonzero(seen.valid)
+        captions = [
+            [text for text in seen.captions[place] if text is not None]
+            for place in kept
+        ]
+        counts = np.array([len(own) for own in captions])
+        texts = [text for own in captions for text in own]
+        data = galleries.Captioned(
+            seen.embed[seen.valid],
+            self.inputs.texts(
+                variables, texts, progress=part_of(progress, images_total, total)
+            ),
+            np.repeat(np.arange(len(captions)), counts),
+            np.concatenate([np.arange(count) for count in counts]),
+            kept,
+            images_total,
+        )
         image_ids = np.array(self.indices)[kept]
-        number = np.concatenate([np.arange(count) for count in counts])
-        caption_ids = image_ids[owner] * self.inputs.source.max_captions + number
-        keys = [seen.keys[place] for place in kept]
-        ids = _Ids(keys, image_ids, caption_ids, owner)
+        first_caption = image_ids[data.owner] * self.inputs.source.max_captions
+        ids = _Ids(
+            [seen.keys[place] for place in kept],
+            {"image": image_ids, "text": first_caption + data.number},
+        )
+        rights = {"": galleries.own(data)}
+        if self.same_caption:
+            rights["same_caption/"] = galleries.same_caption(data, texts)
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
         for kind in self.protocols:
-            if kind == "standard":
-                directions = self._standard(images, texts, counts, owner)
-            else:
-                directions = self._pair_diagonal(images, texts, counts, owner)
-            start = "" if kind == self.protocols[0] else f"{kind}/"
-            ks = [k for k in self.ks if k < len(images)]
-            sides: dict[int, list[Hits]] = {k: [] for k in ks}
-            for name, (ranks, uninformed) in directions.items():
-                tables.append(ids.rows(kind, name, ranks))
-                # One image's captions, or its copies, are no independent queries.
-                groups = owner if len(ranks.greater) == len(owner) else None
-                for k in ks:
-                    guessed = float(uninformed.hits(k).mean())
-                    sides[k].append(Hits(ranks.hits(k), groups, guessed))
-                    metrics[f"{start}{name}_recall@{k}"] = share(sides[k][-1])
-                metrics |= _rank_metrics(ranks, uninformed, groups, f"{start}{name}_")
-            for k in ks:
-                metrics[f"{start}mean_recall@{k}"] = mean(sides[k])
-        size = f"{len(images)} images x {len(texts)} captions"
-        wrong = sum(int((~finite(side)).sum()) for side in (images, texts))
+            for more, right in rights.items():
+                if more and kind == "pair_diagonal":
+                    continue
+                start = ("" if kind == "standard" else f"{kind}/") + more
+                found = galleries.searches(kind, data, right, self.block)
+                metrics |= _metrics(found, self.ks, start)
+                name = f"{kind}/{more}".rstrip("/")
+                tables += [ids.rows(name, side, found[side]) for side in DIRECTIONS]
+        size = f"{len(captions)} images x {len(texts)} captions"
+        wrong = sum(int((~finite(side)).sum()) for side in (data.images, data.texts))
         if wrong:
             size += f", {wrong} embeddings not finite and ranked last"
-        rows = result_rows.joined(tables)
+        first = self.protocols[0]
         return EvalResult(
-            metrics, "mean_recall@1", size, len(seen.broken), rows, self.protocol
+            metrics,
+            "mean_recall@1" if first == "standard" else f"{first}/mean_recall@1",
+            size,
+            len(seen.broken),
+            result_rows.joined(tables),
+            self.protocol,
         )
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
@@ -194,107 +228,68 @@ class Retrieval:
     def _captions_total(self) -> int:
         return int(self.inputs.source.caption_counts[self.indices].sum())
 
-    def _standard(
-        self,
-        images: np.ndarray,
-        texts: np.ndarray,
-        counts: np.ndarray,
-        owner: np.ndarray,
-    ) -> dict[str, tuple[Ranks, Ranks]]:
-        """Direction -> (ranks, an uninformed model's ranks)."""
-        column = np.arange(counts.max())
-        own = np.where(
-            column < counts[:, None], (counts.cumsum() - counts)[:, None] + column, -1
-        )
-        return {
-            "image_to_text": (
-                self._rank(images, texts, own),
-                chance(counts, len(texts)),
-            ),
-            "text_to_image": (
-                self._rank(texts, images, owner[:, None]),
-                chance(np.ones(len(texts)), len(images)),
-            ),
-        }
-
-    def _rank(
-        self,
-        queries: np.ndarray,
-        gallery: np.ndarray,
-        right: np.ndarray,
-        copies: np.ndarray | None = None,
-    ) -> Ranks:
-        return rank(
-            queries, gallery, right, copies=copies, block=self.block, nearest=NEAREST
-        )
-
-    def _pair_diagonal(
-        self,
-        images: np.ndarray,
-        texts: np.ndarray,
-        counts: np.ndarray,
-        owner: np.ndarray,
-    ) -> dict[str, tuple[Ranks, Ranks]]:
-        """As `_standard`."""
-        uninformed = chance(np.ones(len(texts)), len(texts))
-        own = np.arange(len(texts))[:, None]
-        return {
-            "image_to_text": (
-                self._rank(images[owner], texts, own),
-                uninformed,
-            ),
-            "text_to_image": (
-                self._rank(texts, images, owner[:, None], copies=counts),
-                uninformed,
-            ),
-        }
-
 
 class _Ids(NamedTuple):
-    """What rows call n images and their m captions.
+    """What rows call images and captions.
 
-    keys: of the images. images: int64 [n], captions: int64 [m], ids. owner: int64 [m],
-    the place of each caption's image.
+    keys: of the images. of: "image" and "text" -> int64, the ids of all.
     """
 
     keys: list[str]
-    images: np.ndarray
-    captions: np.ndarray
-    owner: np.ndarray
+    of: dict[str, np.ndarray]
 
-    def rows(self, protocol: str, direction: str, ranks: Ranks) -> Rows:
+    def rows(self, protocol: str, direction: str, folds: list[Search]) -> Rows:
         """The rows of one direction; see result_rows.by_query."""
-        by_image = protocol == "standard" and direction == "image_to_text"
-        keys = self.keys if by_image else [self.keys[place] for place in self.owner]
-        queries, gallery = self.captions, self.images
-        right = self.images[self.owner][:, None].tolist()
-        if direction == "image_to_text":
-            queries, gallery = self.images, self.captions
-            right = self.captions[:, None].tolist()
-            if by_image:
-                ends = np.flatnonzero(np.diff(self.owner)) + 1
-                right = [own.tolist() for own in np.split(self.captions, ends)]
-            else:
-                queries = self.images[self.owner]
-        return result_rows.by_query(
-            keys,
-            queries,
-            right,
-            gallery,
-            ranks,
-            protocol=protocol,
-            direction=direction,
-        )
+        asked, answers = direction.split("_to_")
+        tables = [
+            result_rows.by_query(
+                [self.keys[image] for image in found.owner],
+                self.of[asked][found.queries],
+                [self.of[answers][row[row >= 0]].tolist() for row in found.right],
+                self.of[answers],
+                found.ranks,
+                protocol=protocol,
+                direction=direction,
+            )
+            for found in folds
+        ]
+        return result_rows.joined(tables)
 
 
-def _rank_metrics(
-    ranks: Ranks, uninformed: Ranks, groups: np.ndarray | None, prefix: str
+def _metrics(
+    found: dict[str, list[Search]], ks: tuple[int, ...], prefix: str
 ) -> dict[str, Metric]:
-    """ "<prefix>mean_rank" and "<prefix>median_rank"; groups as in mean_and_median."""
-    expected = ranks.expected()
+    """Those of a protocol; recalls are averaged over its folds."""
+    metrics: dict[str, Metric] = {}
+    least = min(fold.images for fold in found[DIRECTIONS[0]])
+    both: dict[int, list[Hits]] = {k: [] for k in ks if k < least}
+    for name in DIRECTIONS:
+        for k in both:
+            hits = [
+                Hits(
+                    fold.ranks.hits(k),
+                    fold.owner,
+                    float(fold.uninformed.hits(k).mean()),
+                )
+                for fold in found[name]
+            ]
+            metrics[f"{prefix}{name}_recall@{k}"] = mean(hits)
+            both[k] += hits
+        metrics |= _rank_metrics(found[name], f"{prefix}{name}_")
+    for k, hits in both.items():
+        metrics[f"{prefix}mean_recall@{k}"] = mean(hits)
+    return metrics
+
+
+def _rank_metrics(folds: list[Search], prefix: str) -> dict[str, Metric]:
+    """ "<prefix>mean_rank" and "<prefix>median_rank", over the queries of all folds."""
+    expected = np.concatenate([fold.ranks.expected() for fold in folds])
+    owner = np.concatenate([fold.owner for fold in folds])
     values = float(expected.mean()), float(np.median(expected))
-    chances = float(uninformed.expected().mean()), _median(uninformed)
-    intervals = mean_and_median(expected, groups)
+    guessed_means = [fold.uninformed.expected().mean() for fold in folds]
+    guessed_medians = [_median(fold.uninformed) for fold in folds]
+    chances = float(np.mean(guessed_means)), float(np.mean(guessed_medians))
+    intervals = mean_and_median(expected, owner)
     return {
         f"{prefix}{name}_rank": Metric(
             value, guessed, "rank", False, low, high, len(expected)

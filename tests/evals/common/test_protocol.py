@@ -89,7 +89,7 @@ def test_classification_names_its_classes():
         ),
         (
             {"protocols": ("standard", "pair_diagonal")},
-            "standard and pair_diagonal, all captions",
+            "standard, all captions; pair_diagonal, all captions",
         ),
     ],
 )
