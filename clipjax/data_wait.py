@@ -1,4 +1,4 @@
-"""How fast examples are encoded, and how long a device waits for the next batch."""
+"""How long a device has nothing to do because its next batch is not there."""
 
 from __future__ import annotations
 
@@ -55,26 +55,3 @@ class DataWait:
 def _done_at(outputs: Any) -> float:
     jax.block_until_ready(outputs)
     return time.monotonic()
-
-
-class Pace:
-    """Counts examples, and their rate without the first batch, which compiles."""
-
-    def __init__(self) -> None:
-        self.wait = DataWait()
-        self.began = self._last = time.monotonic()
-        self.done = 0
-        self._first: tuple[int, float] | None = None
-
-    def reach(self, done: int) -> None:
-        self.done, self._last = done, time.monotonic()
-        if self._first is None:
-            self._first = done, self._last
-
-    def rate(self) -> float:
-        """Examples per second; of a single batch with its compilation."""
-        done, begin = self._first or (0, self.began)
-        if done == self.done:
-            done, begin = 0, self.began
-        seconds = self._last - begin
-        return (self.done - done) / seconds if seconds > 0 else 0.0

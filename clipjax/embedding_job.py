@@ -28,46 +28,20 @@ from clipjax import (
     option_checks,
     paths,
 )
-from clipjax.data_wait import DataWait, Pace
+from clipjax.data_wait import DataWait
 from clipjax.embeddings import header as headers
 from clipjax.embeddings import parts
 from clipjax.embeddings.header import Header
-from clipjax.embeddings.stored import Broken, broken_of
+from clipjax.embeddings.stored import broken_of
 from clipjax.embeddings.text_file import TextFile
 from clipjax.engine import assemble, datasets, resume, sharding
-from clipjax.engine.activity import Activity, Task, duration
+from clipjax.engine.activity import Activity, Task
 from clipjax.engine.compilation import enable_cache
+from clipjax.engine.embedded import Embedded
 from clipjax.engine.part_encoding import Part, PartEncoder
 from clipjax.preempt import StopRequest
 from clipjax.types import Config, Source, UserError
 from clipjax.weights import read_model
-
-LISTED = 5  # broken examples that are printed
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-    """What a job of `embed_data` has done.
-
-    folder: the embeddings', to read by `clipjax.read_embeddings`.
-    examples, texts: encoded now. kept: the parts of this job that were there before.
-    parts: the numbers of parts that are there, and of all.
-    rate: examples per second, without the compilation of the first batch.
-    waited: the share of the time in which the device waited for images.
-    broken: all examples of this job's parts that have no embeddings.
-    stopped_by: the signal that ended it early, 0 if none.
-    """
-
-    folder: pathlib.Path
-    examples: int
-    texts: int
-    kept: int
-    parts: tuple[int, int]
-    seconds: float
-    rate: float
-    waited: float
-    broken: list[Broken]
-    stopped_by: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +162,15 @@ def embed(request: Request, console: Console) -> Embedded:
         with StopRequest() as stop, Activity(console) as activity:
             with activity.doing("reading the model and the data"):
                 job = _Job(request, stop)
+            with activity.doing("compiling"):
+                job.compile()
             with activity.doing("embedding") as task:
                 done = job.run(task)
     except OSError as error:
         raise UserError(atomic_files.told(error)) from error
-    _tell(done, job, say)
+    what = "texts" if isinstance(job.given, TextFile) else "images"
+    for line in done.lines(what, f"{job.mesh.size} x {jax.devices()[0].device_kind}"):
+        say(line)
     return done
 
 
@@ -252,45 +230,52 @@ class _Job:
             captions,
             () if isinstance(self.given, TextFile) else (*self.given.class_names,),
         )
+        first, count = request.share
+        self._own = range(first - 1, self.header.parts, count)
         request.out.mkdir(parents=True, exist_ok=True)
         headers.write_once(request.out, self.header)
 
+    def compile(self) -> None:
+        if self._missing():
+            self._encoder.compile(images=not isinstance(self.given, TextFile))
+
+    def _missing(self) -> list[int]:
+        """The parts of this job that are not there."""
+        out = self._request.out
+        names = {number: out / self.header.part_name(number) for number in self._own}
+        return [number for number, place in names.items() if not place.is_dir()]
+
     def run(self, task: Task) -> Embedded:
         """Makes the parts of this job that are not there."""
-        out, header, (first, count) = (
-            self._request.out,
-            self.header,
-            self._request.share,
-        )
-        own = range(first - 1, header.parts, count)
-        missing = [k for k in own if not (out / header.part_name(k)).is_dir()]
-        pace, broken, texts, examples, stopped = Pace(), [], 0, 0, 0
+        out, header = self._request.out, self.header
+        own, missing = self._own, self._missing()
+        wait, broken, texts, examples, stopped = DataWait(), [], 0, 0, 0
         total = sum(len(header.rows_of(k)) for k in missing)
+        began = time.monotonic()
         with self._writing() as write:
             try:
                 for number in missing:
-                    name, before = header.part_name(number), pace.done
+                    name = header.part_name(number)
 
-                    def progress(count: int, before: int = before) -> None:
-                        pace.reach(before + count)
-                        task(pace.done, total)
+                    def progress(count: int, before: int = examples) -> None:
+                        task(before + count, total)
                         if self._stop.received(0):
                             raise _Stopped
 
                     atomic_files.remove_leftovers(out / name)
-                    part = self._encode(header.rows_of(number), progress, pace.wait)
+                    part = self._encode(header.rows_of(number), progress, wait)
                     write(name, part)
                     broken += part.broken
                     texts += part.texts
                     examples += part.table.num_rows
             except _Stopped:
                 stopped = self._stop.received(0)
-        for number in set(own) - set(missing):
+        seconds = time.monotonic() - began
+        for number in {*own} - {*missing}:
             path = out / header.part_name(number) / parts.TABLE
             broken += broken_of(pyarrow.parquet.read_table(path))
         names = [header.part_name(k) for k in range(header.parts)]
         there = sum((out / name).is_dir() for name in names)
-        seconds = time.monotonic() - pace.began
         return Embedded(
             out,
             examples,
@@ -298,8 +283,8 @@ class _Job:
             len(own) - len(missing),
             (there, header.parts),
             seconds,
-            pace.rate(),
-            min(1.0, pace.wait.seconds / seconds) if seconds else 0.0,
+            examples / seconds,
+            min(1.0, wait.seconds / seconds),
             sorted(broken),
             stopped,
         )
@@ -363,35 +348,3 @@ def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, 
     section = datasets.resolved(request.data.put(own)).data.eval
     source = datasets.source(section, data_flags.FLAG)
     return source, datasets.described(section, source)
-
-
-def _tell(done: Embedded, job: _Job, say: Any) -> None:
-    """What was done, what is broken, and what to do next."""
-    what = "texts" if isinstance(job.given, TextFile) else "images"
-    if done.examples:
-        line = f"embedded {done.examples:,} {what}"
-        if done.texts and what == "images":
-            line += f" and {done.texts:,} captions"
-        line += f" in {duration(done.seconds)}: {done.rate:,.1f} {what}/s on "
-        line += f"{job.mesh.size} x {jax.devices()[0].device_kind}"
-        if what == "images":
-            line += f", which waited for data {done.waited:.0%} of the time"
-        say(line)
-    if done.kept:
-        say(f"{done.kept} of this job's parts were there already")
-    if done.broken:
-        say(
-            f"broken, with a row of zeros: {len(done.broken):,} of this job's {what} "
-            "(all: `valid` and `reason` of each part's rows.parquet):"
-        )
-        for bad in done.broken[:LISTED]:
-            say(f"  {bad.key}: {bad.reason}")
-        if len(done.broken) > LISTED:
-            say(f"  and {len(done.broken) - LISTED:,} more")
-    there, total = done.parts
-    if done.stopped_by:
-        say(f"stopped: {there} of {total} parts are whole; the same command goes on")
-    elif there < total:
-        say(f"{there} of {total} parts are there; other jobs (--part) make the rest")
-    else:
-        say(f"written to {done.folder}: all {total} parts")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from clipjax.data_wait import DataWait, Pace
+from clipjax.data_wait import DataWait
 
 
 class Outputs:
@@ -39,16 +39,3 @@ def test_a_wait_counts_while_the_device_is_idle(data, device, expected):
         wait.follow(Outputs(device))
     assert wait.seconds == pytest.approx(expected, abs=0.035)
     assert threading.active_count() < 20
-
-
-def test_the_rate_leaves_the_first_batch_out():
-    pace = Pace()
-    time.sleep(0.2)  # compiles
-    pace.reach(2)
-    time.sleep(0.1)
-    pace.reach(12)
-    assert pace.rate() == pytest.approx(100, rel=0.2)
-    only = Pace()
-    time.sleep(0.1)
-    only.reach(2)
-    assert only.rate() == pytest.approx(20, rel=0.2)

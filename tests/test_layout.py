@@ -16,7 +16,8 @@ TESTS = ROOT / "tests"
 LEVELS = [
     ["train", "evaluate", "embed", "export", "prepare", "library", "testing"]
     + ["__main__", "whole_runs", "embedding_job"],
-    ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"],
+    ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
+    + ["stored_evaluation"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + ["results", "result_tables"]
@@ -106,6 +107,7 @@ TESTED_BY = {
     "engine/describe": "scenarios/test_commands",
     "engine/lost_text_report": "data/text/test_lost_texts",
     "engine/memory_check": "scenarios/test_random_mistakes",
+    "engine/embedded": "test_embedding_job",
     "engine/part_encoding": "test_embedding_job",
     "engine/progress": "engine/test_loop",
     "engine/relay": "scenarios/test_hosts engine/test_distributed",
