@@ -28,6 +28,7 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                                   [--interpolate DIR [--alphas 0,0.5,1]]
                                   [--evals=NAMES --evals.LABEL.KEY=VALUE ...]
                                   [--data=NAME --data.KEY=VALUE ...]
+                                  [--embeddings DIR]
                                   [--config FILE.py:evals=NAME,data=NAME ...]
 
   --model MODEL        a run, as given to clipjax.train, or a released model, which
@@ -37,6 +38,8 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
   --noema              the plain weights even if the run has a moving average
   --preprocess NAME    how a released model prepares images if its files do not say so:
                        clip, squash or openai
+  --embeddings DIR     images and captions from this folder of python -m clipjax.embed,
+                       by default with the data it was made from
   --interpolate DIR    another run of the same model, such as the one that this run was
                        tuned from: evaluates the weights between the two (WiSE-FT)
   --alphas 0,0.5,1     shares of this run's weights in them; five from 0 to 1 by default
@@ -84,6 +87,7 @@ def main(argv: list[str]) -> int:
         ema=True,
         preprocess="",
         out="",
+        embeddings="",
         interpolate="",
         alphas="",
     )
@@ -109,6 +113,7 @@ def main(argv: list[str]) -> int:
         preprocess=values.preprocess,
         evals=evals,
         data=data,
+        embeddings=values.embeddings,
         other=other,
         other_name=name,
         base=values.interpolate,

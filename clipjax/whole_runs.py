@@ -17,10 +17,12 @@ from clipjax import (
     config_parts,
     data_flags,
     evals_flags,
+    identity,
     library,
     paths,
     result_tables,
     results,
+    stored_evaluation,
 )
 from clipjax.engine import (
     assemble,
@@ -87,6 +89,7 @@ def evaluate_model(
     checkpoint: str | int = "best",
     ema: bool = True,
     preprocess: str = "",
+    embeddings: str | pathlib.Path = "",
     out: str | pathlib.Path = "",
     console: Console | None = None,
 ) -> dict[str, EvalResult]:
@@ -103,6 +106,8 @@ def evaluate_model(
       checkpoint: a run's: "best" (the latest if none is best), "latest" or a step.
       ema: whether to take a run's moving average of the parameters, if it has one.
       preprocess: a released model's, as `clipjax.load` takes it.
+      embeddings: a folder of `embed_data` by this model, whose images and captions are
+        taken in place of encoding them; without `data` its data are those of `data`.
       out: a new folder for the results, for `clipjax.results.read`; none if empty.
       console: where to print what is evaluated, and the table; nowhere if None.
 
@@ -110,7 +115,8 @@ def evaluate_model(
 
     Raises:
       UserError: if there is no such model, evaluator, source or option, or the model
-        does not suit the evaluator; for a released model also without evals or data.
+        does not suit the evaluator; for a released model also without evals or data;
+        if the embeddings are of another model or of other data, or are damaged.
     """
     options = evals_options or {}
     values = {
@@ -123,6 +129,7 @@ def evaluate_model(
         preprocess=preprocess,
         evals=evals_flags.EvalsFlags(evals, values),
         data=data_flags.DataFlags(data, data_options or {}, split),
+        embeddings=os.fspath(embeddings),
     )
     place = new_folder(out) if out else None
     return evaluate(request, place, console or Console(quiet=True), keep=False)[1.0]
@@ -144,6 +151,7 @@ class Request:
     """What to evaluate, and on what.
 
     model, checkpoint, ema, preprocess: as of `evaluate_model`.
+    embeddings: a folder, as of `evaluate_model`.
     other: a config whose evaluators and evaluation data to take in place of the run's.
     other_name: its file's, for the name of the results' file.
     base: a run or a released model to mix the weights with: 1 - share of it is taken
@@ -156,6 +164,7 @@ class Request:
     preprocess: str = ""
     evals: evals_flags.EvalsFlags = evals_flags.NONE
     data: data_flags.DataFlags = data_flags.NONE
+    embeddings: str = ""
     other: Config | None = None
     other_name: str = ""
     base: str = ""
@@ -177,6 +186,17 @@ def evaluate(
 
     Raises UserError as `evaluate_model`.
     """
+    stored = None
+    if request.embeddings:
+        if request.base:
+            raise UserError(
+                f"--embeddings={request.embeddings}: mixed weights have none; leave "
+                "--interpolate out"
+            )
+        stored = stored_evaluation.opened(request.embeddings)
+        if not request.data:
+            data = stored_evaluation.data_of(stored)
+            request = dataclasses.replace(request, data=data)
     foreign = read_model.is_foreign(request.model)
     workdir = None if foreign else paths.local(request.model, "a run")
     only_base = not foreign and request.base and read_model.is_foreign(request.base)
@@ -219,7 +239,13 @@ def evaluate(
                 unchanged = None if request.data else shared
                 found = datasets.eval_fingerprints(unchanged, sources)
                 datasets.check_evaluation(workdir, found)
-            evaluators = assemble.evaluators(what, encoder, shared, sources)
+            kept = None
+            if stored is not None:
+                now = identity.identity(parts.config, model, variables, parts.tokenizer)
+                kept = stored_evaluation.checked(
+                    stored, request.embeddings, now, what.data.eval, shared
+                )
+            evaluators = assemble.evaluators(what, encoder, shared, sources, kept)
             start = variables
             if request.base:
                 start = _base(request, parts, model, variables, say)
@@ -240,6 +266,8 @@ def evaluate(
     if (out or keep) and jax.process_index() == 0:
         averaged = workdir is not None and request.ema and parts.config.train.ema > 0
         name = {"workdir" if workdir else "model": str(workdir or request.model)}
+        if stored is not None:
+            name["embeddings"] = str(paths.local(request.embeddings, "embeddings"))
         meta = evaluation.facts(what, parts.step, averaged, **name)
         written = {"": (sweep[1.0], meta)} if not request.base else {}
         if request.base:

@@ -23,6 +23,7 @@ from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import variables
 from clipjax.evals.common.inputs import Inputs
+from clipjax.evals.common.stored_rows import StoredRows
 from clipjax.losses.common.combined import CombinedLoss
 from clipjax.models.common import lora
 from clipjax.types import (
@@ -229,9 +230,15 @@ class Evaluators(dict[str, Evaluator]):
 
 
 def evaluators(
-    config: Config, encoder: Encoder, shared: Source | None, own: Mapping[str, Source]
+    config: Config,
+    encoder: Encoder,
+    shared: Source | None,
+    own: Mapping[str, Source],
+    stored: StoredRows | None = None,
 ) -> Evaluators:
     """A config's evaluators, each over its source in `own` or over `shared`.
+
+    stored: embeddings of `shared`, which are not made again.
 
     Raises UserError if an evaluator needs another kind of model.
     """
@@ -242,7 +249,9 @@ def evaluators(
         source = own.get(label, shared)
         assert source is not None  # `shared` is set if an evaluator needs it
         same_source = (x for x in inputs.values() if x.source is source)
-        inputs[label] = next(same_source, None) or Inputs(encoder, source)
+        inputs[label] = next(same_source, None) or Inputs(
+            encoder, source, stored if source is shared else None
+        )
         evaluators[label] = create("evals", section, inputs[label])
     return Evaluators(evaluators, inputs)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.encoder import Encoder, Progress
+from clipjax.evals.common.stored_rows import StoredRows
 from clipjax.types import Example, Source, UserError, Variables
 
 
@@ -66,6 +67,9 @@ class Inputs:
     An evaluator whose `make` calls `need_pooled` gets the towers' pooled features from
     the same pass. One that alters images uses `encoder` and `source` themselves.
 
+    stored: embeddings of the source by the same model, which are taken in place of
+    encoding its images and captions; other texts are encoded.
+
     >>> from clipjax import registry
     >>> inputs = Inputs(clip.encoder, registry.load("data", "scenes")("val"))
     >>> seen = inputs.images(clip.variables, [0, 1])
@@ -73,9 +77,12 @@ class Inputs:
     ((2, 16), ['scenes/val/0', 'scenes/val/1'])
     """
 
-    def __init__(self, encoder: Encoder, source: Source):
+    def __init__(
+        self, encoder: Encoder, source: Source, stored: StoredRows | None = None
+    ):
         self.encoder = encoder
         self.source = source
+        self._stored = stored
         self._pooled: set[str] = set()
         self.forget()
 
@@ -87,6 +94,8 @@ class Inputs:
         """
         for side in sides:
             self.encoder.check_pooled(side)
+            if self._stored is not None:
+                self._stored.check_pooled(side)
         if not self._pooled.issuperset(sides):
             self._pooled.update(sides)
             self.forget()
@@ -104,12 +113,16 @@ class Inputs:
         *,
         progress: Progress | None = None,
     ) -> Seen:
-        """Returns these examples of the source; reads and encodes those not cached.
+        """Returns these examples of the source; reads and encodes those that are
+        neither stored nor cached.
 
         With several processes, every process makes the same calls.
         """
         self._use(variables)
         new = [index for index in indices if index not in self._seen]
+        if new and self._stored is not None:
+            self._recall(new)
+            new = []
         if new:
             images = self.encoder.images(
                 variables,
@@ -143,6 +156,14 @@ class Inputs:
             {i: row.why for i, row in enumerate(rows) if row.facts is None},
             pooled,
         )
+
+    def _recall(self, indices: Sequence[int]) -> None:
+        """Takes examples from the stored embeddings."""
+        assert self._stored is not None
+        embed, pooled, facts, why = self._stored.examples(indices)
+        for place, index in enumerate(indices):
+            features = None if pooled is None else pooled[place]
+            self._seen[index] = _Row(embed[place], features, facts[place], why[place])
 
     def texts(
         self,
@@ -178,10 +199,7 @@ class Inputs:
         self._use(variables)
         key = tuple(texts)
         if key not in self._texts:
-            if "text" in self._pooled:
-                pair = self.encoder.pooled_texts(variables, texts, progress=progress)
-            else:
-                pair = self.encoder.texts(variables, texts, progress=progress), None
+            pair = self._new_texts(variables, texts, progress)
             for array in pair:
                 if array is not None:
                     array.flags.writeable = False  # other evaluators get it too
@@ -189,6 +207,32 @@ class Inputs:
         elif progress is not None:
             progress(len(texts), len(texts))
         return self._texts[key]
+
+    def _new_texts(
+        self, variables: Variables, texts: Sequence[str], progress: Progress | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The texts that are stored, and the others encoded."""
+        if self._stored is None:
+            return self._encode_texts(variables, texts, progress)
+        known, embed, pooled = self._stored.texts(texts)
+        if not known.any():
+            return self._encode_texts(variables, texts, progress)
+        if progress is not None:
+            progress(int(known.sum()), len(texts))
+        if not known.all():
+            numbers = np.flatnonzero(~known).tolist()
+            new = self._encode_texts(variables, [texts[i] for i in numbers], progress)
+            embed = _merged(known, embed, new[0])
+            if pooled is not None and new[1] is not None:
+                pooled = _merged(known, pooled, new[1])
+        return embed, pooled if "text" in self._pooled else None
+
+    def _encode_texts(
+        self, variables: Variables, texts: Sequence[str], progress: Progress | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if "text" in self._pooled:
+            return self.encoder.pooled_texts(variables, texts, progress=progress)
+        return self.encoder.texts(variables, texts, progress=progress), None
 
     def _use(self, variables: Variables) -> None:
         if self._variables is not variables:
@@ -205,6 +249,13 @@ class _Row(NamedTuple):
     pooled: np.ndarray | None
     facts: dict[str, Any] | None
     why: tuple[str, str]
+
+
+def _merged(known: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The rows of two arrays: those of `old` at the places that are known."""
+    found = np.empty((len(known), new.shape[1]), np.float32)
+    found[known], found[~known] = old, new
+    return found
 
 
 _EMPTY = np.zeros((0, 0), np.float32)
