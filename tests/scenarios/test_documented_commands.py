@@ -55,6 +55,7 @@ SMALLER_DATA = {
 # The same of benchmarks, which are processes of their own.
 BENCHMARKS = {
     "compare_losses.py": "--losses clip --seeds 1 --steps 2",
+    "embed.py": "--tiny --images 12 --batch 4 --rounds 1 --threads 1",
     "index_scale.py": "--examples 20000 --shards 10",
     "input_pipeline.py": "--images 40 --size 32 --batch 4 --rounds 1 --turn 400 "
     "--steps 1 --depth 1",
