@@ -23,7 +23,7 @@ LEFT_AFTER = 3600.0
 
 
 @contextlib.contextmanager
-def opened(
+def open_to_write(
     path: pathlib.Path, mode: str = "w", *, sync: bool = True, **options: Any
 ) -> Iterator[Any]:
     """Opens a file to write, which replaces `path` once it is on the disk.
@@ -39,18 +39,18 @@ def opened(
         options.setdefault("encoding", "utf-8")
         options.setdefault("errors", "backslashreplace")  # for names that are not UTF-8
     if is_special(path):
-        with named(path), path.open(mode, **options) as file:
+        with name_errors(path), path.open(mode, **options) as file:
             yield file
         return
     # If several write the same file, the last one wins.
     scratch = path.with_name(f"{path.name}.{_writer()}.tmp")
     try:
-        with named(path, scratch), scratch.open(mode, **options) as file:
+        with name_errors(path, scratch), scratch.open(mode, **options) as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        with named(path, scratch):
+        with name_errors(path, scratch):
             scratch.replace(path)
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to raise
@@ -66,13 +66,13 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises OSError if `path` is a file or a folder with content, or the disk is full.
     """
     scratch = path.with_name(f".{path.name}.{_writer()}.tmp")
-    with named(path, scratch):
+    with name_errors(path, scratch):
         scratch.mkdir()
     try:
         yield scratch
         for inner in (*scratch.rglob("*"), scratch):
             sync(inner)
-        with named(path, scratch):
+        with name_errors(path, scratch):
             scratch.rename(path)
         sync(path.parent)
     finally:
@@ -124,7 +124,9 @@ def is_special(path: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def named(path: pathlib.Path, scratch: pathlib.Path | None = None) -> Iterator[None]:
+def name_errors(
+    path: pathlib.Path, scratch: pathlib.Path | None = None
+) -> Iterator[None]:
     """Makes an OSError in the block name `path`; that of a write names no file.
 
     scratch: the temporary file, whose name `path` replaces in the error.
@@ -137,7 +139,7 @@ def named(path: pathlib.Path, scratch: pathlib.Path | None = None) -> Iterator[N
         raise
 
 
-def told(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """One line about an error of the system: the file, the reason and the fix."""
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     name = error.filename
@@ -172,7 +174,7 @@ def check_place(path: pathlib.Path) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a value as indented JSON."""
-    with opened(path) as file:
+    with open_to_write(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
@@ -225,7 +227,7 @@ def sync(path: pathlib.Path) -> None:
     """Forces a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with named(path):
+        with name_errors(path):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

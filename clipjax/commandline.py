@@ -43,7 +43,7 @@ def run(main: Callable[[list[str]], int]) -> None:
     try:
         status = main(sys.argv)
     except (UserError, flags.Error) as error:
-        message = spelled(" ".join(str(error).split()))
+        message = spell_commands(" ".join(str(error).split()))
         if message.startswith("FATAL Flags parsing error:"):
             message = message.removeprefix("FATAL Flags parsing error:").strip()
         if len(message) > LONGEST:  # it quotes a long value
@@ -60,7 +60,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         message, status = "its output was closed", 1
     except Exception as error:
         if isinstance(error, OSError) and error.errno and not _of_peers(error):
-            message, status = output_error() or atomic_files.told(error), 2
+            message, status = output_error() or atomic_files.describe_os_error(error), 2
             _tell(f"error: {message}")
         elif message := _of_memory(error):
             _tell(f"error: {message}")
@@ -84,7 +84,7 @@ def run(main: Callable[[list[str]], int]) -> None:
     sys.exit(status)
 
 
-def spelled(text: str) -> str:
+def spell_commands(text: str) -> str:
     """Commands in a text as the user started this one, by `clipjax` or by Python."""
     if pathlib.PurePath(sys.argv[0]).name != "clipjax":
         return text
@@ -234,7 +234,7 @@ def split_value(value: str) -> tuple[str, str]:
     existing file, else at the first after .py.
     """
     cuts = [match.start() for match in re.finditer(":|$", value)]
-    existing = [cut for cut in cuts if paths.given(value[:cut]).is_file()]
+    existing = [cut for cut in cuts if paths.expand(value[:cut]).is_file()]
     likely = [cut for cut in cuts if value[:cut].endswith(".py")]
     cut = (existing or likely or cuts)[0]
     return value[:cut], value[cut + 1 :]
@@ -247,7 +247,7 @@ def load_file(value: str) -> Config:
     get_config, and for a config that lacks a key or has an unknown one.
     """
     file, argument = split_value(value)
-    path = paths.given(file)
+    path = paths.expand(file)
     if not path.is_file():
         near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = registry.suggest(path.name, [p.name for p in near])
@@ -296,7 +296,7 @@ def _of_users(value: str, path: pathlib.Path) -> Iterator[None]:
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        line = registry.told(error, str(path))
+        line = registry.describe_error(error, str(path))
         raise UserError(f"--config={value}: {line}") from error
 
 
@@ -356,7 +356,7 @@ def flag_value(argv: list[str], name: str) -> str:
     return found
 
 
-def model_given(model: str, workdir: str) -> str:
+def model_flag(model: str, workdir: str) -> str:
     """What --model or --workdir says, which are one flag.
 
     Raises UserError if neither is given, or both are.

@@ -20,10 +20,10 @@ from clipjax.config_addresses import SECTIONS
 from clipjax.config_keys import SHARED
 from clipjax.config_sections import (
     chain,
+    check_known,
     component,
     evals_section,
     losses_section,
-    only_known,
     set_source,
     source_section,
 )
@@ -59,7 +59,7 @@ def word(arg: str | None, name: str, choices: Iterable[str]) -> str:
     'small'
     """
     choices = list(choices)
-    value = said(arg).get(name, choices[0])
+    value = component_words(arg).get(name, choices[0])
     if value not in choices:
         hint = registry.suggest(value, choices)
         raise UserError(f"{name}={value}: unknown.{hint} Known: {', '.join(choices)}")
@@ -93,10 +93,10 @@ def base(
     >>> config.optim.name, config.train.steps, config.loss.name
     ('sgd', 100, 'clip')
     """
-    default = {**WORDS, **only_known(defaults, WORDS, "component")}
+    default = {**WORDS, **check_known(defaults, WORDS, "component")}
     for key, value in default.items():
-        registry.typed(value, str, key)
-    given = only_known(said(arg), [*WORDS, *words], "config argument")
+        registry.check_type(value, str, key)
+    given = check_known(component_words(arg), [*WORDS, *words], "config argument")
     given = {name: value for name, value in given.items() if name in WORDS}
     name = given.get("model", default["model"])
     factory = registry.load("model", name)
@@ -141,7 +141,7 @@ def base(
     return config.lock()
 
 
-def said(arg: str | None) -> dict[str, str]:
+def component_words(arg: str | None) -> dict[str, str]:
     """The words after the colon of --config, with their values.
 
     Raises UserError for one without a value.
@@ -181,10 +181,10 @@ def _shared(
                 f"unknown key of {section} {key!r}: it belongs to a component: write "
                 f'it below "{name}"'
             )
-    given = only_known(given, defaults, f"key of {section or 'config'}")
+    given = check_known(given, defaults, f"key of {section or 'config'}")
     for key, value in given.items():
         path = f"{section}.{key}" if section else key
-        given[key] = registry.typed(value, type(defaults[key]), path)
+        given[key] = registry.check_type(value, type(defaults[key]), path)
     return {**defaults, **given}
 
 

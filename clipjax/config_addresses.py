@@ -46,7 +46,7 @@ def argument_word(path: str) -> str:
     return family(path) or family(path.rpartition(".")[0])
 
 
-def spelled(key: str) -> str:
+def suggest_address(key: str) -> str:
     """ " Did you mean ...?" for an address whose section is unknown, else "".
 
     key: "SECTION" or "SECTION=COMPONENT".
@@ -55,10 +55,12 @@ def spelled(key: str) -> str:
     if section in SECTIONS:  # the command line's word for it
         section = SECTIONS[section]
         return f' Did you mean "{section}{equals}{component or "=NAME"}"?'
-    return registry.suggest(key, [f"{s}{equals}{component}" for s in known()])
+    return registry.suggest(
+        key, [f"{s}{equals}{component}" for s in component_sections()]
+    )
 
 
-def known() -> list[str]:
+def component_sections() -> list[str]:
     """The sections that hold components, in a config's order."""
     return [*SECTIONS.values(), "data.eval", "evals.LABEL.data"]
 

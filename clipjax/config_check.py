@@ -187,5 +187,6 @@ def _check_pattern(path: str, pattern: Any) -> None:
         re.compile(pattern)
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{path}: {registry.shown(pattern)} is not a regular expression: {error}"
+            f"{path}: {registry.short_repr(pattern)} is not a regular expression: "
+            f"{error}"
         ) from error

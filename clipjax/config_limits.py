@@ -105,7 +105,7 @@ def _check_number(path: str, value: int | float) -> None:
     )
     if high == math.inf:
         high = INT if isinstance(value, int) else FLOAT
-    shown = f"{path}={registry.shown(value)}"
+    shown = f"{path}={registry.short_repr(value)}"
     if value < low:
         raise UserError(f"{shown}: must be at least {low:g}")
     if value > high:

@@ -7,9 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clipjax import registry
-from clipjax.config_addresses import SECTIONS, family, known, spelled
+from clipjax.config_addresses import (
+    SECTIONS,
+    component_sections,
+    family,
+    suggest_address,
+)
 from clipjax.config_keys import SHARED
-from clipjax.config_sections import ANY_SOURCE, by_label, only_known
+from clipjax.config_sections import ANY_SOURCE, by_label, check_known
 from clipjax.types import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +49,9 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
             continue
         if not isinstance(key, str) or not isinstance(values, Mapping):
             form = "a section's name, and its keys with their values"
-            raise UserError(f"options: {registry.shown({key: values})} is not {form}")
+            raise UserError(
+                f"options: {registry.short_repr({key: values})} is not {form}"
+            )
         section, equals, name = key.partition("=")
         kind = family(section)
         old, _, rest = key.partition(".")
@@ -57,7 +64,7 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
         elif kind == "data" and not equals:
             of_source = dict(values)
             if "split" in of_source:
-                split = registry.typed(of_source.pop("split"), str, f"{key}.split")
+                split = registry.check_type(of_source.pop("split"), str, f"{key}.split")
                 add(key, {"split": split})
             if not of_source:
                 continue
@@ -74,7 +81,10 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
             any_of = ANY_SOURCE if old == "data" else section
             add(f"{any_of}={rest}", _checked(section, rest, values))
         else:
-            sections = [*filter(None, SHARED), *(f"{name}=NAME" for name in known())]
+            sections = [
+                *filter(None, SHARED),
+                *(f"{name}=NAME" for name in component_sections()),
+            ]
             raise UserError(
                 f"options[{key!r}]: no such section.{_near(key)} "
                 f"Known: {', '.join(sections)}"
@@ -85,7 +95,7 @@ def read(given: Mapping[str, Any], default: Mapping[str, str], evals: str) -> Op
 
 
 def _near(key: str) -> str:
-    return spelled(key) or registry.suggest(key, filter(None, SHARED))
+    return suggest_address(key) or registry.suggest(key, filter(None, SHARED))
 
 
 def _labels(*chosen: str) -> set[str]:
@@ -125,9 +135,9 @@ def _checked(section: str, name: str, values: Mapping[str, Any]) -> dict[str, An
     types = {key: option.annotation for key, option in options.items()}
     if kind == "data":
         types["split"] = str
-    only_known(values, types, f"option of {section}={name}:")
+    check_known(values, types, f"option of {section}={name}:")
     return {
-        key: registry.typed(value, types[key], f"{section}.{key}")
+        key: registry.check_type(value, types[key], f"{section}.{key}")
         for key, value in values.items()
     }
 

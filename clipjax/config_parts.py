@@ -67,7 +67,8 @@ def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
     order = section.get("order", known)
     if not isinstance(order, tuple) or not set(order) <= set(known):
         raise UserError(
-            f"{path}.order={registry.shown(order)}: name some of {', '.join(known)}"
+            f"{path}.order={registry.short_repr(order)}: name some of "
+            f"{', '.join(known)}"
         )
     if known and not order:
         raise UserError(f"{path}.order=(): name some of {', '.join(known)}")
@@ -106,7 +107,7 @@ def check(config: Config) -> None:
     for path, section, allowed, kinds in _expected(config):
         _need(section, path, allowed)
         for key, kind in kinds.items():
-            registry.typed(section[key], kind, f"{path}.{key}" if path else key)
+            registry.check_type(section[key], kind, f"{path}.{key}" if path else key)
             _check_json(section[key], f"{path}.{key}" if path else key)
 
 
@@ -198,10 +199,9 @@ def _keys(section: Any, path: str) -> list[str]:
         keys = list(section)
     for key in keys:
         if not isinstance(key, str) or not key or set(key) & set("/="):
+            shown = registry.short_repr(key) if isinstance(key, str) else "not text"
             raise UserError(
-                f"{path or 'the config'} has a key that is "
-                f"{'not text' if not isinstance(key, str) else registry.shown(key)}: "
-                "write keys as names"
+                f"{path or 'the config'} has a key that is {shown}: write keys as names"
             )
     return keys
 
@@ -217,14 +217,16 @@ def section_at(config: Config, path: str) -> Any:
 
 def _section(section: Any, path: str) -> Any:
     if not _is_section(section):
-        raise UserError(f"{path}={registry.shown(section)}: must be a section")
+        raise UserError(f"{path}={registry.short_repr(section)}: must be a section")
     return section
 
 
 def _name(section: Any, path: str) -> str:
     name = _section(section, path).get("name")
     if not isinstance(name, str):
-        raise UserError(f"{path}.name={registry.shown(name)}: must name a component")
+        raise UserError(
+            f"{path}.name={registry.short_repr(name)}: must name a component"
+        )
     return name
 
 
@@ -255,5 +257,6 @@ def _check_json(value: Any, path: str) -> None:
         text = ""
     if not text or "\\u0000" in text.replace(r"\\", ""):
         raise UserError(
-            f"{path}={registry.shown(value)}: cannot be saved as JSON: use plain values"
+            f"{path}={registry.short_repr(value)}: cannot be saved as JSON: use plain "
+            "values"
         )

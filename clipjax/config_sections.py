@@ -17,7 +17,7 @@ Options = Mapping[str, Mapping[str, Any]]  # by address; see config_options.read
 ANY_SOURCE = "data"  # options of a source in every section, "data=scenes"
 
 
-def only_known(
+def check_known(
     given: Mapping[str, Any], known: Iterable[str], what: str
 ) -> dict[str, Any]:
     """A copy of `given`; raises UserError for an unknown key."""
@@ -49,9 +49,9 @@ def field(value: Any, annotation: Any, path: str) -> Any:
         (kind,) = (member for member in members if member is not type(None))
         reference = config_dict.placeholder(kind)
         if value is not None:
-            reference.set(registry.typed(value, kind, path))
+            reference.set(registry.check_type(value, kind, path))
         return reference
-    return registry.typed(value, annotation, path)
+    return registry.check_type(value, annotation, path)
 
 
 def source_section(section: str, name: str, options: Options, split: str) -> Config:
@@ -73,7 +73,7 @@ def losses_section(chosen: str, options: Options) -> Config:
     """One loss's section, or labelled ones with weights for "clip+cyclip"."""
     if "+" not in chosen:
         return component("loss", "loss", chosen, options)
-    losses = labelled("loss", chosen, options)
+    losses = section_per_label("loss", chosen, options)
     for label in losses:
         if "weight" in losses[label]:
             raise TypeError(f"option loss.{label}.weight collides with that of a sum")
@@ -86,7 +86,7 @@ def chain(family: str, chosen: str, options: Options) -> Config:
     a config's keys lose."""
     if "+" not in chosen:
         return component(SECTIONS[family], family, chosen, options)
-    sections = labelled(family, chosen, options)
+    sections = section_per_label(family, chosen, options)
     sections["order"] = tuple(by_label(family, chosen))
     return sections
 
@@ -106,7 +106,7 @@ def by_label(family: str, chosen: str) -> dict[str, str]:
     return items
 
 
-def labelled(family: str, chosen: str, options: Options) -> Config:
+def section_per_label(family: str, chosen: str, options: Options) -> Config:
     sections = ConfigDict()
     for label, name in by_label(family, chosen).items():
         sections[label] = component(SECTIONS[family], family, name, options)

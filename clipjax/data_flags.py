@@ -58,13 +58,13 @@ def read(items: list[str]) -> tuple[DataFlags, list[str]]:
 
     Raises UserError for a flag without a value, and for a flag given twice.
     """
-    found, rest = taken(items, "data")
+    found, rest = split_flags(items, "data")
     name, split = found.pop("data", ""), found.pop("data.split", "")
     values = {key.removeprefix("data."): value for key, value in found.items()}
     return DataFlags(name, values, split), rest
 
 
-def taken(items: list[str], stem: str) -> tuple[dict[str, str], list[str]]:
+def split_flags(items: list[str], stem: str) -> tuple[dict[str, str], list[str]]:
     """The flags --STEM and --STEM.KEY of a command line with their texts, and the rest.
 
     Raises UserError for a flag without a value, and for one that is given twice.

@@ -28,7 +28,7 @@ def opening(path: str | os.PathLike[str], what: str) -> bytes:
     Raises UserError if the file is absent, a folder, unreadable, empty, a web page
     or a Git LFS pointer.
     """
-    file_path = paths.given(path)
+    file_path = paths.expand(path)
     if file_path.is_dir():
         raise UserError(f"{file_path} is a folder: name {what} in it")
     try:
@@ -56,7 +56,7 @@ def opening(path: str | os.PathLike[str], what: str) -> bytes:
 def read_text(path: str | os.PathLike[str], what: str) -> str:
     """Returns the content of a UTF-8 file; raises UserError as `opening`."""
     opening(path, what)
-    file_path = paths.given(path)
+    file_path = paths.expand(path)
     try:
         return file_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

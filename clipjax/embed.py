@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     threads = len(os.sched_getaffinity(0))
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
-        print(help_pages.asked(argv, HELP.format(sources=sources, threads=threads)))
+        print(help_pages.help_text(argv, HELP.format(sources=sources, threads=threads)))
         return 0
     from clipjax.engine import host
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         ema=True,
         preprocess="",
     )
-    model = commandline.model_given(values.model, values.workdir)
+    model = commandline.model_flag(values.model, values.workdir)
     if not values.out:
         raise UserError("no --out given: the folder to write to")
     if values.threads < 1:

@@ -167,7 +167,7 @@ def embed(request: Request, console: Console) -> Embedded:
             with activity.doing("embedding") as task:
                 done = job.run(task)
     except OSError as error:
-        raise UserError(atomic_files.told(error)) from error
+        raise UserError(atomic_files.describe_os_error(error)) from error
     what = "texts" if isinstance(job.given, TextFile) else "images"
     for line in done.lines(what, f"{job.mesh.size} x {jax.devices()[0].device_kind}"):
         say(line)
@@ -259,7 +259,7 @@ class _Job:
 
                     def progress(count: int, before: int = examples) -> None:
                         task(before + count, total)
-                        if self._stop.received(0):
+                        if self._stop.signal_number(0):
                             raise _Stopped
 
                     atomic_files.remove_leftovers(out / name)
@@ -269,7 +269,7 @@ class _Job:
                     texts += part.texts
                     examples += part.table.num_rows
             except _Stopped:
-                stopped = self._stop.received(0)
+                stopped = self._stop.signal_number(0)
         seconds = time.monotonic() - began
         for number in {*own} - {*missing}:
             path = out / header.part_name(number) / parts.TABLE
@@ -345,6 +345,6 @@ def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, 
                 f"{request.model} is a released model, which has no data of its own: "
                 "name them by --data=imagefolder --data.path=FOLDER, or --texts=FILE"
             )
-    section = datasets.resolved(request.data.put(own)).data.eval
+    section = datasets.resolve(request.data.put(own)).data.eval
     source = datasets.source(section, data_flags.FLAG)
     return source, datasets.described(section, source)

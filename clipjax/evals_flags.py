@@ -68,7 +68,7 @@ def read(items: list[str]) -> tuple[EvalsFlags, list[str]]:
 
     Raises UserError for a flag without a value, and for one that is given twice.
     """
-    found, rest = data_flags.taken(items, "evals")
+    found, rest = data_flags.split_flags(items, "evals")
     names = found.pop("evals", "")
     return EvalsFlags(
         names, {key.removeprefix("evals."): value for key, value in found.items()}

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
     if "--help" in argv or "-h" in argv:
         print(
-            help_pages.asked(
+            help_pages.help_text(
                 argv, HELP.format(evals=", ".join(registry.names("evals")))
             )
         )
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
         interpolate="",
         alphas="",
     )
-    model = commandline.model_given(values.model, values.workdir)
+    model = commandline.model_flag(values.model, values.workdir)
     name = ""
     if value:
         name = pathlib.Path(commandline.split_value(value)[0]).stem

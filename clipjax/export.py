@@ -34,7 +34,7 @@ usage: python -m clipjax.export --model MODEL --format hf|open_clip --out FOLDER
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
-        print(help_pages.asked(argv, HELP))
+        print(help_pages.help_text(argv, HELP))
         return 0
     values = commandline.parse(
         argv,
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         dtype="float32",
         preprocess="",
     )
-    model = commandline.model_given(values.model, values.workdir)
+    model = commandline.model_flag(values.model, values.workdir)
     for flag, what in (
         ("format", "hf or open_clip"),
         ("out", "the folder to create"),

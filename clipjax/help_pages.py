@@ -19,7 +19,7 @@ more of one thing: --help loss=sogclr, --help optim, --help model.image.variant"
 _ENTRY = re.compile(r"  (\w+(?:, \w+)*): +(.*)")
 
 
-def asked(argv: list[str], general: str) -> str:
+def help_text(argv: list[str], general: str) -> str:
     """The text for a command line with --help: general, or the words' pages.
 
     Raises UserError for a word that names nothing, with the nearest.
@@ -32,7 +32,7 @@ def asked(argv: list[str], general: str) -> str:
             ]
             break
     if not topics:
-        return commandline.spelled(f"{general.rstrip()}\n\n{TOPICS}\n")
+        return commandline.spell_commands(f"{general.rstrip()}\n\n{TOPICS}\n")
     return "\n".join(page(topic) for topic in topics)
 
 

@@ -50,7 +50,7 @@ def identity(
 def weights(variables: Variables) -> str:
     """The digest of all arrays: their paths, shapes, dtypes and bytes."""
     found = hashlib.sha256()
-    for path, leaf in sorted(param_paths.named(variables).items()):
+    for path, leaf in sorted(param_paths.flatten(variables).items()):
         array = np.ascontiguousarray(leaf)
         found.update(f"{path} {array.dtype} {array.shape}\n".encode())
         found.update(array.reshape(-1).view(np.uint8).data)

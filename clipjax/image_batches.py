@@ -126,7 +126,7 @@ class ImageBatches:
 
     def _take(self, read: Ahead) -> tuple[np.ndarray | None, Note] | None:
         try:
-            with pulse.bounded():
+            with pulse.pause():
                 return read.take(self._timeout)
         except StopIteration:
             return None

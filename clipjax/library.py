@@ -130,7 +130,7 @@ def read(
             )
         return _read_run(name, str(checkpoint), ema, dtype, config)
     except OSError as error:
-        raise UserError(atomic_files.told(error)) from error
+        raise UserError(atomic_files.describe_os_error(error)) from error
 
 
 def _read_run(
@@ -158,7 +158,7 @@ def _read_run(
         tokenizer,
         assemble.preprocess(own),
         step,
-        classes.saved(own, folder),
+        classes.read_saved(own, folder),
     )
 
 

@@ -40,7 +40,7 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Queues a message; it is lost if the other process has ended."""
-        self._out.put(encoded(message))
+        self._out.put(encode(message))
 
     def flush(self, seconds: float) -> None:
         """Waits until all queued messages are sent, `seconds` at most."""
@@ -64,5 +64,5 @@ class Link:
         self._sent.set()
 
 
-def encoded(message: Message) -> bytes:
+def encode(message: Message) -> bytes:
     return json.dumps(message).encode() + b"\n"

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import given_images, given_texts
+from clipjax import image_inputs, text_inputs
 from clipjax.encoder import Encoder, Progress, Stopped
-from clipjax.given_images import ImageLike
+from clipjax.image_inputs import ImageLike
 from clipjax.item_errors import BadItem, ItemError
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 
@@ -104,7 +104,7 @@ class Loaded:
         >>> clip.encode_text(["a dog", "a cat"]).shape
         (2, 16)
         """
-        given = given_texts.Texts(texts)
+        given = text_inputs.Texts(texts)
         skip = self._begin(on_error)
         try:
             found = self.encoder.read_texts(
@@ -209,7 +209,7 @@ class Loaded:
         (16, 16, 3)
         """
         self._check_embeds()
-        pixels = given_images.pixels(pixels, self.encoder.image_shape)
+        pixels = image_inputs.pixels(pixels, self.encoder.image_shape)
         if not len(pixels):
             return jnp.zeros((0, self.embed_dim), jnp.float32)
         single = pixels.ndim == 3
@@ -318,7 +318,7 @@ class Loaded:
     def _images(
         self, images: Any, on_error: str, progress: Progress | None
     ) -> np.ndarray:
-        given = given_images.Images(images)
+        given = image_inputs.Images(images)
         skip = self._begin(on_error)
         try:
             found = self.encoder.images(
@@ -357,14 +357,14 @@ class Loaded:
         """Unit-norm float32 [classes e]."""
         from clipjax.evals import zeroshot  # only here, because its import takes time
 
-        names = given_texts.class_names(names)
-        templates = given_texts.templates(templates) or zeroshot.TEMPLATES
+        names = text_inputs.class_names(names)
+        templates = text_inputs.templates(templates) or zeroshot.TEMPLATES
         key = names, templates
         kept = getattr(self._of_thread, "classes", None)
         if kept is not None and kept[0] == key:
             return kept[1]
         texts = self.encode_text(zeroshot.all_prompts(names, templates))
-        classes = zeroshot.averaged(texts, len(templates))
+        classes = zeroshot.average(texts, len(templates))
         self._of_thread.classes = key, classes
         return classes
 

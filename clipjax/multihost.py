@@ -78,4 +78,4 @@ def _with_one_line(act: Callable[[], Any]) -> Any:
     try:
         return act()
     except OSError as error:
-        raise UserError(atomic_files.told(error)) from error
+        raise UserError(atomic_files.describe_os_error(error)) from error

@@ -23,13 +23,13 @@ def paths(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(join, tree)
 
 
-def named(tree: Any) -> dict[str, Any]:
+def flatten(tree: Any) -> dict[str, Any]:
     """Path -> leaf, in the order of the leaves."""
     return dict(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
 
 
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `named` for nested dicts."""
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten` for nested dicts."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")

@@ -18,7 +18,7 @@ ADDRESS = re.compile(
 _LONGEST = 255  # bytes in a name on common file systems
 
 
-def given(path: str | os.PathLike[str]) -> pathlib.Path:
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path that a user wrote; `~` and `~user` are home folders, as in a shell.
 
     Raises UserError for an address, for `~` if no home folder is known, for an
@@ -65,11 +65,11 @@ def home(name: str) -> pathlib.Path:
 def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     """The absolute path that a user wrote; what: its use, for messages ("a run").
 
-    Raises UserError as `given`.
+    Raises UserError as `expand`.
     """
     _no_address(path, f"{what} needs a local folder, not an address")
     try:
-        return given(path).resolve()
+        return expand(path).resolve()
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: the working directory no longer exists: change to another"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from clipjax.links import Link, Message, encoded
+from clipjax.links import Link, Message, encode
 from clipjax.pulse import pulse
 from clipjax.types import UserError
 
@@ -162,12 +162,12 @@ class Peers:
                 self._names[other] = hello["name"]
                 self._links[other] = self._link(connection, other, reader)
         for connection in waiting:
-            connection.sendall(encoded({"names": sorted(self._names.items())}))
+            connection.sendall(encode({"names": sorted(self._names.items())}))
 
     def _refuse(self, waiting: list[socket.socket], why: str) -> NoReturn:
         for connection in waiting:
             with contextlib.suppress(OSError):
-                connection.sendall(encoded({"refused": why}))
+                connection.sendall(encode({"refused": why}))
         raise UserError(why)
 
     def _connect(self, deadline: float) -> None:
@@ -187,7 +187,7 @@ class Peers:
             "name": self._names[self.index],
         }
         try:
-            connection.sendall(encoded({"greeting": GREETING, **me}))
+            connection.sendall(encode({"greeting": GREETING, **me}))
             connection.settimeout(
                 _left(deadline + 5)
             )  # process 0 names the missing one in time

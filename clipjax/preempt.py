@@ -15,7 +15,7 @@ ALWAYS = ("SIGTERM", "SIGINT")
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Defers a SIGINT to the end of the block, which must not be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,6 +59,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self._signal = number
 
-    def received(self, step: int) -> int:
+    def signal_number(self, step: int) -> int:
         """The number of the signal that this process received, 0 if none."""
         return self._signal

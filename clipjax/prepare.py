@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     threads = len(os.sched_getaffinity(0))
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
-        print(help_pages.asked(argv, HELP.format(sources=sources, threads=threads)))
+        print(help_pages.help_text(argv, HELP.format(sources=sources, threads=threads)))
         return 0
     action = argv[1] if len(argv) > 1 else ""
     if action not in FLAGS:
@@ -180,7 +180,7 @@ def _use(values: Any) -> str:
     from clipjax.data.prepare import convert
 
     name = {"tar": "webdataset"}.get(values.to, values.to)
-    out = paths.given(values.out)
+    out = paths.expand(values.out)
     use = f"data={name} --config.data.train.path={paths.shell(out)}"
     if values.to == "tar" and (out / convert.CLASSES).exists():
         use += f" --config.data.train.classes={convert.CLASSES}"
@@ -211,7 +211,7 @@ def _convert(
 ) -> int:
     from clipjax.data.prepare import convert
 
-    out = paths.given(values.out)
+    out = paths.expand(values.out)
     options = convert.Options(
         to=values.to,
         resize=values.resize,
@@ -275,7 +275,7 @@ def _inspect(
     for flag in ("samples", "seed"):
         if values[flag].value < (flag == "samples"):
             raise UserError(f"--{flag}={values[flag].value}: too small")
-    out = paths.given(values.out)
+    out = paths.expand(values.out)
     title = " ".join(str(v) for k, v in described.items() if k in ("data", "path"))
     title += f", split {described['split']}"
     threads = values.threads
@@ -304,11 +304,11 @@ def _verify(
     start = time.monotonic()
     problems = []
     if described["data"] == "arrayrecord":
-        base = paths.given(described["path"])
+        base = paths.expand(described["path"])
         shards = record_shards.read_split(base / f"{described['split']}.json").shards
         problems = [
             f"{name}: its SHA-256 is not that of the file that was written"
-            for name in record_shards.altered(base, shards)
+            for name in record_shards.altered_shards(base, shards)
         ]
     with _bar(console, "reading and decoding") as progress:
         found = survey.survey(
@@ -332,7 +332,7 @@ def _tiny(
 ) -> int:
     from clipjax.data.prepare import convert, subset, writing
 
-    out = paths.given(values.out)
+    out = paths.expand(values.out)
     split = described["split"]
     if values.to not in ("imagefolder", *convert.FORMS):
         raise UserError(f"--to={values.to}: use imagefolder, arrayrecord or tar")

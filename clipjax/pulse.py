@@ -31,9 +31,9 @@ class Pulse:
         """In the block, CPU time and bytes read or written count as progress."""
         return self._during("working")
 
-    def bounded(self) -> contextlib.AbstractContextManager[None]:
+    def pause(self) -> contextlib.AbstractContextManager[None]:
         """In the block, waiting counts as progress, because it has its own timeout."""
-        return self._during("bounded")
+        return self._during("paused")
 
     @contextlib.contextmanager
     def _during(self, phase: str) -> Iterator[None]:
@@ -49,7 +49,7 @@ class Pulse:
         used = (time.process_time(), _bytes_moved())
         before, self._used = self._used, used
         active = used[0] - before[0] > 0.02 or used[1] - before[1] > 4096
-        waits, works = self._inside["bounded"], self._inside["working"]
+        waits, works = self._inside["paused"], self._inside["working"]
         if waits or (works and active) or _compiling():
             self._last = now
         return now - self._last

@@ -52,7 +52,7 @@ def suggest(word: str, known: typing.Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value for a message: its repr, truncated if it is long."""
     try:
         text = repr(value)
@@ -61,7 +61,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
 
 
-def told(error: BaseException, file: str = "") -> str:
+def describe_error(error: BaseException, file: str = "") -> str:
     """An exception from a user's code as one line, with file and line number.
 
     file: whose line to give if the traceback has several files; by default, and if it
@@ -123,7 +123,7 @@ def load(family: str, name: str) -> Callable[..., Any]:
     if "." in name:
         return _own(family, name)
     raise UserError(
-        f"unknown {family} {shown(name)}.{suggest(name, known)} "
+        f"unknown {family} {short_repr(name)}.{suggest(name, known)} "
         f"Known: {', '.join(known)}"
     )
 
@@ -139,11 +139,13 @@ def _own(family: str, name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         raise UserError(f"{what} {error}") from error
     except AttributeError as error:
-        raise UserError(f"{what} {told(error)}; it needs a function `make`") from error
+        raise UserError(
+            f"{what} {describe_error(error)}; it needs a function `make`"
+        ) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # from the user's code, SystemExit included
-        raise UserError(f"{what} {told(error)}") from error
+        raise UserError(f"{what} {describe_error(error)}") from error
     return factory
 
 
@@ -171,7 +173,7 @@ def options(factory: Callable[..., Any]) -> dict[str, Option]:
     return parameters
 
 
-def typed(value: Any, annotation: Any, path: str) -> Any:
+def check_type(value: Any, annotation: Any, path: str) -> Any:
     """Returns the value, ints widened to floats; raises UserError for a wrong type."""
     union = typing.get_args(annotation)
     if type(None) in union:
@@ -183,20 +185,26 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
         try:
             value = float(value)
         except OverflowError as error:
-            raise UserError(f"{path}={shown(value)}: too large for a float") from error
+            raise UserError(
+                f"{path}={short_repr(value)}: too large for a float"
+            ) from error
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{path}={shown(value)}: must be {_type_name(annotation)}")
+        raise UserError(f"{path}={short_repr(value)}: must be {_type_name(annotation)}")
     if kind is int and not -(2**63) <= value < 2**63:
-        raise UserError(f"{path}={shown(value)}: must be within 64 bits")
+        raise UserError(f"{path}={short_repr(value)}: must be within 64 bits")
     members = typing.get_args(annotation)
     if isinstance(value, tuple) and members:
         if members[-1] is Ellipsis:
             members = members[:1] * len(value)
         if len(value) != len(members):
-            raise UserError(f"{path}={shown(value)}: must have {len(members)} entries")
-        return tuple(typed(v, m, path) for v, m in zip(value, members, strict=True))
+            raise UserError(
+                f"{path}={short_repr(value)}: must have {len(members)} entries"
+            )
+        return tuple(
+            check_type(v, m, path) for v, m in zip(value, members, strict=True)
+        )
     return value
 
 
@@ -210,7 +218,7 @@ def from_text(text: str, annotation: Any, path: str) -> Any:
         value = {"true": True, "false": False}.get(text.lower(), text)
     if isinstance(value, str) and annotation == tuple[str, ...]:
         value = (value,)
-    return typed(value, annotation, path)
+    return check_type(value, annotation, path)
 
 
 def options_from_text(
@@ -229,7 +237,7 @@ def options_from_text(
                 f"{family}={name} has no option {flag}{key}.{suggest(key, known)} "
                 f"It has {', '.join(known)}"
             )
-        read = from_text if isinstance(text, str) else typed
+        read = from_text if isinstance(text, str) else check_type
         values[key] = read(text, known[key].annotation, f"{flag}{key}")
     return values
 

@@ -94,7 +94,7 @@ def read(folder: str | os.PathLike[str]) -> Evaluation:
             f"{folder} is no evaluation's folder: it has no {FILE}{near}"
         ) from error
     except OSError as error:
-        raise UserError(atomic_files.told(error)) from error
+        raise UserError(atomic_files.describe_os_error(error)) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{place} cannot be read ({error}): it is damaged, or a later version of "
@@ -226,7 +226,7 @@ def _write_rows(place: pathlib.Path, rows: Rows) -> None:
 
     columns = {name: _column(pyarrow, values) for name, values in rows.items()}
     # Opened here: pyarrow takes some paths for addresses.
-    with atomic_files.named(place), place.open("wb") as file:
+    with atomic_files.name_errors(place), place.open("wb") as file:
         pyarrow.parquet.write_table(pyarrow.table(columns), file)
 
 

@@ -45,7 +45,7 @@ examples:
 """
 
 
-def opened(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
+def read_command(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
     """The checked config of a command line, its own flags, and the run's folder.
 
     Raises UserError if no config is given, or it cannot be trained.
@@ -64,7 +64,7 @@ def opened(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
     if config.model.name == architecture.NAME:
         key = f"config.{architecture.KEY}"
         path = commandline.flag_value(argv, key) or config.model.path
-        words = configs.said(commandline.split_value(value)[1])
+        words = configs.component_words(commandline.split_value(value)[1])
         key = f"config.{architecture.PREPROCESS_KEY}"
         preprocess = commandline.flag_value(argv, key) or config.model.preprocess
         folder = paths.local(workdir, "a run")
@@ -90,7 +90,7 @@ def _workdir(argv: list[str]) -> str:
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(
-            help_pages.asked(
+            help_pages.help_text(
                 argv, HELP.format(components=commandline.list_components())
             )
         )
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
 
     host.fast_cpu_flags()  # before jax starts its backend
     host.keep_memory()
-    config, values, folder = opened(argv)
+    config, values, folder = read_command(argv)
     workdir = values.workdir or _workdir(argv)
 
     import jax
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
     if outcome.results:
         console.print(result_tables.table(outcome.results))
     for line in _last_lines(config, workdir, outcome):
-        console.print(commandline.spelled(line), soft_wrap=True)
+        console.print(commandline.spell_commands(line), soft_wrap=True)
     return 0
 
 

@@ -294,7 +294,7 @@ def _wanted(request: Request, own: Config | None) -> Config:
                 "own: name them by --evals=zeroshot or --evals=retrieval"
             )
         what = config.base(None, evals="none")
-    what = datasets.resolved(request.evals.put(what) if request.evals else what)
+    what = datasets.resolve(request.evals.put(what) if request.evals else what)
     labels = config_parts.labels(what.evals, "evals")
     shared = any("data" not in what.evals[label] for label in labels)
     if own is None and request.other is None and shared and not request.data.name:
@@ -304,7 +304,7 @@ def _wanted(request: Request, own: Config | None) -> Config:
             "source"
         )
     if request.data:
-        what = datasets.resolved(_with_data(what, request.data))
+        what = datasets.resolve(_with_data(what, request.data))
     return what
 
 

@@ -90,7 +90,7 @@ def reason(command: str) -> str | None:
 
 def opened(words: list[str]) -> Any:
     """The config of a training command's words, as clipjax.train makes it."""
-    return train.opened(["train", *words])[0]
+    return train.read_command(["train", *words])[0]
 
 
 def _commands(line: str) -> list[str]:

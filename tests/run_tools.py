@@ -75,14 +75,14 @@ def join(port, index, count=2, timeout=60.0):
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
     """The process sends itself a signal when a run is at this step."""
-    received = StopRequest.received
+    signal_number = StopRequest.signal_number
 
     def with_signal(self, now):
         if now == step:
             signal.raise_signal(number)
-        return received(self, now)
+        return signal_number(self, now)
 
-    monkeypatch.setattr(StopRequest, "received", with_signal)
+    monkeypatch.setattr(StopRequest, "signal_number", with_signal)
 
 
 class Said(str):

@@ -18,7 +18,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
     for sync in (True, False):
         with (
             pytest.raises(ZeroDivisionError),
-            atomic_files.opened(place, sync=sync) as file,
+            atomic_files.open_to_write(place, sync=sync) as file,
         ):
             file.write("half")
             raise ZeroDivisionError
@@ -32,7 +32,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     with small_files(10), pytest.raises(OSError) as found:
         atomic_files.write_json(place, "x" * 100)
     assert found.value.filename == str(place)
-    told = atomic_files.told(found.value)
+    told = atomic_files.describe_os_error(found.value)
     assert (
         told == f"{place} cannot be used (File too large): free space and start again"
     )
@@ -41,7 +41,10 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
 
 
 def test_another_file_that_cannot_be_read_keeps_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError) as found, atomic_files.opened(tmp_path / "a"):
+    with (
+        pytest.raises(FileNotFoundError) as found,
+        atomic_files.open_to_write(tmp_path / "a"),
+    ):
         (tmp_path / "b").read_text()
     assert found.value.filename == str(tmp_path / "b")
 
@@ -65,7 +68,7 @@ def test_threads_may_write_the_same_file(tmp_path):
 
     def write(text):
         for _ in range(20):
-            with atomic_files.opened(place, sync=False) as file:
+            with atomic_files.open_to_write(place, sync=False) as file:
                 file.write(text)
             assert place.read_text() in texts
 

@@ -21,7 +21,7 @@ LEVELS = [
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + ["results", "result_tables"]
-    + ["image_batches", "text_batches", "given_images", "given_texts"]
+    + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + ["item_errors", "encoded", "data_wait", "embeddings", "identity"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
     + ["config_options", "config_parts", "config_sections"],
@@ -122,7 +122,7 @@ TESTED_BY = {
     "evaluate": "scenarios/test_commands scenarios/test_run_data",
     "export": "engine/test_initial",
     "image_batches": "test_encoder",
-    "given_texts": "test_loaded",
+    "text_inputs": "test_loaded",
     "item_errors": "test_loaded",
     "library": "test_loaded engine/test_initial",
     "links": "test_peers",

@@ -39,10 +39,10 @@ def refused(capsys, main, *argv):
 
 
 def test_the_home_folder(home):
-    assert paths.given("~/a b") == home / "a b"
+    assert paths.expand("~/a b") == home / "a b"
     assert paths.local("~", "a run") == home
-    assert paths.given("a~b") == pathlib.Path("a~b")
-    assert paths.given("~nobody-of-this-name/x") == pathlib.Path(
+    assert paths.expand("a~b") == pathlib.Path("a~b")
+    assert paths.expand("~nobody-of-this-name/x") == pathlib.Path(
         "~nobody-of-this-name/x"
     )
 
@@ -50,8 +50,8 @@ def test_the_home_folder(home):
 def test_no_home_folder(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda text: text)  # as without one
     with pytest.raises(UserError, match="no home folder is known"):
-        paths.given("~/x")
-    assert paths.given("./~") == pathlib.Path("~")
+        paths.expand("~/x")
+    assert paths.expand("./~") == pathlib.Path("~")
     with pytest.raises(OSError):
         paths.home("x").mkdir(parents=True)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
@@ -65,7 +65,7 @@ def test_no_home_folder(monkeypatch):
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a/" + "é" * 200, "\udcff"])
 def test_names_that_no_file_can_have(name):
     with pytest.raises(UserError):
-        paths.given(name)
+        paths.expand(name)
 
 
 @pytest.mark.parametrize("name", ["gs://b/x", "s3://b", "https://h/x", "hdfs://x"])
@@ -96,7 +96,7 @@ ADDRESSES = {
 
 @pytest.mark.parametrize("name", ADDRESSES)
 def test_what_to_do_about_an_address(name, tmp_path, monkeypatch):
-    for read in (paths.given, lambda name: paths.local(name, "a run")):
+    for read in (paths.expand, lambda name: paths.local(name, "a run")):
         with pytest.raises(UserError, match=re.escape(name)) as caught:
             read(name)
         assert ADDRESSES[name] in str(caught.value)
@@ -172,9 +172,9 @@ def test_a_config_below_colons(tmp_path, capsys):
 def test_another_encoding_of_names(name, monkeypatch):
     """Of a Latin-1 or a C locale, in which an UTF-8 name looks so to Python."""
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
-    assert paths.given("plain") == pathlib.Path("plain")
+    assert paths.expand("plain") == pathlib.Path("plain")
     with pytest.raises(UserError, match="iso8859-1: set PYTHONUTF8=1"):
-        paths.given(name)
+        paths.expand(name)
 
 
 def test_a_command_in_a_message_is_quoted(tmp_path):

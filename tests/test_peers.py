@@ -34,7 +34,7 @@ if act == "agreed":  # an error that all raise at once, one of them slowly
     time.sleep(1 + int(index))
     group.fail("they differ", 2)
 if act == "busy":  # in a wait that has a timeout of its own
-    with pulse.bounded():
+    with pulse.pause():
         time.sleep(9)
 if act == "work":  # a long computation of the host's
     with pulse.working():

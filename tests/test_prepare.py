@@ -357,7 +357,7 @@ def test_verify_of_arrayrecord_checks_the_files_too(pairs, capsys, monkeypatch):
     assert ": 1 broken, 1 problem(s)" in printed
     argv = "verify", "--data=arrayrecord", "--data.path=o", "--data.split=all"
     with monkeypatch.context() as patch:
-        patch.setattr(record_shards, "altered", unreadable)
+        patch.setattr(record_shards, "altered_shards", unreadable)
         line = failure(capsys, prepare.main, *argv)
     assert "cannot go on at the data: Permission denied" in line
 

@@ -73,7 +73,9 @@ def check_same_name(evals: str, same_name: str) -> None:
         )
 
 
-def merged(names: Sequence[str], merge: bool = True) -> tuple[Classes, tuple[int, ...]]:
+def merge_same_names(
+    names: Sequence[str], merge: bool = True
+) -> tuple[Classes, tuple[int, ...]]:
     """Merges classes that share a name. Returns the merged classes and, for each given
     class, its index among them. merge=False: changes nothing.
     """

@@ -79,7 +79,7 @@ def absolute(path: str) -> str:
     """The absolute form of a path; URLs stay unchanged."""
     if not path or "://" in path:
         return path
-    return os.path.abspath(paths.given(path))
+    return os.path.abspath(paths.expand(path))
 
 
 def absolute_parts(text: str) -> str:

@@ -31,10 +31,10 @@ def write(
         with atomic_files.new_folder(place) as folder:
             for key, array in arrays.items():
                 path = folder / f"{key}.npy"
-                with atomic_files.named(path), path.open("wb") as file:
+                with atomic_files.name_errors(path), path.open("wb") as file:
                     np.save(file, array)
             path = folder / TABLE
-            with atomic_files.named(path), path.open("wb") as file:
+            with atomic_files.name_errors(path), path.open("wb") as file:
                 pyarrow.parquet.write_table(table, file)
     except OSError:
         if not (place / TABLE).is_file():

@@ -20,7 +20,7 @@ class TextFile:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise UserError(atomic_files.told(error)) from error
+            raise UserError(atomic_files.describe_os_error(error)) from error
         self.path = path
         self.digest = hashlib.sha256(content).hexdigest()[:16]
         self._lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")

@@ -111,7 +111,7 @@ def settle(config: Config, before: Config | None = None) -> Config:
     return settled.lock()
 
 
-def settled(config: Config, workdir: pathlib.Path) -> Config:
+def with_released_settings(config: Config, workdir: pathlib.Path) -> Config:
     """A config as it is, or with a released model's settings if it asks for them."""
     if config.model.get("name") != NAME:
         return config
@@ -120,7 +120,7 @@ def settled(config: Config, workdir: pathlib.Path) -> Config:
     return settle(made)
 
 
-def built(config: Config) -> Model:
+def build_model(config: Config) -> Model:
     """A config's model, with a vocabulary of VOCAB: its settings can be compared."""
     model: Config = ConfigDict(config.model.to_dict())
     model.name = PLAIN if model.name == NAME else model.name
@@ -187,13 +187,13 @@ def _check_flags(config: Config, before: Config) -> None:
         for key, value in old.items()
         if (key.startswith(sections) or key == "data.image_size") and new[key] != value
     }
-    theirs = built(before)
+    theirs = build_model(before)
     wrong = [
         f"--config.{key}={new[key]} (it has {value})"
         for key, value in changed.items()
         if not key.startswith("model.")
         or key in (KEY, "model.mean", "model.std")
-        or any(meaning.differences(built(_with(before, key, config)), theirs))
+        or any(meaning.differences(build_model(_with(before, key, config)), theirs))
     ]
     if wrong:
         raise UserError(

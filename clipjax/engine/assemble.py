@@ -281,7 +281,7 @@ def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
         state, _, step = saves.restore(int(which) if which.isdecimal() else which)
     parts = {key: state.get(key) for key in ("params", "model_state", "ema")}
     value_checks.check_finite(
-        param_paths.named(parts).items(), f"{workdir}, step {step}"
+        param_paths.flatten(parts).items(), f"{workdir}, step {step}"
     )
     return state, step
 
@@ -300,7 +300,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         value = atomic_files.parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(atomic_files.told(error)) from error
+        raise UserError(atomic_files.describe_os_error(error)) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from error
     if not isinstance(value, dict):

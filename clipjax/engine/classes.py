@@ -67,7 +67,7 @@ def check_kept(config: Config, learnt: Classes, workdir: pathlib.Path) -> None:
     """Raises UserError if a resumed run's classes differ, also if only in order."""
     if not learnt.names or not (workdir / FILE).exists():
         return
-    if not class_lists.same(before := saved(config, workdir), learnt):
+    if not class_lists.same(before := read_saved(config, workdir), learnt):
         pairs = zip(before.names, learnt.names, strict=True)
         other = [f"{old!r} is now {new!r}" for old, new in pairs if old != new]
         raise UserError(
@@ -84,7 +84,7 @@ def save(learnt: Classes, workdir: pathlib.Path) -> None:
         atomic_files.write_json(workdir / FILE, content)
 
 
-def saved(config: Config, workdir: pathlib.Path) -> Classes:
+def read_saved(config: Config, workdir: pathlib.Path) -> Classes:
     """The classes saved with a run; none for a model without classes.
 
     Raises UserError if they are missing or damaged.

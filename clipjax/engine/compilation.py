@@ -52,7 +52,7 @@ def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
         except FileNotFoundError:  # another process deleted it
             continue
         good.append(mark)
-    with atomic_files.opened(listing) as file:
+    with atomic_files.open_to_write(listing) as file:
         file.write("\n".join(good))
     return bad
 

@@ -78,7 +78,7 @@ def own_sources(
     return own
 
 
-def resolved(config: Config) -> Config:
+def resolve(config: Config) -> Config:
     """The config with absolute paths of its data, as a run saves it.
 
     A relative path would name other data, or none, from another folder.
@@ -152,7 +152,7 @@ def save(values: Mapping[str, Any], workdir: pathlib.Path) -> None:
     atomic_files.write_json(workdir / FILE, dict(values))
 
 
-def saved(workdir: pathlib.Path) -> dict[str, Any]:
+def read_saved(workdir: pathlib.Path) -> dict[str, Any]:
     """The fingerprints saved with a run; {} if an older version saved it."""
     path = workdir / FILE
     return read_json(path) if path.exists() else {}
@@ -166,7 +166,7 @@ def check_training(
     Raises UserError if the training data differ. If evaluation data differ although the
     config names the same, `say` gets a line.
     """
-    before = saved(workdir)
+    before = read_saved(workdir)
     for path, now in current.items():
         change = changes(before.get(path, {}), now)
         if not change:
@@ -185,7 +185,7 @@ def check_training(
 
 def check_evaluation(workdir: pathlib.Path, current: Mapping[str, Any]) -> None:
     """Raises UserError if data on which a run was evaluated have changed."""
-    before = saved(workdir)
+    before = read_saved(workdir)
     for path, now in current.items():
         if change := changes(before.get(path, {}), now):
             how = "--data=NAME --data.path=FOLDER"

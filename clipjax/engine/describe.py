@@ -37,7 +37,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     If workdir holds a run of another config, that is printed too. If the data are
     missing, it prints what does not depend on them, and which data are missing.
     """
-    config = datasets.resolved(architecture.settled(config, workdir))
+    config = datasets.resolve(architecture.with_released_settings(config, workdir))
     writers.check(config)
     print(json.dumps(to_dict(config), indent=1))
     enable_cache(print)
@@ -58,7 +58,7 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
     lost_text_report.tell(run, print)
     params = run.template.params
     _print_parameters(params)
-    print(write_model.told_limits(config, run.model, run.tokenizer))
+    print(write_model.describe_limits(config, run.model, run.tokenizer))
     print(
         f"{len(run.source)} examples, {run.steps_per_epoch} steps per epoch, "
         f"{run.total_steps} steps in all"
@@ -132,6 +132,6 @@ def _without_data(config: Config, error: MissingData) -> None:
         for key, name in initial.starts(config).items():
             if read_model.is_foreign(name):  # its tokenizer needs no run
                 initial.read(key, config, model, tokenizer, print)
-        print(write_model.told_limits(config, model, tokenizer))
+        print(write_model.describe_limits(config, model, tokenizer))
     print(f"device: {jax.device_count()} x {jax.devices()[0].device_kind}")
     print(f"the data are absent, so {rest} are not known. {error}")

@@ -58,7 +58,7 @@ def flags(config: Config, theirs: Config, tokenizer: bool) -> str:
 def _needed(theirs: Config, wanted: dict[str, Any]) -> set[str]:
     """The keys without which weights would mean something else."""
     needed = set(wanted)
-    model = architecture.built(theirs)
+    model = architecture.build_model(theirs)
     candidate = theirs
     for key, (own, _) in wanted.items():
         if not key.startswith("model."):
@@ -70,7 +70,7 @@ def _needed(theirs: Config, wanted: dict[str, Any]) -> set[str]:
             del section[name]
             section[name] = own
         try:
-            fits = not any(meaning.differences(architecture.built(tried), model))
+            fits = not any(meaning.differences(architecture.build_model(tried), model))
         except UserError:  # with the rest of theirs the value is impossible
             fits = False
         if fits:

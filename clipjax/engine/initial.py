@@ -53,7 +53,7 @@ def run_of_texts(config: Config) -> pathlib.Path | None:
     """The run from which a run takes its text tower, and so its tokenizer."""
     names = starts(config)
     name = names.get("init_from") or names.get("init_text_from")
-    return paths.given(name) if name and not read_model.is_foreign(name) else None
+    return paths.expand(name) if name and not read_model.is_foreign(name) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _check_whole(
         except UserError as error:
             problems.append(str(error))
     with_tokenizer = bool(problems)
-    if told := meaning.told_differences(model, theirs, what):
+    if told := meaning.describe_differences(model, theirs, what):
         problems.insert(0, told)
     if not problems:
         return
@@ -319,7 +319,7 @@ def put(
       UserError: an array is missing, left over or of another shape.
     """
     arrays = _fitted(source, template, what, part, side, say)
-    names, structure = list(param_paths.named(template)), jax.tree.structure(template)
+    names, structure = list(param_paths.flatten(template)), jax.tree.structure(template)
     leaves = []
     for name, leaf, old in zip(
         names, jax.tree.leaves(template), jax.tree.leaves(state), strict=True
@@ -342,7 +342,7 @@ def _fitted(
 ) -> dict[str, Any]:
     """The source's arrays by name in the template's shapes; see `put`."""
     prefix = f"{side}/" if side else ""
-    wanted, arrays = param_paths.named(template), param_paths.named(source)
+    wanted, arrays = param_paths.flatten(template), param_paths.flatten(source)
     wanted = {name: leaf for name, leaf in wanted.items() if name.startswith(prefix)}
     arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
     fresh = [n for n in wanted if n not in arrays and FRESH.fullmatch(n)]

@@ -34,7 +34,7 @@ def check_same_model(
     meaning.check(ours, theirs, what)
     for option, here, there in meaning.pixels(ours, theirs):
         raise UserError(f"{option}: {here} does not fit {what}, which has {there}")
-    shapes = [param_paths.named(variables) for _, variables in (base, tuned)]
+    shapes = [param_paths.flatten(variables) for _, variables in (base, tuned)]
     for name in sorted({*shapes[0], *shapes[1]}):
         there, here = (
             np.shape(tree[name]) if name in tree else "absent" for tree in shapes

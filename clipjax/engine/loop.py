@@ -93,7 +93,7 @@ def _train(
 ) -> Outcome:
     say = activity.say
     enable_cache(say)
-    config = datasets.resolved(architecture.settled(config, workdir))
+    config = datasets.resolve(architecture.with_released_settings(config, workdir))
     writers.check(config)
     anew = on_primary(lambda: resume.check(workdir, config, extend, say))
     with pulse.working(), activity.doing("reading the data and preparing the run"):
@@ -127,7 +127,7 @@ def _train(
         if group := peers.group():
             group.last_saved = lambda: _last_saved(saves)
         say(_summary(run))
-        say(write_model.told_limits(run.config, run.model, run.tokenizer))
+        say(write_model.describe_limits(run.config, run.model, run.tokenizer))
         with activity.doing("making or reading the first state"):
             state, start, replaced = _start(run, saves, say)
         on_primary(lambda: _save_parts(run))
@@ -253,12 +253,12 @@ def _loop(
         # 1. Step: dispatched, not awaited.
         begin = time.monotonic()
         # data.timeout bounds it
-        with pulse.bounded(), _doing(activity, first, "reading the first batch"):
+        with pulse.pause(), _doing(activity, first, "reading the first batch"):
             local = dict(next(source))
         pulse.beat(step)
         if several:  # the step spreads the signal, so that all stop at the same step
             count = len(next(iter(local.values())))
-            local["stop"] = np.full(count, stop.received(step), np.int32)
+            local["stop"] = np.full(count, stop.signal_number(step), np.int32)
         if log.device_is_idle():
             progress.wait(time.monotonic() - begin)
         batch = sharding.put_batch(run.mesh, local)
@@ -272,7 +272,7 @@ def _loop(
         # 2. Log the previous step.
         log.flush()
         log.put(step, metrics)
-        stop_signal = log.stop if several else stop.received(step)
+        stop_signal = log.stop if several else stop.signal_number(step)
         # 3. Evaluate, unless asked to stop, because the sender may not wait that long.
         evaluated: dict[str, Metric] = {}
         stopping = stop_signal and step < total
@@ -313,7 +313,7 @@ def _with_best(outcome: Outcome, saves: Checkpoints) -> Outcome:
     return dataclasses.replace(
         outcome,
         best=best,
-        best_metric=saves.followed()[0],
+        best_metric=saves.best_metric()[0],
         best_metrics=saves.metrics(best),
     )
 

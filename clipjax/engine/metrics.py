@@ -40,7 +40,7 @@ class MetricWriter:
         with _user_error():
             rows = [row for row in read(self._folder) if row["step"] <= resume_step]
             self._rows = rows
-            with atomic_files.opened(self._jsonl_path) as file:
+            with atomic_files.open_to_write(self._jsonl_path) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             self._write_csv(extra=())
             # Unbuffered, because close would retry a failed write.
@@ -54,12 +54,12 @@ class MetricWriter:
         self._rows.append(row)
         line = (json.dumps(row) + "\n").encode()
         with _user_error():
-            with atomic_files.named(self._jsonl_path):
+            with atomic_files.name_errors(self._jsonl_path):
                 if self._jsonl.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if set(row) <= set(self._columns):
                 with (
-                    atomic_files.named(self._csv_path),
+                    atomic_files.name_errors(self._csv_path),
                     self._csv_path.open("a", encoding="utf-8", newline="") as file,
                 ):
                     csv.DictWriter(file, self._columns, restval="").writerow(row)
@@ -82,7 +82,7 @@ class MetricWriter:
         lines: list[list[Any]] = [self._columns] if self._columns else []
         for row in self._rows:
             lines.append([row.get(name, "") for name in self._columns])
-        with atomic_files.opened(self._csv_path, newline="") as file:
+        with atomic_files.open_to_write(self._csv_path, newline="") as file:
             csv.writer(file).writerows(lines)
 
 
@@ -93,7 +93,8 @@ def _user_error() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{atomic_files.told(error)}; the run goes on from its last checkpoint"
+            f"{atomic_files.describe_os_error(error)}; the run goes on from its last "
+            "checkpoint"
         ) from error
 
 
@@ -111,7 +112,7 @@ class _Events:
         summaries: Any = summary_pb2
         self._event, self._summary = events.Event, summaries.Summary
         # The default name has seconds only: two starts within one would share a file.
-        with atomic_files.named(folder):
+        with atomic_files.name_errors(folder):
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         # TensorBoard drops earlier files' events from this step on.
         log = events.SessionLog(status=events.SessionLog.START)
@@ -125,11 +126,11 @@ class _Events:
         self._add(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
-        with atomic_files.named(self._folder):
+        with atomic_files.name_errors(self._folder):
             self._writer.close()
 
     def _add(self, **fields: Any) -> None:
-        with atomic_files.named(self._folder):
+        with atomic_files.name_errors(self._folder):
             self._writer.write_event(self._event(wall_time=time.time(), **fields))
             self._writer.flush()
 

@@ -94,9 +94,9 @@ def check(
             )
         return True
     # Older versions saved relative paths of data, which are then of this folder.
-    saved = config_check.to_dict(datasets.resolved(load_config(workdir)))
+    saved = config_check.to_dict(datasets.resolve(load_config(workdir)))
     differences = config_check.differences(saved, config)
-    if "data.train" in datasets.saved(workdir):
+    if "data.train" in datasets.read_saved(workdir):
         # The same data may have moved: `datasets.check_training` compares them.
         for key in [key for key in differences if DATA_PATH.fullmatch(key)]:
             old, new = differences.pop(key)

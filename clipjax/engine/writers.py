@@ -54,7 +54,7 @@ def _open_of(key: str, name: str) -> Open:
     except ModuleNotFoundError as error:
         raise UserError(f"{key}: {error}") from error
     except Exception as error:  # from the user's code
-        raise UserError(f"{key}: {registry.told(error)}") from error
+        raise UserError(f"{key}: {registry.describe_error(error)}") from error
     form = "it needs a function open(workdir, config); see docs/training.md"
     opens = getattr(module, "open", None)
     if not callable(opens):
@@ -109,7 +109,7 @@ class Writers:
             self._others.pop(key, None)
             self._say(
                 f"warning: {key} gets no more numbers, which metrics.jsonl has: "
-                f"{registry.told(error)}"
+                f"{registry.describe_error(error)}"
             )
 
 
@@ -119,7 +119,7 @@ def _opened(key: str, opened: Open, workdir: pathlib.Path, config: Config) -> An
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{key}: {registry.told(error)}") from error
+        raise UserError(f"{key}: {registry.describe_error(error)}") from error
     for method in ("write", "close"):
         if not callable(getattr(made, method, None)):
             raise UserError(

@@ -64,7 +64,7 @@ def make(
         )
     source_classes = class_lists.classes_of(source, fitting[0])
     if same_name == "merge":
-        merged, groups = class_lists.merged(known)
+        merged, groups = class_lists.merge_same_names(known)
         places = tuple(merged.names.index(name) for name in source_classes.names)
         counted = merged.names
         how = "merged"

@@ -216,7 +216,7 @@ class Retrieval:
             "mean_recall@1" if first == "standard" else f"{first}/mean_recall@1",
             size,
             len(seen.broken),
-            result_rows.joined(tables),
+            result_rows.join(tables),
             self.protocol,
         )
 
@@ -253,7 +253,7 @@ class _Ids(NamedTuple):
             )
             for found in folds
         ]
-        return result_rows.joined(tables)
+        return result_rows.join(tables)
 
 
 def _metrics(

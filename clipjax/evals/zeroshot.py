@@ -70,7 +70,7 @@ def make(
             "evals=zeroshot: templates and templates_file both give prompts: remove one"
         )
     if templates_file:
-        templates = prompt_templates.read(paths.given(templates_file))
+        templates = prompt_templates.read(paths.expand(templates_file))
     prompt_templates.check(templates, "evals=zeroshot: templates")
     if not ks or min(ks) < 1 or max_samples < 0:
         raise UserError(
@@ -95,7 +95,7 @@ def make(
                 f"evals=zeroshot: the data has no label set {name!r}."
                 f"{registry.suggest(name, known)} Known: {', '.join(known)}"
             )
-        merged, groups[name] = class_lists.merged(
+        merged, groups[name] = class_lists.merge_same_names(
             source.class_names[name], same_name == "merge"
         )
         classes[name] = merged.names
@@ -225,7 +225,7 @@ class ZeroShot:
         wrong = int((~finite(seen.embed)).sum())
         if wrong:
             sizes.append(f"{wrong} embeddings not finite and counted as wrong")
-        rows = result_rows.joined(tables)
+        rows = result_rows.join(tables)
         return EvalResult(
             metrics, primary, "; ".join(sizes), len(seen.broken), rows, self.protocol
         )
@@ -234,10 +234,7 @@ class ZeroShot:
         """See types.Evaluator."""
         return {
             f"classes of {name}": (
-                (
-                    prompt_templates.filled(templates, kind)
-                    for kind in self.classes[name]
-                ),
+                (prompt_templates.fill(templates, kind) for kind in self.classes[name]),
                 len(self.classes[name]),
             )
             for name, templates in self.prompts.items()
@@ -260,15 +257,15 @@ def class_embeddings(
 ) -> np.ndarray:
     """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
     texts = inputs.texts(variables, all_prompts(names, templates), progress=progress)
-    return averaged(texts, len(templates))
+    return average(texts, len(templates))
 
 
 def all_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
     """All classes' prompts, those of a class together."""
-    return [p for name in names for p in prompt_templates.filled(templates, name)]
+    return [p for name in names for p in prompt_templates.fill(templates, name)]
 
 
-def averaged(texts: np.ndarray, templates: int) -> np.ndarray:
+def average(texts: np.ndarray, templates: int) -> np.ndarray:
     """The classes' embeddings float32 [classes e], of unit norm, from those of their
     prompts [classes * templates e]."""
     with np.errstate(invalid="ignore"):  # NaN and inf stay, and rank last

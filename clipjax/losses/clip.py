@@ -83,7 +83,7 @@ class ClipLoss:
 
     def _target(self, rows: pairs.Side, columns: pairs.Side) -> Float[Array, " b"]:
         """The similarity of each row to what it should find."""
-        wanted = matches.wanted(columns)
+        wanted = matches.targets(columns)
         if self.label_smoothing:
             everything = matches.kept_mean(columns)
             wanted = (

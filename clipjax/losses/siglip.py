@@ -70,10 +70,10 @@ class SigmoidLoss:
             side, bias = rows
             logits = pairs.products(side.vectors, columns.vectors)
             logits = side.scale[:, None] * logits + bias[:, None]
-            match = pairs.kept(side, columns, "matches")
+            match = pairs.mask(side, columns, "matches")
             # -log sigmoid(-l) = softplus(l), -log sigmoid(l) = softplus(l) - l.
             loss = jax.nn.softplus(logits) - jnp.where(match, logits, 0)
-            return jnp.where(pairs.kept(side, columns, "all"), loss, 0).sum()
+            return jnp.where(pairs.mask(side, columns, "all"), loss, 0).sum()
 
         n = rows.vectors.shape[0]
         biases = jnp.broadcast_to(bias, (n,))

@@ -147,7 +147,7 @@ class SogclrLoss:
         side, own, _ = rows
         s = pairs.products(side.vectors, columns.vectors)
         cost = jnp.square(jnp.maximum(s - own[:, None] + self.hinge, 0))
-        keep = pairs.kept(side, columns, "negatives")
+        keep = pairs.mask(side, columns, "negatives")
         exponents = jnp.where(keep, side.scale[:, None] * cost, -jnp.inf)
         return cost, jax.lax.stop_gradient(exponents)
 

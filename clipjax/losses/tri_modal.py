@@ -113,7 +113,7 @@ class TriModalLoss:
         columns = pairs.side(y, scale, rows.apart, rows.match, here)
         sums = pairs.log_sums(rows, columns, "all", self.plan)
         own = [
-            (rows.vectors * matches.wanted(columns)).sum(axis=1)
+            (rows.vectors * matches.targets(columns)).sum(axis=1)
             for rows, columns in ((rows, columns), (columns, rows))
         ]
         cost = (sums[0].lse + sums[1].lse) / 2 - scale * (own[0] + own[1]) / 2

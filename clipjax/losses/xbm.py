@@ -97,7 +97,7 @@ class XbmLoss:
             past = past._replace(index=-1 - past.index)
             here = anchor._replace(apart=(ids,), match=())
             before = pairs.row_sums(here, past, "negatives", self.plan)
-            own = (anchor.vectors * matches.wanted(other)).sum(axis=1) * scale
+            own = (anchor.vectors * matches.targets(other)).sum(axis=1) * scale
             value += (jnp.logaddexp(sums.lse, before.lse) - own).mean() / 2
         known = None if self.rule.has("mask") else both_sums
         filled = jnp.sum(past_ids >= 0)

@@ -31,7 +31,11 @@ Exit status 1 if a check fails.
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv or len(argv) == 1:
-        print(commandline.spelled(HELP.format(families=", ".join(testing.CONTRACTS))))
+        print(
+            commandline.spell_commands(
+                HELP.format(families=", ".join(testing.CONTRACTS))
+            )
+        )
         return 0 if len(argv) > 1 else 2
     emulate_devices()
     failed = 0
@@ -93,7 +97,7 @@ def run(check: contract.Check, file: str = "") -> str:
     except UserError as error:
         return f"FAILED: refused: {' '.join(str(error).split())};"
     except Exception as error:  # from the component's code
-        return f"FAILED: {registry.told(error, file)};"
+        return f"FAILED: {registry.describe_error(error, file)};"
     return ""
 
 

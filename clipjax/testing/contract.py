@@ -73,7 +73,7 @@ def component(
                 f"{family}: no option {option!r}.{registry.suggest(option, known)} "
                 f"Known: {', '.join(known)}"
             )
-        typed[option] = registry.typed(value, known[option].annotation, option)
+        typed[option] = registry.check_type(value, known[option].annotation, option)
     return Component(family, factory, typed)
 
 
@@ -89,7 +89,7 @@ def run(checks: Iterable[Check]) -> None:
         check.run()
 
 
-def pickled(subject: Any, what: str) -> Any:
+def pickle_copy(subject: Any, what: str) -> Any:
     """A pickled copy, as another process gets it; what: its name for the message."""
     try:
         return pickle.loads(pickle.dumps(subject))
@@ -105,7 +105,7 @@ def options_are_documented(subject: Component) -> None:
         raise AssertionError(str(error)) from error
     for name, option in known.items():
         try:
-            registry.typed(option.default, option.annotation, name)
+            registry.check_type(option.default, option.annotation, name)
         except UserError as error:
             raise AssertionError(f"the default of an option: {error}") from error
     lines = help_pages.meanings(subject.factory)

@@ -64,7 +64,7 @@ class LossUnderTest:
 
     def inputs(self, size: int, seed: int, dtype: Any = jnp.float32) -> Any:
         """Model outputs of the kind that the loss takes, and a batch."""
-        return (classified if self.classifies else example)(size, seed, dtype)
+        return (classified_batch if self.classifies else example)(size, seed, dtype)
 
 
 def example(
@@ -98,7 +98,7 @@ def example(
     return outputs, {name: jnp.asarray(x, jnp.int32) for name, x in batch.items()}
 
 
-def classified(
+def classified_batch(
     size: int, seed: int, dtype: Any = jnp.float32, scale: float = 1.0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A classifier's outputs and a batch in which one row has no label."""
@@ -174,7 +174,9 @@ def stays_finite(subject: LossUnderTest) -> None:
     """Low temperatures, equal embeddings and repeated images give finite numbers."""
     loss, step = subject.loss, subject.step
     if subject.classifies:
-        cases = {f"logits of {s:g}": classified(BATCH, 5, scale=s) for s in (0, 1e4)}
+        cases = {
+            f"logits of {s:g}": classified_batch(BATCH, 5, scale=s) for s in (0, 1e4)
+        }
     else:
         cases = {}
         for temperature in (0.01, 0.005):
@@ -309,8 +311,8 @@ def state_restores(subject: LossUnderTest) -> None:
         isinstance(state, dict), "the state is no dict of arrays ({} if there are none)"
     )
     state = step(*subject.inputs(BATCH, 1), state, 0)[2]
-    leaves = {path: np.asarray(x) for path, x in param_paths.named(state).items()}
-    restored = jax.tree.map(jnp.asarray, param_paths.nested(leaves))
+    leaves = {path: np.asarray(x) for path, x in param_paths.flatten(state).items()}
+    restored = jax.tree.map(jnp.asarray, param_paths.unflatten(leaves))
     must(
         jax.tree.structure(restored) == jax.tree.structure(state),
         "the state must be nested dicts of arrays: a checkpoint keeps them by paths",

@@ -107,10 +107,10 @@ def starts_by_tower(subject: ModelUnderTest) -> None:
     shapes = jax.eval_shape(subject.model.init, jax.random.key(0))
     for tower in subject.towers:
         must(tower in shapes["params"], f"parameters lack {tower!r}, the tower's name")
-    for path, leaf in param_paths.named(dict(shapes)).items():
+    for path, leaf in param_paths.flatten(dict(shapes)).items():
         must(leaf.dtype == jnp.float32, f"{path} starts as {leaf.dtype}: use float32")
     try:
-        layer_decay.factors(param_paths.named(shapes["params"]), 0.5)
+        layer_decay.factors(param_paths.flatten(shapes["params"]), 0.5)
     except UserError as error:
         raise AssertionError(str(error)) from error
     actual = contract.shapes(jax.tree.map(np.asarray, subject.variables))

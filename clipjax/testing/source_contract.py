@@ -190,7 +190,7 @@ def threads_agree(source: Any) -> None:
 
 def pickles(source: Any) -> None:
     """A pickled copy, which each worker gets, gives the same examples."""
-    copy = contract.pickled(source, "the source")
+    copy = contract.pickle_copy(source, "the source")
     same_examples(source, copy, "a pickled copy differs")
 
 

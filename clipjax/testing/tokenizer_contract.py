@@ -140,7 +140,7 @@ def unknown_is_as_declared(tokenizer: Any) -> None:
 
 def pickles(tokenizer: Any) -> None:
     """A pickled copy gives the same ids."""
-    same(tokenizer, contract.pickled(tokenizer, "the tokenizer"), "a pickled copy")
+    same(tokenizer, contract.pickle_copy(tokenizer, "the tokenizer"), "a pickled copy")
 
 
 CHECKS = {

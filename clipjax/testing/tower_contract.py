@@ -117,7 +117,7 @@ class TowerUnderTest:
 
     def names(self) -> dict[str, Any]:
         """Path in a model's parameters, such as "image/positions" -> shape."""
-        return param_paths.named({self.family: self.shapes["params"]})
+        return param_paths.flatten({self.family: self.shapes["params"]})
 
 
 def has_its_fields(subject: TowerUnderTest) -> None:
@@ -158,7 +158,7 @@ def returns_as_declared(subject: TowerUnderTest) -> None:
     """Parameters are float32; outputs are pooled [b d] and tokens [b n d]."""
     kinds = set(subject.shapes) - {"params", "batch_stats"}
     must(not kinds, f"variables other than params and batch_stats: {kinds}")
-    for path, leaf in param_paths.named(dict(subject.shapes)).items():
+    for path, leaf in param_paths.flatten(dict(subject.shapes)).items():
         must(leaf.dtype == jnp.float32, f"{path} starts as {leaf.dtype}: use float32")
     outputs = subject.run(subject.variables, *subject.inputs())
     must(isinstance(outputs, dict), "the module must return a dict")
@@ -310,7 +310,7 @@ def freezes(subject: TowerUnderTest) -> None:
     """With all parameters frozen, training gives the same outputs as evaluation."""
     variables = {kind: {"tower": tree} for kind, tree in subject.variables.items()}
     model: Any = TowerModel(subject.tower)
-    model = frozen.freeze(model, frozenset(param_paths.named(variables["params"])))
+    model = frozen.freeze(model, frozenset(param_paths.flatten(variables["params"])))
     inputs, key = subject.inputs(), jax.random.key(3)
     batch = {str(i): x for i, x in enumerate(inputs)}
     apply = contract.jit(lambda v, batch, k: model.apply(v, batch, True, k)[0])

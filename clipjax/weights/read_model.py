@@ -135,7 +135,7 @@ def _opened(
     if name.startswith(hub.PREFIX):
         path = hub.fetch(name, WEIGHTS)
     else:
-        path = paths.given(name)
+        path = paths.expand(name)
     config, weights = find_files(path)
     tensors = wrappers.without_words(
         tensor_files.read(weights), lambda names: SCALE in names

@@ -31,7 +31,7 @@ from clipjax.weights.formats import big_vision, hf_bert, resnets, vits
 from clipjax.weights.rename_table import (
     Table,
     model_shapes,
-    renamed,
+    rename_rules,
     to_ours,
     to_theirs,
 )
@@ -108,7 +108,7 @@ def read_classifier(
     tower = build(settings)
     pixels: Any = {"mean": settings.mean, "std": settings.std}
     model = classifier.make(tower, num_classes=settings.num_classes, **pixels)
-    rules = renamed(kind.rules(tower, settings.layout), settings.prefix, "image/")
+    rules = rename_rules(kind.rules(tower, settings.layout), settings.prefix, "image/")
     rules = (*rules, *_head_rules(kind, settings))
     all_rules = Table(kind.name, rules, tuple(kind.ignored))
     return settings, model, _read(opened, all_rules, model_shapes(model))
@@ -151,7 +151,7 @@ def build(settings: TowerSettings) -> Any:
 
 def table(kind: TowerFormat, settings: TowerSettings, tower: Any) -> Table:
     """The rules for a tower alone; layers above it in the file are ignored."""
-    rules = renamed(kind.rules(tower, settings.layout), settings.prefix)
+    rules = rename_rules(kind.rules(tower, settings.layout), settings.prefix)
     head = [
         re.escape(name) for rule in _head_rules(kind, settings) for name in rule.names
     ]
@@ -189,7 +189,7 @@ def _open(name: str, side: str) -> _Opened | None:
     if name.startswith(hub.PREFIX):
         folder = hub.fetch(name, read_model.WEIGHTS)
     else:
-        folder = paths.given(name)
+        folder = paths.expand(name)
     config, weights = read_model.find_files(folder)
     if config is not None and any(x.recognise(config, ()) for x in read_model.FORMATS):
         return None
@@ -259,7 +259,7 @@ def _with_options(settings: TowerSettings, options: Mapping[str, Any]) -> TowerS
 
 def _head_rules(kind: TowerFormat, settings: TowerSettings) -> Any:
     prefix = settings.prefix if kind.head_inside else ""
-    return renamed(kind.head, prefix)
+    return rename_rules(kind.head, prefix)
 
 
 def _read(opened: _Opened, rules: Table, shapes: Variables) -> Variables:

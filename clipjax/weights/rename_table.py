@@ -83,7 +83,7 @@ class Rule:
         return tuple(x if x.startswith(STATS) else f"params/{x}" for x in ours)
 
 
-def renamed(
+def rename_rules(
     rules: Iterable[Rule], theirs: str = "", ours: str = "", **indices: int
 ) -> list[Rule]:
     """Rules with prefixes before their names and our paths, and "{i}" replaced.
@@ -111,12 +111,14 @@ def renamed(
     ]
 
 
-def repeated(
+def repeat_rules(
     rules: Iterable[Rule], count: int, theirs: str = "", ours: str = ""
 ) -> list[Rule]:
-    """The rules for every "{i}" from 0 to count - 1; see `renamed`."""
+    """The rules for every "{i}" from 0 to count - 1; see `rename_rules`."""
     rules = list(rules)
-    return [rule for i in range(count) for rule in renamed(rules, theirs, ours, i=i)]
+    return [
+        rule for i in range(count) for rule in rename_rules(rules, theirs, ours, i=i)
+    ]
 
 
 def dense(theirs: str | Iterable[str], ours: str) -> list[Rule]:
@@ -183,7 +185,7 @@ def to_ours(
         floating-point numbers, or not finite, naming it.
       TypeError: for a table that is not for this model, which is a defect.
     """
-    our_shapes = param_paths.named(shapes)
+    our_shapes = param_paths.flatten(shapes)
     paths = [path for rule in table.rules for path in rule.paths]
     if sorted(paths) != sorted(our_shapes):
         unmatched = sorted({*paths} ^ {*our_shapes})
@@ -206,7 +208,7 @@ def to_ours(
         joined = rule.order.to_ours(joined)
         sizes = [our_shapes[path].shape[-1:] for path in rule.paths]
         ours |= zip(rule.paths, _split(joined, sizes), strict=True)
-    return param_paths.nested(
+    return param_paths.unflatten(
         {path: np.asarray(ours[path], order="C") for path in our_shapes}
     )
 
@@ -229,7 +231,7 @@ def to_theirs(
 
     Raises UserError if table and variables do not match, or for an unknown dtype.
     """
-    ours = param_paths.named(variables)
+    ours = param_paths.flatten(variables)
     paths = {path for rule in table.rules for path in rule.paths}
     if paths != ours.keys():
         unmatched = sorted(paths ^ ours.keys())

@@ -111,7 +111,7 @@ def limits(config: Config, model: Model, tokenizer: Tokenizer | None) -> dict[st
     return found
 
 
-def told_limits(config: Config, model: Model, tokenizer: Tokenizer | None) -> str:
+def describe_limits(config: Config, model: Model, tokenizer: Tokenizer | None) -> str:
     """The formats that a model can be exported to, and what stands in the way of each
     other one, for the first lines of a run."""
     found = limits(config, model, tokenizer)

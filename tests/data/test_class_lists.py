@@ -181,7 +181,7 @@ def test_a_run_keeps_its_classes_and_their_folders(tmp_path, caplog):
     learnt = classes.of_data(config, source)
     assert "the training data have 2 classes called 'crane'" in caplog.text
     classes.save(learnt, tmp_path)
-    assert classes.saved(config, tmp_path) == learnt
+    assert classes.read_saved(config, tmp_path) == learnt
     classes.check_kept(config, learnt, tmp_path)
     classes.check_validation(config, learnt, source)
     turned = Coloured([0], [0], learnt.names, ("n1", "n3", "n2"))
@@ -191,8 +191,10 @@ def test_a_run_keeps_its_classes_and_their_folders(tmp_path, caplog):
         with pytest.raises(UserError, match="has learnt other classes"):
             classes.check_kept(config, Classes(names, ids), tmp_path)
     (tmp_path / "classes.json").write_text(json.dumps({"names": learnt.names}))
-    assert classes.saved(config, tmp_path) == Classes(learnt.names)  # of an older run
+    assert classes.read_saved(config, tmp_path) == Classes(
+        learnt.names
+    )  # of an older run
     classes.check_kept(config, learnt, tmp_path)
     (tmp_path / "classes.json").write_text(json.dumps({"names": [], "ids": []}))
     with pytest.raises(UserError, match="is damaged"):
-        classes.saved(config, tmp_path)
+        classes.read_saved(config, tmp_path)

@@ -36,7 +36,7 @@ def place(tmp_path, monkeypatch):
 
 def opened(model, *flags, words="model=released"):
     argv = [f"--config={TINY}:{words}", f"--config.model.path={model}", *flags]
-    return train.opened(["train", *argv])[0]
+    return train.read_command(["train", *argv])[0]
 
 
 @pytest.mark.parametrize("form", released_tools.FORMS)
@@ -107,7 +107,7 @@ def test_a_model_without_preprocessing(models, capsys):
     assert found.data.preprocess.name == "squash" and "preprocess" not in found.model
     made = get_config("model=released")
     made.model.path, made.model.preprocess = "model", "clip"
-    settled = architecture.settled(made, pathlib.Path("run"))
+    settled = architecture.with_released_settings(made, pathlib.Path("run"))
     assert settled.data.preprocess.name == "clip"
     line = failure(
         capsys, train.main, *argv[:1], f"--config.model.path={models['hf']}",
@@ -220,4 +220,4 @@ def test_spare_ids_of_a_table_are_left_out(models, tmp_path):
 
 def test_an_ordinary_config_stays_as_it_is(models):
     found = opened(models["hf"], "--workdir=run")
-    assert architecture.settled(found, pathlib.Path("run")) is found
+    assert architecture.with_released_settings(found, pathlib.Path("run")) is found

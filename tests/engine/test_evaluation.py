@@ -44,7 +44,7 @@ def test_the_best_checkpoint_has_the_smallest(trained):
     best = smallest(workdir)
     assert clipjax.load(workdir).step == best
     assert Checkpoints(workdir, read_only=True).steps() == sorted({best, 8})
-    assert Store(workdir, print).followed() == (METRIC, "min")
+    assert Store(workdir, print).best_metric() == (METRIC, "min")
     assert f"{METRIC.replace('/', ' ')} " in said
     evaluated, kept = said.splitlines()[-2:]
     assert evaluated.endswith(" degrees (chance 90 degrees)")

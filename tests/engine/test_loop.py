@@ -364,5 +364,5 @@ def test_without_evaluators_the_validation_loss_tells_the_best(tmp_path):
     config = tiny(train__val_batches=1, train__steps=2, train__eval_every=1)
     train(config, tmp_path)
     losses = dict(rows(tmp_path, "eval/val_loss"))
-    assert Store(tmp_path, print).followed() == ("val_loss", "min")
+    assert Store(tmp_path, print).best_metric() == ("val_loss", "min")
     assert clipjax.load(tmp_path).step == min(losses, key=losses.__getitem__)

@@ -141,7 +141,7 @@ def test_every_model(name, monkeypatch):
     found = open_clip.settings(config, shapes, None)
     model = model_description.build(found)
     table = open_clip.table(model, found.layout)
-    ours = param_paths.named(rename_table.model_shapes(model))
+    ours = param_paths.flatten(rename_table.model_shapes(model))
     expected = rename_table._their_shapes(table, ours)
     for queries in table.first_rows:
         if queries in expected:

@@ -210,7 +210,7 @@ def fitting(kind, config, shapes):
     }
     rules = read_tower.table(kind, settings, tower)
     expected = rename_table._their_shapes(
-        rules, param_paths.named(read_tower.tower_shapes(tower))
+        rules, param_paths.flatten(read_tower.tower_shapes(tower))
     )
     rename_table._check_names(rules, blank, expected, "here")
     rename_table._check_arrays(rules, blank, expected, "here")

@@ -136,7 +136,7 @@ def test_a_run_of_an_older_version_is_used_as_it_was(top, trained, monkeypatch):
     assert size(top / "run").startswith("12 images")
     said = train(config("data", steps=2), top / "run", extend=True)
     assert said.resumed == 1
-    assert set(datasets.saved(top / "run")) == {"data.train", "data.eval"}
+    assert set(datasets.read_saved(top / "run")) == {"data.train", "data.eval"}
 
 
 def test_the_same_data_may_lie_elsewhere(top, trained):
@@ -144,7 +144,7 @@ def test_the_same_data_may_lie_elsewhere(top, trained):
     said = train(config(str(copy), steps=2), top / "run", extend=True)
     assert said.resumed == 1 and f"data.train.path was {trained / 'a' / 'data'}" in said
     # Other data for evaluation are no mistake, unless the config names the same.
-    now = datasets.saved(top / "run")
+    now = datasets.read_saved(top / "run")
     now["data.eval"]["captions"] -= 1
     said = []
     datasets.check_training(top / "run", now, said.append)
@@ -161,7 +161,7 @@ def test_an_older_run_does_not_move(top, trained):
     (top / "run" / datasets.FILE).unlink()
     copy = shutil.copytree(trained / "a" / "data", top / "copy")
     with pytest.raises(UserError, match="another config .data.train.path"):
-        resume.check(top / "run", datasets.resolved(config(str(copy))), False, print)
+        resume.check(top / "run", datasets.resolve(config(str(copy))), False, print)
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_places_are_kept_absolute(tmp_path, monkeypatch, given, kept):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/of")
     kept = kept.format(tmp_path, up=tmp_path.parent, home="/home/of")
-    made = datasets.resolved(tiny("data=captions", data__train__path=given))
+    made = datasets.resolve(tiny("data=captions", data__train__path=given))
     assert made.data.train.path == made.data.eval.path == kept
     parts = f"captions path={given or '/'} split.val=all + scenes as='a b' size=9"
-    made = datasets.resolved(tiny("data=mixture", data__train__parts=parts))
+    made = datasets.resolve(tiny("data=mixture", data__train__parts=parts))
     expected = f"captions path={kept or '/'} split.val=all + scenes "
     assert made.data.train.parts.startswith(expected)
     assert (
@@ -264,7 +264,7 @@ def test_prepare_takes_the_split_in_either_form(tmp_path, monkeypatch, capsys):
 
 def test_a_run_keeps_the_absolute_place_of_its_templates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = datasets.resolved(
+    made = datasets.resolve(
         tiny("evals=zeroshot", evals=True, evals__zeroshot__templates_file="t.txt")
     )
     assert made.evals.zeroshot.templates_file == str(tmp_path / "t.txt")

@@ -697,7 +697,7 @@ def test_what_a_run_says_of_exports(words):
     vocab = tokenizer.vocab_size
 
     def told(model):
-        return write_model.told_limits(chosen, model, tokenizer)
+        return write_model.describe_limits(chosen, model, tokenizer)
 
     plain = make_model(vocab=vocab)
     assert told(plain) == "export: to hf and open_clip"

@@ -66,7 +66,7 @@ def captions(names: Sequence[str], wanted: str) -> list[list[int]]:
     return groups
 
 
-def unused(names: Sequence[str], used: Collection[int]) -> list[str]:
+def unused_columns(names: Sequence[str], used: Collection[int]) -> list[str]:
     """Returns the columns with a caption's name that are not used.
 
     A `caption` next to `captions` repeats one of them, so it does not count.
@@ -91,7 +91,7 @@ def splits(names: Sequence[str], used: Collection[int] = ()) -> list[str]:
     return [names[i] for i in columns if i not in used]
 
 
-def not_used(names: Iterable[str]) -> str:
+def describe_unused(names: Iterable[str]) -> str:
     """Describes unused columns, for a message that begins with their number."""
     return f"columns with text that are not used ({', '.join(names)})"
 

@@ -39,7 +39,7 @@ class Entry:
             return
         self.rows += 1
         if not isinstance(caption, str):
-            self.fault = f"a caption is not text but {json_files.shown(caption)}"
+            self.fault = f"a caption is not text but {json_files.short_json(caption)}"
         elif NOT_UTF8.search(caption):
             self.fault = "a caption is not UTF-8 text"
         else:

@@ -88,7 +88,7 @@ def rows(
     if not known:
         raise _no_columns(path, inspected, image_column, caption_column)
     if unused:
-        counts[caption_columns.not_used(unused)] += len(unused)
+        counts[caption_columns.describe_unused(unused)] += len(unused)
     if splits:
         counts[SPLIT.format(", ".join(splits))] += len(splits)
 
@@ -112,7 +112,7 @@ def _row(
         captions = [text for value in values for text in caption_lists.members(value)]
         if not all(map(caption_lists.blank, captions)):
             if image_at is not None and not caption_column:
-                others = caption_columns.unused(names, [*group, image_at])
+                others = caption_columns.unused_columns(names, [*group, image_at])
                 unused.update((n, None) for n in others if _has_text(item[n]))
             break
     return image_at is not None, (name, captions or [None])
@@ -167,11 +167,11 @@ def _no_columns(
 ) -> UserError:
     objects = [item for item in inspected if isinstance(item, dict)]
     if not objects:
-        form = f": it is {json_files.described(inspected)}" if inspected else ""
+        form = f": it is {json_files.describe(inspected)}" if inspected else ""
         return UserError(f"{path}: none of its lines or items is a JSON object{form}")
-    first = json_files.shown(objects[0], 80)
+    first = json_files.short_json(objects[0], 80)
     if len(objects) == 1:
-        first = f"{first}, {json_files.described(objects[0])}"
+        first = f"{first}, {json_files.describe(objects[0])}"
     return no_columns(path, first, image_column, caption_column, "object")
 
 

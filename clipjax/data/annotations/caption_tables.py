@@ -129,8 +129,10 @@ def _rows(
         return
     form, names = _form(path, first, image_column, caption_column)
     if form.width and not caption_column:
-        if unused := caption_columns.unused(names, (*form.captions, form.image)):
-            counts[caption_columns.not_used(unused)] += len(unused)
+        if unused := caption_columns.unused_columns(
+            names, (*form.captions, form.image)
+        ):
+            counts[caption_columns.describe_unused(unused)] += len(unused)
     if form.width and (
         splits := caption_columns.splits(names, (*form.captions, form.image))
     ):

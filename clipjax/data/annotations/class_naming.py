@@ -22,7 +22,7 @@ def check_one(classes: str, class_names: str) -> None:
         )
 
 
-def named(ids: Sequence[str], class_names: str) -> tuple[list[str], list[str]]:
+def name_classes(ids: Sequence[str], class_names: str) -> tuple[list[str], list[str]]:
     """Returns the classes' names, and what to say about them (a text, or none).
 
     ids: the classes as the data write them, such as their folders.

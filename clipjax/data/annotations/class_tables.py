@@ -94,7 +94,7 @@ def _from_json(
     ):
         raise UserError(
             f'{path}: write {{"folder": "name", ...}} or a list of names; it holds '
-            f"{json_files.described(content)}"
+            f"{json_files.describe(content)}"
         )
     return listed, name_of
 

@@ -27,7 +27,7 @@ def read(table: pathlib.Path, content: Any) -> tuple[dict[str, Entry], list[str]
     if not is_coco(content):
         raise UserError(
             f"{table} does not have MS-COCO's form, an object with the lists 'images' "
-            f"and 'annotations', but is {json_files.described(content)}; data=captions "
+            f"and 'annotations', but is {json_files.describe(content)}; data=captions "
             f"with the option table reads lists of images with their captions"
         )
     counts = Counts()
@@ -55,7 +55,7 @@ def read(table: pathlib.Path, content: Any) -> tuple[dict[str, Entry], list[str]
             for caption in caption_lists.of(annotation["caption"]):
                 entry.add(caption, counts)
     forms = {
-        name: json_files.described(content[name]) for name in ("images", "annotations")
+        name: json_files.describe(content[name]) for name in ("images", "annotations")
     }
     if not entries:
         raise UserError(

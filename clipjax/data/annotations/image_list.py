@@ -177,7 +177,7 @@ def image_folders(
     """
     if not images:
         return [base / name for name in usual if (base / name).is_dir()]
-    folder = base / paths.given(images)
+    folder = base / paths.expand(images)
     if not folder.is_dir():
         raise local.missing(folder, f"It is named by the option images={images}")
     return [folder]

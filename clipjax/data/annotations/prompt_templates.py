@@ -25,7 +25,7 @@ def read(path: pathlib.Path) -> tuple[str, ...]:
     if not isinstance(content, list) or not all(isinstance(t, str) for t in content):
         raise UserError(
             f'{path}: write a list of templates, ["a photo of a {{}}."]; it holds '
-            f"{json_files.described(content)}"
+            f"{json_files.describe(content)}"
         )
     return parse(content, str(path))
 
@@ -54,6 +54,6 @@ def check(templates: Iterable[str], origin: str) -> tuple[str, ...]:
     return templates
 
 
-def filled(templates: Iterable[str], name: str) -> list[str]:
+def fill(templates: Iterable[str], name: str) -> list[str]:
     """A class's name in each template."""
     return [template.replace(PLACE, name) for template in templates]

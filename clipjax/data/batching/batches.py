@@ -114,7 +114,7 @@ def _end(ahead: Ahead, others: list[int] | None) -> None:
             ahead.close()
 
 
-def owned(block: dict[str, Any]) -> dict[str, Any]:
+def copy_block(block: dict[str, Any]) -> dict[str, Any]:
     """Copies a block, because arrays in shared memory must not outlive the workers."""
     return {
         name: value if type(value) in (np.ndarray, str) else np.array(value)

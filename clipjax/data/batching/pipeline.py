@@ -25,7 +25,7 @@ from absl import flags
 
 from clipjax.data.batching import buckets
 from clipjax.data.batching import workers as worker_processes
-from clipjax.data.batching.batches import NOTES, TrainBatches, owned
+from clipjax.data.batching.batches import NOTES, TrainBatches, copy_block
 from clipjax.data.batching.order import Planned, Units, generator, plans_of
 from clipjax.data.batching.prefetch import Ahead, name_of
 from clipjax.data.class_lists import find_label_set
@@ -168,7 +168,7 @@ def train_batches(
 
     def take(step: int) -> dict[str, Any]:
         worker_processes.hold_signals()  # the first batch starts the workers
-        return owned(next(blocks))
+        return copy_block(next(blocks))
 
     # Only this one thread uses grain's iterator, because it waits without a timeout.
     ahead = Ahead(take, steps, threads=1, depth=1, finish=blocks.close)

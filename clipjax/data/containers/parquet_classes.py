@@ -75,13 +75,13 @@ def ids(
 def named(
     ids: dict[str, list[str]], class_names: str, problems: list[str]
 ) -> dict[str, list[str]]:
-    """Returns label set -> names by the option class_names; see class_naming.named.
+    """Returns label set -> names by the option class_names; see `name_classes`.
 
     problems: gets what was changed.
     """
     found = {}
     for label_set, own in ids.items():
-        found[label_set], notes = class_naming.named(own, class_names)
+        found[label_set], notes = class_naming.name_classes(own, class_names)
         problems += [f"{label_set}: {note}" for note in notes]
     return found
 

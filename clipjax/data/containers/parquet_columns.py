@@ -104,7 +104,7 @@ def find(path: pathlib.Path, schema: Any, wanted: Wanted) -> Columns:
             for name in (*captions, split)
             if name and not _is_text(fields[name]) and not _is_texts(fields[name])
         },
-        unused=tuple(caption_columns.unused(texts, used))
+        unused=tuple(caption_columns.unused_columns(texts, used))
         if not wanted.caption_column
         else (),
         splits=() if split else tuple(caption_columns.splits(schema.names)),

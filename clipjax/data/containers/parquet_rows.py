@@ -171,7 +171,7 @@ def problems(scanned: Sequence[Rows]) -> list[str]:
     counts = sum((rows.counts for rows in scanned), Counts())
     messages = []
     if unused := list(dict.fromkeys(n for f in scanned for n in f.columns.unused)):
-        messages.append(f"{len(unused)} {table_columns.not_used(unused)}")
+        messages.append(f"{len(unused)} {table_columns.describe_unused(unused)}")
     if splits := list(dict.fromkeys(n for f in scanned for n in f.columns.splits)):
         messages.append(
             f"the splits in the column {splits[0]} are not used: the option "

@@ -208,7 +208,7 @@ def check_files(base: pathlib.Path, shards: Sequence[Shard]) -> None:
             )
 
 
-def altered(base: pathlib.Path, shards: Sequence[Shard]) -> list[str]:
+def altered_shards(base: pathlib.Path, shards: Sequence[Shard]) -> list[str]:
     """Returns the shards whose SHA-256 differs from the one in the metadata."""
     return [s.file for s in shards if atomic_files.digest(base / s.file) != s.sha256]
 

@@ -71,7 +71,7 @@ class ShardIndex:
 ARRAYS = tuple(f.name for f in dataclasses.fields(ShardIndex) if f.name != "problems")
 
 
-def cached(shard: Shard, cache: pathlib.Path) -> ShardIndex:
+def load_or_build(shard: Shard, cache: pathlib.Path) -> ShardIndex:
     """Returns a shard's index, from the cache folder if it is still valid.
 
     Raises UserError for a file that is not a readable tar, such as a compressed one.
@@ -99,7 +99,7 @@ def save(path: pathlib.Path, stamp: str, index: ShardIndex) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # No sync: the checksum detects damage, and 10,000 syncs take long.
-        with atomic_files.opened(path, "wb", sync=False) as file:
+        with atomic_files.open_to_write(path, "wb", sync=False) as file:
             file.write(json.dumps(header).encode() + b"\n" + data)
     except OSError as error:
         logger.warning("cannot keep a shard's index in %s: %s", path.parent, error)

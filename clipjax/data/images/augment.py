@@ -30,7 +30,7 @@ from clipjax.data.images.crops import (
     Crop,
     Evaluation,
     rectangles,
-    turned,
+    turn_hues,
 )
 from clipjax.types import UserError
 
@@ -188,7 +188,7 @@ def autoaugment(image_size: int, *, p: float = 1.0) -> Step:
     Options:
       p: probability of the change.
     """
-    return _step(image_size, p, 5, auto_augment.learned)
+    return _step(image_size, p, 5, auto_augment.imagenet_policy)
 
 
 def erase(
@@ -310,7 +310,7 @@ def _jittered(
         if i < len(ENHANCE):
             picture = ENHANCE[i](picture).enhance(1 + amount)
         else:
-            picture = turned(picture, amount)
+            picture = turn_hues(picture, amount)
     return picture
 
 

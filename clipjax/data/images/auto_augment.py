@@ -123,7 +123,7 @@ def random(picture: Picture, draws: Sequence[float], magnitude: int) -> Picture:
     return picture
 
 
-def learned(picture: Picture, draws: Sequence[float]) -> Picture:
+def imagenet_policy(picture: Picture, draws: Sequence[float]) -> Picture:
     """Applies a sub-policy of IMAGENET.
 
     draws: the sub-policy's choice, then (chance, sign) for each of its two operations.

@@ -110,7 +110,7 @@ class Crop:
                 factor = 1 + self.color_jitter * (2 * draw - 1)
                 picture = kind(picture).enhance(factor)
         if self.hue:
-            picture = turned(picture, self.hue * (2 * draws[3] - 1))
+            picture = turn_hues(picture, self.hue * (2 * draws[3] - 1))
         return np.array(picture)
 
 
@@ -129,7 +129,7 @@ def rectangles(
         yield round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
-def turned(picture: Image.Image, share: float) -> Image.Image:
+def turn_hues(picture: Image.Image, share: float) -> Image.Image:
     """The picture with its hues turned by a share of the circle."""
     turn = np.uint8(round(share * 256) % 256)
     hue, saturation, value = picture.convert("HSV").split()

@@ -71,7 +71,7 @@ def read(
     image: Picture, *, exif: bool = True, at_least: tuple[int, int] | None = None
 ) -> Image.Image:
     """Like `decode`, but keeps the image's 8-bit mode (RGB, L, P, RGBA, CMYK, ...)."""
-    picture = opened(image)
+    picture = open_picture(image)
     try:
         if at_least is not None and picture is not image:
             turned = exif and orientation(picture) in SIDEWAYS
@@ -89,7 +89,7 @@ def read(
 
 def size(image: Picture, *, exif: bool = True) -> tuple[int, int]:
     """(width, height) of the upright picture, from its header; raises BadExample."""
-    picture = opened(image)
+    picture = open_picture(image)
     wide, high = picture.size
     turned = exif and orientation(picture) in SIDEWAYS
     return (high, wide) if turned else (wide, high)
@@ -100,7 +100,7 @@ def format_of(image: Picture) -> str:
 
     Raises BadExample.
     """
-    name = opened(image).format or ""
+    name = open_picture(image).format or ""
     return "JPEG" if name == "MPO" else name  # a JPEG followed by further pictures
 
 
@@ -118,7 +118,7 @@ def is_known(file: BinaryIO) -> bool:
     return True
 
 
-def opened(image: Picture) -> Image.Image:
+def open_picture(image: Picture) -> Image.Image:
     """Opens a picture: reads the header, checks Pillow's size limit.
 
     Raises BadExample.

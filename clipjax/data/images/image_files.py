@@ -59,7 +59,7 @@ def find(place: str | os.PathLike[str], others: Suffixes) -> list[str]:
     return sorted(images)
 
 
-def left_out(others: Suffixes) -> list[str]:
+def describe_left_out(others: Suffixes) -> list[str]:
     """A message that says how many files were left out; empty if none were."""
     if not others:
         return []

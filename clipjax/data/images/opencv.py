@@ -62,7 +62,9 @@ def library() -> ModuleType:
 def decode(image: decoding.Picture, *, exif: bool = True) -> np.ndarray:
     """Like `decoding.decode`, but returns uint8 [h w 3], not always contiguous."""
     if not isinstance(image, (np.ndarray, Image.Image)):
-        opened = decoding.opened(image)  # checks its limits before a pixel is decoded
+        opened = decoding.open_picture(
+            image
+        )  # checks its limits before a pixel is decoded
         if (pixels := _jpeg(image, opened)) is not None:
             turn = UPRIGHT.get(decoding.orientation(opened)) if exif else None
             return pixels if turn is None else turn(pixels)

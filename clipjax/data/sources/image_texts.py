@@ -51,7 +51,7 @@ def flat(
             "each split"
         )
     selection.check_fraction(val_fraction)
-    return listed(
+    return list_folders(
         folder,
         [""],
         split,
@@ -73,7 +73,7 @@ def has_texts_beside(folder: pathlib.Path) -> bool:
     )
 
 
-def listed(
+def list_folders(
     base: pathlib.Path,
     names: list[str],
     split: str,
@@ -135,7 +135,7 @@ class Files:
         self.max_captions = int(self.caption_counts.max())
         self.class_names: dict[str, list[str]] = {}
         self.templates: dict[str, tuple[str, ...]] = {}
-        self.problems = image_files.left_out(
+        self.problems = image_files.describe_left_out(
             sum((listing.others for listing in scanned), image_files.Suffixes())
         )
         if repeated := sum(listing.repeated for listing in scanned):

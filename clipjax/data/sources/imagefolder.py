@@ -95,7 +95,7 @@ def make(
         table = local.inside(base, class_names_file, "class_names_file")
         names, notes = class_tables.names(table, classes), []
     else:
-        names, notes = class_naming.named(readable, class_names)
+        names, notes = class_naming.name_classes(readable, class_names)
     subset = selection.classes(len(classes), max_classes, subset_seed)
     classes, names = [classes[i] for i in subset], [names[i] for i in subset]
     if train and not set(present) <= set(train):
@@ -152,7 +152,7 @@ def make(
             f"{folder} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
             f"...): {file_contents.summary(folder)}"
         )
-    problems += image_files.left_out(others)
+    problems += image_files.describe_left_out(others)
     shared = class_lists.shared_names(names) if caption_templates else {}
     if shared:
         problems.append(f"{class_lists.shared_words(shared)} have the same captions")
@@ -221,4 +221,4 @@ class ImageFolder:
         """Returns an example's captions without reading its image."""
         label = self._labels[local.position(index, len(self))]
         name = self.class_names["class"][label]
-        return prompt_templates.filled(self._captions, name)
+        return prompt_templates.fill(self._captions, name)

@@ -35,7 +35,7 @@ def make(
     """Lists the images, in the order of their shards; reads them on access.
 
     The split is "train", "val" or "all"; an example belongs to "val" by a hash of its
-    key, see clipjax.data.storage.selection.held_out.
+    key, see clipjax.data.storage.selection.is_held_out.
 
     Options:
       path: the folder that was img2dataset's `output_folder`.
@@ -81,7 +81,7 @@ def make(
         folder = shard_files.LocalFolder(base, subfolders=True)
         found = shard_files.find(folder, shards, split)
         names = [name for name in found if not name.startswith((".", "_"))]
-    return image_texts.listed(
+    return image_texts.list_folders(
         base,
         names,
         split,

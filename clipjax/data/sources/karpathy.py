@@ -76,7 +76,7 @@ def read(table: pathlib.Path, splits: set[str]) -> tuple[dict[str, Entry], list[
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise UserError(
             f"{table} does not have the form of Karpathy's splits, an object with the "
-            f"list 'images', but is {json_files.described(content)}"
+            f"list 'images', but is {json_files.describe(content)}"
         )
     counts = Counts()
     entries: dict[str, Entry] = {}
@@ -110,7 +110,7 @@ def read(table: pathlib.Path, splits: set[str]) -> tuple[dict[str, Entry], list[
         raise UserError(
             f"{table} has no images of {' or '.join(sorted(splits))}; its splits: "
             f"{', '.join(sorted(known)) or '(none)'} ('images' is "
-            f"{json_files.described(content['images'])})"
+            f"{json_files.describe(content['images'])})"
         )
     return entries, caption_entries.problems(counts, entries)
 

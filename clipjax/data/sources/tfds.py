@@ -111,7 +111,7 @@ def make(
             f"convert_format`"
         ) from error
     ids = {name: list(features[name].names) for name in labels}
-    named = {name: class_naming.named(ids[name], class_names) for name in labels}
+    named = {name: class_naming.name_classes(ids[name], class_names) for name in labels}
     names = {name: found for name, (found, _) in named.items()}
     local.report(f"tfds {prepared}", [n for _, notes in named.values() for n in notes])
     chosen = selection.examples(
@@ -238,7 +238,7 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
             "data=tfds: no home folder is known: set the option data_dir, "
             f"{local.set_by('data_dir', 'FOLDER')}"
         )
-    base = paths.given(folder or "~/tensorflow_datasets")
+    base = paths.expand(folder or "~/tensorflow_datasets")
     if not dataset and (base / INFO).is_file():
         return base
     if not dataset:

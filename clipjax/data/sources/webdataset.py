@@ -303,5 +303,5 @@ def _index(
     """Returns each shard's stamp and index; reads the shards that are not cached."""
     cache_folder = cache.folder("index")
     shards = shard_files.each(folder.shard, names)
-    index = functools.partial(tar_index.cached, cache=cache_folder)
+    index = functools.partial(tar_index.load_or_build, cache=cache_folder)
     return [shard.stamp for shard in shards], shard_files.each(index, shards)

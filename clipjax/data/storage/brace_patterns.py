@@ -27,8 +27,8 @@ def expand(pattern: str, option: str = "shards") -> list[str]:
     depth = list(itertools.accumulate({"{": 1, "}": -1}.get(c, 0) for c in pattern))
     if depth and max(depth) - min(0, *depth) > MAX_DEPTH:
         raise UserError(
-            f"{option}={registry.shown(pattern)}: its braces are more than {MAX_DEPTH} "
-            "deep"
+            f"{option}={registry.short_repr(pattern)}: its braces are more than "
+            f"{MAX_DEPTH} deep"
         )
     return _expand(pattern, pattern, option)
 
@@ -58,14 +58,16 @@ def _range(text: str, times: int, pattern: str, option: str) -> list[str]:
             return [chr(code) for code in range(first, last + 1)]
     elif match := RANGE.fullmatch(text):
         if max(map(len, filter(None, match.groups()))) > 18:
-            raise UserError(f"{option}={registry.shown(pattern)}: its numbers are long")
+            raise UserError(
+                f"{option}={registry.short_repr(pattern)}: its numbers are long"
+            )
         first, last, step = (int(group or 1) for group in match.groups())
         if last >= first:
             numbers = range(first, last + 1, max(1, step))
             _check(len(numbers) * times, pattern, option)
             return [str(n).zfill(len(match[1])) for n in numbers]
     raise UserError(
-        f"{option}={registry.shown(pattern)}: the range {{{text}}} runs backwards"
+        f"{option}={registry.short_repr(pattern)}: the range {{{text}}} runs backwards"
     )
 
 
@@ -73,8 +75,8 @@ def _check(count: int, pattern: str, option: str) -> None:
     limit = min(MAX_NAMES, MAX_CHARACTERS // max(len(pattern), 1))
     if count > limit:
         raise UserError(
-            f"{option}={registry.shown(pattern)}: it stands for {count:,} names, more "
-            f"than {limit:,}"
+            f"{option}={registry.short_repr(pattern)}: it stands for {count:,} names, "
+            f"more than {limit:,}"
         )
 
 

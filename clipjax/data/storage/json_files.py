@@ -33,7 +33,7 @@ def read(path: pathlib.Path) -> Any:
     return parse(path, raw.decode("utf-8-sig", "surrogateescape"))
 
 
-def shown(value: Any, length: int = 40) -> str:
+def short_json(value: Any, length: int = 40) -> str:
     """Returns the first `length` characters of a value as JSON, on one line."""
     try:
         return json.dumps(value, ensure_ascii=False)[:length]
@@ -41,7 +41,7 @@ def shown(value: Any, length: int = 40) -> str:
         return "something nested too deep"
 
 
-def described(value: Any) -> str:
+def describe(value: Any) -> str:
     """Describes a value's form: "an object with images (a list of 3 objects)"."""
     if isinstance(value, dict):
         fields = list(value.items())[:SHOWN]

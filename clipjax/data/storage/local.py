@@ -83,7 +83,7 @@ def folder(path: str, kind: str) -> pathlib.Path:
             f"{path}: {kind} are read from a local folder; of the sources only "
             f"webdataset reads from elsewhere"
         )
-    directory = paths.given(path)
+    directory = paths.expand(path)
     if not directory.exists():
         raise missing(directory, f"Put the {kind} there, or {set_path()}")
     if not directory.is_dir():
@@ -96,7 +96,7 @@ def inside(base: pathlib.Path, name: str, option: str) -> pathlib.Path:
 
     Raises MissingData if there is no such file.
     """
-    path = base / paths.given(name)
+    path = base / paths.expand(name)
     if not path.is_file():
         raise missing(path, f"It is named by the option {option}={name}")
     return path

@@ -57,7 +57,7 @@ def check_fraction(val_fraction: float) -> None:
         raise UserError(f"val_fraction={val_fraction}: use a share from 0 to 1")
 
 
-def held_out(name: str, val_fraction: float) -> bool:
+def is_held_out(name: str, val_fraction: float) -> bool:
     """Whether an example belongs to "val": if the first 8 bytes of its name's SHA-256,
     as a number in [0, 1), are below `val_fraction`.
     """
@@ -66,8 +66,8 @@ def held_out(name: str, val_fraction: float) -> bool:
 
 
 def in_split(name: str, split: str, val_fraction: float) -> bool:
-    """Whether an example belongs to one of SPLITS, by `held_out`."""
-    return split == "all" or held_out(name, val_fraction) == (split == "val")
+    """Whether an example belongs to one of SPLITS, by `is_held_out`."""
+    return split == "all" or is_held_out(name, val_fraction) == (split == "val")
 
 
 def _check(option: str, value: int) -> None:

@@ -118,7 +118,7 @@ def read_lines(place: str) -> list[str]:
     if place == WHEEL:
         return _of_wheel()
     try:
-        data = paths.given(place).read_bytes()
+        data = paths.expand(place).read_bytes()
     except OSError as error:
         raise UserError(
             f"tokenizer clip_bpe cannot read vocab={place} ({error}); download {URL}"
@@ -134,7 +134,7 @@ def download(place: pathlib.Path) -> None:
     data = downloads.fetch(URL, MOST_BYTES)
     _lines(data, URL)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_files.opened(place, "wb") as file:
+    with atomic_files.open_to_write(place, "wb") as file:
         file.write(data)
 
 

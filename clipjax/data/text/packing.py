@@ -118,7 +118,7 @@ def as_library(
     return tokenizer.to_str()
 
 
-def given(path: str, tokenizer: str, what: str) -> str:
+def require_path(path: str, tokenizer: str, what: str) -> str:
     """Returns the option `path`; raises UserError if it is not set."""
     if not path:
         raise UserError(
@@ -128,7 +128,7 @@ def given(path: str, tokenizer: str, what: str) -> str:
     return path
 
 
-def damaged(tokenizer: str) -> str:
+def damage_message(tokenizer: str) -> str:
     """The message for a damaged saved state; callers add the cause in brackets."""
     return (
         f"the saved state of tokenizer {tokenizer} is damaged: restore the run's "

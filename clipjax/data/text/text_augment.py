@@ -104,7 +104,7 @@ def table(source: Source, *, path: str = "", p: float = 0.5) -> Table:
         raise UserError(
             "text_augment=table: set its file by --config.data.text_augment.path=FILE"
         )
-    place = paths.given(path)
+    place = paths.expand(path)
     if not place.is_file():
         raise local.missing(place, f"It is named by the option path={path}")
     if not hasattr(source, "key_of"):

@@ -47,7 +47,7 @@ class HfTokenizer:
         self.repair = repair
         self.context_length = context_length
         library = packing.library("tokenizers", name)
-        place = f"{place} is not {WHAT}" if place else packing.damaged(name)
+        place = f"{place} is not {WHAT}" if place else packing.damage_message(name)
         try:
             spec = json.loads(state)
             tokenizer = library.Tokenizer.from_str(state)
@@ -138,7 +138,7 @@ def make(
     del captions
     place = ""
     if state is None:
-        place = packing.given(path, "hf_json", WHAT)
+        place = packing.require_path(path, "hf_json", WHAT)
         state = downloads.read_text(place, WHAT)
     options = (pad_token, lowercase, canonicalize, repair)
     return HfTokenizer(state, context_length, *options, place=place)

@@ -47,7 +47,7 @@ class SentencePieceTokenizer:
         self.repair = repair
         library = packing.library("sentencepiece", NAME)
         self._model = library.SentencePieceProcessor()
-        fault = f"{place} is not {WHAT}" if place else packing.damaged(NAME)
+        fault = f"{place} is not {WHAT}" if place else packing.damage_message(NAME)
         try:
             self._model.LoadFromSerializedProto(proto)
         except (RuntimeError, OSError) as error:
@@ -133,10 +133,10 @@ def make(
     del captions
     place = ""
     if state is None:
-        place = packing.given(path, NAME, WHAT)
+        place = packing.require_path(path, NAME, WHAT)
         downloads.opening(place, WHAT)
         try:
-            proto = paths.given(place).read_bytes()
+            proto = paths.expand(place).read_bytes()
         except OSError as error:
             raise UserError(
                 f"cannot read {place}: {downloads.one_line(error)}"
@@ -145,7 +145,7 @@ def make(
         try:
             proto = base64.b64decode(state, validate=True)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{packing.damaged(NAME)} ({error})") from error
+            raise UserError(f"{packing.damage_message(NAME)} ({error})") from error
     return SentencePieceTokenizer(
         proto, context_length, pad_token, lowercase, canonicalize, repair, place
     )

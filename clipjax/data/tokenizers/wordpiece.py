@@ -42,7 +42,7 @@ def make(
     """
     del captions
     if state is None:
-        state = _build(packing.given(path, "wordpiece", WHAT), lowercase)
+        state = _build(packing.require_path(path, "wordpiece", WHAT), lowercase)
     return HfTokenizer(state, context_length, name="wordpiece")
 
 
@@ -50,7 +50,7 @@ def _build(path: str, lowercase: bool) -> str:
     """Returns a vocab.txt's tokenizer as the library's JSON."""
     library = packing.library("tokenizers", "wordpiece")
     downloads.opening(path, WHAT)
-    lines = local.read_lines(paths.given(path))
+    lines = local.read_lines(paths.expand(path))
     vocab = {token: i for i, token in enumerate(lines)}
     missing = [token for token in SPECIALS if token not in vocab]
     if missing:

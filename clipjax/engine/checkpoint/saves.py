@@ -128,16 +128,16 @@ class Checkpoints:
             return self._store.item(step, "meta")["metrics"]
         except BROKEN as error:
             why = orbax_log.line(error)
-            raise UserError(self._store.damaged(step, [why])) from error
+            raise UserError(self._store.damage_message(step, [why])) from error
 
     def best_step(self) -> int | None:
         """The step with the best finite value; ties: the latest; None: unknown."""
-        steps = self._store.best(*self.followed())
+        steps = self._store.best(*self.best_metric())
         return steps.pop() if len(steps) == 1 else None
 
-    def followed(self) -> tuple[str, str]:
+    def best_metric(self) -> tuple[str, str]:
         """The metric that chooses the best step, and its mode; empty if unknown."""
-        return self._best if self._best[0] else self._store.followed()
+        return self._best if self._best[0] else self._store.best_metric()
 
     def follow(self, metric: str, mode: str) -> None:
         """Chooses the best step by another metric; see `best_metric`, `best_mode`."""
@@ -175,7 +175,7 @@ class Checkpoints:
                 f"no metric {self._best[0]!r} among {', '.join(values)}: step {step} "
                 "cannot become the best checkpoint"
             )
-        best = self.followed()
+        best = self.best_metric()
         scores = {"metrics": values, "modes": dict(modes or {}), "best": best}
         items = {
             "meta": {"meta": dict(meta), **scores},
@@ -188,13 +188,13 @@ class Checkpoints:
             state=ocp.args.StandardSave(arrays),
             **{name: ocp.args.JsonSave(item) for name, item in items.items()},
         )
-        with preempt.held():
+        with preempt.defer_interrupt():
             try:
                 with pulse.working():
                     self._saver.save(self._path(step), args=args)
             except Exception as error:
                 self._forget_failures()
-                raise UserError(self._store.not_saved(step, error)) from error
+                raise UserError(self._store.save_error(step, error)) from error
             self._finished.clear()
             self._thread = threading.Thread(target=self._finish, args=(step,))
             self._thread.start()
@@ -214,7 +214,7 @@ class Checkpoints:
         note, self._note = self._note, ""
         if note:
             self._warn(note)
-        text = self._store.not_saved(*failure) if failure else ""
+        text = self._store.save_error(*failure) if failure else ""
         texts = gather(text) if agree else [text]
         if any(texts):
             raise UserError(max(texts)) from (failure and failure[1])
@@ -278,7 +278,7 @@ class Checkpoints:
             )
         loaded, problems = self._load(step, template)
         if problems:
-            raise UserError(self._store.damaged(step, problems))
+            raise UserError(self._store.damage_message(step, problems))
         return loaded
 
     def _newest(self, template: Any, set_aside: bool) -> Any:
@@ -289,7 +289,7 @@ class Checkpoints:
                 if set_aside:
                     on_primary(lambda: self._store.set_aside(damaged))
                 return loaded
-            self._warn(self._store.damaged(step, problems))
+            self._warn(self._store.damage_message(step, problems))
             damaged.append(step)
         if damaged:
             raise UserError(
@@ -354,7 +354,7 @@ class Checkpoints:
             self._failure = (step, error)
             return
         try:
-            best = self._store.best(*self.followed())
+            best = self._store.best(*self.best_metric())
             self._store.prune(self._keep, self._every_keep, best)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"

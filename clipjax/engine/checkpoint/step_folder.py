@@ -80,19 +80,19 @@ class Store:
         """Forces a committed step to the disk and writes its manifest."""
         manifest.write(self.path(step), self._manifest(step))
 
-    def damaged(self, step: int, problems: list[str]) -> str:
+    def damage_message(self, step: int, problems: list[str]) -> str:
         """The message for a step that differs from its manifest, or cannot be read."""
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return f"step {step} of {self.workdir} is damaged: {problems[0]}{more}"
 
-    def not_saved(self, step: int, error: BaseException) -> str:
+    def save_error(self, step: int, error: BaseException) -> str:
         """The message for a save that failed."""
         return (
             f"saving step {step} in {self.folder} failed: {orbax_log.line(error)}. "
             "Mend the cause and start again: the run goes on from the last good step"
         )
 
-    def followed(self) -> tuple[str, str]:
+    def best_metric(self) -> tuple[str, str]:
         """The metric that chooses the best step, and its mode; ("", "") if unknown."""
         for step in reversed(self.steps()):
             try:

@@ -78,7 +78,7 @@ def by_query(
     }
 
 
-def joined(tables: Sequence[Rows]) -> Rows:
+def join(tables: Sequence[Rows]) -> Rows:
     """Tables of the same columns, one below the other."""
     if len(tables) == 1:
         return tables[0]

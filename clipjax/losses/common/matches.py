@@ -91,7 +91,7 @@ def captions(batch: Batch) -> Int[Array, " b"]:
     return jnp.where(rows_with(batch, "text", n), number, n + jnp.arange(n))
 
 
-def wanted(other: pairs.Side) -> Float[Array, "b e"]:
+def targets(other: pairs.Side) -> Float[Array, "b e"]:
     """Each row's target on the other side: the mean over its matches."""
     if not other.match:
         return other.vectors
@@ -165,7 +165,7 @@ def mean_over_anchors(
     rows, columns = rule.sides(outputs, batch, (scale, scale))
     at_least_two(rows.vectors)
     own = [
-        (one.vectors * wanted(other)).sum(axis=1)
+        (one.vectors * targets(other)).sum(axis=1)
         for one, other in ((rows, columns), (columns, rows))
     ]
     count = jnp.maximum(negatives(rows), 1)

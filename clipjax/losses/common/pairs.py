@@ -104,8 +104,8 @@ def products(
     return jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
 
 
-def kept(rows: Side, columns: Side, among: str) -> Bool[Array, "n m"]:
-    """The pairs that count.
+def mask(rows: Side, columns: Side, among: str) -> Bool[Array, "n m"]:
+    """Whether each pair counts.
 
     among: "negatives" (neither matches nor left out), "matches" (own pairs among
     them), or "all" (both).
@@ -135,11 +135,11 @@ def _alike(
 def log_sums(rows: Side, columns: Side, among: str, plan: Plan) -> tuple[Sums, Sums]:
     """Of the rows over the columns, and of the columns over the rows.
 
-    among: which pairs are summed over, see `kept`.
+    among: which pairs are summed over, see `mask`.
     """
     if plan.block:
         return _blocked(rows, columns, among, True, plan)
-    s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
+    s, keep = products(rows.vectors, columns.vectors), mask(rows, columns, among)
     return (
         _whole(s, keep, rows.scale),
         _whole(s.T, keep.T, columns.scale),
@@ -151,7 +151,7 @@ def row_sums(rows: Side, columns: Side, among: str, plan: Plan) -> Sums:
     if plan.block:
         found: tuple[Sums, Sums] = _blocked(rows, columns, among, False, plan)
         return found[0]
-    s, keep = products(rows.vectors, columns.vectors), kept(rows, columns, among)
+    s, keep = products(rows.vectors, columns.vectors), mask(rows, columns, among)
     return _whole(s, keep, rows.scale)
 
 
@@ -230,7 +230,7 @@ def _forward(rows: Side, columns: Side, among: str, both: bool, plan: Plan):
 
             def block(theirs: _Part, some: Side):
                 s = products(some.vectors, seen.vectors)
-                keep = kept(some, seen, among)
+                keep = mask(some, seen, among)
                 if both:
                     found = _part(s.T, keep.T, seen.scale)
                     theirs = _merge(theirs, found, seen.scale)
@@ -259,7 +259,7 @@ def _backward(among: str, both: bool, plan: Plan, saved, gradients: tuple[Sums, 
             def block(theirs: Float[Array, "m e"], some):
                 here, own_lse, own_g = some
                 s = products(here.vectors, seen.vectors)
-                keep = kept(here, seen, among)
+                keep = mask(here, seen, among)
                 along = jnp.exp(here.scale[:, None] * s - _finite(own_lse)[:, None])
                 ds = along * (own_g * here.scale)[:, None]
                 if both:

@@ -50,7 +50,7 @@ class FrozenParts:
             return self.model.apply(variables, batch, train, key)
         frozen = set(self.names)  # paths of parameters and, once found, of modules
         params = _stop(variables["params"], "", frozen)
-        for path in param_paths.named(params.get("lora", {})):
+        for path in param_paths.flatten(params.get("lora", {})):
             # All modules around a kernel with an addition train.
             parts = path.split("/")[:-1]
             frozen -= {"/".join(parts[:end]) for end in range(len(parts))}

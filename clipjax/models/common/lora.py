@@ -73,7 +73,7 @@ class LoraModel:
         """'/'-joined path -> kernel of those that have an addition."""
         return {
             name: leaf
-            for name, leaf in param_paths.named(params).items()
+            for name, leaf in param_paths.flatten(params).items()
             if leaf.ndim == 2 and name.endswith("/kernel") and re.search(self.on, name)
         }
 
@@ -88,7 +88,7 @@ class LoraModel:
             draw = jax.random.normal(jax.random.fold_in(key, number), shape)
             additions[f"{name}/down"] = draw * d**-0.5
             additions[f"{name}/up"] = jnp.zeros((self.rank, f))
-        params = {**variables["params"], "lora": param_paths.nested(additions)}
+        params = {**variables["params"], "lora": param_paths.unflatten(additions)}
         return {**variables, "params": params}
 
     def merge(self, variables: Variables) -> Variables:

@@ -67,11 +67,11 @@ def check(
 
     place: where theirs come from, for the message.
     """
-    if told := told_differences(ours, theirs, place, path, alone):
+    if told := describe_differences(ours, theirs, place, path, alone):
         raise UserError(told)
 
 
-def told_differences(
+def describe_differences(
     ours: Any, theirs: Any, place: str, path: str = "model", alone: bool = False
 ) -> str:
     """What `check` says; "" if the weights mean the same."""

@@ -18,7 +18,7 @@ from clipjax.models.image.vit import VisionTransformer
 from clipjax.models.text.transformer import TextTransformer
 from clipjax.types import UserError
 from clipjax.weights.formats.vits import BARE_CLASS, grid, token_rules
-from clipjax.weights.rename_table import Change, Rule, lead, renamed, repeated
+from clipjax.weights.rename_table import Change, Rule, lead, rename_rules, repeat_rules
 from clipjax.weights.tower_description import (
     HALVES,
     Shapes,
@@ -89,15 +89,15 @@ def _blocks(theirs: str, depth: int, heads: int, layout: frozenset[str]) -> list
     )
     block = [
         *pair("LayerNorm_0", "norm_1", "scale"),
-        *renamed(attend, "", "attention/"),
+        *rename_rules(attend, "", "attention/"),
         *pair(f"LayerNorm_{norm_2}", "norm_2", "scale"),
         *_mlp(f"MlpBlock_{mlp}"),
     ]
     ours = "transformer/block_{i}/"
     if STACKED not in layout:
-        return repeated(block, depth, f"{theirs}_{{i}}/", ours)
+        return repeat_rules(block, depth, f"{theirs}_{{i}}/", ours)
     rules = []
-    for rule in renamed(block, f"{theirs}/", ours):
+    for rule in rename_rules(block, f"{theirs}/", ours):
         (path,) = rule.ours
         paths = tuple(path.format(i=i) for i in range(depth))
         change = _stacked(rule.change, depth)
@@ -234,7 +234,7 @@ def image_rules(tower: VisionTransformer, layout: frozenset[str]) -> list[Rule]:
             *pair("LayerNorm_0", "norm", "scale"),
             *_mlp("MlpBlock_0"),
         ]
-        rules += renamed(pool, "MAPHead_0/", "map/")
+        rules += rename_rules(pool, "MAPHead_0/", "map/")
     return rules
 
 

@@ -17,7 +17,7 @@ from clipjax.types import UserError
 from clipjax.weights.beside import preprocessing, tokenizer_choice
 from clipjax.weights.formats import big_vision
 from clipjax.weights.model_description import Settings
-from clipjax.weights.rename_table import Rule, Table, lead, renamed
+from clipjax.weights.rename_table import Rule, Table, lead, rename_rules
 
 FORMAT = "big_vision_siglip"
 IMAGE, TEXT = "params/img/", "params/txt/"
@@ -90,8 +90,8 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
     ):
         if kind == "affine":
             rules += big_vision.pair(f"{prefix}head", f"{side}_projection")
-    rules += renamed(big_vision.image_rules(module.image, layout), IMAGE, "image/")
-    rules += renamed(
+    rules += rename_rules(big_vision.image_rules(module.image, layout), IMAGE, "image/")
+    rules += rename_rules(
         big_vision.text_rules(module.text, frozenset(text_layout)), TEXT, "text/"
     )
     return Table(FORMAT, tuple(rules), big_vision.IGNORED)

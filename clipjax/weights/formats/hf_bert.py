@@ -14,7 +14,7 @@ from typing import Any
 from clipjax.models.text.bert import Bert
 from clipjax.types import UserError
 from clipjax.weights.formats import hf_common
-from clipjax.weights.rename_table import Rule, dense, norm, repeated
+from clipjax.weights.rename_table import Rule, dense, norm, repeat_rules
 from clipjax.weights.tower_description import (
     QKV,
     Shapes,
@@ -201,7 +201,9 @@ def bert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
     rules = [
         *_embeddings(),
         *layer_norm("embeddings", "pre_norm"),
-        *repeated(block, tower.depth, "encoder.layer.{i}.", "transformer/block_{i}/"),
+        *repeat_rules(
+            block, tower.depth, "encoder.layer.{i}.", "transformer/block_{i}/"
+        ),
     ]
     if tower.token_types:
         rules.append(Rule("embeddings.token_type_embeddings.weight", "token_types"))
@@ -222,7 +224,7 @@ def _distilbert_rules(tower: Bert, layout: frozenset[str]) -> list[Rule]:
     return [
         *_embeddings(),
         *norm("embeddings.LayerNorm", "pre_norm"),
-        *repeated(
+        *repeat_rules(
             block, tower.depth, "transformer.layer.{i}.", "transformer/block_{i}/"
         ),
     ]

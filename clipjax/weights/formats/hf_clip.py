@@ -26,7 +26,7 @@ from clipjax.weights.rename_table import (
     Rule,
     Table,
     norm,
-    renamed,
+    rename_rules,
     transpose,
 )
 from clipjax.weights.value_checks import check_sizes
@@ -118,8 +118,8 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         Rule("text_projection.weight", "text_projection/kernel", transpose),
         Rule("vision_model.embeddings.class_embedding", "image/class_token"),
         *norm("vision_model.pre_layrnorm", "image/pre_norm"),  # their spelling
-        *renamed(hf_common.IMAGE_RULES, "vision_model.", "image/"),
-        *renamed(hf_common.TEXT_RULES, "text_model.", "text/"),
+        *rename_rules(hf_common.IMAGE_RULES, "vision_model.", "image/"),
+        *rename_rules(hf_common.TEXT_RULES, "text_model.", "text/"),
         *hf_common.encoder("vision_model", "image", image.depth),
         *hf_common.encoder("text_model", "text", text.depth),
     ]

@@ -14,7 +14,7 @@ from clipjax.weights.rename_table import (
     dense,
     norm,
     patches,
-    repeated,
+    repeat_rules,
 )
 from clipjax.weights.tower_description import patch_options
 from clipjax.weights.value_checks import check_depth, check_positive, check_sizes
@@ -49,7 +49,7 @@ def encoder(theirs: str, ours: str, depth: int) -> list[Rule]:
         *dense("mlp.fc1", "mlp/fc1"),
         *dense("mlp.fc2", "mlp/fc2"),
     ]
-    return repeated(
+    return repeat_rules(
         block,
         depth,
         f"{theirs}.encoder.layers.{{i}}.",

@@ -26,7 +26,7 @@ from clipjax.weights.rename_table import (
     dense,
     lead,
     norm,
-    renamed,
+    rename_rules,
     transpose,
 )
 from clipjax.weights.value_checks import check_sizes
@@ -130,9 +130,9 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         Rule(
             "vision_model.embeddings.patch_embedding.bias", "image/patch_embedding/bias"
         ),
-        *renamed(hf_common.IMAGE_RULES, "vision_model.", "image/"),
-        *renamed(HEAD_RULES, "vision_model.head.", "image/map/"),
-        *renamed(hf_common.TEXT_RULES, "text_model.", "text/"),
+        *rename_rules(hf_common.IMAGE_RULES, "vision_model.", "image/"),
+        *rename_rules(HEAD_RULES, "vision_model.head.", "image/map/"),
+        *rename_rules(hf_common.TEXT_RULES, "text_model.", "text/"),
         *dense("text_model.head", "text_projection"),
         *hf_common.encoder("vision_model", "image", image.depth),
         *hf_common.encoder("text_model", "text", text.depth),

@@ -30,7 +30,15 @@ from clipjax.weights.formats import open_clip_eva, open_clip_hf_text
 from clipjax.weights.formats import open_clip_towers as towers
 from clipjax.weights.formats.open_clip_nearest import Unread, nearest
 from clipjax.weights.model_description import Settings
-from clipjax.weights.rename_table import Rule, Table, dense, lead, norm, renamed, same
+from clipjax.weights.rename_table import (
+    Rule,
+    Table,
+    dense,
+    lead,
+    norm,
+    rename_rules,
+    same,
+)
 
 FORMAT = "open_clip"
 CONFIG = "open_clip_config.json"
@@ -286,14 +294,14 @@ def table(model: two_tower.TwoTowerModel, layout: frozenset[str]) -> Table:
         visual += towers.timm_head_rules(image_head, TRUNK_HEAD in layout)
     elif image_head == "linear":
         visual.append(Rule("proj", "image_projection/kernel"))
-    rules += renamed(visual, "visual.")
+    rules += rename_rules(visual, "visual.")
     rules += _text_rules(module.text, text_head, layout)
     return Table(FORMAT, tuple(rules), IGNORED, (f"visual.{towers.QUERIES}",))
 
 
 def _text_rules(tower: Any, head: str, layout: frozenset[str]) -> list[Rule]:
     if isinstance(tower, Bert):
-        return renamed(open_clip_hf_text.rules(tower, head), "text.")
+        return rename_rules(open_clip_hf_text.rules(tower, head), "text.")
     rules = [
         Rule("token_embedding.weight", "text/token_embedding"),
         Rule("positional_embedding", "text/positions"),
@@ -308,7 +316,7 @@ def _text_rules(tower: Any, head: str, layout: frozenset[str]) -> list[Rule]:
     if appended:
         rules.append(Rule("cls_emb", "text/class_token"))
     # Only open_clip's custom text tower appends a token.
-    return renamed(rules, "text." if appended or CUSTOM_TEXT in layout else "")
+    return rename_rules(rules, "text." if appended or CUSTOM_TEXT in layout else "")
 
 
 def _visual_rules(tower: Any) -> tuple[list[Rule], bool]:

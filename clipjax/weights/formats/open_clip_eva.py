@@ -16,8 +16,8 @@ from clipjax.weights.rename_table import (
     dense,
     lead,
     norm,
-    renamed,
-    repeated,
+    rename_rules,
+    repeat_rules,
     transpose,
 )
 from clipjax.weights.tower_description import Shapes, count, shape_of
@@ -75,12 +75,12 @@ def rules(tower: Eva) -> list[Rule]:
         *dense("mlp.fc2", "mlp/fc2"),
         *inner,
     ]
-    return renamed(
+    return rename_rules(
         [
             *patch_rules("patch_embed.proj"),
             Rule("cls_token", "class_token", class_token),
             Rule("pos_embed", "positions", lead),
-            *repeated(block, tower.depth, "blocks.{i}.", "block_{i}/"),
+            *repeat_rules(block, tower.depth, "blocks.{i}.", "block_{i}/"),
             *norm("norm", "post_norm"),
         ],
         "trunk.",

@@ -14,7 +14,7 @@ from typing import Any
 from clipjax.models.text.bert import Bert
 from clipjax.weights.formats import hf_bert
 from clipjax.weights.formats.open_clip_nearest import Unread
-from clipjax.weights.rename_table import Rule, renamed, transpose
+from clipjax.weights.rename_table import Rule, rename_rules, transpose
 from clipjax.weights.tower_description import Shapes, count, shape_of
 from clipjax.weights.value_checks import check_sizes
 
@@ -85,7 +85,7 @@ def options(
 
 def rules(tower: Bert, head: str) -> list[Rule]:
     """The rules of the tower and its head, "text/..." and "text_projection/..."."""
-    found = renamed(hf_bert.bert_rules(tower, frozenset()), TOWER, "text/")
+    found = rename_rules(hf_bert.bert_rules(tower, frozenset()), TOWER, "text/")
     ours = "text_projection"
     if head == "linear":
         found.append(Rule("proj.weight", f"{ours}/kernel", transpose))

@@ -22,8 +22,8 @@ from clipjax.weights.rename_table import (
     dense,
     norm,
     patches,
-    renamed,
-    repeated,
+    rename_rules,
+    repeat_rules,
     same,
     transpose,
 )
@@ -74,7 +74,7 @@ def blocks(theirs: str, ours: str, depth: int) -> list[Rule]:
         *dense("mlp.c_fc", "mlp/fc1"),
         *dense("mlp.c_proj", "mlp/fc2"),
     ]
-    return repeated(
+    return repeat_rules(
         block,
         depth,
         f"{theirs}transformer.resblocks.{{i}}.",
@@ -185,7 +185,7 @@ def vit_rules(tower: VisionTransformer) -> list[Rule]:
     return [
         *rules,
         Rule(QUERIES, "image/query/probe"),
-        *renamed(attention, "attn_pool.attn.", "image/query/"),
+        *rename_rules(attention, "attn_pool.attn.", "image/query/"),
         *norm("attn_pool.ln_q", "image/query/probe_norm"),
         *norm("attn_pool.ln_k", "image/post_norm"),
         *norm("ln_post", "image/query/norm"),
@@ -215,11 +215,11 @@ def resnet_rules(tower: ModifiedResNet) -> list[Rule]:
         Rule("downsample.0.weight", "shortcut_conv/kernel", conv),
         *batch_norm("downsample.1", "shortcut_norm"),
     ]
-    rules = renamed(three, "", "image/stem/")
+    rules = rename_rules(three, "", "image/stem/")
     for stage, depth in enumerate(tower.depths):
         theirs, ours = f"layer{stage + 1}.", f"image/stage_{stage}/block_"
-        rules += repeated(three, depth, f"{theirs}{{i}}.", f"{ours}{{i}}/")
-        rules += renamed(shortcut, f"{theirs}0.", f"{ours}0/")
+        rules += repeat_rules(three, depth, f"{theirs}{{i}}.", f"{ours}{{i}}/")
+        rules += rename_rules(shortcut, f"{theirs}0.", f"{ours}0/")
     rules.append(Rule("attnpool.positional_embedding", "image/pool/positions"))
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "c_proj": "out"}
     for theirs, ours in names.items():
@@ -292,7 +292,7 @@ def timm_options(
 
 
 def timm_vit_rules(tower: VisionTransformer) -> list[Rule]:
-    return renamed(vits.timm_rules(tower, frozenset()), "trunk.", "image/")
+    return rename_rules(vits.timm_rules(tower, frozenset()), "trunk.", "image/")
 
 
 def convnext_rules(tower: ConvNeXt) -> list[Rule]:
@@ -319,7 +319,9 @@ def convnext_rules(tower: ConvNeXt) -> list[Rule]:
         if stage:
             rules += norm(f"{theirs}downsample.0", f"{ours}downsample_norm")
             rules += convolution(f"{theirs}downsample.1", f"{ours}downsample_conv")
-        rules += repeated(block, depth, f"{theirs}blocks.{{i}}.", f"{ours}block_{{i}}/")
+        rules += repeat_rules(
+            block, depth, f"{theirs}blocks.{{i}}.", f"{ours}block_{{i}}/"
+        )
     return rules
 
 

@@ -19,8 +19,8 @@ from clipjax.weights.rename_table import (
     batch_norm,
     conv,
     dense,
-    renamed,
-    repeated,
+    rename_rules,
+    repeat_rules,
 )
 from clipjax.weights.tower_description import (
     IMAGENET,
@@ -113,7 +113,7 @@ def _torch_rules(tower: ResNet, layout: frozenset[str]) -> list[Rule]:
         Rule("downsample.0.weight", "shortcut_conv/kernel", conv),
         *batch_norm("downsample.1", "shortcut_norm"),
     ]
-    stem = renamed(layer(1), "", "stem/")
+    stem = rename_rules(layer(1), "", "stem/")
     return stem + _stages(tower, block, shortcut, [f"layer{i}." for i in (1, 2, 3, 4)])
 
 
@@ -127,9 +127,9 @@ def _stages(
     rules = []
     for stage, (depth, theirs) in enumerate(zip(tower.depths, names, strict=True)):
         ours = f"stage_{stage}/block_"
-        rules += repeated(block, depth, f"{theirs}{{i}}.", f"{ours}{{i}}/")
+        rules += repeat_rules(block, depth, f"{theirs}{{i}}.", f"{ours}{{i}}/")
         if stage or _is_bottleneck(tower):
-            rules += renamed(shortcut, f"{theirs}0.", f"{ours}0/")
+            rules += rename_rules(shortcut, f"{theirs}0.", f"{ours}0/")
     return rules
 
 

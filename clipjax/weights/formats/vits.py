@@ -25,8 +25,8 @@ from clipjax.weights.rename_table import (
     lead,
     norm,
     patches,
-    renamed,
-    repeated,
+    rename_rules,
+    repeat_rules,
     transpose,
 )
 from clipjax.weights.tower_description import (
@@ -214,7 +214,7 @@ def timm_rules(tower: VisionTransformer, layout: frozenset[str]) -> list[Rule]:
         *patch_rules("patch_embed.proj")[: 1 + tower.patch_bias],
         *token_rules(tower, layout, "cls_token", "pos_embed"),
         *norm("norm", "post_norm"),
-        *repeated(block, tower.depth, "blocks.{i}.", "transformer/block_{i}/"),
+        *repeat_rules(block, tower.depth, "blocks.{i}.", "transformer/block_{i}/"),
     ]
     if tower.pre_norm:
         rules += norm("norm_pre", "pre_norm")
@@ -228,7 +228,7 @@ def timm_rules(tower: VisionTransformer, layout: frozenset[str]) -> list[Rule]:
             *dense("mlp.fc1", "mlp/fc1"),
             *dense("mlp.fc2", "mlp/fc2"),
         ]
-        rules += renamed(pool, "attn_pool.", "map/")
+        rules += rename_rules(pool, "attn_pool.", "map/")
     return rules
 
 
@@ -279,9 +279,11 @@ def _hf_rules(tower: VisionTransformer, layout: frozenset[str]) -> list[Rule]:
         *token_rules(tower, layout, "cls_token", "position_embeddings"),
     ]
     return [
-        *renamed(embeddings, "embeddings."),
+        *rename_rules(embeddings, "embeddings."),
         *norm("layernorm", "post_norm"),
-        *repeated(block, tower.depth, "encoder.layer.{i}.", "transformer/block_{i}/"),
+        *repeat_rules(
+            block, tower.depth, "encoder.layer.{i}.", "transformer/block_{i}/"
+        ),
     ]
 
 
@@ -334,7 +336,7 @@ def _torchvision_rules(tower: VisionTransformer, layout: frozenset[str]) -> list
         *patch_rules("conv_proj"),
         *token_rules(tower, layout, "class_token", "encoder.pos_embedding"),
         *norm("encoder.ln", "post_norm"),
-        *repeated(
+        *repeat_rules(
             block,
             tower.depth,
             "encoder.layers.encoder_layer_{i}.",

@@ -36,7 +36,7 @@ def full_name(name: str) -> str:
     organisation, slash, rest = name.partition("/")
     known = name in KNOWN
     of_hub = organisation in ORGANISATIONS and slash and rest and "/" not in rest
-    if not (known or of_hub) or paths.given(name).exists():
+    if not (known or of_hub) or paths.expand(name).exists():
         return name
     return PREFIX + KNOWN.get(name, name)
 

@@ -55,7 +55,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises UserError, naming the file and the cause, if the file is absent, damaged,
     truncated, of another kind, or asks to run code.
     """
-    return wrappers.unwrapped(_read(paths.given(path)))
+    return wrappers.unwrap(_read(paths.expand(path)))
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with zip_npz.opened(path) as archive:
+    with zip_npz.open_archive(path) as archive:
         root = torch_zip.root_of(archive)
         if root is not None:
             return torch_zip.read(archive, root, path)
@@ -139,7 +139,7 @@ def write_safetensors(
     Raises UserError for a type that the format lacks, or for the name that it
     reserves; and OSError.
     """
-    path = paths.given(path)
+    path = paths.expand(path)
     types = {np.dtype(dtype) for dtype in DTYPES.values()}
     arrays = {}
     for name, value in tensors.items():
@@ -153,5 +153,5 @@ def write_safetensors(
             )
         arrays[name] = array
     content = safetensors.numpy.save(arrays, dict(metadata or {}) or None)
-    with atomic_files.opened(path, "wb") as file:
+    with atomic_files.open_to_write(path, "wb") as file:
         file.write(content)

@@ -20,7 +20,7 @@ PREFIXES = tuple(f"{word}." for word in NESTED)
 AROUND = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the model's own names.
 
     A prefix is dropped only if every name has it, because a model may have a part of

@@ -27,7 +27,7 @@ NPY = ".npy"
 
 
 @contextlib.contextmanager
-def opened(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+def open_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     """A zip archive with a complete list of contents.
 
     Raises UserError if entries are missing from the list or appear twice, which zipfile

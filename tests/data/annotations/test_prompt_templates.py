@@ -22,7 +22,7 @@ def test_clip_benchmarks_form():
 
 
 def test_filled():
-    assert prompt_templates.filled(("a {}.", "{}"), "cat {}") == ["a cat {}.", "cat {}"]
+    assert prompt_templates.fill(("a {}.", "{}"), "cat {}") == ["a cat {}.", "cat {}"]
 
 
 @pytest.mark.parametrize(

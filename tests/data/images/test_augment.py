@@ -363,8 +363,8 @@ def test_autoaugment_applies_parts_by_their_shares(monkeypatch):
     )
     image = picture(8, 8)
     # The first sub-policy: posterize at 0.4, magnitude 8; rotate at 0.6, magnitude 9.
-    auto_augment.learned(image, [0.01, 0.39, 0.0, 0.61, 0.0])
-    auto_augment.learned(image, [0.01, 0.41, 0.0, 0.59, 0.0])
+    auto_augment.imagenet_policy(image, [0.01, 0.39, 0.0, 0.61, 0.0])
+    auto_augment.imagenet_policy(image, [0.01, 0.41, 0.0, 0.59, 0.0])
     assert taken == [("posterize", 8 / 9), ("rotate", 1.0)]
     assert len(auto_augment.IMAGENET) == 25
 

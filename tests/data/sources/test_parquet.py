@@ -107,7 +107,7 @@ def test_validation_is_held_out_where_there_is_none(tmp_path):
     names = [f"data/train-{f:05}-of-00002.parquet:{g}/{r}" for f, g, r in places]
     assert sorted(keys[0] + keys[1]) == sorted(names)
     # By the files' own names, so that path=data/... makes no difference.
-    held = [selection.held_out(name.removeprefix("data/"), 0.3) for name in names]
+    held = [selection.is_held_out(name.removeprefix("data/"), 0.3) for name in names]
     assert keys[1] == [n for n, out in zip(names, held, strict=True) if out]
     assert 0 < len(keys[1]) < 20
     assert len(parquet.make("test", path=path, val_fraction=1.0)) == 3

@@ -308,6 +308,6 @@ def test_pairs_kept_by_definition():
         ("negatives", negative),
         ("all", match | negative),
     ):
-        found = jax.jit(lambda side, among=among: pairs.kept(side, side, among))(side)
+        found = jax.jit(lambda side, among=among: pairs.mask(side, side, among))(side)
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(jax.jit(matches.negatives)(side), negative.sum(1))

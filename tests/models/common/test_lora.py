@@ -102,7 +102,7 @@ def test_dropout_goes_on_around_kernels_with_additions():
     variables = model_tools.init(model)
     names = frozenset(
         name
-        for name in param_paths.named(variables["params"])
+        for name in param_paths.flatten(variables["params"])
         if name.startswith(("image/", "text/"))
     )
     trained, batch = freeze(model, names), tiny.batch(4)

@@ -1,4 +1,4 @@
-"""Turns what users give as images into the encoder's Examples, one after another."""
+"""Turns the images of a call into the encoder's Examples, one after another."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _pixels(array: np.ndarray) -> np.ndarray:
 def _file(path: str | os.PathLike) -> bytes:
     name = os.fsdecode(path)
     try:
-        return paths.given(name).read_bytes()
+        return paths.expand(name).read_bytes()
     except FileNotFoundError as error:
         raise BadExample("there is no such file") from error
     except (OSError, UserError) as error:  # a folder; NUL; no home

@@ -1,4 +1,4 @@
-"""What users give as texts: one, or any number; classes' names and templates."""
+"""The texts of a call: one, or any number; classes' names and templates."""
 
 from __future__ import annotations
 
