@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measures one accelerator, part by part, into one JSON file:
+# Measures one accelerator, part by part, into one JSON file.
 #
 #   bash benchmarks/accelerator.sh --out h100.json [--wheels DIR] [--parts a,b] [--tiny]
 #
-# From a bare checkout, without the network; $PYTHON is the interpreter (python3).
-# benchmarks/accelerator/__main__.py says what is measured.
+# It needs a checkout and no network. $PYTHON is the interpreter (default: python3).
+# benchmarks/accelerator/__main__.py lists the parts.
 set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$(dirname "$here"):$here${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,15 +1,14 @@
-"""Trains every loss for the same short time on synthetic scenes, over three seeds.
+"""Trains every loss for the same number of steps on drawn scenes, by three seeds.
 
     python benchmarks/compare_losses.py --workdir /tmp/losses
     python benchmarks/compare_losses.py --losses clip sogclr --steps 170
 
-It uses the quickstart's towers and optimizer and 2,048 of its scenes, so that losses
-with state see each scene five times. CASES has the losses' settings. `--steps 85` of
-128 pairs take about a minute of CPU time, without compilation, on the machine in
-docs/results.md. Every loss gets the same number of steps, so that other work on the
-machine changes nothing. Recall and accuracies use 500 scenes with shape-colour
-combinations that training never shows. --workdir keeps finished runs, which are not
-repeated.
+Each run has the quickstart's towers and optimizer and 2,048 of its scenes, so that
+losses with state see each scene five times. CASES has the losses' settings. 85 steps
+of 128 pairs take about a minute of CPU time, compilation not counted, on the machine in
+docs/results.md. Steps are fixed, not time, so that other work on the machine changes
+nothing. Recall and accuracy are measured on 500 scenes whose shape-colour combinations
+training never shows. --workdir keeps finished runs, and they are not repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from clipjax.engine import host
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
 
-# label -> (loss, settings beside the quickstart's)
+# label -> (loss, settings that differ from the quickstart)
 CASES: dict[str, tuple[str, dict]] = {
     "clip": ("clip", {}),
     "siglip": ("siglip", {}),
@@ -57,14 +56,14 @@ CASES: dict[str, tuple[str, dict]] = {
 
 
 def run(label: str, seed: int, steps: int, workdir: pathlib.Path) -> dict:
-    """The metrics of one run, and its process's CPU seconds."""
+    """Returns one run's metrics and CPU seconds; trains unless the run is finished."""
     from clipjax.engine import loop
 
     words, settings = CASES[label]
     folder = workdir / f"{label.replace(', ', '_').replace(' ', '_')}-{seed}-{steps}"
-    kept = folder / "comparison.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    file = folder / "comparison.json"
+    if file.exists():
+        return json.loads(file.read_text())
     config = commandline.load_file(f"{CONFIG}:loss={words}")
     config.update_from_flattened_dict(
         {"seed": seed, "data.train.size": 2048}
@@ -74,14 +73,14 @@ def run(label: str, seed: int, steps: int, workdir: pathlib.Path) -> dict:
     )
     start = time.process_time()
     outcome = loop.train(config, folder, console=Console(quiet=True))
-    found = {
+    metrics = {
         f"{name}/{key}": metric.value
         for name, result in outcome.results.items()
         for key, metric in result.metrics.items()
     }
-    found["cpu_seconds"] = time.process_time() - start
-    kept.write_text(json.dumps(found))
-    return found
+    metrics["cpu_seconds"] = time.process_time() - start
+    file.write_text(json.dumps(metrics))
+    return metrics
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/losses")
     args = parser.parse_args()
     console = Console(width=120)
-    table = Table("loss", "R@1 of each seed, %", "mean", "times chance", "zero-shot")
+    table = Table("loss", "R@1 per seed, %", "mean", "times chance", "zero-shot")
     for label in args.losses:
         runs = [
             run(label, seed, args.steps, args.workdir) for seed in range(args.seeds)

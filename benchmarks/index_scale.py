@@ -1,14 +1,14 @@
-"""What a large data set costs before its first image is read: memory and time.
+"""Measures the memory and time that a large data set takes before its first image.
 
     python benchmarks/index_scale.py
     python benchmarks/index_scale.py --cases webdataset shards --examples 1000000
 
-Each case is opened in a fresh process, whose memory is counted above what it needs
-with all modules loaded: while opening (peak) and after it (held). `plan` is the time in
-which a global batch of 4,096 is planned at a step in the middle of the third epoch. The
-data are made for this: shards whose index is in the cache, but which hold nothing (no
-image is read), a table of captions, the metadata of ArrayRecord files. `shards` are
-10,000 real tar files of 4 small images each, indexed anew and then from the cache.
+A fresh process opens each case. Its memory is counted without what the loaded modules
+take: while the source opens (peak) and afterwards (held). `plan` is the time to plan a
+global batch of 4,096 at a step in the middle of the third epoch. The data are made for
+this benchmark: empty shards whose index is in the cache (no image is read), a table of
+captions, ArrayRecord metadata. The case `shards` has 10,000 real tar files of 4 small
+images each, which are indexed first and then opened from the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-EACH = 10_000  # examples of a synthetic shard
+SIZE = 10_000  # examples in a synthetic shard
 BATCH = 4096
 
 
@@ -56,12 +56,12 @@ def make_webdataset(folder: pathlib.Path, examples: int) -> None:
     from clipjax.data.containers import tar_index
     from clipjax.data.storage import shard_files
 
-    there = shard_files.LocalFolder(folder)
-    for number in range(examples // EACH):
+    shards = shard_files.LocalFolder(folder)
+    for number in range(examples // SIZE):
         name = f"train-{number:05}.tar"
         (folder / name).touch()
-        tar_index.build = lambda shard, n=number: synthetic_index(EACH, n * EACH)
-        tar_index.cached(there.shard(name), cache.folder("index"))
+        tar_index.build = lambda shard, n=number: synthetic_index(SIZE, n * SIZE)
+        tar_index.load_or_build(shards.shard(name), cache.folder("index"))
 
 
 def make_captions(folder: pathlib.Path, examples: int) -> None:
@@ -80,12 +80,12 @@ def make_arrayrecord(folder: pathlib.Path, examples: int) -> None:
     from clipjax.data.containers import record_shards
 
     shards = []
-    for number in range(examples // EACH):
+    for number in range(examples // SIZE):
         name = f"train-{number:05}.arrayrecord"
         (folder / name).touch()
-        shards.append(record_shards.Shard(name, EACH, [(1, EACH)], 0, "0" * 64))
-    made = record_shards.Split(shards, {}, {}, {})
-    atomic_files.write_json(folder / "train.json", made.to_json(record_shards.FORMAT))
+        shards.append(record_shards.Shard(name, SIZE, [(1, SIZE)], 0, "0" * 64))
+    split = record_shards.Split(shards, {}, {}, {})
+    atomic_files.write_json(folder / "train.json", split.to_json(record_shards.FORMAT))
 
 
 def make_shards(folder: pathlib.Path, shards: int) -> None:
@@ -111,7 +111,7 @@ def make_shards(folder: pathlib.Path, shards: int) -> None:
 
 
 def memory() -> tuple[int, int]:
-    """(peak, now) resident bytes of this process."""
+    """Returns this process's resident bytes: (peak, now)."""
     status = pathlib.Path("/proc/self/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     peak, now = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
@@ -119,13 +119,13 @@ def memory() -> tuple[int, int]:
 
 
 def measure(name: str, folder: pathlib.Path) -> dict:
-    """Opens the source; in a process of its own."""
+    """Opens the source and measures it; runs in a separate process."""
     import importlib
 
     from clipjax.data.batching import pipeline
 
     source_module = importlib.import_module(f"clipjax.data.sources.{name}")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     base = memory()[1]
     options = {"val_fraction": 0.0} if name == "captions" else {}
     begin = time.perf_counter()
@@ -148,11 +148,11 @@ def measure(name: str, folder: pathlib.Path) -> dict:
 
 def run(name: str, folder: pathlib.Path) -> dict:
     command = [sys.executable, __file__, "--measure", name, "--folder", str(folder)]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(ran.stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
 
 
-CASES = {  # how it is made, the share of --examples, its source
+CASES = {  # the function that writes it, its share of --examples, its source
     "webdataset": (make_webdataset, 1.0, "webdataset"),
     "arrayrecord": (make_arrayrecord, 1.0, "arrayrecord"),
     "captions": (make_captions, 0.1, "captions"),
@@ -172,7 +172,7 @@ def main() -> None:
         print(json.dumps(measure(args.measure, args.folder)))
         return
     table = Table(
-        "source", "examples", "opened, s", "plan, ms", "bytes an example: peak"
+        "source", "examples", "open, s", "plan, ms", "bytes per example: peak"
     )
     for heading in ("held", "sent to a worker"):
         table.add_column(heading)
@@ -186,18 +186,18 @@ def main() -> None:
             make(folder, int(args.examples * share) or args.shards)
             runs = {name: run(source, folder)}
             if name == "shards":
-                console.print(f"{args.shards:,} shards, indexed anew:", runs[name])
+                console.print(f"{args.shards:,} shards, not yet indexed:", runs[name])
                 runs = {"shards, from the cache": run(source, folder)}
-        for label, found in runs.items():
-            each = [found[k] / found["examples"] for k in ("peak", "held", "pickled")]
+        for label, result in runs.items():
+            each = [result[k] / result["examples"] for k in ("peak", "held", "pickled")]
             table.add_row(
                 label,
-                f"{found['examples']:,}",
-                f"{found['opened']:.2f}",
-                f"{1000 * found['planned']:.0f}",
+                f"{result['examples']:,}",
+                f"{result['opened']:.2f}",
+                f"{1000 * result['planned']:.0f}",
                 *(f"{value:.0f}" for value in each),
             )
-            console.print(label, found)
+            console.print(label, result)
     console.print(table)
 
 

@@ -1,26 +1,28 @@
-"""Speed of the training input, against PyTorch's loader and against a bare loop.
+"""Compares the training input's speed with PyTorch's loader and with a bare loop.
 
     python benchmarks/input_pipeline.py --path data/flickr8k   # images and captions
     python benchmarks/input_pipeline.py --path data/flickr8k --train
 
-Decoding and random crops of `--size` pixels, from loose files and from tar shards that
-hold the same images (both written to a temporary folder), without and with two workers:
+Each contender decodes images and takes random crops of `--size` pixels, from loose
+files and from tar shards with the same images (both written to a temporary folder),
+with no worker and with two:
 
 - ours: `pipeline.train_batches` with each decoder of `augment=crop`
-- open_clip: a PyTorch DataLoader over a plain dataset, open_clip's training transform
-  with crops as large; it also normalises to float32, which ours leaves to the device
+- open_clip: a PyTorch DataLoader over a plain dataset, with open_clip's training
+  transform and the same crop sizes; it also normalises to float32, which ours leaves to
+  the device
 - webdataset, for shards: the same transform in a WebLoader
-- bare: a loop over images in memory that calls the same crop, the limit; beside two
-  workers two loops at once, since a core is slower while others are busy
+- bare: a loop over images in memory that calls the same crop, which is the limit; two
+  loops at once if there are two workers, since a core is slower while others are busy
 - decode: the same loop without the crop
 
-Contenders run in processes of their own and take turns, so that a slow moment of the
-machine hits all. A core's images/s are images by CPU seconds of all its processes;
-printed are medians over the rounds, and medians of the rounds' ratios.
+Contenders run in separate processes and take turns, so that a slow moment affects all.
+Images/s per core are images per CPU second of all the contender's processes. The table
+has medians over the rounds, of rates and of ratios.
 
-`--train` trains a small model instead, and compares the time of a step, input included,
-with the CPU time of the step alone and of the bare loop, shared by all cores: by the
-clock, which means something on an idle machine only, and in CPU time.
+`--train` trains a small model instead. It compares a step's time, input included, with
+the CPU time of the step alone plus the bare loop, shared by all cores: in wall time,
+which is meaningful on an idle machine only, and in CPU time.
 """
 
 from __future__ import annotations
@@ -46,17 +48,17 @@ import psutil
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "vit_b16.py"
 SHARDS = 4
-COPIES = 10  # of each image
-Images = Generator[int, None, None]  # how many at a time
-# Batches that are dropped before a turn, more than are made ahead meanwhile.
-DRAIN = {0: 4, 2: 16}  # by the number of workers
+COPIES = 10  # per image
+Images = Generator[int, None, None]  # the number of images per item
+# Number of workers -> batches dropped before a turn, more than are prefetched.
+DRAIN = {0: 4, 2: 16}
 ENDLESS = 10**7
 
 
 def write(args: argparse.Namespace, folder: pathlib.Path) -> int:
-    """Writes the images as files with a table, and as shards; returns how many.
+    """Writes the images as files with a table, and as shards; returns their number.
 
-    Several copies, since an epoch of few images takes long to shuffle.
+    Each image is written COPIES times, since short epochs are shuffled often.
     """
     from clipjax.data.sources import captions
 
@@ -90,7 +92,7 @@ def loose(args: argparse.Namespace) -> list[pathlib.Path]:
     return sorted((args.folder / "files" / "images").iterdir())
 
 
-# Contenders: each gives an iterator of numbers of images, made when asked for
+# Contenders: each returns an iterator that makes images and yields their number
 
 
 def loop(args: argparse.Namespace, decoder: str, crop: bool) -> Images:
@@ -156,7 +158,7 @@ def open_clip_transform(args: argparse.Namespace):
 
 
 class Plain:
-    """A dataset as one writes it for PyTorch; open files are each process's own."""
+    """A dataset as users write it for PyTorch; each process opens its own files."""
 
     def __init__(self, args: argparse.Namespace, transform: Callable):
         self.transform = transform
@@ -235,35 +237,37 @@ def contender(args: argparse.Namespace) -> Images:
 
 def cpu_seconds() -> float:
     own = psutil.Process()
-    found = [own, *own.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in found)
+    processes = [own, *own.children(recursive=True)]
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def take(made: Images, images: int) -> int:
-    taken = 0
-    while taken < images:
-        taken += next(made)
-    return taken
+def take(source: Images, images: int) -> int:
+    count = 0
+    while count < images:
+        count += next(source)
+    return count
 
 
 def serve(args: argparse.Namespace) -> None:
-    """The contender's process: a line in, what its turn took out."""
-    made = contender(args)
-    take(made, args.batch)
+    """The contender's process: answers each line of stdin by a turn's rates."""
+    source = contender(args)
+    take(source, args.batch)
     print("ready", flush=True)
     for _ in sys.stdin:
-        take(made, DRAIN[args.workers] * args.batch)
+        take(source, DRAIN[args.workers] * args.batch)
         cpu, start = cpu_seconds(), time.perf_counter()
-        images = take(made, args.turn)
+        images = take(source, args.turn)
         wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
         print(json.dumps({"rate": images / wall, "core": images / cpu}), flush=True)
-    made.close()
-    os._exit(0)  # PyTorch's workers need not end well
+    source.close()
+    os._exit(0)  # does not wait for PyTorch's workers
 
 
 class Contender:
-    """A process that times itself when asked; a bare loop in as many as there are
-    workers, for which as many cores are then busy."""
+    """A process that times itself on request.
+
+    A bare loop has one process per worker, so that the same number of cores is busy.
+    """
 
     def __init__(self, name: str, data: str, workers: int, folder: str):
         self.name = name
@@ -292,14 +296,14 @@ class Contender:
         for process in self.processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        found = [json.loads(line) for line in self.read()]
+        answers = [json.loads(line) for line in self.read()]
         self.answers.append(
             {
-                "rate": sum(one["rate"] for one in found),
-                "core": statistics.harmonic_mean(one["core"] for one in found),
+                "rate": sum(one["rate"] for one in answers),
+                "core": statistics.harmonic_mean(one["core"] for one in answers),
             }
         )
-        time.sleep(1)  # for what it still makes ahead
+        time.sleep(1)  # until its prefetch is full
 
     def median(self, key: str) -> float:
         return statistics.median(answer[key] for answer in self.answers)
@@ -315,7 +319,7 @@ class Contender:
 
 
 def section(args: argparse.Namespace, data: str, workers: int, folder: str) -> None:
-    """One table: all contenders on one form of the data, in turns."""
+    """Prints one table: all contenders take turns on one form of the data."""
     kinds = ["decode", "bare", "ours"]
     decoders = ["pillow"]
     decoders += ["opencv"] if importlib.util.find_spec("cv2") else []
@@ -331,7 +335,7 @@ def section(args: argparse.Namespace, data: str, workers: int, folder: str) -> N
     for one in contenders.values():
         one.close()
     print(f"\n{data}, {workers} workers")
-    print(f"{'':16}{'images/s':>10}{'by a core':>11}{'of bare':>9}{'/ open_clip':>13}")
+    print(f"{'':16}{'images/s':>10}{'per core':>11}{'of bare':>9}{'/ open_clip':>13}")
     for name, one in contenders.items():
         line = f"{name:16}{one.median('rate'):10.0f}{one.median('core'):11.0f}"
         kind, _, decoder = name.partition(" ")
@@ -358,7 +362,7 @@ def compare(args: argparse.Namespace, folder: str) -> None:
 
 
 def train(args: argparse.Namespace, folder: str) -> None:
-    """Steps with their input, steps alone and the bare loop, in turns."""
+    """Steps with their input, steps alone and the bare loop take turns."""
     from clipjax import commandline
     from clipjax.engine import host
 
@@ -402,7 +406,7 @@ def train(args: argparse.Namespace, folder: str) -> None:
     metrics["loss"].block_until_ready()
 
     def steps(next_batch: Callable) -> dict[str, float]:
-        """As the training loop: each step is dispatched before the last one's end."""
+        """Dispatches each step before the last one ends, as the training loop does."""
         nonlocal state
         cpu, start = cpu_seconds(), time.perf_counter()
         late = None
@@ -418,8 +422,8 @@ def train(args: argparse.Namespace, folder: str) -> None:
 
     rounds = []
     for _ in range(args.rounds):
-        time.sleep(2)  # until enough is made ahead, as at the end of the turn
-        whole = steps(lambda: next(source))
+        time.sleep(2)  # until the prefetch is full, as at the end of the turn
+        with_input = steps(lambda: next(source))
         time.sleep(2)
         alone = steps(lambda: fixed)
         cpu = cpu_seconds()
@@ -427,14 +431,16 @@ def train(args: argparse.Namespace, folder: str) -> None:
         decode = (cpu_seconds() - cpu) / 2
         rounds.append(
             {
-                "step with its input, s": whole["wall"],
-                "its CPU s": whole["cpu"],
+                "step with its input, s": with_input["wall"],
+                "its CPU s": with_input["cpu"],
                 "step alone, s": alone["wall"],
                 "its CPU s, alone": alone["cpu"],
                 "decoding and crops, CPU s": decode,
                 "(step + decoding) CPU s / cores": (alone["cpu"] + decode) / cores,
-                "time to it": whole["wall"] * cores / (alone["cpu"] + decode),
-                "the same in CPU s": whole["cpu"] / (alone["cpu"] + decode),
+                "wall time / that": with_input["wall"]
+                * cores
+                / (alone["cpu"] + decode),
+                "CPU time / that": with_input["cpu"] / (alone["cpu"] + decode),
             }
         )
     source.close()
@@ -450,18 +456,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--path", required=True, help="as of data=captions")
-    parser.add_argument("--images", type=int, default=200, help="of them, at most")
+    parser.add_argument("--path", required=True, help="path of data=captions")
+    parser.add_argument("--images", type=int, default=200, help="images used, at most")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--scale", type=float, nargs=2, default=(0.5, 1.0))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--turn", type=int, default=480, help="images of a turn")
+    parser.add_argument("--turn", type=int, default=480, help="images per turn")
     parser.add_argument("--train", action="store_true")
-    parser.add_argument("--steps", type=int, default=10, help="of a turn, --train")
-    parser.add_argument("--depth", type=int, default=2, help="of both towers, --train")
-    parser.add_argument("--workers", type=int, default=0, help="--train")
-    parser.add_argument("--decoder", default="pillow", help="--train")
+    parser.add_argument("--steps", type=int, default=10, help="a turn's steps, --train")
+    parser.add_argument(
+        "--depth", type=int, default=2, help="both towers' depth, --train"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="with --train")
+    parser.add_argument("--decoder", default="pillow", help="with --train")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)

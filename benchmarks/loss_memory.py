@@ -1,13 +1,13 @@
-"""Compares a contrastive loss's memory and time: whole matrix against blocks of rows.
+"""Compares a contrastive loss's memory and time: whole matrix and blocks of rows.
 
     python benchmarks/loss_memory.py
     python benchmarks/loss_memory.py --timed 65536 --width 512   # GPU
 
 It measures each loss's value and gradient, without towers, on random unit vectors.
-Memory is the compiled program's own figure, without inputs and outputs. Times are
+Memory is what the compiled program reports, without inputs and outputs. Times are
 medians of interleaved runs, for batches up to --timed. A form that needs more than
---limit GiB is skipped. Last comes the largest batch, a power of two, that needs
-at most 1 GiB. VICReg has no such matrix; xbm's queue has the size of one batch.
+--limit GiB is not run. The second table has the largest batch, a power of two, that
+needs at most 1 GiB. VICReg has no such matrix. xbm's queue holds one batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make(name: str, batch: int, width: int, block: int):
 
 
 def compiled(name: str, batch: int, width: int, block: int):
-    """The compiled value and gradient of a loss at this size."""
+    """Compiles a loss's value and gradient for this size."""
     loss = make(name, batch, width, block)
 
     def step(image, text, scale, state):
@@ -54,7 +54,7 @@ def compiled(name: str, batch: int, width: int, block: int):
 
 
 def memory(program) -> int:
-    """Bytes beside inputs and outputs."""
+    """Returns the bytes that a program needs beside its inputs and outputs."""
     return program.memory_analysis().temp_size_in_bytes
 
 
@@ -64,20 +64,20 @@ def inputs(name: str, batch: int, width: int):
     return image, text, jnp.float32(14.3), make(name, batch, width, 0).init()
 
 
-def times(programs: dict, given, seconds: float) -> dict[str, float]:
-    """Median seconds of each, taking turns."""
-    found: dict[str, list[float]] = {form: [] for form in programs}
+def times(programs: dict, arguments, seconds: float) -> dict[str, float]:
+    """Returns each program's median seconds; the programs take turns."""
+    seconds_of: dict[str, list[float]] = {form: [] for form in programs}
     end = time.monotonic() + seconds
-    while time.monotonic() < end or len(next(iter(found.values()))) < 3:
+    while time.monotonic() < end or len(next(iter(seconds_of.values()))) < 3:
         for form, program in programs.items():
             start = time.perf_counter()
-            jax.block_until_ready(program(*given))
-            found[form].append(time.perf_counter() - start)
-    return {form: statistics.median(values[1:]) for form, values in found.items()}
+            jax.block_until_ready(program(*arguments))
+            seconds_of[form].append(time.perf_counter() - start)
+    return {form: statistics.median(values[1:]) for form, values in seconds_of.items()}
 
 
 def largest(name: str, width: int, block: int, bound: int) -> str:
-    """The largest power of two whose program needs 1 GiB at most."""
+    """Returns the largest power of two whose program needs at most 1 GiB."""
     batch = 1024
     while batch < bound and memory(compiled(name, 2 * batch, width, block)) <= 2**30:
         batch *= 2
@@ -86,15 +86,15 @@ def largest(name: str, width: int, block: int, bound: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--width", type=int, default=256, help="of an embedding")
+    parser.add_argument("--width", type=int, default=256, help="width of an embedding")
     parser.add_argument("--block", type=int, default=512, help="rows at a time")
     parser.add_argument(
         "--batches", type=int, nargs="*", default=[2**power for power in range(10, 17)]
     )
     parser.add_argument("--timed", type=int, default=16384, help="largest batch to run")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
-    parser.add_argument("--limit", type=float, default=4.0, help="GiB of a run")
-    parser.add_argument("--bound", type=int, default=2**18, help="of the last column")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds per row")
+    parser.add_argument("--limit", type=float, default=4.0, help="GiB a run may need")
+    parser.add_argument("--bound", type=int, default=2**18, help="largest batch to try")
     parser.add_argument("--losses", nargs="*", default=LOSSES)
     args = parser.parse_args()
     console = Console(width=110)
@@ -116,8 +116,8 @@ def main() -> None:
             for form, program in programs.items()
             if needs[form] <= args.limit * 2**30 and batch <= args.timed
         }
-        given = inputs(name, batch, args.width)
-        took = times(runnable, given, args.seconds) if runnable else {}
+        arguments = inputs(name, batch, args.width)
+        took = times(runnable, arguments, args.seconds) if runnable else {}
         both = len(took) == 2
         row = (
             name,

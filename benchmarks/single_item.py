@@ -1,16 +1,18 @@
-"""One image, one text, 64 images and a process's first embedding, with transformers'.
+"""Times one image, one text, 64 images and the first embedding, beside transformers.
 
     python benchmarks/single_item.py --peer_python VENV/bin/python
     python benchmarks/single_item.py --only generator
 
-The model is a CLIP of ViT-B/32's shape with random weights, which both read from one
-folder; each side is a process, and they take turns. A picture is a JPEG of 640 x 480
-pixels, from its path to its embedding, decoding included. Printed are medians over the
-rounds of wall and CPU seconds (of all threads), and their ratios. The peer's Python
-needs torch and transformers; without one only clipjax is measured.
+The model has ViT-B/32's shape and random weights, and both sides read it from one
+folder. Each side is a process, and they take turns. A picture is a JPEG of 640 x 480
+pixels; times run from its path to its embedding, decoding included. The results are
+medians over the rounds, in wall and CPU seconds (all threads), and their ratios. The
+peer's Python needs torch and transformers; without --peer_python only clipjax is
+measured.
 
-The generator: 50,000 images of 32 x 32 pixels and a tiny model, by a generator and as a
-list, in turns, with the memory that the process has gained at each tenth.
+The generator benchmark encodes 50,000 images of 32 x 32 pixels by a tiny model, from a
+generator and from a list, in turns. It prints the memory that the process has gained at
+each tenth.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PICTURES = 64
 
 
 def write_inputs(folder: pathlib.Path) -> None:
-    """The model as transformers leaves it, and the pictures."""
+    """Writes the model as transformers saves it, and the pictures."""
     import jax
     import numpy as np
     from PIL import Image
@@ -58,7 +60,7 @@ def write_inputs(folder: pathlib.Path) -> None:
 
 
 def ours(folder: pathlib.Path):
-    """A function of a case, which returns embeddings."""
+    """Returns case -> a function that returns embeddings."""
     import clipjax
 
     clip = clipjax.load(folder / "model")
@@ -71,7 +73,7 @@ def ours(folder: pathlib.Path):
 
 
 def theirs(folder: pathlib.Path):
-    """The same with transformers."""
+    """Returns the same by transformers."""
     import torch  # pyright: ignore[reportMissingImports]
     from PIL import Image
     from transformers import (  # pyright: ignore[reportMissingImports]
@@ -83,13 +85,13 @@ def theirs(folder: pathlib.Path):
     processor = CLIPProcessor.from_pretrained(folder / "model")
     paths = sorted(folder.glob("*.jpg"))
 
-    def unit(found):
-        found = getattr(found, "pooler_output", found)
-        return (found / found.norm(dim=-1, keepdim=True)).numpy()
+    def unit(output):
+        vectors = getattr(output, "pooler_output", output)
+        return (vectors / vectors.norm(dim=-1, keepdim=True)).numpy()
 
-    def images(chosen):
+    def images(paths):
         with torch.inference_mode():
-            pictures = [Image.open(path) for path in chosen]
+            pictures = [Image.open(path) for path in paths]
             inputs = processor(images=pictures, return_tensors="pt")
             return unit(model.get_image_features(**inputs))
 
@@ -106,14 +108,14 @@ def theirs(folder: pathlib.Path):
 
 
 def serve(side: str, folder: pathlib.Path) -> None:
-    """Answers each case on stdin with a line of JSON: seconds, and an embedding."""
+    """Answers each case on stdin by a line of JSON: seconds, and an embedding."""
     cases = {"clipjax": ours, "transformers": theirs}[side](folder)
     for line in sys.stdin:
         case = line.strip()
         wall, cpu = time.perf_counter(), time.process_time()
-        found = cases[case]()
+        embeddings = cases[case]()
         seconds = time.perf_counter() - wall, time.process_time() - cpu
-        row = found.reshape(-1, found.shape[-1])[-1].tolist()
+        row = embeddings.reshape(-1, embeddings.shape[-1])[-1].tolist()
         print(json.dumps({"seconds": seconds, "row": row}), flush=True)
 
 
@@ -139,7 +141,7 @@ class Side:
 
 
 def first_embedding(python: str, side: str, folder: pathlib.Path) -> list[float]:
-    """Wall and CPU seconds from a process's start to its first image's embedding."""
+    """Returns wall and CPU seconds from a process's start to its first embedding."""
     before, wall = os.times(), time.perf_counter()
     process = Side(python, side, folder)
     process.ask("image")
@@ -178,8 +180,8 @@ def in_turns(case: str, sides: dict[str, Callable], rounds: int) -> None:
         for name, side in sides.items():
             times[name].append(side())
     medians = {
-        name: [statistics.median(column) for column in zip(*found, strict=True)]
-        for name, found in times.items()
+        name: [statistics.median(column) for column in zip(*pairs, strict=True)]
+        for name, pairs in times.items()
     }
     for name, (wall, cpu) in medians.items():
         print(f"{case}: {name} {wall:.3f} s, CPU {cpu:.3f} s", flush=True)
@@ -193,7 +195,7 @@ def in_turns(case: str, sides: dict[str, Callable], rounds: int) -> None:
 
 
 def resident() -> float:
-    """MB of memory of this process."""
+    """Returns the memory of this process in MB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -216,7 +218,7 @@ def generator(folder: pathlib.Path, count: int, rounds: int) -> None:
     clip = loaded.Loaded(config, model, variables, None, preprocess, encoder, 0)
     pictures = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
     clip.encode_image(pictures[:64])
-    listed = list(pictures)
+    images = list(pictures)
     rates: dict[str, list[float]] = {"generator": [], "list": []}
     for number in range(rounds):
         for name in rates:
@@ -226,15 +228,15 @@ def generator(folder: pathlib.Path, count: int, rounds: int) -> None:
                 if done * 10 // count > len(gained):
                     gained.append(round(resident() - before))
 
-            given = listed if name == "list" else (image for image in listed)
+            argument = images if name == "list" else (image for image in images)
             begin = time.perf_counter()
-            rows = clip.encode_image(given, progress=progress)
+            rows = clip.encode_image(argument, progress=progress)
             rates[name].append(count / (time.perf_counter() - begin))
             assert len(rows) == count
             del rows
             if not number:
                 print(f"{name}: MB gained at each tenth: {gained}")
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, median in medians.items():
         print(f"{name}: {median:,.0f} images/s")
     print(f"generator / list: {medians['generator'] / medians['list']:.2f}")
@@ -246,14 +248,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=50_000)
     parser.add_argument("--only", choices=["items", "generator"])
-    parser.add_argument("--folder", help="where to keep the model and the pictures")
+    parser.add_argument("--folder", help="folder that keeps the model and the pictures")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         serve(args.serve, pathlib.Path(args.folder))
         return
-    with tempfile.TemporaryDirectory() as made:
-        folder = pathlib.Path(args.folder or made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(args.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         if args.only != "generator":
             if not (folder / "model").exists():

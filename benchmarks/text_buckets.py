@@ -1,12 +1,12 @@
-"""What padding texts by buckets saves of whole training steps on real captions.
+"""Measures the time that text buckets save in training steps on real captions.
 
     python benchmarks/text_buckets.py --data captions --path data/flickr8k
     python benchmarks/text_buckets.py --data webdataset --path data/shards
 
 Two runs of configs/vit_b16.py as ViT-S/16, with and without `data.text_buckets`, take
-turns step by step over the same batches, decoding included; the first step of each
-length, which compiles, does not count. Printed are the medians, their ratio, and how
-often each length was taken.
+turns step by step over the same batches, decoding included. The first step at each
+length compiles, and does not count. The results are the medians, their ratio, and the
+number of batches per length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "vit_b16.py"
 
 
 class Turns:
-    """A run that makes one step when asked, and tells how long it took."""
+    """A run that makes one step per call, and returns its time."""
 
     def __init__(self, args: argparse.Namespace, buckets: tuple[int, ...]):
         from clipjax import commandline
@@ -59,7 +59,7 @@ class Turns:
         self._compiled: set[int] = set()
 
     def step(self) -> tuple[int, float | None]:
-        """Length of the texts, and seconds; None where the step was compiled."""
+        """Returns the texts' length, and the seconds: None if the step was compiled."""
         start = time.perf_counter()
         batch = self._put(self._run.mesh, next(self._batches))
         self._state, metrics = self._step(self._state, batch)
@@ -81,9 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     whole, short = Turns(args, ()), Turns(args, tuple(args.buckets))
-    print(
-        f"made in {whole.ready:.1f} s, with the counting of tokens {short.ready:.1f} s"
-    )
+    print(f"prepared in {whole.ready:.1f} s, with token counts in {short.ready:.1f} s")
     times: dict[str, list[float]] = {"whole": [], "buckets": []}
     lengths = collections.Counter()
     for _ in range(args.steps):
@@ -93,10 +91,10 @@ def main() -> None:
                 lengths[length] += 1
             if seconds is not None:
                 times[name].append(seconds)
-    medians = {name: statistics.median(found) for name, found in times.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
         print(
-            f"{name}: {median:.3f} s a step of {args.batch}, {len(times[name])} steps"
+            f"{name}: {median:.3f} s per step of {args.batch}, {len(times[name])} steps"
         )
     print(f"whole / buckets: {medians['whole'] / medians['buckets']:.2f}")
     print("lengths:", ", ".join(f"{n} x {lengths[n]}" for n in sorted(lengths)))

@@ -1,4 +1,4 @@
-"""Compares a training step's speed with open_clip and with the machine's limit.
+"""Compares a training step's speed with open_clip's and with the machine's limit.
 
     python benchmarks/train_step.py                    # ViT-B/16, batch 8, CPU
     python benchmarks/train_step.py --case tiny
@@ -26,7 +26,7 @@ import time
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Towers as (width, depth, heads); sizes in pixels and tokens."""
+    """Towers are (width, depth, heads); sizes are in pixels and tokens."""
 
     image_size: int
     patch: int
@@ -38,7 +38,7 @@ class Case:
     vocab_size: int = 49_408
 
     def flops(self, length: int) -> float:
-        """Of one pair's training step: three times the products of the forward pass."""
+        """FLOPs per pair and training step: three times the forward pass's products."""
 
         def tower(tokens, width, depth):
             return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
@@ -188,7 +188,7 @@ def open_clip_contender(args: argparse.Namespace, case: Case):
     return one_step
 
 
-def timed(function, count: int) -> float:
+def seconds_per_call(function, count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         function()
@@ -196,25 +196,25 @@ def timed(function, count: int) -> float:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """The contender's process: a line in, the seconds of a step out."""
+    """The contender's process: answers each line of stdin by seconds per step."""
     case = CASES[args.case]
     product = None
     if args.contender == "clipjax":
         step, product = clipjax_contender(args, case)
-        timed(product, 2)
+        seconds_per_call(product, 2)
     else:
         step = open_clip_contender(args, case)
-    timed(step, 2)
+    seconds_per_call(step, 2)
     print("ready", flush=True)
     for _ in sys.stdin:
-        answer = {"step": timed(step, args.steps)}
+        answer = {"step": seconds_per_call(step, args.steps)}
         if product:
-            answer["flops"] = product() / timed(product, 3)
+            answer["flops"] = product() / seconds_per_call(product, 3)
         print(json.dumps(answer), flush=True)
 
 
 class Contender:
-    """A process that times itself when asked."""
+    """A process that times itself on request."""
 
     def __init__(self, name: str):
         self.name = name
@@ -286,13 +286,13 @@ def main() -> None:
     )
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--case", choices=CASES, default="vit_b16")
-    parser.add_argument("--batch", type=int, help="pairs a step")
-    parser.add_argument("--length", type=int, help="tokens a text")
+    parser.add_argument("--batch", type=int, help="pairs per step")
+    parser.add_argument("--length", type=int, help="tokens per text")
     precisions = ("float32", "bfloat16")
     parser.add_argument("--precision", choices=precisions, default="float32")
     parser.add_argument("--remat", action=flag, default=False)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="of each turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn")
     parser.add_argument("--host_settings", action=flag, default=True)
     parser.add_argument("--open_clip", action=flag, default=True)
     parser.add_argument("--compile", action=flag, default=False)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Train on every host of a TPU VM slice; the same command again resumes the run.
+# Trains on every host of a TPU VM slice. The same command resumes the run.
 #
 #   scripts/tpu_vm.sh NAME ZONE /mnt/nfs/runs/x configs/vit_b16.py [--config.KEY=VALUE ...]
 #
-# Needs gcloud, a TPU VM called NAME in ZONE with a clone of this repository in
-# ~/clipjax, and a workdir that every host sees (Filestore or another NFS mount). jax
-# finds the other hosts itself.
+# It needs gcloud, a TPU VM named NAME in ZONE with a clone of this repository in
+# ~/clipjax, and a workdir that every host can read and write (Filestore or another NFS
+# mount). jax detects the other hosts.
 set -euo pipefail
 if [ $# -lt 4 ]; then
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1 zone=$2

@@ -79,7 +79,7 @@ def test_no_part_begins_after_the_budget(tmp_path):
     found = runner.run({"good": part("good")}, tmp_path / "out.json", budget=0)
     assert found["parts"]["good"] == {
         "status": "not run",
-        "reason": "the budget of 0 s was spent",
+        "reason": "the budget of 0 s is spent",
     }
 
 

@@ -1,1 +1,1 @@
-"""What benchmarks/accelerator.sh runs; see __main__.py."""
+"""The program of benchmarks/accelerator.sh; see __main__.py."""

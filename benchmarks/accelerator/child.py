@@ -1,6 +1,7 @@
-"""The process of a part: python -m accelerator.child MODULE:FUNCTION LINES [--tiny]
+"""A part's process: python -m accelerator.child MODULE:FUNCTION LINES [--tiny]
 
-LINES gets a line of JSON for each measurement, and one that says how it ended.
+It writes a line of JSON per measurement to the file LINES, and a last one with the
+status.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 
 
 class Absent(Exception):
-    """The part cannot be measured here: a package or device is not there."""
+    """Raised if the part cannot be measured here: a package or device is absent."""
 
 
 class Report:
-    """Called with a measurement's name and value, anything JSON takes."""
+    """Writes a measurement's name and value, which must be valid as JSON, to a file."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -33,7 +34,7 @@ class Report:
 
 
 def message(error: BaseException) -> str:
-    """An error in one line."""
+    """Returns an error as one line, truncated if it is long."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 400 else f"{text[:300]} ... {text[-90:]}"
 
@@ -53,7 +54,7 @@ def main(target: str, path: str, tiny: bool) -> None:
 
 
 if __name__ == "__main__":
-    # The parts import this module by its name, and raise its Absent.
+    # The parts raise the Absent of this module as imported by its name.
     from accelerator import child
 
     child.main(sys.argv[1], sys.argv[2], "--tiny" in sys.argv[3:])

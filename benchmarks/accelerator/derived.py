@@ -1,4 +1,4 @@
-"""What follows from the measurements of several parts."""
+"""Ratios between the measurements of several parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def add(parts: dict[str, Any]) -> None:
-    """Adds each rate's share of the measured bfloat16 peak, and ours / theirs."""
+    """Adds each rate's share of the bfloat16 peak, and clipjax / transformers."""
     peak = _at(parts, "peaks", "bfloat16", "tflops")
     for part in parts.values():
         for value in part.get("results", {}).values():
@@ -14,7 +14,7 @@ def add(parts: dict[str, Any]) -> None:
                 value["share_of_bfloat16_peak"] = round(value["model_tflops"] / peak, 4)
     theirs = parts.get("transformers", {}).get("results", {})
     sizes = {_result(parts, name, "parameters") for name in ("step", "transformers")}
-    if len(sizes) > 1:  # not the same model
+    if len(sizes) > 1:  # the models differ
         return
     for value in theirs.values():
         if isinstance(value, dict) and "images_per_second" in value:

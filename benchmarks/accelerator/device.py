@@ -1,4 +1,4 @@
-"""Parts about the device alone: its peaks, and jax's attention on it."""
+"""Parts that measure the device alone: its peaks, and jax's attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerator import timing
 from accelerator.child import Report, message
 from clipjax.models.common import layers
 
-# name -> (type, precision of the product)
+# name -> (dtype, the product's precision)
 PRODUCTS: dict[str, tuple[Any, Any]] = {
     "bfloat16": (jnp.bfloat16, None),
     "tf32": (jnp.float32, lax.DotAlgorithmPreset.TF32_TF32_F32),
@@ -22,7 +22,10 @@ PRODUCTS: dict[str, tuple[Any, Any]] = {
 
 
 def peaks(report: Report, tiny: bool) -> None:
-    """On random numbers: products of constants are faster than those of data."""
+    """Measures matrix products and copies.
+
+    The numbers are random, because products of constants are faster.
+    """
     device = timing.device(tiny)
     report("device", f"{device.device_kind} ({device.platform})")
     side = 256 if tiny else 8192
@@ -40,13 +43,13 @@ def peaks(report: Report, tiny: bool) -> None:
     numbers = jax.random.normal(keys[0], (count,), jnp.float32)
     copy = jax.jit(jnp.copy)
     took = timing.per_call(lambda: copy(numbers))
-    moved = 2 * numbers.nbytes  # read and written
+    moved = 2 * numbers.nbytes  # a read and a write
     rate = round(moved / took["seconds"] / 1e9, 1)
     report("copy", {"bytes": moved, "gb_per_second": rate, **took})
 
 
 def attention(report: Report, tiny: bool) -> None:
-    """ViT-B/16's image attention and its text tower's, forward and backward."""
+    """Measures the attention of ViT-B/16's image and text towers, with gradients."""
     timing.device(tiny)
     batch = 2 if tiny else 256
     shapes = {
@@ -55,34 +58,35 @@ def attention(report: Report, tiny: bool) -> None:
     }
     for name, (shape, causal) in shapes.items():
         keys = jax.random.split(jax.random.key(0), 4)
-        given = tuple(jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
-        few = tuple(x[:2].astype(jnp.float32) for x in given)
+        arrays = tuple(jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+        few = tuple(x[:2].astype(jnp.float32) for x in arrays)
         with jax.default_matmul_precision("highest"):
             right = _gradients("xla", causal)(*few)
-        found: dict[str, Any] = {"shape": shape, "causal": causal}
+        results: dict[str, Any] = {"shape": shape, "causal": causal}
         for kind in ("xla", "cudnn"):
             try:
                 run = _gradients(kind, causal)
                 errors = [
                     float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
-                    for a, b in zip(run(*(x[:2] for x in given)), right, strict=True)
+                    for a, b in zip(run(*(x[:2] for x in arrays)), right, strict=True)
                 ]
-                took = timing.per_call(lambda: run(*given))  # noqa: B023
+                took = timing.per_call(lambda: run(*arrays))  # noqa: B023
                 milliseconds = round(took["seconds"] * 1e3, 4)
-                found[kind] = {"ms": milliseconds, "errors": errors, **took}
+                results[kind] = {"ms": milliseconds, "errors": errors, **took}
             except Exception as error:
-                found[kind] = {"error": message(error)}
-            report(name, found)
-        if all("ms" in found[kind] for kind in ("xla", "cudnn")):
-            found["xla_over_cudnn"] = round(
-                found["xla"]["ms"] / found["cudnn"]["ms"], 3
-            )
-            report(name, found)
+                results[kind] = {"error": message(error)}
+            report(name, results)
+        if all("ms" in results[kind] for kind in ("xla", "cudnn")):
+            ratio = results["xla"]["ms"] / results["cudnn"]["ms"]
+            results["xla_over_cudnn"] = round(ratio, 3)
+            report(name, results)
 
 
 def _gradients(kind: str, causal: bool):
-    """(query, key, value, weights) -> the result, and the gradients of its product
-    with the weights."""
+    """(query, key, value, weights) -> the result, and its product's gradients.
+
+    The product is the result's with the weights.
+    """
 
     def run(query, key, value, weights):
         if kind == "cudnn":

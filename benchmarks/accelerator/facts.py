@@ -1,4 +1,4 @@
-"""What is measured on: machine, versions, commit."""
+"""Facts of the measured machine and software: devices, versions, commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY = "name,memory.total,driver_version,power.limit,clocks.max.sm,clocks.max.m
 SETTINGS = ("XLA_", "JAX_", "CUDA_", "NVIDIA_TF32")
 
 
-def of_machine(arguments: list[str]) -> dict[str, Any]:
+def machine_facts(arguments: list[str]) -> dict[str, Any]:
     versions = {}
     for name in PACKAGES:
         try:
@@ -30,7 +30,7 @@ def of_machine(arguments: list[str]) -> dict[str, Any]:
             versions[name] = ABSENT
     return {
         "arguments": arguments,
-        "commit": _said_by("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "commit": _output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         "python": platform.python_version(),
         "versions": versions,
         "gpus": _gpus(),
@@ -45,12 +45,12 @@ def of_machine(arguments: list[str]) -> dict[str, Any]:
 
 
 def _gpus() -> list[dict[str, str]] | str:
-    told = _said_by("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader")
-    if told == ABSENT:
+    output = _output_of("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader")
+    if output == ABSENT:
         return ABSENT
     return [
         dict(zip(QUERY.split(","), map(str.strip, line.split(",")), strict=False))
-        for line in told.splitlines()
+        for line in output.splitlines()
     ]
 
 
@@ -63,8 +63,8 @@ def _cpu() -> str:
     return names[0].strip() if names else platform.processor()
 
 
-def _said_by(*command: str) -> str:
-    """What a program prints, "not available" if it fails."""
+def _output_of(*command: str) -> str:
+    """Returns a program's output, or ABSENT if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

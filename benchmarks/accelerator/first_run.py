@@ -1,4 +1,4 @@
-"""The quickstart, by the command, until it has learned."""
+"""Measures the quickstart's command until it reaches a target recall."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TINY = {
 
 
 def measure(report: Report, tiny: bool) -> None:
-    """Seconds are of the clock, from the command's start, compilation included.
+    """Seconds are wall time from the command's start, compilation included.
 
-    The device is the command's: this process does not touch it.
+    Only the command uses the device; this process does not.
     """
     settings = TINY if tiny else {"train.eval_every": 25}
     with tempfile.TemporaryDirectory() as folder:
@@ -45,36 +45,38 @@ def measure(report: Report, tiny: bool) -> None:
         command += [f"--config.{key}={value}" for key, value in settings.items()]
         start = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        began = time.time()
+        start_time = time.time()
         known: dict[str, float] = {}
         while process.poll() is None and known.get("recall", 0.0) < TARGET:
             time.sleep(0.1)
-            known = _reached(workdir / "metrics.jsonl", began) or known
+            known = _target_row(workdir / "metrics.jsonl", start_time) or known
             if known:
                 report("progress", known)
-        asked = process.poll() is None
-        if asked:
+        interrupted = process.poll() is None
+        if interrupted:
             process.send_signal(signal.SIGTERM)
         status = process.wait()
-        known = _reached(workdir / "metrics.jsonl", began) or known
+        known = _target_row(workdir / "metrics.jsonl", start_time) or known
         if not known:
-            raise RuntimeError(f"the command ended with status {status}, unevaluated")
-        whole = round(time.monotonic() - start, 1)
+            raise RuntimeError(
+                f"the command ended with status {status} before an evaluation"
+            )
+        seconds = round(time.monotonic() - start, 1)
         reached = known["recall"] >= TARGET
-        report("run", {"reached": reached, "whole_seconds": whole, **known})
-        if status and not asked:
+        report("run", {"reached": reached, "whole_seconds": seconds, **known})
+        if status and not interrupted:
             raise RuntimeError(f"the command ended with status {status}")
 
 
-def _reached(path: pathlib.Path, began: float) -> dict[str, float] | None:
-    """The first evaluation that reached the target, else the last one."""
+def _target_row(path: pathlib.Path, start_time: float) -> dict[str, float] | None:
+    """Returns the first evaluation that reaches the target, else the last one."""
     if not path.exists():
         return None
     found = None
     for line in path.read_text().splitlines(keepends=True):
         row = json.loads(line) if line.endswith("\n") else {}
         if METRIC in row:
-            seconds = round(row["time"] - began, 1)
+            seconds = round(row["time"] - start_time, 1)
             found = {"seconds": seconds, "step": row["step"], "recall": row[METRIC]}
             if row[METRIC] >= TARGET:
                 break

@@ -1,4 +1,4 @@
-"""How long a GPU had nothing to do, from a profile by jax.profiler."""
+"""A GPU's idle time, from a profile by jax.profiler."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Interval = tuple[float, float]  # nanoseconds
 
 
 def of_trace(folder: pathlib.Path) -> dict[str, Any]:
-    """What the streams of the first GPU did, from the first kernel to the last.
+    """Summarises the first GPU's streams, from the first kernel to the last.
 
-    idle_share: of that time, in which no kernel and no copy ran. kernels: those that
-    took most, as (name, share of the busy time, runs).
+    idle_share: the share of that time in which no kernel and no copy ran. kernels: the
+    slowest as (name, share of the busy time, runs).
 
     Raises ValueError for a profile without a GPU.
     """
@@ -53,17 +53,17 @@ def of_trace(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def gaps(intervals: Iterable[Interval]) -> dict[str, float]:
-    """Time that no interval covers, between the first start and the last end."""
+    """Measures the time between first start and last end that no interval covers."""
     ordered = sorted(intervals)
     first, reached = ordered[0][0], ordered[0][0]
-    found = []
+    lengths = []
     for start, end in ordered:
         if start > reached:
-            found.append(start - reached)
+            lengths.append(start - reached)
         reached = max(reached, end)
     return {
         "seconds": (reached - first) / 1e9,
-        "idle_share": sum(found) / (reached - first) if reached > first else 0.0,
-        "longest_gap_us": max(found, default=0.0) / 1e3,
-        "gaps_over_20_us": sum(gap > 20e3 for gap in found),
+        "idle_share": sum(lengths) / (reached - first) if reached > first else 0.0,
+        "longest_gap_us": max(lengths, default=0.0) / 1e3,
+        "gaps_over_20_us": sum(gap > 20e3 for gap in lengths),
     }

@@ -1,4 +1,4 @@
-"""Wheels of what this Python lacks, installed beside it without the network."""
+"""Installs wheels of packages that this Python lacks, offline and beside it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ PYPROJECT = pathlib.Path(__file__).parents[2] / "pyproject.toml"
 def install(
     wheels: pathlib.Path, target: pathlib.Path, log: pathlib.Path
 ) -> dict[str, str]:
-    """Installs wheels into a folder; returns what became of each.
+    """Installs wheels into a folder; returns wheel -> outcome.
 
-    A package that this Python has, in a version that clipjax takes, is left as it is,
+    A package that this Python has in a version that clipjax accepts is not installed,
     so that a folder of wheels never hides the accelerator's own jax.
     """
-    told, chosen = {}, []
+    outcomes, chosen = {}, []
     bounds = _bounds()
     for wheel in sorted(wheels.glob("*.whl")):
         name = wheel.name.split("-")[0].replace("_", "-").lower()
         here = _version(name)
         bound = bounds.get(name)
         if here is None:
-            told[wheel.name] = "installed"
+            outcomes[wheel.name] = "installed"
         elif bound is not None and not bound.contains(here, prereleases=True):
-            told[wheel.name] = f"installed: {here} here is not {bound}"
+            outcomes[wheel.name] = f"installed: {here} here is not {bound}"
         else:
-            told[wheel.name] = f"left out: {here} is here"
+            outcomes[wheel.name] = f"left out: {here} is here"
             continue
         chosen.append(str(wheel))
     if chosen:
@@ -46,9 +46,9 @@ def install(
         log.write_text(f"=== wheels\n{done.stdout}")
         if done.returncode:
             last = (done.stdout.strip() or "no message").splitlines()[-1]
-            told["error"] = f"pip ended by {done.returncode}: {last}"
-            print(f"wheels: {told['error']}", flush=True)
-    return told
+            outcomes["error"] = f"pip ended by {done.returncode}: {last}"
+            print(f"wheels: {outcomes['error']}", flush=True)
+    return outcomes
 
 
 def _version(name: str) -> str | None:
@@ -59,11 +59,11 @@ def _version(name: str) -> str | None:
 
 
 def _bounds() -> dict:
-    """Package -> the versions that clipjax takes."""
+    """Returns package -> the versions that clipjax accepts."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
         from pip._vendor.packaging.requirements import Requirement
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    wanted = [Requirement(text) for text in project["dependencies"]]
-    return {one.name.replace("_", "-").lower(): one.specifier for one in wanted}
+    requirements = [Requirement(text) for text in project["dependencies"]]
+    return {one.name.replace("_", "-").lower(): one.specifier for one in requirements}

@@ -1,7 +1,7 @@
-"""Runs parts as processes, one after the other, and keeps what they report in a JSON.
+"""Runs parts as processes, one after the other, and collects their results in a JSON.
 
 A part is a function of a module, `function(report, tiny)`; `report(name, value)` adds a
-measurement, which is in the JSON within a second. child.py is its process.
+measurement, which is in the JSON within a second. child.py is the process.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from typing import Any
 from accelerator import derived, packages
 from clipjax import atomic_files
 
-BUDGET = 300.0  # seconds, those for which the parts' limits are meant
-LEAST = 8.0  # seconds under which no part is begun
+BUDGET = 300.0  # seconds that the parts' limits assume
+LEAST = 8.0  # no part starts with fewer seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """target: "module:function". limit: seconds of a budget of BUDGET."""
+    """target: "module:function". limit: seconds, if the budget is BUDGET."""
 
     target: str
     limit: float
 
 
 def log_of(out: pathlib.Path) -> pathlib.Path:
-    """The file beside the JSON with all that the parts print."""
+    """Returns the file beside the JSON that has all parts' output."""
     return out.with_suffix(".log")
 
 
@@ -48,12 +48,12 @@ def run(
     tiny: bool = False,
     wheels: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Runs the parts in order; returns what is in the JSON.
+    """Runs the parts in order; returns the JSON's content.
 
-    A part that raises, dies or outlasts its limit is recorded as such, with its error's
-    last line and what it had reported, and the next begins. No part runs on after
-    `budget` seconds, of which more than BUDGET raise the limits in proportion. A
-    signal that ends this process ends the part, too.
+    If a part raises, dies or exceeds its limit, the JSON says so with the error's last
+    line and the part's results so far, and the next part starts. No part runs after
+    `budget` seconds. A budget above BUDGET raises the limits in proportion. A signal
+    that ends this process ends the part, too.
     """
     end = time.monotonic() + budget
     found: dict[str, Any] = {
@@ -65,7 +65,7 @@ def run(
     atomic_files.write_json(out, found)
     log = log_of(out)
     log.write_bytes(b"")
-    with _stopped_by_signals(), tempfile.TemporaryDirectory() as scratch:
+    with _interrupted_by_signals(), tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         environment = _environment(folder, tiny)
         if wheels is not None:
@@ -78,7 +78,7 @@ def run(
                 record = found["parts"][name]
                 limit = part.limit * max(1.0, budget / BUDGET)
                 if left < min(LEAST, limit):
-                    reason = f"the budget of {budget:g} s was spent"
+                    reason = f"the budget of {budget:g} s is spent"
                     record.update(status="not run", reason=reason)
                 else:
                     limit = min(limit, left)
@@ -97,21 +97,21 @@ def run(
 def _environment(folder: pathlib.Path, tiny: bool) -> dict[str, str]:
     environment = dict(os.environ)
     here = pathlib.Path(__file__).parents[1]
-    given = environment.get("PYTHONPATH", "").split(os.pathsep)
-    paths = [str(here.parent), str(here), *filter(None, given)]
+    inherited = environment.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(here.parent), str(here), *filter(None, inherited)]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     environment["JAX_TRACEBACK_FILTERING"] = "off"
     if tiny:
-        # What is compiled serves several parts, and its speed is nobody's concern.
+        # Parts share compiled programs, whose speed does not matter.
         environment["JAX_PLATFORMS"] = "cpu"
         environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache" / "xla")
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    # All of the device's memory at once: none is allocated within a step. What is left
-    # is for libraries that take theirs beside XLA.
+    # XLA takes the device's memory at once, so that no step allocates any. The rest is
+    # for libraries that allocate memory beside XLA.
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-    environment.setdefault("CLIPJAX_CACHE", str(folder / "cache"))  # nothing compiled
+    environment.setdefault("CLIPJAX_CACHE", str(folder / "cache"))  # an empty cache
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     return environment
 
@@ -165,24 +165,24 @@ def _run(
     derived.add(found["parts"])
     if late:
         record.update(status="timed out", error=f"after {limit:.0f} s; last: {last}")
-        time.sleep(min(2.0, limit))  # until the driver has its memory back
+        time.sleep(min(2.0, limit))  # until the driver frees its memory
     elif ending is not None:
         record.update(ending)
     else:
         how = process.returncode
-        told = signal.Signals(-how).name if how < 0 else f"status {how}"
-        record.update(status="failed", error=f"ended by {told}; last: {last}")
+        cause = signal.Signals(-how).name if how < 0 else f"status {how}"
+        record.update(status="failed", error=f"ended by {cause}; last: {last}")
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """Ends the process and those it has started, which are in its group."""
+    """Kills the process and its children, which are in its group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _take(lines: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Puts what a part has reported in its record; returns its ending, if any."""
+    """Adds a part's results to its record; returns its last line, if it has ended."""
     for line in lines.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n"):
             entry = json.loads(line)
@@ -205,19 +205,19 @@ def _say(name: str, record: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals():
-    """SIGTERM and SIGHUP end as Ctrl-C does, so that the part is ended as well.
+def _interrupted_by_signals():
+    """In the block, SIGTERM and SIGHUP act as Ctrl-C, so that the part ends as well.
 
-    SIGINT too: a shell ignores it for what it runs in the background.
+    SIGINT is set too, because a shell ignores it for background commands.
     """
 
     def stop(number, frame):
         raise KeyboardInterrupt
 
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    kept = {number: signal.signal(number, stop) for number in ending}
+    previous = {number: signal.signal(number, stop) for number in ending}
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The JSON as a short table."""
+"""Formats the JSON's content as a short table."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def table(found: dict[str, Any]) -> str:
         took = f"{part['seconds']:.0f} s" if "seconds" in part else ""
         lines.append(f"{name:14} {part['status']} {took} {why}".rstrip())
         for label, value in part.get("results", {}).items():
-            told = _told(value) if isinstance(value, dict) else str(value)
-            lines.append(f"  {label:20} {told}")
+            text = _line(value) if isinstance(value, dict) else str(value)
+            lines.append(f"  {label:20} {text}")
     return "\n".join(lines)
 
 
-def _told(value: dict[str, Any]) -> str:
-    told = [
+def _line(value: dict[str, Any]) -> str:
+    numbers = [
         form.format(value[key])
         for key, form in COLUMNS
         if value.get(key) is not None and not isinstance(value[key], dict)
     ]
-    inner = [f"{k} {_told(v)}" for k, v in value.items() if isinstance(v, dict)]
-    return ", ".join(told + inner)
+    inner = [f"{k} {_line(v)}" for k, v in value.items() if isinstance(v, dict)]
+    return ", ".join(numbers + inner)

@@ -1,4 +1,4 @@
-"""Rates on a device that is handed work ahead of its doing it."""
+"""Times calls on a device whose work is enqueued asynchronously."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerator.child import Absent
 
 
 def device(tiny: bool) -> Any:
-    """jax's device; raises Absent if that is a CPU and sizes are an accelerator's."""
+    """Returns jax's device; raises Absent for a CPU unless sizes are tiny."""
     try:
         import jax
     except ImportError as error:
@@ -29,12 +29,12 @@ def per_call(
     seconds: float = 1.5,
     windows: int = 5,
 ) -> dict[str, Any]:
-    """Seconds of a call, the median over windows.
+    """Measures the seconds per call, as the median over windows.
 
-    enqueue: begins a call, returns what `wait` (jax.block_until_ready) waits for. In a
-    window as many calls as fill its part of `seconds` are enqueued and the last is
-    awaited, so that the device never waits for the host. The first two calls do not
-    count.
+    enqueue: starts a call and returns its result. wait: waits for a result; by default
+    jax.block_until_ready. A window enqueues as many calls as fill its share of
+    `seconds` and waits for the last, so that the device never waits for the host. The
+    first two calls do not count.
     """
     if wait is None:
         import jax
@@ -45,24 +45,24 @@ def per_call(
     wait(enqueue())
     once = time.perf_counter() - start
     calls = max(1, min(1000, round(seconds / windows / max(once, 1e-6))))
-    found = []
+    times = []
     for _ in range(windows):
         start = time.perf_counter()
         for _ in range(calls):
             last = enqueue()
         wait(last)
-        found.append((time.perf_counter() - start) / calls)
+        times.append((time.perf_counter() - start) / calls)
     return {
-        "seconds": statistics.median(found),
-        "fastest": min(found),
-        "slowest": max(found),
+        "seconds": statistics.median(times),
+        "fastest": min(times),
+        "slowest": max(times),
         "windows": windows,
         "calls": calls,
     }
 
 
 def peak_bytes(device: Any) -> int | None:
-    """The most bytes that this process has held on the device; None if it says none."""
+    """Returns the peak of this process's bytes on the device; None if unknown."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 

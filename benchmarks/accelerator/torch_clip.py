@@ -1,8 +1,8 @@
 """The towers of configs/vit_b16.py as transformers' CLIPModel, trained by PyTorch.
 
-bfloat16 by autocast, fused AdamW, scaled_dot_product_attention, float32 products in
-TF32. Its pixels are normalised beforehand and its gradient is not clipped, both of
-which our step does itself.
+It uses autocast to bfloat16, fused AdamW, scaled_dot_product_attention, and TF32 for
+float32 products. Its pixels are normalised beforehand and its gradient is not clipped;
+our step does both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from accelerator.child import Absent, Report, message
 
 
 def measure(report: Report, tiny: bool) -> None:
-    """Eager first: compilation may outlast the part."""
+    """The eager model runs first, because compilation may exceed the part's limit."""
     try:
         import torch
         import transformers
@@ -59,7 +59,7 @@ def measure(report: Report, tiny: bool) -> None:
             torch.cuda.synchronize()
 
     for name in ("eager", "compiled"):
-        # A CPU compiles by a C++ compiler, for minutes.
+        # On a CPU inductor runs a C++ compiler for minutes.
         backend = "eager" if tiny else "inductor"
         run = model if name == "eager" else torch.compile(model, backend=backend)
 

@@ -23,9 +23,9 @@ from clipjax.registry import load
 from clipjax.types import LossSpec
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "vit_b16.py"
-VOCABULARY, LENGTH = 49_408, 77  # of the config's tokenizer
+VOCABULARY, LENGTH = 49_408, 77  # the config's tokenizer's
 
-# Beside the config's.
+# Values that replace the config's.
 LARGE = {
     "model.image.variant": "L/14",
     "model.text.variant": "L",
@@ -46,7 +46,7 @@ TINY = {
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """case: its sizes, for the count of its operations."""
+    """case: the model's sizes, which give its FLOPs."""
 
     config: Any
     model: Any
@@ -54,12 +54,12 @@ class Clip:
 
     @property
     def pair_flops(self) -> float:
-        """Of one pair's training step, recomputation not counted."""
+        """FLOPs per pair and training step, recomputation not counted."""
         return self.case.flops(self.case.length)
 
 
 def clip(tiny: bool, *, large: bool = False, remat: bool = False) -> Clip:
-    """The config's model; tiny: sizes for a CPU."""
+    """Makes the config's model; tiny: in sizes for a CPU."""
     config = commandline.load_file(str(CONFIG))
     changes = TINY if tiny else LARGE if large else {}
     config.update_from_flattened_dict(
@@ -82,7 +82,7 @@ def clip(tiny: bool, *, large: bool = False, remat: bool = False) -> Clip:
 
 
 def batch_of(clip: Clip, size: int) -> dict[str, jax.Array]:
-    """Random pixels and full-length texts, on the device."""
+    """Makes random pixels and full-length texts on the device."""
     draw = np.random.default_rng(0)
     side, length = clip.case.image_size, clip.case.length
     pixels = (size, side, side, 3)
@@ -100,9 +100,9 @@ def batch_of(clip: Clip, size: int) -> dict[str, jax.Array]:
 
 
 class Training:
-    """Training steps of a model, one program for each batch size.
+    """Training steps of a model, with one program per batch size.
 
-    The state goes from step to step, donated, also from one program to another.
+    The state is donated from step to step, and programs share it.
     """
 
     def __init__(self, clip: Clip):
@@ -123,7 +123,7 @@ class Training:
         return load("loss", "clip")(spec)
 
     def program(self, size: int, micro_batches: int = 1) -> tuple[Any, dict]:
-        """A function that begins a step, and what is known of its program."""
+        """Returns a function that starts a step, and its program's facts."""
         step = make_train_step(
             self.clip.model,
             self._loss(size),
@@ -152,7 +152,7 @@ class Training:
 
 
 def bytes_of(compiled: Any) -> dict[str, int]:
-    """Device memory that a program says it needs, all its arrays together."""
+    """Returns the device memory that a program reports, over all its arrays."""
     memory = compiled.memory_analysis()
     inputs, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     temporary = memory.temp_size_in_bytes
@@ -161,7 +161,7 @@ def bytes_of(compiled: Any) -> dict[str, int]:
 
 
 def attention_used(clip: Clip) -> str:
-    """The kernel to which the towers give their attention here."""
+    """Returns the attention kernel that the towers use here."""
     width = clip.case.image[0] // clip.case.image[2]
     heads = jax.ShapeDtypeStruct((1, 1, 1, width), jnp.bfloat16)
     return "cudnn" if layers._has_fused_kernel(heads) else "xla"
@@ -169,10 +169,10 @@ def attention_used(clip: Clip) -> str:
 
 @contextlib.contextmanager
 def attention_by_xla():
-    """Towers traced within do without cuDNN."""
-    kept = layers._has_fused_kernel
+    """Towers traced in the block use XLA's attention instead of cuDNN's."""
+    original = layers._has_fused_kernel
     layers._has_fused_kernel = lambda query: False
     try:
         yield
     finally:
-        layers._has_fused_kernel = kept
+        layers._has_fused_kernel = original

@@ -1,4 +1,4 @@
-"""Parts that run the towers: training steps and encoding."""
+"""Parts that measure the towers: training steps and encoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerator.child import Absent, Report, message
 
 
 def step(report: Report, tiny: bool) -> None:
-    """The smaller batch first: a process's peak of memory only grows."""
+    """The smaller batch runs first, because a process's memory peak only grows."""
     device = timing.device(tiny)
     report("device", f"{device.device_kind} ({device.platform})")
     training = towers.Training(towers.clip(tiny))
@@ -31,8 +31,7 @@ def step(report: Report, tiny: bool) -> None:
                 or towers.attention_used(training.clip) == "xla"
             ):
                 continue
-            # The towers' choice of a kernel does not work here; the rest is known by
-            # another.
+            # The kernel that the towers choose fails here; XLA's is measured instead.
             with towers.attention_by_xla():
                 training = towers.Training(training.clip)
                 name = f"batch_{size}_by_xla"
@@ -48,14 +47,14 @@ def step_xla(report: Report, tiny: bool) -> None:
     device = timing.device(tiny)
     clip = towers.clip(tiny)
     if towers.attention_used(clip) == "xla" and not tiny:
-        raise Absent("the towers' attention is XLA's here: see `step`")
+        raise Absent("the towers use XLA's attention here: see `step`")
     with towers.attention_by_xla():
         size = 4 if tiny else 256
         _steps(report, f"batch_{size}", towers.Training(clip), device, size)
 
 
 def large_batch(report: Report, tiny: bool) -> None:
-    """By micro-batches first, which need less memory."""
+    """Micro-batches run first, because they need less memory."""
     device = timing.device(tiny)
     size, parts = (16, 4) if tiny else (4096, 8)
     for name, remat, count in (("micro_batches", False, parts), ("remat", True, 1)):
@@ -84,10 +83,10 @@ def encode(report: Report, tiny: bool) -> None:
         "images": (clip.model.encode_image, (batch["image"],)),
         "texts": (clip.model.encode_text, (batch["text"], batch["text_mask"])),
     }
-    for name, (function, given) in sides.items():
+    for name, (function, arguments) in sides.items():
         with _reported(report, name):
-            compiled = jax.jit(function).lower(variables, *given).compile()
-            took = timing.per_call(lambda: compiled(variables, *given))  # noqa: B023
+            compiled = jax.jit(function).lower(variables, *arguments).compile()
+            took = timing.per_call(lambda: compiled(variables, *arguments))  # noqa: B023
             rate = round(size / took["seconds"], 1)
             known = towers.bytes_of(compiled)
             report(name, {"batch": size, "per_second": rate, **took, **known})
@@ -102,7 +101,7 @@ def _steps(
     micro_batches: int = 1,
     windows: int = 5,
 ):
-    """Reports the rate of a training step; returns what begins one."""
+    """Reports a training step's rate; returns a function that starts one."""
     begin, known = training.program(size, micro_batches)
     report(name, known)
     took = timing.per_call(begin, seconds=2.5, windows=windows)
@@ -125,7 +124,7 @@ def _steps(
 
 
 def _profile(begin: Any, steps: int = 5) -> dict[str, Any]:
-    """The device's idle time during some steps; why not, if that is not known."""
+    """Returns the device's idle time during some steps, or the error."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # it would slow the host
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +140,7 @@ def _profile(begin: Any, steps: int = 5) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _reported(report: Report, name: str):
-    """An error is this measurement's, and the next is made."""
+    """Reports an error in the block as this measurement's result."""
     try:
         yield
     except Exception as error:
