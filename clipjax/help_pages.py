@@ -82,7 +82,7 @@ def _component(holder: str, kind: str, name: str) -> str:
     lines = [*_wrapped(f"{word}={name}: {' '.join(summary.split())}", ""), ""]
     flag = f"--config.{holder}.KEY=VALUE"
     if kind == "data":
-        flag += "; of prepare, evaluate and embed --data.KEY=VALUE"
+        flag += "; prepare, embed, evaluate --data.KEY=VALUE"
     lines += [f"set by {flag}" if options else "It has no options.", ""]
     for key, option in options.items():
         value = _default(option.default, option.annotation)
