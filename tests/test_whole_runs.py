@@ -67,7 +67,10 @@ def by_hand(clip, flowers):
     images = clip.encode_image([file for group in files for file in group])
     texts = clip.encode_text([TEMPLATE.format(name) for name in names])
     labels = np.repeat(np.arange(len(names)), [len(group) for group in files])
-    return ((images @ texts.T).argmax(1) == labels).mean()
+    scores = images @ texts.T
+    # The tokenizer, which differs by process, may have the same ids for two names.
+    best = scores == scores.max(axis=1, keepdims=True)
+    return (best[np.arange(len(labels)), labels] / best.sum(axis=1)).mean()
 
 
 def test_where_results_go(models, flowers, tmp_path, monkeypatch):
