@@ -18,6 +18,9 @@ FILE = "embeddings.json"
 FORM = 1
 OUTPUTS = ("embed", "features")
 DTYPES = ("float32", "float16")
+# What a header says of its data: of a source, or of a file of texts.
+DATA = {"name", "split", "options", "fingerprint"}
+TEXTS = {"texts", "digest"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,10 @@ def read(folder: pathlib.Path) -> Header:
         found = Header(**{**value, "outputs": tuple(value["outputs"])})
         if found.examples < 1 or found.part_size < 1 or found.dtype not in DTYPES:
             raise ValueError("its sizes or dtype are not possible")
+        if not identity.PARTS.keys() <= {*found.model}:
+            raise ValueError("it lacks the model's identity")
+        if not ({*found.data} >= DATA or {*found.data} >= TEXTS):
+            raise ValueError("it does not say what was embedded")
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} is damaged ({error}): restore it, or make the embeddings again"

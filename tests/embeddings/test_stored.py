@@ -140,14 +140,17 @@ def test_damage(file, damage, words, tmp_path):
         ("[]", "is damaged (its form is not 1)"),
         ('{"form": 2}', "is damaged (its form is not 1)"),
         ('{"form": 1}', "is damaged"),
+        ("model", "is damaged (it lacks the model's identity)"),
+        ("data", "is damaged (it does not say what was embedded)"),
         ("part_size", "is damaged (its sizes or dtype are not possible)"),
     ],
 )
 def test_a_damaged_header(text, words, tmp_path):
     folder = made(tmp_path / "emb")
-    if text == "part_size":
+    changes = {"part_size": 0, "model": {"name": "m"}, "data": {"name": "scenes"}}
+    if text in changes:
         value = json.loads((folder / header.FILE).read_text())
-        text = json.dumps({**value, "part_size": 0})
+        text = json.dumps({**value, text: changes[text]})
     (folder / header.FILE).write_text(text)
     with pytest.raises(UserError) as found:
         clipjax.read_embeddings(folder)
