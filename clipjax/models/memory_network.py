@@ -245,7 +245,7 @@ class MemoryNetworkModel:
         """
         if not (names := self._given(given)):
             raise UserError(
-                f"nothing to encode: give one of {', '.join(self._known())}"
+                f"nothing to encode: give at least one of {', '.join(self._known())}"
             )
         if "text" in names and "text_mask" not in given:
             raise UserError("text is given without text_mask: give both")
