@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import pathlib
 import re
@@ -13,6 +14,8 @@ from clipjax.types import UserError
 from clipjax.weights.beside import preprocessing
 from clipjax.weights.rename_table import Rule
 from clipjax.weights.value_checks import Three, three
+
+logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -134,6 +137,13 @@ def hf_normalisation(
     Its way of resizing is not read, because a tower takes images from any.
     """
     processor, origin = preprocessing.read_hf(folder)
+    if folder.is_dir() and not pathlib.Path(origin).is_file():
+        logger.warning(
+            "%s is missing: images are normalised by mean %s and std %s, as this kind "
+            "of tower has it by default; put the tower's own file there",
+            origin,
+            *default,
+        )
     return _normalisation(processor, ("image_mean", "image_std"), origin, default)
 
 

@@ -54,7 +54,7 @@ def test_classifiers(name, tmp_path):
     )
 
 
-def test_normalisation_is_the_released_one(tmp_path):
+def test_normalisation_is_the_released_one(tmp_path, caplog):
     def read(name, file="", content=None):
         case = goldens()[name]
         path = write(case, tmp_path)
@@ -66,10 +66,14 @@ def test_normalisation_is_the_released_one(tmp_path):
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert read("timm_vit") == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert read("hf_resnet") == imagenet
+    caplog.clear()
     assert read("hf_vit") == ((0.5,) * 3, (0.5,) * 3)
+    (line,) = caplog.messages  # taken for granted, and said
+    assert "preprocessor_config.json is missing: images are normalised by mean" in line
+    caplog.clear()
     given = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}
     found = read("hf_vit", "preprocessor_config.json", given)
-    assert found == ((0.1, 0.2, 0.3), (1, 2, 3))
+    assert found == ((0.1, 0.2, 0.3), (1, 2, 3)) and not caplog.messages
     (tmp_path / "config.json").unlink()
     assert read("torch_resnet") == imagenet
 
