@@ -188,16 +188,16 @@ def test_a_signal_ends_it_between_batches(model, whole, tmp_path, monkeypatch, c
     argv = ["embed", f"--model={model}", "--data=scenes", "--out=emb"]
     argv += [f"--data.{key}={value}" for key, value in SCENES.items()]
     argv += ["--batch_size=2", "--part_size=3"]
-    received, calls = StopRequest.received, []
+    signal_number, calls = StopRequest.signal_number, []
 
     def at_the_fourth(self, step):
         calls.append(step)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
-        return received(self, step)
+        return signal_number(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "received", at_the_fourth)
+        patch.setattr(StopRequest, "signal_number", at_the_fourth)
         assert command.main(argv) == 128 + signal.SIGTERM
     assert (
         "stopped: 1 of 4 parts are whole; the same command" in capsys.readouterr().out
