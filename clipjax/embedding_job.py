@@ -32,7 +32,7 @@ from clipjax.data_wait import DataWait
 from clipjax.embeddings import header as headers
 from clipjax.embeddings import parts
 from clipjax.embeddings.header import Header
-from clipjax.embeddings.stored import broken_of
+from clipjax.embeddings.stored import broken_rows
 from clipjax.embeddings.text_file import TextFile
 from clipjax.engine import assemble, datasets, resume, sharding
 from clipjax.engine.activity import Activity, Task
@@ -273,7 +273,7 @@ class _Job:
         seconds = time.monotonic() - began
         for number in {*own} - {*missing}:
             path = out / header.part_name(number) / parts.TABLE
-            broken += broken_of(pyarrow.parquet.read_table(path))
+            broken += broken_rows(pyarrow.parquet.read_table(path))
         names = [header.part_name(k) for k in range(header.parts)]
         there = sum((out / name).is_dir() for name in names)
         return Embedded(
@@ -347,4 +347,4 @@ def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, 
             )
     section = datasets.resolve(request.data.put(own)).data.eval
     source = datasets.source(section, data_flags.FLAG)
-    return source, datasets.described(section, source)
+    return source, datasets.describe_source(section, source)

@@ -12,7 +12,7 @@ from clipjax.evals.common.stored_rows import StoredRows
 from clipjax.types import Config, Source, UserError
 
 
-def opened(folder: str) -> Embeddings:
+def open_stored(folder: str) -> Embeddings:
     """The embeddings of a folder; raises UserError if they are not of images."""
     stored = read_embeddings(folder)
     if stored.images is None:
@@ -29,7 +29,7 @@ def data_of(stored: Embeddings) -> data_flags.DataFlags:
     return data_flags.DataFlags(data["name"], data["options"], data["split"])
 
 
-def checked(
+def check_stored(
     stored: Embeddings,
     folder: str,
     now: dict[str, str],
@@ -49,7 +49,7 @@ def checked(
             f"--embeddings={folder}: every evaluator has data of its own: choose "
             "others by --evals=NAME"
         )
-    here: dict[str, Any] = datasets.described(section, source)
+    here: dict[str, Any] = datasets.describe_source(section, source)
     if told := headers.data_differences(stored.header.data, here):
         raise UserError(
             f"--embeddings={folder} is of other data ({told}): leave --data out to "

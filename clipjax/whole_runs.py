@@ -193,7 +193,7 @@ def evaluate(
                 f"--embeddings={request.embeddings}: mixed weights have none; leave "
                 "--interpolate out"
             )
-        stored = stored_evaluation.opened(request.embeddings)
+        stored = stored_evaluation.open_stored(request.embeddings)
         if not request.data:
             data = stored_evaluation.data_of(stored)
             request = dataclasses.replace(request, data=data)
@@ -242,7 +242,7 @@ def evaluate(
             kept = None
             if stored is not None:
                 now = identity.identity(parts.config, model, variables, parts.tokenizer)
-                kept = stored_evaluation.checked(
+                kept = stored_evaluation.check_stored(
                     stored, request.embeddings, now, what.data.eval, shared
                 )
             evaluators = assemble.evaluators(what, encoder, shared, sources, kept)

@@ -179,7 +179,9 @@ def test_other_weights(place):
     source = registry.load("data", "scenes")("val", **SCENES)
     assert now.items() <= stored.header.model.items()
     with pytest.raises(UserError, match="e is of a model with other weights"):
-        stored_evaluation.checked(stored, "e", {**now, "weights": "1"}, None, source)
+        stored_evaluation.check_stored(
+            stored, "e", {**now, "weights": "1"}, None, source
+        )
 
 
 def fewer_rows(folder):

@@ -97,7 +97,7 @@ class Embeddings:
     @property
     def broken(self) -> list[Broken]:
         """The examples that could not be read, whose rows are zeros."""
-        return broken_of(self.table)
+        return broken_rows(self.table)
 
 
 def read_embeddings(folder: str | os.PathLike) -> Embeddings:
@@ -143,7 +143,7 @@ def read_embeddings(folder: str | os.PathLike) -> Embeddings:
     )
 
 
-def broken_of(table: pyarrow.Table) -> list[Broken]:
+def broken_rows(table: pyarrow.Table) -> list[Broken]:
     """The examples of a table that are not valid."""
     rows = table.select(["index", "key", "reason", "valid"]).to_pylist()
     return [

@@ -98,7 +98,7 @@ def resolve(config: Config) -> Config:
     return absolute.lock()
 
 
-def described(section: Config, source: Source) -> dict[str, Any]:
+def describe_source(section: Config, source: Source) -> dict[str, Any]:
     """A source as JSON values: its name, split, options and fingerprint."""
     options = section.to_dict()
     return {
