@@ -250,8 +250,9 @@ class _Ids(NamedTuple):
                 found.ranks,
                 protocol=protocol,
                 direction=direction,
+                fold=fold,
             )
-            for found in folds
+            for fold, found in enumerate(folds)
         ]
         return result_rows.join(tables)
 

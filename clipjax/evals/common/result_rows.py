@@ -21,8 +21,9 @@ def by_class(
 
     key: the image's. label_set. label, prediction: class numbers, and label_name,
     prediction_name: their names; -1 and "" if the output is not finite. score: the
-    prediction's. rank: the right class's expected rank. neighbours: int [n k], the
-    numbers of the best classes, the best first, then -1.
+    prediction's. rank: the right class's expected rank. ties: how many other classes
+    have its score. neighbours: int [n k], the numbers of the best classes, the best
+    first, then -1.
 
     Args:
       keys: of the images. names: of the classes. labels: int [n]. ranks: of the right
@@ -38,6 +39,7 @@ def by_class(
         "prediction_name": [names[at] if at >= 0 else "" for at in nearest[:, 0]],
         "score": scores,
         "rank": ranks.expected(),
+        "ties": ranks.ties,
         "neighbours": nearest,
     }
 
@@ -51,13 +53,16 @@ def by_query(
     *,
     protocol: str,
     direction: str,
+    fold: int = 0,
 ) -> Rows:
     """The rows of n queries of a retrieval.
 
-    key: of the query's image. protocol, direction. query: its id. right: the ids of the
-    right answers. prediction: the id of the best answer, -1 if the query is not finite,
-    and score: its similarity. rank: the expected rank of the best right answer.
-    neighbours: int [n k], the ids of the best answers, the best first, then -1.
+    key: of the query's image. protocol, direction. fold: the number of the gallery, for
+    protocols with several. query: its id. right: the ids of the right answers.
+    prediction: the id of the best answer, -1 if the query is not finite, and score: its
+    similarity. rank: the expected rank of the best right answer. ties, own: how many
+    wrong and right answers have its score, itself included. neighbours: int [n k], the
+    ids of the best answers, the best first, then -1.
 
     Args:
       keys: of the queries' images. queries: int64 [n], gallery: int64 [m], ids.
@@ -69,13 +74,26 @@ def by_query(
         "key": list(keys),
         "protocol": [protocol] * len(keys),
         "direction": [direction] * len(keys),
+        "fold": np.full(len(keys), fold),
         "query": queries,
         "right": [list(own) for own in right],
         "prediction": ids[:, 0],
         "score": scores,
         "rank": ranks.expected(),
+        "ties": ranks.ties,
+        "own": ranks.own,
         "neighbours": ids,
     }
+
+
+def ranks_of(rows: Rows) -> Ranks:
+    """The ranks that rows of `by_class` or `by_query` were made of.
+
+    A classified image has one right class, so its rows have no `own`.
+    """
+    rank, ties = np.asarray(rows["rank"]), np.asarray(rows["ties"])
+    own = np.asarray(rows["own"]) if "own" in rows else np.ones_like(ties)
+    return Ranks(np.rint(rank - 1 - ties / (own + 1)).astype(np.int64), ties, own)
 
 
 def join(tables: Sequence[Rows]) -> Rows:

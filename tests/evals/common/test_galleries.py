@@ -188,6 +188,7 @@ def test_folds_are_averaged_and_later_captions_left_out(broken, monkeypatch):
     for place in np.flatnonzero(np.array(rows["protocol"]) == "coco_1k_5fold"):
         near = rows["neighbours"][place]
         image = int(rows["key"][place].split()[1])
+        assert rows["fold"][place] == image // 4
         near = near[near >= 0]
         if rows["direction"][place] == "image_to_text":
             near = near // 4  # the most captions

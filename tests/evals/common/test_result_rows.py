@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipjax.evals import retrieval, zeroshot
-from clipjax.evals.common import ranking
+from clipjax.evals.common import ranking, result_rows
 from clipjax.evals.common.inputs import Inputs
 from clipjax.types import Example
 
@@ -21,12 +21,14 @@ def best_first(scores):
 
 
 def expected_rank(scores, right):
-    """The mean over every order of the answers that tie with the best right one."""
+    """The mean over every order of the answers that tie with the best right one, and
+    how many of these are wrong and right."""
     best = max(scores[at] for at in right)
     tied = [at for at, score in enumerate(scores) if score == best]
     own = sum(at in right for at in tied)
     firsts = [min(c) for c in itertools.combinations(range(len(tied)), own)]
-    return sum(score > best for score in scores) + 1 + np.mean(firsts)
+    rank = sum(score > best for score in scores) + 1 + np.mean(firsts)
+    return rank, len(tied) - own, own
 
 
 def variables(images, texts):
@@ -73,8 +75,9 @@ def test_retrieval_rows_equal_brute_force(seed, n, block):
         near, score = best_first(scores)
         near = [answers[at] if at >= 0 else -1 for at in near]
         own = [answers[at] for at in right]
-        rank = expected_rank(scores, right)
-        expected.append((f"image {i}", *head, query, own, near[0], score, rank, near))
+        ranks = expected_rank(scores, right)
+        row = 0, query, own, near[0], score, *ranks, near
+        expected.append((f"image {i}", *head, *row))
 
     captions = [ids[j] for j in mine]
     for protocol in ("standard", "pair_diagonal"):
@@ -97,17 +100,17 @@ def test_retrieval_rows_equal_brute_force(seed, n, block):
             near, score = best_first(scores)
             near = [kept[place] if place >= 0 else -1 for place in near]
             copies = [float(images[owner[c]] @ texts[j]) for c in mine]
-            rank = expected_rank(copies, [mine.index(j)])
-            row = ids[j], [kept[at]], near[0], score, rank, near
+            ranks = expected_rank(copies, [mine.index(j)])
+            row = 0, ids[j], [kept[at]], near[0], score, *ranks, near
             expected.append((f"image {owner[j]}", *head, *row))
-    names = "key protocol direction query right prediction score rank neighbours"
-    assert list(rows) == names.split()
+    names = "key protocol direction fold query right prediction score rank ties own"
+    assert list(rows) == [*names.split(), "neighbours"]
     found = list(zip(*(np.asarray(x, object) for x in rows.values()), strict=True))
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert one[7] == pytest.approx(other[7])
+        assert one[8] == pytest.approx(other[8])
         plain = [list(x) if isinstance(x, np.ndarray) else x for x in one]
-        assert plain[:7] + plain[8:] == list(other[:7] + other[8:])
+        assert plain[:8] + plain[9:] == list(other[:8] + other[9:])
 
 
 def test_a_rank_of_the_rows_is_that_of_the_metrics():
@@ -156,9 +159,25 @@ def test_zeroshot_rows_by_hand():
         "label_name": ["b", "c", "b", "dark", "light"],
         "prediction_name": ["a", "b", "", "dark", "dark"],
         "rank": [2.5, 1.5, 4, 1, 1.5],
+        "ties": [1, 1, 0, 0, 1],
         "neighbours": near,
     }
     np.testing.assert_allclose(scores, [0.5, 0.8, np.nan, 0.5, 0.3], rtol=1e-6)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**20))
+def test_rows_give_the_ranks_back(seed):
+    draw = np.random.default_rng(seed)
+    greater, ties, own = draw.integers(0, 9, (3, 20))
+    ranks = ranking.Ranks(greater * 10 ** draw.integers(0, 6), ties, own + 1)
+    rows = {"rank": ranks.expected(), "ties": ranks.ties, "own": ranks.own}
+    found = result_rows.ranks_of(rows)
+    for one, other in zip(found[:3], ranks[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    single = ranks._replace(own=np.ones_like(own))
+    found = result_rows.ranks_of({"rank": single.expected(), "ties": single.ties})
+    np.testing.assert_array_equal(found.hits(3), single.hits(3))
 
 
 def test_copies_in_real_numbers_come_in_the_order_of_the_gallery(monkeypatch):
