@@ -197,19 +197,19 @@ def test_what_the_bits_depend_on_is_compared(copy):
 
 def test_three_interrupts_cut_no_save_short(alone, tmp_path, monkeypatch):
     close, opened = ocp.AsyncCheckpointer.close, saves.Checkpoints._open
-    leave, leaving = saves.Checkpoints.close, threading.Event()
+    wait, awaited = saves.Checkpoints.wait, threading.Event()
 
     def third(self):
         signal.raise_signal(signal.SIGINT)
         close(self)
 
-    def told(self, **options):
-        leaving.set()
-        leave(self, **options)
+    def tell(self, *args):
+        awaited.set()
+        wait(self, *args)
 
     def slowly(self, step):
         if step == 5:
-            leaving.wait(60)
+            assert awaited.wait(60)
             time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGINT)  # the second, while it is awaited
             time.sleep(0.3)
@@ -218,7 +218,7 @@ def test_three_interrupts_cut_no_save_short(alone, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 5, signal.SIGINT)
         patch.setattr(saves.Checkpoints, "_open", slowly)
-        patch.setattr(saves.Checkpoints, "close", told)
+        patch.setattr(saves.Checkpoints, "wait", tell)
         patch.setattr(ocp.AsyncCheckpointer, "close", third)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(log__every=1), tmp_path)
