@@ -28,7 +28,7 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                                   [--interpolate DIR [--alphas 0,0.5,1]]
                                   [--evals=NAMES --evals.LABEL.KEY=VALUE ...]
                                   [--data=NAME --data.KEY=VALUE ...]
-                                  [--embeddings DIR]
+                                  [--embeddings DIR] [--classes]
                                   [--config FILE.py:evals=NAME,data=NAME ...]
 
   --model MODEL        a run, as given to clipjax.train, or a released model, which
@@ -50,6 +50,8 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
   --data=NAME          the source of evaluators that have none of their own, not the
                        run's evaluation data
   --data.KEY=VALUE     an option of that source, or of the run's; --data.split=NAME
+  --classes            also prints the classes that are recognised least, and those
+                       that are confused most
   --config FILE.py     take evaluators and evaluation data from this config (with its
                        --config.evals... and --config.data.eval... flags), not the run's
 
@@ -88,6 +90,7 @@ def main(argv: list[str]) -> int:
         preprocess="",
         out="",
         embeddings="",
+        classes=False,
         interpolate="",
         alphas="",
     )
@@ -98,6 +101,8 @@ def main(argv: list[str]) -> int:
         config_check.validate(other, chosen)
         _only_evaluation(argv)
     shares = (1.0,)
+    if values.classes and values.interpolate:
+        raise UserError("--classes is of one model: leave --interpolate out")
     if values.interpolate:
         shares = _shares(values.alphas or "0,0.25,0.5,0.75,1")
     elif values.alphas:
@@ -114,6 +119,7 @@ def main(argv: list[str]) -> int:
         evals=evals,
         data=data,
         embeddings=values.embeddings,
+        classes=values.classes,
         other=other,
         other_name=name,
         base=values.interpolate,

@@ -10,8 +10,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from clipjax import class_recalls
 from clipjax.types import EvalResult, Metric
 
+CLASSES = 8  # lines of each table of classes
 _ROOM = 28  # characters of a name that leave room for the numbers in 80 columns
 
 
@@ -55,6 +57,47 @@ def table(results: Mapping[str, EvalResult]) -> Group:
             )
         parts += [Text(title), rows, Text()]
     return Group(*parts[:-1])
+
+
+def class_tables(results: Mapping[str, EvalResult]) -> Group:
+    """A rich renderable: for each label set of more than two classes, after a blank
+    line those with the lowest recall, and the pairs most often confused; at most
+    CLASSES each.
+    """
+    parts = []
+    for label, result in results.items():
+        for label_set in class_recalls.label_sets(result.rows):
+            found = class_recalls.recalls(result.rows, label_set)
+            pairs = class_recalls.confusions(result.rows, label_set)
+            names = {one.name for one in found} | {pair.mistaken for pair in pairs}
+            if len(names - {""}) <= 2:
+                continue
+            heads = "  lowest recall", "images", "recall", "95 % interval"
+            worst = _plain_table(*heads, "mostly taken for")
+            for one in found[:CLASSES]:
+                mistaken = one.mistaken or "(not finite)"
+                mistaken = f"{mistaken} ({one.count})" if one.count else ""
+                cells = str(one.recall.n), quantity(one.recall), _interval(one.recall)
+                worst.add_row(*map(Text, (f"  {one.name}", *cells, mistaken)))
+            heads = "  most confused", "images", "of", "share", "taken for"
+            confused = _plain_table(*heads)
+            for pair in pairs[:CLASSES]:
+                cells = str(pair.count), str(pair.images), f"{100 * pair.share:.1f} %"
+                mistaken = pair.mistaken or "(not finite)"
+                confused.add_row(*map(Text, (f"  {pair.name}", *cells, mistaken)))
+            parts += [Text(), Text(f"{label}, classes of {label_set}"), worst]
+            parts += [confused] if pairs else []
+    return Group(*parts)
+
+
+def _plain_table(first: str, *others: str) -> Table:
+    """A table whose first and last column are texts, the others numbers."""
+    made = Table(box=None, pad_edge=False, header_style="")
+    made.add_column(Text(first), overflow="fold")
+    for name in others[:-1]:
+        made.add_column(Text(name), justify="right", no_wrap=True)
+    made.add_column(Text(others[-1]), overflow="fold")
+    return made
 
 
 def sweep_table(sweep: Mapping[float, Mapping[str, EvalResult]]) -> Table:

@@ -152,6 +152,7 @@ class Request:
 
     model, checkpoint, ema, preprocess: as of `evaluate_model`.
     embeddings: a folder, as of `evaluate_model`.
+    classes: whether to print the classes that are recognised least.
     other: a config whose evaluators and evaluation data to take in place of the run's.
     other_name: its file's, for the name of the results' file.
     base: a run or a released model to mix the weights with: 1 - share of it is taken
@@ -165,6 +166,7 @@ class Request:
     evals: evals_flags.EvalsFlags = evals_flags.NONE
     data: data_flags.DataFlags = data_flags.NONE
     embeddings: str = ""
+    classes: bool = False
     other: Config | None = None
     other_name: str = ""
     base: str = ""
@@ -263,6 +265,8 @@ def evaluate(
         console.print(result_tables.sweep_table(sweep))
     else:
         console.print(result_tables.table(sweep[1.0]))
+        if request.classes:
+            console.print(result_tables.class_tables(sweep[1.0]))
     if (out or keep) and jax.process_index() == 0:
         averaged = workdir is not None and request.ema and parts.config.train.ema > 0
         name = {"workdir" if workdir else "model": str(workdir or request.model)}

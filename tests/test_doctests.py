@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import clipjax
-from clipjax import loaded, registry, results, testing
+from clipjax import class_recalls, loaded, registry, results, testing
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
 from clipjax.types import EvalResult, Metric
@@ -126,6 +126,7 @@ def names(tmp_path_factory):
         yield {
             "clipjax": clipjax,
             "results": results,
+            "class_recalls": class_recalls,
             "np": np,
             "clip": clip,
             "image": image,
