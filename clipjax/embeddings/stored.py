@@ -210,7 +210,5 @@ def _mapped(path: pathlib.Path) -> np.ndarray:
 
 def _counts(table: pyarrow.Table) -> np.ndarray:
     """int64 [n], the captions of each example."""
-    import pyarrow.compute
-
-    counts = pyarrow.compute.list_value_length(table["captions"])
+    counts = table["captions"].combine_chunks().value_lengths()
     return counts.to_numpy().astype(np.int64)
