@@ -191,6 +191,7 @@ class Retrieval:
         ids = _Ids(
             [seen.keys[place] for place in kept],
             {"image": image_ids, "text": first_caption + data.number},
+            {"image": captions, "text": [[text] for text in texts]},
         )
         rights = {"": galleries.own(data)}
         if self.same_caption:
@@ -232,11 +233,13 @@ class Retrieval:
 class _Ids(NamedTuple):
     """What rows call images and captions.
 
-    keys: of the images. of: "image" and "text" -> int64, the ids of all.
+    keys: of the images. of: "image" and "text" -> int64, the ids of all. captions: by
+    the same, each one's.
     """
 
     keys: list[str]
     of: dict[str, np.ndarray]
+    captions: dict[str, list[list[str]]]
 
     def rows(self, protocol: str, direction: str, folds: list[Search]) -> Rows:
         """The rows of one direction; see result_rows.by_query."""
@@ -245,6 +248,7 @@ class _Ids(NamedTuple):
             result_rows.by_query(
                 [self.keys[image] for image in found.owner],
                 self.of[asked][found.queries],
+                [self.captions[asked][query] for query in found.queries],
                 [self.of[answers][row[row >= 0]].tolist() for row in found.right],
                 self.of[answers],
                 found.ranks,

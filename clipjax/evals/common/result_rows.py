@@ -47,6 +47,7 @@ def by_class(
 def by_query(
     keys: Sequence[str],
     queries: np.ndarray,
+    captions: Sequence[Sequence[str]],
     right: Sequence[Sequence[int]],
     gallery: np.ndarray,
     ranks: Ranks,
@@ -58,14 +59,16 @@ def by_query(
     """The rows of n queries of a retrieval.
 
     key: of the query's image. protocol, direction. fold: the number of the gallery, for
-    protocols with several. query: its id. right: the ids of the right answers.
-    prediction: the id of the best answer, -1 if the query is not finite, and score: its
-    similarity. rank: the expected rank of the best right answer. ties, own: how many
-    wrong and right answers have its score, itself included. neighbours: int [n k], the
-    ids of the best answers, the best first, then -1.
+    protocols with several. query: its id. captions: a text query's text, an image's own
+    captions. right: the right answers' ids. prediction: the id of the best answer,
+    -1 if the query is not finite, and score: its similarity. rank: the expected rank of
+    the best right answer. ties, own: how many wrong and right answers have its score,
+    itself included. neighbours: int [n k], the ids of the best answers, the best first,
+    then -1.
 
     Args:
-      keys: of the queries' images. queries: int64 [n], gallery: int64 [m], ids.
+      keys: of the queries' images. captions: of the queries. queries: int64 [n],
+      gallery: int64 [m], ids.
       right: ids of each query's right answers. ranks: theirs, with `nearest`.
     """
     nearest, scores = _nearest(ranks)
@@ -76,6 +79,7 @@ def by_query(
         "direction": [direction] * len(keys),
         "fold": np.full(len(keys), fold),
         "query": queries,
+        "captions": [list(own) for own in captions],
         "right": [list(own) for own in right],
         "prediction": ids[:, 0],
         "score": scores,

@@ -103,9 +103,16 @@ def test_retrieval_rows_equal_brute_force(seed, n, block):
             ranks = expected_rank(copies, [mine.index(j)])
             row = 0, ids[j], [kept[at]], near[0], score, *ranks, near
             expected.append((f"image {owner[j]}", *head, *row))
-    names = "key protocol direction fold query right prediction score rank ties own"
-    assert list(rows) == [*names.split(), "neighbours"]
-    found = list(zip(*(np.asarray(x, object) for x in rows.values()), strict=True))
+    columns = "key protocol direction fold query captions right prediction score rank"
+    assert list(rows) == [*columns.split(), "ties", "own", "neighbours"]
+    asked = {i: [names[j] for j in mine if owner[j] == i] for i in kept}
+    by_text = {ids[j]: [names[j]] for j in mine}
+    for side, query, own in zip(
+        *(rows[name] for name in ("direction", "query", "captions")), strict=True
+    ):
+        assert own == (asked if side == "image_to_text" else by_text)[query]
+    shown = [np.asarray(x, object) for name, x in rows.items() if name != "captions"]
+    found = list(zip(*shown, strict=True))
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one[8] == pytest.approx(other[8])
