@@ -363,8 +363,9 @@ class Loaded:
         kept = getattr(self._of_thread, "classes", None)
         if kept is not None and kept[0] == key:
             return kept[1]
-        texts = self.encode_text(zeroshot.all_prompts(names, templates))
-        classes = zeroshot.average(texts, len(templates))
+        alone = [(name,) for name in names]
+        texts = self.encode_text(zeroshot.all_prompts(alone, templates))
+        classes = zeroshot.average(texts, [len(templates)] * len(names))
         self._of_thread.classes = key, classes
         return classes
 

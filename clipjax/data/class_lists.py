@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from clipjax.types import Source, UserError
 
-SAME_NAME = ("apart", "merge")
+SAME_NAME = ("apart", "merge", "error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,17 @@ def check_same_name(evals: str, same_name: str) -> None:
     """Raises UserError unless the option same_name has one of its values."""
     if same_name not in SAME_NAME:
         raise UserError(
-            f"evals={evals}: same_name={same_name!r}: use {' or '.join(SAME_NAME)}"
+            f"evals={evals}: same_name={same_name!r}: use {', '.join(SAME_NAME[:-1])} "
+            f"or {SAME_NAME[-1]}"
+        )
+
+
+def refuse_same_names(evals: str, names: Iterable[str]) -> None:
+    """Raises UserError if classes share a name; for same_name="error"."""
+    if shared := shared_names(names):
+        raise UserError(
+            f"evals={evals}: {shared_words(shared)}, and same_name=error: give them "
+            "names of their own, or choose same_name=apart or merge"
         )
 
 

@@ -86,8 +86,9 @@ def resolve(config: Config) -> Config:
     absolute = config.copy_and_resolve_references()
     with absolute.unlocked():
         for family, section, _ in config_parts.sections(absolute):
-            if family == "evals" and section.get("templates_file"):
-                section.templates_file = mixture_spec.absolute(section.templates_file)
+            for key in ("templates_file", "class_names_file"):
+                if family == "evals" and section.get(key):
+                    section[key] = mixture_spec.absolute(section[key])
             if family != "data":
                 continue
             for key in mixture_spec.PATHS:

@@ -33,7 +33,7 @@ def make(
         number of classes is left out because it would always hit.
       max_samples: the most images, evenly spread over the source; 0: all.
       same_name: "apart": classes of one name are different classes; "merge": they are
-        one class, whose logit is the largest of theirs.
+        one class, whose logit is the largest of theirs; "error": they are refused.
 
     Raises:
       UserError: if an option is out of range, the source has no such labels, or several
@@ -63,6 +63,8 @@ def make(
             f"{label_sets or 'no labels'}: choose data with labels that it knows"
         )
     source_classes = class_lists.classes_of(source, fitting[0])
+    if same_name == "error":
+        class_lists.refuse_same_names("classification", known)
     if same_name == "merge":
         merged, groups = class_lists.merge_same_names(known)
         places = tuple(merged.names.index(name) for name in source_classes.names)

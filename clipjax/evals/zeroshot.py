@@ -1,9 +1,9 @@
 """`evals=zeroshot`: classifies images by the classes' names alone.
 
 Each class name goes into every prompt template. A class's text embeddings are averaged
-over the templates and normalised again, and an image belongs to the class with the
-nearest embedding (CLIP, arXiv:2103.00020, section 3.1.4). A source may have several
-label sets (shape, colour, ...); every image is encoded once for all of them.
+over its names and the templates and normalised again, and an image belongs to the class
+with the nearest embedding (CLIP, arXiv:2103.00020, section 3.1.4). A source may have
+several label sets (shape, colour, ...); every image is encoded once for all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from clipjax import paths, registry
 from clipjax.data import class_lists
-from clipjax.data.annotations import prompt_templates
+from clipjax.data.annotations import class_synonyms, prompt_templates
 from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Progress, part_of
 from clipjax.evals.common import accuracy, protocol, result_rows
@@ -42,6 +42,7 @@ def make(
     label_sets: tuple[str, ...] = (),
     templates: tuple[str, ...] = (),
     templates_file: str = "",
+    class_names_file: str = "",
     ks: tuple[int, ...] = (1, 5),
     max_samples: int = 0,
     same_name: str = "apart",
@@ -54,16 +55,19 @@ def make(
         the source's own, or TEMPLATES for a set without any.
       templates_file: a file of such prompts, one a line, or a JSON list; in place of
         `templates`.
+      class_names_file: a file of the classes' names, in place of the source's: a class
+        a line, `NAME` or `NAME; NAME`, or a mapping, also as JSON; see
+        data/annotations/class_synonyms.py. For one label set.
       ks: the k of the top-k accuracies; 1 is always added. A k that is not below the
         number of classes is left out because it would always hit.
       max_samples: the most images, evenly spread over the source; 0: all.
       same_name: "apart": classes of one name stay different classes, and tie because no
-        text tells them apart; "merge": they are one class.
+        text tells them apart; "merge": they are one class; "error": they are refused.
 
     Raises:
       UserError: if an option is out of range, a template does not have exactly one
-        `{}`, there is no such file, the source has no labels, or a set has fewer than
-        two classes.
+        `{}`, there is no such file or it names other classes, the source has no labels,
+        or a set has fewer than two classes.
     """
     if templates_file and templates:
         raise UserError(
@@ -86,20 +90,35 @@ def make(
         )
     class_lists.check_same_name("zeroshot", same_name)
     prompts: dict[str, tuple[str, ...]] = {}
-    classes: dict[str, tuple[str, ...]] = {}
+    classes: dict[str, tuple[class_synonyms.Names, ...]] = {}
     groups: dict[str, tuple[int, ...]] = {}
     shared_notes: dict[str, str] = {}
+    if class_names_file and len(label_sets or known) > 1:
+        raise UserError(
+            f"evals=zeroshot: class_names_file={class_names_file} is of one label set: "
+            f"choose it by label_sets, of {', '.join(label_sets or known)}"
+        )
     for name in label_sets or known:
         if name not in known:
             raise UserError(
                 f"evals=zeroshot: the data has no label set {name!r}."
                 f"{registry.suggest(name, known)} Known: {', '.join(known)}"
             )
+        own = class_lists.classes_of(source, name)
+        named = [(class_name,) for class_name in own.names]
+        if class_names_file:
+            named = class_synonyms.read(
+                paths.expand(class_names_file), own.names, own.ids
+            )
+        joined = [class_synonyms.join(names) for names in named]
+        if same_name == "error":
+            class_lists.refuse_same_names("zeroshot", joined)
         merged, groups[name] = class_lists.merge_same_names(
-            source.class_names[name], same_name == "merge"
+            joined, same_name == "merge"
         )
-        classes[name] = merged.names
-        if shared := class_lists.shared_names(source.class_names[name]):
+        names_of = dict(zip(joined, named, strict=True))
+        classes[name] = tuple(names_of[class_name] for class_name in merged.names)
+        if shared := class_lists.shared_names(joined):
             how = (
                 "merged"
                 if same_name == "merge"
@@ -122,7 +141,7 @@ def make(
     choices = [
         protocol.of_classes(
             name,
-            classes[name],
+            [class_synonyms.join(names) for names in classes[name]],
             prompts[name],
             same_name if name in shared_notes else "",
         )
@@ -138,8 +157,8 @@ def make(
 class ZeroShot:
     """The evaluator; see the module and `make`.
 
-    By label set: prompts: its templates. classes: the names to choose among. groups:
-    per class of the source, its place among these. shared_notes: what to say about
+    By label set: prompts: its templates. classes: each class's names. groups: per class
+    of the source, its place among these. shared_notes: what to say about
     classes of one name, if there are any. protocol: see EvalResult.
 
     What the numbers do not mean. "Zero-shot" says that no label was fitted, not that
@@ -152,7 +171,7 @@ class ZeroShot:
 
     inputs: Inputs
     prompts: dict[str, tuple[str, ...]]
-    classes: dict[str, tuple[str, ...]]
+    classes: dict[str, tuple[class_synonyms.Names, ...]]
     groups: dict[str, tuple[int, ...]]
     ks: tuple[int, ...]
     indices: list[int]
@@ -165,7 +184,7 @@ class ZeroShot:
         """Metrics "<set>/top<k>", "<set>/mean_class_recall" (over the classes that
         occur), "<set>/majority_share" (the accuracy of always naming the most frequent
         class) and, with several sets, "mean_top1". Rows as in result_rows.by_class,
-        one per image and label set.
+        one per image and label set; a class of several names is called "NAME; NAME".
 
         Ties count as their expected value; see evals/common/ranking.py. An image
         without a label in a set does not count there.
@@ -173,7 +192,7 @@ class ZeroShot:
         Raises UserError if no image with a label in one of the sets can be read.
         """
         prompt_counts = {
-            name: len(self.classes[name]) * len(templates)
+            name: sum(map(len, self.classes[name])) * len(templates)
             for name, templates in self.prompts.items()
         }
         done, total = len(self.indices), len(self.indices) + sum(prompt_counts.values())
@@ -186,7 +205,7 @@ class ZeroShot:
         sizes = []
         top1 = []
         for name, templates in self.prompts.items():
-            names = self.classes[name]
+            names = [class_synonyms.join(own) for own in self.classes[name]]
             labels = [own.get(name, -1) for own in seen.labels]
             counted = seen.valid & (np.array(labels) >= 0)
             if not counted.any():
@@ -199,7 +218,7 @@ class ZeroShot:
             classes = class_embeddings(
                 self.inputs,
                 variables,
-                names,
+                self.classes[name],
                 templates,
                 part_of(progress, done, total),
             )
@@ -234,7 +253,7 @@ class ZeroShot:
         """See types.Evaluator."""
         return {
             f"classes of {name}": (
-                (prompt_templates.fill(templates, kind) for kind in self.classes[name]),
+                (all_prompts([own], templates) for own in self.classes[name]),
                 len(self.classes[name]),
             )
             for name, templates in self.prompts.items()
@@ -251,25 +270,33 @@ class ZeroShot:
 def class_embeddings(
     inputs: Inputs,
     variables: Variables,
-    names: Sequence[str],
+    classes: Sequence[class_synonyms.Names],
     templates: Sequence[str],
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """float32 [classes e] of unit norm: a zero-shot classifier's weights."""
-    texts = inputs.texts(variables, all_prompts(names, templates), progress=progress)
-    return average(texts, len(templates))
+    """float32 [classes e] of unit norm: a zero-shot classifier's weights.
+
+    classes: the names of each.
+    """
+    texts = inputs.texts(variables, all_prompts(classes, templates), progress=progress)
+    return average(texts, [len(names) * len(templates) for names in classes])
 
 
-def all_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+def all_prompts(
+    classes: Iterable[class_synonyms.Names], templates: Sequence[str]
+) -> list[str]:
     """All classes' prompts, those of a class together."""
+    names = (name for own in classes for name in own)
     return [p for name in names for p in prompt_templates.fill(templates, name)]
 
 
-def average(texts: np.ndarray, templates: int) -> np.ndarray:
+def average(texts: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     """The classes' embeddings float32 [classes e], of unit norm, from those of their
-    prompts [classes * templates e]."""
+    prompts [sum(counts) e], of which each class has `counts`.
+    """
+    starts = np.cumsum(counts) - counts
     with np.errstate(invalid="ignore"):  # NaN and inf stay, and rank last
-        means = texts.reshape(len(texts) // templates, templates, -1).mean(axis=1)
+        means = np.add.reduceat(texts, starts) / np.array(counts, np.float32)[:, None]
         norms = np.linalg.norm(means, axis=1, keepdims=True)
         # Embeddings that cancel out have no direction: at zero, their classes tie.
         return means / np.where(norms > 0, norms, 1)

@@ -447,7 +447,7 @@ def test_prompts_are_averaged_and_renormalised():
     }
     encoder = table_encoder(list(prompts))
     variables = _variables(np.eye(2), list(prompts.values()))
-    names, templates = ["{x} 1", "2", "3"], ["a {}", "one {}"]
+    names, templates = [("{x} 1",), ("2",), ("3",)], ["a {}", "one {}"]
     found = zeroshot.class_embeddings(
         Inputs(encoder, Data([])), variables, names, templates
     )
@@ -520,11 +520,60 @@ def test_zeroshot_takes_templates_from_a_file(tmp_path):
     assert found.metrics["class/top1"].value == 1
 
 
+def test_zeroshot_takes_several_names_of_a_class_from_a_file(tmp_path):
+    """Against the mean of all a class's prompts, by hand."""
+    place, plain = tmp_path / "names.json", tmp_path / "names.txt"
+    place.write_text('{"a": ["cat", "puss"], "1": "dog", "c": "fox"}')
+    words = {"cat": [1, 0], "puss": [0, 1], "dog": [1, 0], "fox": [0.6, 0.8]}
+    prompts = {
+        template.replace("{}", word): row
+        for word, row in words.items()
+        for template in ("a {}", "{}")
+    }
+    labels, names = [{"kind": 0}, {"kind": 1}, {"kind": 2}], {"kind": ["a", "b", "c"]}
+    images = [[1, 1], [1, 0], [1, 1.2]]  # nearest: (1, 1) / sqrt 2, dog, fox
+    options = {"templates": ("a {}", "{}"), "class_names_file": str(place)}
+    found = _zeroshot(images, labels, names, prompts, **options)
+    assert found.metrics["kind/top1"].value == 1
+    assert found.rows["label_name"] == ["cat; puss", "dog", "fox"]
+    assert found.rows["score"][0] == pytest.approx(np.sqrt(2))
+    plain.write_text("cat\ndog\nfox\n")
+    options["class_names_file"] = str(plain)
+    alone = _zeroshot(images, labels, names, prompts, **options)
+    assert alone.metrics["kind/top1"].value == (0 + 1 / 2 + 1) / 3  # cat and dog tie
+    assert alone.protocol != found.protocol
+    own = {"kind": ["cat", "dog", "fox"]}
+    del options["class_names_file"]
+    assert _zeroshot(images, labels, own, prompts, **options).protocol == alone.protocol
+
+
+def test_several_names_share_texts_only_if_all_are_alike(tmp_path):
+    place = tmp_path / "names.txt"
+    place.write_text("crane; bird\ncrane; machine\ncrane; bird\n")
+    data = Data([Example(pixels(0), labels={"kind": 0})], {"kind": ["a", "b", "c"]})
+    inputs = Inputs(table_encoder([]), data)
+    made = zeroshot.make(inputs, class_names_file=str(place), same_name="merge")
+    assert made.classes == {"kind": (("crane", "bird"), ("crane", "machine"))}
+    assert made.groups == {"kind": (0, 1, 0)}
+    ((texts, count),) = made.texts().values()
+    assert count == 2 and list(texts)[1][:2] == [
+        "a photo of a crane.",
+        "a picture of a crane.",
+    ]
+    with pytest.raises(UserError, match="2 classes called 'crane; bird', and same_na"):
+        zeroshot.make(inputs, class_names_file=str(place), same_name="error")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"ks": (0,)}, "ks="),
         ({"max_samples": -1}, "max_samples=-1"),
+        ({"class_names_file": "nowhere.txt"}, "cannot read nowhere.txt"),
+        (
+            {"class_names_file": "n.txt", "label_sets": ()},
+            "is of one label set: choose it by label_sets, of kind, single",
+        ),
         ({"label_sets": ("kinf",)}, "Did you mean 'kind'"),
         ({"label_sets": ("single",)}, "'single' has fewer than two"),
         ({"templates": ("a photo",)}, "'a photo' needs one {}"),
