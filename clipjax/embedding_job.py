@@ -346,5 +346,5 @@ def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, 
                 "name them by --data=imagefolder --data.path=FOLDER, or --texts=FILE"
             )
     section = datasets.resolve(request.data.put(own)).data.eval
-    source = datasets.source(section, data_flags.FLAG)
+    source = assemble.source(section, data_flags.FLAG)
     return source, datasets.describe_source(section, source)

@@ -342,7 +342,8 @@ class Evaluator(Protocol):
 
     One that encodes texts may also have `texts()`: what they are ("captions") -> (an
     iterable of them, each a tuple of what is taken together, such as a class's prompts;
-    how many there are), to count what the tokenizer loses.
+    how many there are), to count what the tokenizer loses. One whose work is much more
+    than encoding its source may have `cost()`: a text that says so before it starts.
     """
 
     def run(

@@ -254,6 +254,8 @@ def evaluate(
         title = f"{workdir}, step {parts.step}" if workdir else request.model
         say(f"evaluating {title}")
         lost_text_report.tell_evaluators(evaluators, parts.tokenizer, parts.config, say)
+        for line in evaluators.costs():
+            say(line)
         sweep: Sweep = {}
         for share in request.shares:
             mixed = interpolate.mix(start, variables, share)

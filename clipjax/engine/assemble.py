@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from clipjax.config_parts import labels, losses
 from clipjax.data.batching import pipeline
 from clipjax.data.class_lists import NONE, Classes
 from clipjax.data.images.augment import Augment, Chain
+from clipjax.data.storage import local
 from clipjax.data.text import text_augment as text_augments
 from clipjax.data.text.text_augment import TextAugment
 from clipjax.encoder import Encoder
@@ -39,6 +41,22 @@ from clipjax.types import (
     Variables,
 )
 from clipjax.weights import value_checks
+
+
+def source(section: Mapping[str, Any], flag: str) -> Source:
+    """The source of a `data.train`, `data.eval` or `evals.LABEL.data` section.
+
+    flag: the beginning of its options' flags on this command line, for messages.
+
+    Raises UserError if data are missing or empty.
+    """
+    with local.set_by_flags(flag):
+        result = create("data", section, section["split"])
+    if len(result) == 0:
+        raise UserError(
+            f"data={section['name']}, split={section['split']!r}: the source is empty"
+        )
+    return result
 
 
 def new_tokenizer(
@@ -213,6 +231,11 @@ class Evaluators(dict[str, Evaluator]):
         super().__init__(evaluators)
         self.inputs = inputs
 
+    def costs(self) -> list[str]:
+        """A line per evaluator whose work is much more than encoding its source."""
+        told = {x: getattr(one, "cost", str)() for x, one in self.items()}
+        return [f"evals.{label}: {cost}" for label, cost in told.items() if cost]
+
     def run(
         self,
         variables: Variables,
@@ -250,10 +273,29 @@ def evaluators(
         assert source is not None  # `shared` is set if an evaluator needs it
         same_source = (x for x in inputs.values() if x.source is source)
         inputs[label] = next(same_source, None) or Inputs(
-            encoder, source, stored if source is shared else None
+            encoder,
+            source,
+            stored if source is shared else None,
+            functools.partial(_other_split, config, label),
         )
         evaluators[label] = create("evals", section, inputs[label])
     return Evaluators(evaluators, inputs)
+
+
+def _other_split(config: Config, label: str, split: str) -> Source:
+    """Another split of an evaluator's source.
+
+    Raises UserError if it is the evaluated split, or there is none.
+    """
+    own = "data" in config.evals[label]
+    section = config.evals[label].data if own else config.data.eval
+    if split == section.split:
+        raise UserError(
+            f"the evaluation data are the split {split!r} themselves: evaluate another "
+            "split, such as by --data.split=test"
+        )
+    other = {**section.to_dict(), "split": split}
+    return source(other, f"--config.evals.{label}.data." if own else "--data.")
 
 
 def _check_output(family: str, name: str, image_output: str) -> None:

@@ -11,31 +11,13 @@ from typing import Any
 import numpy as np
 
 from clipjax import atomic_files, config_parts
-from clipjax.config import create
 from clipjax.config_parts import labels
 from clipjax.data import mixture_spec
-from clipjax.data.storage import local
-from clipjax.engine.assemble import read_json
+from clipjax.engine import assemble
 from clipjax.types import BadExample, Config, Source, UserError
 
 FILE = "data.json"  # in a run's folder: the fingerprint per source, by section
 SAMPLES = 16  # examples whose keys and captions a fingerprint covers
-
-
-def source(section: Mapping[str, Any], flag: str) -> Source:
-    """The source of a `data.train`, `data.eval` or `evals.LABEL.data` section.
-
-    flag: the beginning of its options' flags on this command line, for messages.
-
-    Raises UserError if data are missing or empty.
-    """
-    with local.set_by_flags(flag):
-        result = create("data", section, section["split"])
-    if len(result) == 0:
-        raise UserError(
-            f"data={section['name']}, split={section['split']!r}: the source is empty"
-        )
-    return result
 
 
 def eval_source(
@@ -49,7 +31,7 @@ def eval_source(
     if not val_loss and all("data" in config.evals[label] for label in evals):
         return None
     section = config.data.eval
-    shared = source(section, flag)
+    shared = assemble.source(section, flag)
     if val_loss and "text" in config.model and shared.max_captions == 0:
         raise UserError(
             f"data.eval ({section.name}, split {section.split!r}) has no captions, "
@@ -73,7 +55,9 @@ def own_sources(
         if "data" in config.evals[label]:
             section = _section(config, path := f"evals.{label}.data")
             if section not in sources:
-                sources[section] = source(config.evals[label].data, f"{flag}{path}.")
+                sources[section] = assemble.source(
+                    config.evals[label].data, f"{flag}{path}."
+                )
             own[label] = sources[section]
     return own
 
@@ -156,7 +140,7 @@ def save(values: Mapping[str, Any], workdir: pathlib.Path) -> None:
 def read_saved(workdir: pathlib.Path) -> dict[str, Any]:
     """The fingerprints saved with a run; {} if an older version saved it."""
     path = workdir / FILE
-    return read_json(path) if path.exists() else {}
+    return assemble.read_json(path) if path.exists() else {}
 
 
 def check_training(

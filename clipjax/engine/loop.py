@@ -109,6 +109,8 @@ def _train(
         on_primary(lambda: datasets.check_training(workdir, run.data, say))
     with pulse.working(), activity.doing("looking through the captions"):
         lost_text_report.tell(run, say)
+    for line in run.evaluators.costs():
+        say(line)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

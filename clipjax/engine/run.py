@@ -93,7 +93,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             f"data.batch_size={batch} is not divisible by {parts} micro-batches on "
             f"each of {devices} devices: change train.micro_batches"
         )
-    source = datasets.source(config.data.train, "--config.data.train.")
+    source = assemble.source(config.data.train, "--config.data.train.")
     epoch_size = pipeline.epoch_size(source, config.data.unit)
     steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
     # Rounded up, so that an epoch visits every example; 1e-9 is for rounding errors.

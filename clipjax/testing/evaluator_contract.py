@@ -27,6 +27,7 @@ COUNT, WIDTH, BROKEN = 13, 8, 5
 class Pictures:
     """COUNT single-valued pictures with two captions and a class each; one is broken.
 
+    split: "" or that of other pictures, for an evaluator that fits.
     reads: the indices read so far, in order.
     """
 
@@ -34,7 +35,8 @@ class Pictures:
     class_names: Mapping[str, Sequence[str]] = {"shape": CLASSES}
     templates: Mapping[str, Sequence[str]] = {"shape": ("a {}", "one {}")}
 
-    def __init__(self) -> None:
+    def __init__(self, split: str = "") -> None:
+        self._split = f"{split} " if split else ""
         self.caption_counts = np.full(COUNT, 2, np.int32)
         self.reads: list[int] = []
 
@@ -44,12 +46,14 @@ class Pictures:
     def __getitem__(self, index: int) -> Example:
         self.reads.append(index)
         if index == BROKEN:
-            raise BadExample("it is broken", f"picture {index}")
+            raise BadExample("it is broken", f"{self._split}picture {index}")
         shape = index % len(CLASSES)
         name = f"{CLASSES[shape]} {chr(ord('a') + index)}"
         captions = [f"a {name}", f"one {name}"]
-        image = np.full((4, 4, 3), index, np.uint8)
-        return Example(image, captions, {"shape": shape}, key=f"picture {index}")
+        shade = index + COUNT * bool(self._split)
+        image = np.full((4, 4, 3), shade, np.uint8)
+        key = f"{self._split}picture {index}"
+        return Example(image, captions, {"shape": shape}, key=key)
 
 
 class Model:
@@ -121,7 +125,7 @@ class Bench:
             batch_size=4,
             classes=classes,
         )
-        return Inputs(encoder, self.source)
+        return Inputs(encoder, self.source, open_split=Pictures)
 
     def run(self, seed: int, progress: Any = None) -> EvalResult:
         """The result for a seed's model; nothing encoded before is used."""

@@ -14,7 +14,6 @@ from rich.console import Console
 import clipjax
 from clipjax.engine import (
     assemble,
-    datasets,
     evaluation,
     initial,
     metrics,
@@ -224,7 +223,7 @@ def test_the_library_encodes_as_the_evaluators_do(lively, parts):
     plain, _ = assemble.load_variables(workdir, "best", ema=False)
     assert loaded.step == step
     encoder = assemble.encoder(made.config, made.model, made.tokenizer, made.mesh)
-    examples = [datasets.source(made.config.data.eval, "")[i] for i in (1, 2, 3)]
+    examples = [assemble.source(made.config.data.eval, "")[i] for i in (1, 2, 3)]
     images = [example.image for example in examples]
     texts = [example.captions[0] for example in examples]
     ours = loaded.encode_image(images)

@@ -22,7 +22,7 @@ import run_tools
 from clipjax import registry
 from clipjax.config_check import validate
 from clipjax.data.batching import pipeline
-from clipjax.engine import assemble, datasets
+from clipjax.engine import assemble
 from clipjax.models import memory_network
 from clipjax.models.common import layers
 from clipjax.models.multimodal import fusion, memory, ttt
@@ -596,7 +596,7 @@ def test_steps_on_the_synthetic_set_reduce_the_loss(configs):
     config = configs("synthetic")
     config.data.tokenizer.update({"vocab_size": VOCAB, "context_length": LENGTH})
     config.data.train.update({"size": 64, "resolution": SIZE})
-    source = datasets.source(config.data.train, "")
+    source = assemble.source(config.data.train, "")
     batches = pipeline.train_batches(
         source,
         assemble.new_tokenizer(config, source),

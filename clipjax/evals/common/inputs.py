@@ -69,6 +69,7 @@ class Inputs:
 
     stored: embeddings of the source by the same model, which are taken in place of
     encoding its images and captions; other texts are encoded.
+    open_split: opens another split of the source, for `of_split`.
 
     >>> from clipjax import registry
     >>> inputs = Inputs(clip.encoder, registry.load("data", "scenes")("val"))
@@ -78,11 +79,17 @@ class Inputs:
     """
 
     def __init__(
-        self, encoder: Encoder, source: Source, stored: StoredRows | None = None
+        self,
+        encoder: Encoder,
+        source: Source,
+        stored: StoredRows | None = None,
+        open_split: Callable[[str], Source] | None = None,
     ):
         self.encoder = encoder
         self.source = source
         self._stored = stored
+        self._open_split = open_split
+        self._splits: dict[str, Inputs] = {}
         self._pooled: set[str] = set()
         self.forget()
 
@@ -100,8 +107,35 @@ class Inputs:
             self._pooled.update(sides)
             self.forget()
 
+    def has_pooled(self, side: str) -> bool:
+        """Whether the model gives a side's pooled features, and stored embeddings, if
+        they are taken, hold them."""
+        try:
+            self.encoder.check_pooled(side)
+            if self._stored is not None:
+                self._stored.check_pooled(side)
+        except UserError:
+            return False
+        return True
+
+    def of_split(self, split: str) -> Inputs:
+        """The inputs of another split of the source, such as the training images of a
+        probe; evaluators that share these share those too.
+
+        Raises UserError if there is no such split.
+        """
+        if self._open_split is None:
+            raise UserError(
+                "these Inputs have no other splits: give Inputs the function open_split"
+            )
+        if split not in self._splits:
+            self._splits[split] = Inputs(self.encoder, self._open_split(split))
+        return self._splits[split]
+
     def forget(self) -> None:
-        """Clears the cache and releases the variables."""
+        """Clears the cache and releases the variables, of other splits too."""
+        for inputs in self._splits.values():
+            inputs.forget()
         self._variables: Variables | None = None
         self._seen: dict[int, _Row] = {}
         self._texts: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray | None]] = {}

@@ -12,7 +12,7 @@ import pytest
 import run_tools
 import tiny
 from clipjax import config_check, registry
-from clipjax.engine import assemble, datasets, initial
+from clipjax.engine import assemble, initial
 from clipjax.models.common import lora, meaning
 from clipjax.models.common.frozen import freeze
 from clipjax.models.image import vit
@@ -310,7 +310,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     config = run_tools.tiny()
     words = assemble.new_tokenizer(
-        config, datasets.source(config.data.train, "--config.data.train.")
+        config, assemble.source(config.data.train, "--config.data.train.")
     )
     (folder / "config.json").write_text(json.dumps(config_check.to_dict(config)))
     assemble.save_tokenizer(config, words, folder)
