@@ -3,7 +3,8 @@
 import numpy as np
 
 from clipjax.encoder import Encoder
-from clipjax.types import BadExample
+from clipjax.evals.common.inputs import Inputs
+from clipjax.types import BadExample, Example, UserError
 
 BROKEN = b"broken"
 
@@ -63,6 +64,44 @@ class Data:
     def __getitem__(self, index):
         self.reads.append(index)
         return self.examples[index]
+
+
+def labelled_data(labels, first, names, key):
+    """A source of an image per label, of the pixels `first` on; None: a broken one."""
+    return Data(
+        [
+            Example(
+                BROKEN if label is None else pixels(first + i),
+                [],
+                {"class": label or 0},
+                f"{key} {i}",
+            )
+            for i, label in enumerate(labels)
+        ],
+        {"class": names},
+    )
+
+
+def labelled_inputs(test, train, names=("disc", "star"), train_names=None, **options):
+    """Inputs of images with the labels `test`, and of a split "train" of others.
+
+    Images are numbered through, the training ones last: rows of a table of embeddings.
+    """
+    source = labelled_data(test, 0, names, "test")
+    other = labelled_data(train, len(test), train_names or names, "train")
+
+    def open_split(split):
+        if split != "train":
+            raise UserError(f"no split {split!r}")
+        return other
+
+    encoder = table_encoder([], options.pop("model", None))
+    return Inputs(encoder, source, open_split=open_split, **options)
+
+
+def image_table(*rows):
+    """The variables of a table of image embeddings, from groups of rows."""
+    return {"params": {"image": np.concatenate(rows).astype(np.float32)}}
 
 
 def crop(image):

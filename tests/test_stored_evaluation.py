@@ -76,6 +76,19 @@ def test_the_same_numbers_without_encoding(place, encoded):
     assert encoded["texts"] == 2 * prompts > 0
 
 
+def test_training_images_are_encoded_beside_stored_ones(place, encoded):
+    few = {"max_train_samples": 90, "label_sets": ("shape",)}
+    options = {"evals": "knn", "evals_options": {"knn": few}}
+    data = {"data": "scenes", "data_options": SCENES}
+    expected = clipjax.evaluate_model(place / "model", **options, **data)
+    assert encoded["images"] == 10 + 90
+    encoded.update(images=0)
+    found = clipjax.evaluate_model(place / "model", embeddings=place / "emb", **options)
+    assert values(found) == pytest.approx(values(expected))
+    assert found["knn"].protocol == expected["knn"].protocol
+    assert encoded["images"] == 90
+
+
 def test_rows_are_of_unit_norm_in_float32(place, tmp_path):
     half = tmp_path / "half"
     embed(place / "model", half, dtype="float16")

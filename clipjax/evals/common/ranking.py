@@ -80,7 +80,7 @@ def rank(
     ok, usable = finite(queries), finite(gallery)
     # A product's last bit may depend on the column's place in the matrix, so copies
     # of one entry are counted at its first place.
-    first = _first_places(gallery)
+    first = first_places(gallery)
     queries = np.where(ok[:, None], queries, 0).astype(np.float32)
     gallery = np.where(usable[:, None], gallery, 0).astype(np.float32)
     copies = np.ones(len(gallery), np.int64) if copies is None else copies
@@ -146,7 +146,8 @@ def _keep_best(scores: np.ndarray, places: np.ndarray, best: np.ndarray) -> None
         scores[rows, at] = -np.inf
 
 
-def _first_places(gallery: np.ndarray) -> np.ndarray:
+def first_places(gallery: np.ndarray) -> np.ndarray:
+    """int64 [m]: per entry, the place of the first with the same bytes."""
     firsts: dict[bytes, int] = {}
     return np.array(
         [firsts.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)],

@@ -1,0 +1,157 @@
+"""`evals=knn`: each image's class by a vote of its nearest training images.
+
+The vote of DINO (arXiv 2104.14294): the k training images of the highest cosine
+similarity vote for their classes with the weight exp(similarity / temperature). Nothing
+is fitted. The search is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from clipjax.evals.common import accuracy, labelled, protocol, result_rows
+from clipjax.evals.common.inputs import Inputs
+from clipjax.evals.common.intervals import Hits, mean
+from clipjax.evals.common.neighbours import class_votes
+from clipjax.evals.common.ranking import NEAREST, rank
+from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
+
+
+def make(
+    inputs: Inputs,
+    *,
+    train_split: str = "train",
+    neighbours: tuple[int, ...] = (20,),
+    temperature: float = 0.07,
+    label_sets: tuple[str, ...] = (),
+    features: str = "auto",
+    ks: tuple[int, ...] = (1, 5),
+    max_samples: int = 0,
+    max_train_samples: int = 0,
+) -> Knn:
+    """Nearest neighbours on each of the source's label sets.
+
+    Args:
+      train_split: the split of the source whose images vote.
+      neighbours: how many of them vote; several give several results, and the first is
+        the primary one. A number above that of the training images takes them all.
+      temperature: of the votes' weights.
+      label_sets: names of label sets; empty: all of the source's.
+      features: "pooled": what the image tower gives before its projection; "embed": the
+        embeddings; "auto": pooled ones if the model and stored embeddings have them.
+      ks: the k of the top-k accuracies; 1 is always added. A k that is not below the
+        number of classes is left out because it would always hit.
+      max_samples: the most images, evenly spread over the source; 0: all.
+      max_train_samples: the most training images, evenly spread; 0: all.
+
+    Raises:
+      UserError: as labelled.open_splits, and if `neighbours`, `temperature` or `ks` is
+        out of range.
+    """
+    if not neighbours or min(neighbours) < 1 or not ks or min(ks) < 1:
+        raise UserError(
+            f"evals=knn: neighbours={neighbours}, ks={ks}: use numbers from 1 on"
+        )
+    if not 0 < temperature < math.inf:
+        raise UserError(f"evals=knn: temperature={temperature}: must be above 0")
+    splits = labelled.open_splits(
+        "knn",
+        inputs,
+        train_split=train_split,
+        label_sets=label_sets,
+        features=features,
+        max_samples=max_samples,
+        max_train_samples=max_train_samples,
+    )
+    return Knn(
+        splits,
+        tuple(dict.fromkeys(neighbours)),
+        temperature,
+        tuple(sorted({1, *ks})),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Knn:
+    """The evaluator; see the module and `make`.
+
+    What the numbers do not mean. They tell how well the features' directions separate
+    the classes, not what could be learnt from them: a linear probe is usually higher.
+    They depend on the number of training images, and on how alike they are.
+    """
+
+    splits: labelled.Splits
+    neighbours: tuple[int, ...]
+    temperature: float
+    ks: tuple[int, ...]
+
+    def cost(self) -> str:
+        """See types.Evaluator."""
+        return self.splits.cost
+
+    def run(
+        self, variables: Variables, progress: Callable[[int, int], None] | None = None
+    ) -> EvalResult:
+        """Metrics "<set>/top<k>", "<set>/mean_class_recall" and "<set>/majority_share"
+        of the first of `neighbours`, the same under "neighbours_<n>/" of the others,
+        and with several sets "mean_top1". Rows as in result_rows.by_class, one per
+        image and label set, of the first of `neighbours`; their score is the share of
+        the votes.
+
+        Ties count as their expected value, see evals/common/neighbours.py.
+
+        Raises UserError as labelled.Splits.read.
+        """
+        reading = self.splits.read(variables, progress)
+        metrics: dict[str, Metric] = {}
+        tables: list[Rows] = []
+        top1 = []
+        for data in reading.label_sets:
+            votes = class_votes(
+                data.test,
+                data.train,
+                data.train_labels,
+                len(data.classes),
+                self.neighbours,
+                self.temperature,
+            )
+            classes = np.eye(len(data.classes), dtype=np.float32)
+            for number, found in zip(self.neighbours, votes, strict=True):
+                first = number == self.neighbours[0]
+                ranks = rank(found, classes, data.test_labels[:, None], nearest=NEAREST)
+                prefix = "" if first else f"neighbours_{number}/"
+                metrics |= accuracy.of(
+                    ranks,
+                    data.test_labels,
+                    len(data.classes),
+                    self.ks,
+                    f"{prefix}{data.name}/",
+                )
+                if first:
+                    top1.append(Hits(ranks.hits(1), None, 1 / len(data.classes)))
+                    tables.append(
+                        result_rows.by_class(
+                            data.keys, data.classes, data.test_labels, ranks, data.name
+                        )
+                    )
+        primary = f"{reading.label_sets[0].name}/top1"
+        if len(top1) > 1:
+            primary, metrics["mean_top1"] = "mean_top1", mean(top1)
+        sizes = [data.size for data in reading.label_sets]
+        return EvalResult(
+            metrics,
+            primary,
+            "; ".join([*sizes, *reading.notes]),
+            reading.broken,
+            result_rows.join(tables),
+            self._protocol(),
+        )
+
+    def _protocol(self) -> str:
+        numbers = ", ".join(map(str, self.neighbours))
+        how = f"{numbers} nearest by cosine, temperature {self.temperature:g}"
+        return protocol.joined(how, self.splits.protocol)
