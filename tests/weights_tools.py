@@ -93,13 +93,17 @@ def assert_equal(one, other):
 
 
 def write_hf(folder, name="clip", **changes):
-    """A folder as transformers leaves it; changes: of the config."""
+    """A folder as transformers leaves it; changes: of the config.
+
+    Its image processor names nothing, so that the kind's own values count.
+    """
     kind, model = MODELS[name]
     described = kind.config_json(model, ENDS)
     for key, value in changes.items():
         section, _, inner = key.rpartition("__")
         (described[section] if section else described)[inner] = value
     (folder / "config.json").write_text(json.dumps(described))
+    (folder / "preprocessor_config.json").write_text("{}")
     tensor_files.write_safetensors(folder / "model.safetensors", MADE[name][3])
     return folder
 

@@ -760,7 +760,8 @@ def test_a_model_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     _, variables = read_model.read_model("hf-hub:org/name")
     assert_equal(variables, MADE["clip"][2])
-    assert sorted(hub.fetched) == ["config.json", "model.safetensors"]
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(hub.fetched) == names
 
 
 def test_errors_of_the_hub(monkeypatch):

@@ -60,23 +60,26 @@ def read_hf(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
     return settings, str(path)
 
 
-def from_hf(
-    processor: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    image_size: int,
-    origin: str,
+def of_hf_folder(
+    folder: pathlib.Path, defaults: Mapping[str, Any], image_size: int
 ) -> Preprocessing:
-    """The transform for an image processor's settings, which `read_hf` reads.
+    """The transform of a folder's image processor.
 
-    defaults: for what the settings leave out. origin: their file. Without it there is
-    no transform: fine-tuned models of one kind are prepared in different ways.
+    defaults: for what its settings leave out. Without a file there is no transform:
+    fine-tuned models of one kind prepare images in different ways.
     """
-    settings = {**defaults, **processor}
+    settings, origin = read_hf(folder)
+    transform = from_hf({**defaults, **settings}, image_size, origin)
+    if pathlib.Path(origin).is_file():
+        return transform
+    return transform._replace(name="", why=f"{origin} is missing", options={})
+
+
+def from_hf(settings: Mapping[str, Any], image_size: int, origin: str) -> Preprocessing:
+    """The transform for an image processor's settings; origin: their file."""
     mean = three(settings["image_mean"], "image_mean", origin)
     std = three(settings["image_std"], "image_std", origin, positive=True)
     square = isinstance(settings.get("size"), Mapping) and "height" in settings["size"]
-    if not pathlib.Path(origin).is_file():
-        return Preprocessing("", mean, std, f"{origin} is missing")
     why = _hf_limit(settings, image_size, square)
     if why:
         return Preprocessing("", mean, std, f"{origin}: {why}")

@@ -85,10 +85,8 @@ def settings(
     joint = {"projection_dim": 512, **config}
     check_sizes(joint, ("projection_dim",), origin)
     end = text["eos_token_id"]
-    processor, file = preprocessing.read_hf(folder)
     sizes = {"size": {"shortest_edge": size}, "crop_size": size}
-    defaults = PREPROCESSING | sizes
-    transform = preprocessing.from_hf(processor, defaults, size, file)
+    transform = preprocessing.of_hf_folder(folder, PREPROCESSING | sizes, size)
     return Settings(
         format=FORMAT,
         image="vit",

@@ -90,13 +90,12 @@ def settings(
         raise UserError(
             f"{origin}: vision_use_head=False: an image embedding needs the head"
         )
-    processor, file = preprocessing.read_hf(folder)
     defaults = {
         "size": {"height": size, "width": size},
         "image_mean": preprocessing.HALF,
         "image_std": preprocessing.HALF,
     }
-    transform = preprocessing.from_hf(processor, defaults, size, file)
+    transform = preprocessing.of_hf_folder(folder, defaults, size)
     fixed = {"pool": "map", "pre_norm": False, "patch_bias": True}
     return Settings(
         format=FORMAT,
