@@ -1,8 +1,8 @@
 """clipjax: train, fine-tune, compare, evaluate and ship CLIP-style models in JAX.
 
 `clipjax.load("runs/x")` gives a trained model; `clipjax.train_model`,
-`clipjax.evaluate_model` and `clipjax.embed_data` do what the commands do. Importing
-clipjax alone is cheap.
+`clipjax.evaluate_model`, `clipjax.compare_evaluations` and `clipjax.embed_data` do what
+the commands do. Importing clipjax alone is cheap.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import typing
 from clipjax.types import BadExample, UserError
 
 if typing.TYPE_CHECKING:
+    from clipjax.comparison.compared import compare_evaluations
     from clipjax.embedding_job import embed_data
     from clipjax.embeddings.stored import read_embeddings
     from clipjax.item_errors import BadItem, ItemError
@@ -25,6 +26,7 @@ __all__ = [
     "ItemError",
     "Loaded",
     "UserError",
+    "compare_evaluations",
     "embed_data",
     "evaluate_model",
     "load",
@@ -51,6 +53,10 @@ def __getattr__(name: str) -> typing.Any:
         from clipjax import whole_runs
 
         return getattr(whole_runs, name)
+    if name == "compare_evaluations":
+        from clipjax.comparison import compared
+
+        return compared.compare_evaluations
     if name == "embed_data":
         from clipjax import embedding_job
 

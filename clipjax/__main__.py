@@ -11,6 +11,7 @@ import clipjax
 COMMANDS = {
     "train": "train a model, or resume a run",
     "evaluate": "evaluate a run or a released model",
+    "compare": "compare evaluations of several models, query by query",
     "embed": "write a data set's embeddings to disk",
     "export": "write a model for transformers or open_clip",
     "prepare": "convert, inspect, verify and subset data",

@@ -108,9 +108,9 @@ def main(argv: list[str]) -> int:
     elif values.alphas:
         raise UserError("--alphas needs --interpolate DIR, the run to come from")
 
-    from clipjax import whole_runs
+    from clipjax import results, whole_runs
 
-    out = whole_runs.new_folder(values.out) if values.out else None
+    out = results.new_folder(values.out) if values.out else None
     request = whole_runs.Request(
         model=model,
         checkpoint=values.checkpoint,

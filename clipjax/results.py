@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax import atomic_files
+from clipjax import atomic_files, paths
 from clipjax.types import EvalResult, Metric, Rows, UserError
 
 FILE = "results.json"
@@ -31,6 +31,7 @@ _ELSEWHERE = ("workdir",)  # facts that differ if a run's folder is moved
 
 # Results by the evaluators' labels, and what was evaluated: `Evaluation.meta`.
 Part = tuple[Mapping[str, EvalResult], Mapping[str, Any]]
+Tables = Mapping[str, Rows]  # by labels
 
 
 class Evaluation(NamedTuple):
@@ -150,6 +151,33 @@ def save(folder: pathlib.Path, parts: Mapping[str, Part]) -> tuple[pathlib.Path,
             raise
         return place, True
     raise AssertionError
+
+
+def new_folder(name: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder that `out` or --out names.
+
+    Raises UserError if it has content, or is a file.
+    """
+    place = paths.local(name, "a folder of results")
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} exists: name a new folder for the results by --out")
+    return place
+
+
+def write_tables(
+    folder: pathlib.Path, file: str, content: Mapping[str, Any], tables: Tables
+) -> None:
+    """Writes a new folder of one JSON file and LABEL.parquet for each table.
+
+    file: the JSON's name. content: JSON values.
+
+    Raises OSError if it cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files.new_folder(folder) as scratch:
+        atomic_files.write_json(scratch / file, _plain(content))
+        for label, rows in tables.items():
+            _write_rows(scratch / _file(label), rows)
 
 
 def folder_name(*words: str | int) -> str:

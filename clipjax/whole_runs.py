@@ -131,19 +131,8 @@ def evaluate_model(
         data=data_flags.DataFlags(data, data_options or {}, split),
         embeddings=os.fspath(embeddings),
     )
-    place = new_folder(out) if out else None
+    place = results.new_folder(out) if out else None
     return evaluate(request, place, console or Console(quiet=True), keep=False)[1.0]
-
-
-def new_folder(name: str | pathlib.Path) -> pathlib.Path:
-    """The folder that `out` or --out names.
-
-    Raises UserError if it has content, or is a file.
-    """
-    place = paths.local(name, "a folder of results")
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UserError(f"{place} exists: name a new folder for the results by --out")
-    return place
 
 
 @dataclasses.dataclass(frozen=True)

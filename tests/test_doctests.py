@@ -111,6 +111,12 @@ def names(tmp_path_factory):
         found = EvalResult({"top1": Metric(0.5)}, "top1", "1 image", rows=ROWS)
         place = pathlib.Path("runs/quickstart/evaluations/2")
         results.save(place, {"": ({"retrieval": found}, {"step": 2})})
+        for name, values in {"a": [2.0, 3.0], "b": [1.0, 3.0]}.items():
+            place = pathlib.Path(f"runs/{name}/evaluations/2")
+            rows = {"key": ["1.png", "2.png"], "loss": np.array(values)}
+            loss = {"loss": Metric(sum(values) / 2, higher_is_better=False)}
+            found = EvalResult(loss, "loss", "2 images", rows=rows)
+            results.save(place, {"": ({"mine": found}, {"step": 2})})
         clip = clipjax.load("runs/quickstart")
         image = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
         clip.encode_image([image]), clip.encode_text(["a dog"])  # compiled here

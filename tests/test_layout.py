@@ -14,13 +14,13 @@ TESTS = ROOT / "tests"
 
 # A module may import from its own level and from those below (further right).
 LEVELS = [
-    ["train", "evaluate", "embed", "export", "prepare", "library", "testing"]
+    ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
     + ["__main__", "whole_runs", "embedding_job"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
     + ["stored_evaluation"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
-    + ["results", "result_tables", "class_recalls"]
+    + ["results", "result_tables", "class_recalls", "comparison"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + ["item_errors", "encoded", "data_wait", "embeddings", "identity"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
@@ -63,6 +63,10 @@ TESTED_BY = {
     "cache": "test_paths",
     "commandline": "scenarios/test_commands",
     "data_flags": "scenarios/test_run_data test_prepare",
+    "comparison/differences": "comparison/test_compared",
+    "comparison/matching": "comparison/test_compared",
+    "comparison/shared_rows": "comparison/test_compared",
+    "comparison/comparison_tables": "test_compare",
     "config_*": "test_config scenarios/test_config_files "
     "scenarios/test_random_mistakes",
     "data/annotations/caption_entries": "data/annotations/test_image_list",

@@ -55,7 +55,7 @@ def test_mistakes(capsys, monkeypatch):
     assert (status, out) == (2, "")
     assert err == (
         "error: 'trian' is no command. Did you mean 'train'? Use train, evaluate, "
-        "embed, export, prepare, testing; clipjax alone explains them\n"
+        "compare, embed, export, prepare, testing; clipjax alone explains them\n"
     )
     status, _, err = called(capsys, monkeypatch, "clipjax", "train")
     assert status == 2

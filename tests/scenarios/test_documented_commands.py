@@ -16,12 +16,13 @@ import pytest
 from documented import ROOT
 
 import run_tools
-from clipjax import config_check, embed, evaluate, export, prepare, train
+from clipjax import compare, config_check, embed, evaluate, export, prepare, train
 from clipjax.testing import __main__ as testing
 
 MAINS = {
     "clipjax.train": train,
     "clipjax.evaluate": evaluate,
+    "clipjax.compare": compare,
     "clipjax.embed": embed,
     "clipjax.export": export,
     "clipjax.prepare": prepare,

@@ -1,4 +1,6 @@
-"""95 % intervals of mean and median ranks, by drawing images again (Efron 1979)."""
+"""95 % intervals of mean and median ranks, and of the differences of two models', by
+drawing images again (Efron 1979).
+"""
 
 from __future__ import annotations
 
@@ -34,6 +36,64 @@ def mean_and_median(
     if groups is None:
         groups = np.arange(len(values))
     _, groups = np.unique(groups, return_inverse=True)
+    means, medians = _draws(values, groups, draws)
+    median_interval = _middle(medians, float(np.median(values)))
+    interval = _mean_interval(values, groups, means)
+    if interval is None:
+        mean = float(values.mean())
+        return (mean, mean + _unseen(groups)), median_interval
+    return interval, median_interval
+
+
+def mean_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    groups: np.ndarray,
+    draws: int = DRAWS,
+    step: float = 1.0,
+) -> Interval:
+    """The interval of mean(second) - mean(first), as that of `mean_and_median`.
+
+    If no draw's difference differs, it ranges to both sides as far as if Wilson's upper
+    share of the images differed by one `step` more.
+
+    Args:
+      first, second: float [n], of the same queries. groups: int [n], their images.
+      step: one rank, or what values of another kind differ by.
+    """
+    _, groups = np.unique(groups, return_inverse=True)
+    values = second - first
+    interval = _mean_interval(values, groups, _draws(values, groups, draws)[0])
+    if interval is None:
+        mean, unseen = float(values.mean()), step * _unseen(groups)
+        return mean - unseen, mean + unseen
+    return interval
+
+
+def median_difference(
+    first: np.ndarray, second: np.ndarray, groups: np.ndarray, draws: int = DRAWS
+) -> Interval:
+    """The middle 95 % of median(second) - median(first), with the same draws for both.
+
+    Args: as of `mean_difference`.
+    """
+    _, groups = np.unique(groups, return_inverse=True)
+    before, after = (_draws(values, groups, draws)[1] for values in (first, second))
+    return _middle(after - before, float(np.median(second) - np.median(first)))
+
+
+def _unseen(groups: np.ndarray) -> float:
+    """The share of images that may be another kind than all of these."""
+    return wilson(0.0, int(groups.max()) + 1)[1]
+
+
+def _draws(
+    values: np.ndarray, groups: np.ndarray, draws: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """float [draws], the means and medians of draws that depend on the groups alone.
+
+    groups: int [n], each number from 0 to the largest at least once.
+    """
     images = int(groups.max()) + 1
     ordered = np.sort(values)
     sums = np.bincount(groups, values, images)
@@ -56,19 +116,28 @@ def mean_and_median(
         means[i] = total / count
         ends = before + np.cumsum(taken[near_groups])  # each value's last place
         # Equal places for an odd number of values, the two middle ones for an even.
-        middle = ends.searchsorted([(count - 1) // 2, count // 2], side="right")
-        medians[i] = near_values[middle].mean()
-    median_ends = np.quantile(medians, [0.025, 0.975])
-    median_interval = _holding(median_ends, float(np.median(values)))
-    mean = float(values.mean())
-    same = np.isclose(means, mean, rtol=1e-12, atol=0)
+        one, other = ends.searchsorted([(count - 1) // 2, count // 2], side="right")
+        medians[i] = (near_values[one] + near_values[other]) / 2
+    return means, medians
+
+
+def _middle(draws: np.ndarray, value: float) -> Interval:
+    return _holding(np.quantile(draws, [0.025, 0.975]), value)
+
+
+def _mean_interval(
+    values: np.ndarray, groups: np.ndarray, means: np.ndarray
+) -> Interval | None:
+    """BCa's interval of the mean by the draws' means; None if none of these differs."""
+    mean, draws = float(values.mean()), len(means)
+    same = np.isclose(means, mean, rtol=1e-12, atol=1e-12)
     if same.all():
-        return (mean, mean + wilson(0.0, images)[1]), median_interval
-    influence = sums - mean * counts
+        return None
+    influence = np.bincount(groups, values) - mean * np.bincount(groups)
     skew = float((influence**3).sum() / (influence**2).sum() ** 1.5) / 6
     lower = float((means < mean)[~same].sum() + same.sum() / 2) / draws
     mean_ends = np.quantile(means, _accelerated(lower, skew, draws))
-    return _holding(mean_ends, mean), median_interval
+    return _holding(mean_ends, mean)
 
 
 def _accelerated(lower: float, skew: float, draws: int) -> list[float]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from clipjax.evals.common import bootstrap
 from clipjax.evals.common.bootstrap import mean_and_median
 
 
@@ -90,3 +91,26 @@ def test_one_far_rank():
     (low, high), median = mean_and_median(values)
     assert 1 <= low <= values.mean() <= high <= 1e6
     assert median == (1, 1)
+
+
+@pytest.mark.parametrize("captions", [1, 3])
+def test_differences_take_the_same_images_of_both(captions):
+    """Against a loop; a constant difference has no spread, unlike either alone."""
+    rng = np.random.default_rng(5)
+    groups = np.arange(50).repeat(captions)
+    first = ranks(5, len(groups))
+    second = np.floor(first * np.exp(rng.normal(0, 0.3, len(groups)))) + 1
+    draw = np.random.default_rng(0)
+    medians = []
+    for _ in range(200):
+        taken = draw.integers(0, 50, 50)
+        at = np.concatenate([np.flatnonzero(groups == number) for number in taken])
+        medians.append(np.median(second[at]) - np.median(first[at]))
+    mean = bootstrap.mean_difference(first, second, groups, draws=200)
+    median = bootstrap.median_difference(first, second, groups, draws=200)
+    assert median == pytest.approx(tuple(np.quantile(medians, [0.025, 0.975])))
+    assert mean == mean_and_median(second - first, groups, draws=200)[0]
+    seen = 1.959964**2 / (50 + 1.959964**2)  # Wilson's upper end of 0 of 50
+    mean = bootstrap.mean_difference(first, first + 2, groups, draws=50, step=3)
+    assert mean == pytest.approx((2 - 3 * seen, 2 + 3 * seen))
+    assert bootstrap.median_difference(first, first + 2, groups, draws=50) == (2, 2)

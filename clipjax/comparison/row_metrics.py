@@ -1,0 +1,104 @@
+"""How the metrics of an evaluation are made of its rows: a value for each query."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from clipjax.evals.common import result_rows
+from clipjax.types import Rows
+
+_RETRIEVAL = re.compile(
+    r"(?:(?P<start>.+)/)?"
+    r"(?:(?P<side>image_to_text|text_to_image)_(?P<rank>mean|median)_rank"
+    r"|(?P<recalled>image_to_text|text_to_image|mean)_recall@(?P<k>\d+))"
+)
+_CLASSES = re.compile(r"(?:(?P<set>.+)/)?(?:top(?P<k>\d+)|mean_class_recall)")
+
+
+class Queries(NamedTuple):
+    """The n queries that a metric is over.
+
+    places: int [n], of their rows. values: float [n]. weights: float [n] of sum 1.
+    median: whether the metric is the values' median, not their weighted mean.
+    """
+
+    places: np.ndarray
+    values: np.ndarray
+    weights: np.ndarray
+    median: bool = False
+
+    @property
+    def metric(self) -> float:
+        """The metric's value."""
+        if self.median:
+            return float(np.median(self.values))
+        return float((self.weights * self.values).sum())
+
+
+def of(name: str, rows: Rows) -> Queries | None:
+    """The queries of a metric; None if the rows have no values for it.
+
+    Known are the metrics of retrieval, and of classes (zeroshot, classification), and
+    of any evaluator those that are the mean of the column of their name.
+
+    name: the metric's.
+    """
+    if "direction" in rows and "own" in rows and (match := _RETRIEVAL.fullmatch(name)):
+        return _of_retrieval(match, rows)
+    if "label_set" in rows and "ties" in rows:
+        if match := _CLASSES.fullmatch(name):
+            return _of_classes(match, rows)
+        if name == "mean_top1":
+            return _hits(rows, np.arange(len(rows["key"])), 1, rows["label_set"])
+    column = rows.get(name)
+    if isinstance(column, np.ndarray) and column.ndim == 1 and len(column):
+        values = column.astype(float)
+        if np.isfinite(values).all():
+            count = len(values)
+            return Queries(np.arange(count), values, np.full(count, 1 / count))
+    return None
+
+
+def _of_retrieval(match: re.Match[str], rows: Rows) -> Queries | None:
+    """A recall is averaged over directions and folds, a rank over all queries."""
+    start = match["start"] or "standard"
+    start = "standard/same_caption" if start == "same_caption" else start
+    side = match["side"] or match["recalled"]
+    taken = np.array(rows["protocol"]) == start
+    if side != "mean":
+        taken &= np.array(rows["direction"]) == side
+    places = np.flatnonzero(taken)
+    if not len(places):
+        return None
+    if match["k"]:
+        parts = zip(rows["direction"], rows["fold"], strict=True)
+        return _hits(rows, places, int(match["k"]), [f"{a} {b}" for a, b in parts])
+    values = np.asarray(rows["rank"], float)[places]
+    weights = np.full(len(places), 1 / len(places))
+    return Queries(places, values, weights, match["rank"] == "median")
+
+
+def _of_classes(match: re.Match[str], rows: Rows) -> Queries | None:
+    """An accuracy is over images, or over the classes that occur."""
+    places = np.arange(len(rows["key"]))
+    if match["set"]:
+        places = np.flatnonzero(np.array(rows["label_set"]) == match["set"])
+    if not len(places):
+        return None
+    by_class = match["k"] is None
+    parts = rows["label"] if by_class else rows["label_set"]
+    return _hits(rows, places, 1 if by_class else int(match["k"]), parts)
+
+
+def _hits(rows: Rows, places: np.ndarray, k: int, parts) -> Queries:
+    """The mean over parts of each one's share of hits among the first k.
+
+    parts: each row's, numbers or texts.
+    """
+    values = result_rows.ranks_of(rows).hits(k)[places]
+    _, own = np.unique(np.asarray(parts)[places], return_inverse=True)
+    counts = np.bincount(own)
+    return Queries(places, values, 1 / (counts[own] * len(counts)))
