@@ -294,7 +294,7 @@ def average(texts: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     """The classes' embeddings float32 [classes e], of unit norm, from those of their
     prompts [sum(counts) e], of which each class has `counts`.
     """
-    starts = np.cumsum(counts) - counts
+    starts = np.cumsum(counts) - np.array(counts)
     with np.errstate(invalid="ignore"):  # NaN and inf stay, and rank last
         means = np.add.reduceat(texts, starts) / np.array(counts, np.float32)[:, None]
         norms = np.linalg.norm(means, axis=1, keepdims=True)
