@@ -75,6 +75,21 @@ def labels(section: Mapping[str, Any], path: str) -> tuple[str, ...]:
     return order
 
 
+def with_shared_data(config: Config) -> list[str]:
+    """The labels of the evaluators that read the data of `data.eval`."""
+    return [
+        label
+        for label in labels(config.evals, "evals")
+        if "data" not in (section := config.evals[label]) and not is_summary(section)
+    ]
+
+
+def is_summary(section: Mapping[str, Any]) -> bool:
+    """Whether an evaluator's section is of a types.Summary, which reads no data."""
+    factory = registry.load("evals", section["name"])
+    return bool(registry.module_of(factory, "SUMMARY"))
+
+
 def _known_labels(section: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(label for label in section if label != "order")
 
@@ -140,6 +155,10 @@ def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, An
         section, path = config.evals[label], f"evals.{label}"
         own = ["data"] * ("data" in _section(section, path))
         yield from _component("evals", section, path, {}, own)
+        if own and is_summary(section):
+            raise UserError(
+                f"{path}={section.name} reads no data: leave @{section.data.name} out"
+            )
         if own:
             path = f"{path}.data"
             yield from _component("data", section.data, path, {"split": str})

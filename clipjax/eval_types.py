@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,6 +74,17 @@ def _number(value: Any, kind: type, name: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise TypeError(f"Metric: {name}={value!r}: must be {kind.__name__}")
     return kind(value)
+
+
+class Announced(NamedTuple):
+    """What is known of an evaluator's metrics before it runs.
+
+    units: metric -> unit; None if the evaluator does not say. data: the number of its
+    source; evaluators of the same one have the same.
+    """
+
+    units: Mapping[str, str] | None
+    data: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from clipjax.eval_types import Announced as Announced
 from clipjax.eval_types import EvalResult as EvalResult
 from clipjax.eval_types import Metric as Metric
 from clipjax.eval_types import Rows as Rows
@@ -344,10 +345,25 @@ class Evaluator(Protocol):
     iterable of them, each a tuple of what is taken together, such as a class's prompts;
     how many there are), to count what the tokenizer loses. One whose work is much more
     than encoding its source may have `cost()`: a text that says so before it starts.
+    Any may have `metric_units()`, metric -> unit of all that `run` gives, so that a
+    wrong name is refused before training.
     """
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:
         """Pure in `variables`; `progress(done, total)` is called now and then."""
+        ...
+
+
+class Summary(Protocol):
+    """`make(others, *, options) -> Summary`: an evaluator of others' results, such as
+    their mean, in a module with SUMMARY = True. It reads no data.
+
+    others: label -> `Announced` of each evaluator that runs. `make` raises UserError
+    for metrics that these will not give. `metric_units()` may be as an Evaluator's.
+    """
+
+    def summarise(self, results: Mapping[str, EvalResult]) -> EvalResult:
+        """A result made of the others', by their labels."""
         ...

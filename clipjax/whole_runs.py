@@ -290,8 +290,7 @@ def _wanted(request: Request, own: Config | None) -> Config:
             )
         what = config.base(None, evals="none")
     what = datasets.resolve(request.evals.put(what) if request.evals else what)
-    labels = config_parts.labels(what.evals, "evals")
-    shared = any("data" not in what.evals[label] for label in labels)
+    shared = config_parts.with_shared_data(what)
     if own is None and request.other is None and shared and not request.data.name:
         raise UserError(
             f"{request.model} is a released model, which has no evaluation data of its "
@@ -342,10 +341,7 @@ def _with_data(what: Config, given: data_flags.DataFlags) -> Config:
     Raises UserError for an option that the source lacks, and if every evaluator has its
     own data.
     """
-    if all(
-        "data" in what.evals[label]
-        for label in config_parts.labels(what.evals, "evals")
-    ):
+    if not config_parts.with_shared_data(what):
         raise UserError(
             "--data: every evaluator has data of its own; choose others by "
             "--evals=NAME, or by --config FILE.py:evals=NAME"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from clipjax import atomic_files, param_paths, registry
 from clipjax.config import create
-from clipjax.config_parts import labels, losses
+from clipjax.config_parts import is_summary, labels, losses
 from clipjax.data.batching import pipeline
 from clipjax.data.class_lists import NONE, Classes
 from clipjax.data.images.augment import Augment, Chain
@@ -29,6 +29,7 @@ from clipjax.evals.common.stored_rows import StoredRows
 from clipjax.losses.common.combined import CombinedLoss
 from clipjax.models.common import lora
 from clipjax.types import (
+    Announced,
     Config,
     EvalResult,
     Evaluator,
@@ -36,6 +37,7 @@ from clipjax.types import (
     LossSpec,
     Model,
     Source,
+    Summary,
     Tokenizer,
     UserError,
     Variables,
@@ -222,14 +224,21 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
 class Evaluators(dict[str, Evaluator]):
     """Evaluators by label.
 
-    inputs: the inputs per label; evaluators of one source share an object.
+    inputs: the inputs per label; evaluators of one source share an object. summaries:
+    by label, those of these evaluators' results. order: of all labels.
     """
 
     def __init__(
-        self, evaluators: Mapping[str, Evaluator], inputs: Mapping[str, Inputs]
+        self,
+        evaluators: Mapping[str, Evaluator],
+        inputs: Mapping[str, Inputs],
+        summaries: Mapping[str, Summary],
+        order: Sequence[str],
     ):
         super().__init__(evaluators)
         self.inputs = inputs
+        self.summaries = summaries
+        self._order = order
 
     def costs(self) -> list[str]:
         """A line per evaluator whose work is much more than encoding its source."""
@@ -241,15 +250,41 @@ class Evaluators(dict[str, Evaluator]):
         variables: Variables,
         progress: Callable[[str], Callable[[int, int], None]] | None = None,
     ) -> dict[str, EvalResult]:
-        """Runs each in order; `progress(label)` returns its callback."""
+        """Runs each in order, the summaries last; `progress(label)` returns its
+        callback. The results are in the order of all labels.
+        """
         try:
-            return {
+            found = {
                 label: evaluator.run(variables, progress(label) if progress else None)
                 for label, evaluator in self.items()
             }
         finally:
             for inputs in self.inputs.values():
                 inputs.forget()
+        ready = {
+            label: summary.summarise(found) for label, summary in self.summaries.items()
+        }
+        return {label: (found | ready)[label] for label in self._order}
+
+    def check_metric(self, name: str, option: str) -> None:
+        """Raises UserError for the name of a metric, "retrieval/mean_recall@1", that an
+        evaluator is known not to give.
+
+        option: where the name comes from.
+        """
+        label, _, metric = name.partition("/")
+        units = _units({**self, **self.summaries}.get(label))
+        if units is None or metric in units:
+            return
+        raise UserError(
+            f"{option}={name!r}: {label} gives no metric {metric!r}."
+            f"{registry.suggest(metric, units)} It gives {', '.join(units)}"
+        )
+
+
+def _units(evaluator: Any) -> Mapping[str, str] | None:
+    """An evaluator's metrics and their units; None if it does not say."""
+    return getattr(evaluator, "metric_units", lambda: None)()
 
 
 def evaluators(
@@ -266,7 +301,11 @@ def evaluators(
     Raises UserError if an evaluator needs another kind of model.
     """
     evaluators, inputs = {}, {}
-    for label in labels(config.evals, "evals"):
+    order = labels(config.evals, "evals")
+    summaries = [label for label in order if is_summary(config.evals[label])]
+    for label in order:
+        if label in summaries:
+            continue
         section = config.evals[label]
         _check_output("evals", section.name, encoder.image_output)
         source = own.get(label, shared)
@@ -279,7 +318,13 @@ def evaluators(
             functools.partial(_other_split, config, label),
         )
         evaluators[label] = create("evals", section, inputs[label])
-    return Evaluators(evaluators, inputs)
+    data = {id(one): number for number, one in enumerate(inputs.values())}
+    others = {
+        label: Announced(_units(one), data[id(inputs[label])])
+        for label, one in evaluators.items()
+    }
+    ready = {x: create("evals", config.evals[x], others) for x in summaries}
+    return Evaluators(evaluators, inputs, ready, order)
 
 
 def _other_split(config: Config, label: str, split: str) -> Source:

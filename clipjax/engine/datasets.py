@@ -27,8 +27,7 @@ def eval_source(
 
     Raises UserError if it has no captions and the validation loss needs them.
     """
-    evals = labels(config.evals, "evals")
-    if not val_loss and all("data" in config.evals[label] for label in evals):
+    if not val_loss and not config_parts.with_shared_data(config):
         return None
     section = config.data.eval
     shared = assemble.source(section, flag)

@@ -165,6 +165,8 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             )
     own = datasets.own_sources(config, eval_source)
     encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
+    evaluators = assemble.evaluators(config, encoder, eval_source, own)
+    evaluators.check_metric(config.checkpoint.best, "checkpoint.best")
     return Run(
         config=config,
         workdir=workdir,
@@ -180,7 +182,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         optim=optim,
         template=template,
         eval_source=eval_source,
-        evaluators=assemble.evaluators(config, encoder, eval_source, own),
+        evaluators=evaluators,
         data=datasets.fingerprints(config, source, eval_source, own),
         text_buckets=_buckets(config, model, source, tokenizer),
         epoch_size=epoch_size,

@@ -155,6 +155,10 @@ class Classification:
         )
         return EvalResult(metrics, "top1", size, len(seen.broken), rows, self.protocol)
 
+    def metric_units(self) -> dict[str, str]:
+        """See types.Evaluator."""
+        return accuracy.units(len(set(self.groups)), self.ks, "")
+
     def _grouped(self, logits: np.ndarray) -> np.ndarray:
         """[n classes] -> [n groups], each group's largest logit."""
         if len(set(self.groups)) == len(self.groups):

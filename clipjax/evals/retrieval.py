@@ -198,15 +198,11 @@ class Retrieval:
             rights["same_caption/"] = galleries.same_caption(data, texts)
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
-        for kind in self.protocols:
-            for more, right in rights.items():
-                if more and kind == "pair_diagonal":
-                    continue
-                start = ("" if kind == "standard" else f"{kind}/") + more
-                found = galleries.searches(kind, data, right, self.block)
-                metrics |= _metrics(found, self.ks, start)
-                name = f"{kind}/{more}".rstrip("/")
-                tables += [ids.rows(name, side, found[side]) for side in DIRECTIONS]
+        for kind, more, start in self._variants():
+            found = galleries.searches(kind, data, rights[more], self.block)
+            metrics |= _metrics(found, self.ks, start)
+            name = f"{kind}/{more}".rstrip("/")
+            tables += [ids.rows(name, side, found[side]) for side in DIRECTIONS]
         size = f"{len(captions)} images x {len(texts)} captions"
         wrong = sum(int((~finite(side)).sum()) for side in (data.images, data.texts))
         if wrong:
@@ -220,6 +216,29 @@ class Retrieval:
             result_rows.join(tables),
             self.protocol,
         )
+
+    def metric_units(self) -> dict[str, str]:
+        """See types.Evaluator; as if all images could be read."""
+        units = {}
+        for kind, _, start in self._variants():
+            folds = PUBLISHED[kind].folds if kind in PUBLISHED else 1
+            ks = [k for k in self.ks if k < len(self.indices) // folds]
+            for side in DIRECTIONS:
+                units |= {f"{start}{side}_recall@{k}": "fraction" for k in ks}
+                units |= {f"{start}{side}_{x}_rank": "rank" for x in ("mean", "median")}
+            units |= {f"{start}mean_recall@{k}": "fraction" for k in ks}
+        return units
+
+    def _variants(self) -> list[tuple[str, str, str]]:
+        """Each protocol with each choice of right answers, and what the names of its
+        metrics begin with.
+        """
+        return [
+            (kind, more, ("" if kind == "standard" else f"{kind}/") + more)
+            for kind in self.protocols
+            for more in ("", *(["same_caption/"] if self.same_caption else []))
+            if not (more and kind == "pair_diagonal")
+        ]
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""

@@ -249,6 +249,13 @@ class ZeroShot:
             metrics, primary, "; ".join(sizes), len(seen.broken), rows, self.protocol
         )
 
+    def metric_units(self) -> dict[str, str]:
+        """See types.Evaluator."""
+        units = {}
+        for name, classes in self.classes.items():
+            units |= accuracy.units(len(classes), self.ks, f"{name}/")
+        return units | ({"mean_top1": "fraction"} if len(self.classes) > 1 else {})
+
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
         return {

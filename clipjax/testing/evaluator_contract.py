@@ -18,7 +18,14 @@ from clipjax.encoder import Encoder
 from clipjax.evals.common.inputs import Inputs
 from clipjax.testing import contract
 from clipjax.testing.contract import Check, Component, must
-from clipjax.types import BadExample, EvalResult, Example, Variables
+from clipjax.types import (
+    Announced,
+    BadExample,
+    EvalResult,
+    Example,
+    Metric,
+    Variables,
+)
 
 CLASSES = ("circle", "square", "star")
 COUNT, WIDTH, BROKEN = 13, 8, 5
@@ -87,9 +94,15 @@ def _variables(seed: int) -> Variables:
 
 
 def checks(component: Component) -> Iterator[Check]:
-    """The checks of types.Evaluator, over a small source with a broken picture."""
+    """The checks of types.Evaluator, over a small source with a broken picture, or of
+    types.Summary, over results made up.
+    """
     documented = functools.partial(contract.options_are_documented, component)
     yield Check("options are typed and documented", documented)
+    if component.constant("SUMMARY"):
+        summary = functools.partial(_summary, component)
+        yield Check("a summary is a function of the others' results", summary)
+        return
     bench = Bench(component)
     yield Check("metrics are Metrics within their unit's range", bench.metrics)
     yield Check("rows, if any, are a table with a row per query", bench.rows)
@@ -97,6 +110,7 @@ def checks(component: Component) -> Iterator[Check]:
     yield Check("the same model gives the same numbers", bench.pure)
     yield Check("another model gives other numbers", bench.depends)
     yield Check("progress counts up to its total", bench.progress)
+    yield Check("metric_units() names the metrics that it gives", bench.units)
     yield Check("texts() lists the texts that it encodes", bench.texts)
 
 
@@ -222,6 +236,18 @@ class Bench:
         wrong = [call for call in calls if not 0 <= call[0] <= call[1]]
         must(not wrong, f"progress{wrong[:1]}: done is not within total")
 
+    def units(self) -> None:
+        """`metric_units()`, if declared, gives the metrics' names and units."""
+        declared = getattr(self.evaluator, "metric_units", lambda: None)()
+        if declared is None:
+            return
+        given = {name: metric.unit for name, metric in self.result.metrics.items()}
+        wrong = declared.items() ^ given.items()
+        must(
+            not wrong,
+            f"metric_units() and the result's metrics differ in {sorted(wrong)[:3]}",
+        )
+
     def texts(self) -> None:
         """`texts()`, if declared, gives the texts that the tokenizer will encode."""
         if not hasattr(self.evaluator, "texts"):
@@ -237,6 +263,34 @@ class Bench:
                 len(rows) <= count,
                 f"texts()[{what!r}]: {len(rows)} items, and it says {count}",
             )
+
+
+def _summary(component: Component) -> None:
+    """Other results give other numbers, the same the same; primary is finite."""
+    others = {
+        "one": Announced({"a": "fraction", "b": "fraction"}, data=0),
+        "two": Announced({"a": "fraction"}, data=1),
+    }
+    summary = component.make(others)
+
+    def result(value: float) -> EvalResult:
+        part = Metric(value, 0.1, "fraction", low=value / 2, high=value, n=10)
+        made = {
+            label: EvalResult(dict.fromkeys(other.units or (), part), "a", "10 images")
+            for label, other in others.items()
+        }
+        found = summary.summarise(made)
+        must(
+            isinstance(found, EvalResult),
+            f"summarise gives {type(found).__name__}: it must give a "
+            "clipjax.types.EvalResult",
+        )
+        must(np.isfinite(found.metrics[found.primary].value), "primary is not finite")
+        return found
+
+    first, other, again = (_numbers(result(x)) for x in (0.5, 0.25, 0.5))
+    must(first == again, f"{first} at first, then {again}: summarise is not pure")
+    must(first != other, "two results of the others give the same numbers")
 
 
 def _numbers(result: EvalResult) -> dict[str, str]:

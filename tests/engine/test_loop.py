@@ -161,10 +161,13 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, higher, mode, best):
         "run",
         lambda *_: (
             {},
-            {"retrieval/x": Metric(next(values), higher_is_better=higher)},
+            {"retrieval/mean_recall@1": Metric(next(values), higher_is_better=higher)},
         ),
     )
-    chosen = {"checkpoint__best": "retrieval/x", "checkpoint__best_mode": mode}
+    chosen = {
+        "checkpoint__best": "retrieval/mean_recall@1",
+        "checkpoint__best_mode": mode,
+    }
     train(eventful(checkpoint__keep=1, **chosen), tmp_path)
     assert Checkpoints(tmp_path, read_only=True).steps() == [best, STEPS]
     assert clipjax.load(tmp_path).step == best

@@ -2,15 +2,20 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import math
 
+import dataset_tools
 import jax
+import numpy as np
 import pytest
 
 import run_tools
-from clipjax import config_check
+from clipjax import config_check, registry
 from clipjax.config import create
-from clipjax.engine import assemble
+from clipjax.encoder import Encoder
+from clipjax.engine import assemble, datasets
+from clipjax.testing import evaluator_contract
 
 REPORTS = run_tools.ROOT / "configs" / "reports"
 
@@ -66,6 +71,42 @@ def test_the_checkpoints_of_report_1():
 @pytest.mark.parametrize("optim", ["adamw", "sgd", "adam"])
 def test_report_4s_grid(loss, optim):
     config_check.validate(config("five_losses", f"loss={loss},optim={optim}"))
+
+
+def test_report_4s_mean(tmp_path):
+    """Of MS-COCO's captions and ImageNet's folders, by a model of random numbers."""
+    dataset_tools.coco(tmp_path / "coco")
+    for split, name in itertools.product(("train", "val"), ("n01440764", "n02012849")):
+        dataset_tools.images(tmp_path / "imagenet" / split / name, ["a.JPEG", "b.JPEG"])
+    made = config("five_losses")
+    for label, folder in (("retrieval", "coco"), ("zeroshot", "imagenet")):
+        made.evals[label].data.path = str(tmp_path / folder)
+    assert datasets.eval_source(made, val_loss=False) is None
+    encoder = Encoder(
+        evaluator_contract.Model("image_embed"),
+        create("tokenizer", config("small_cpu").data.tokenizer, None, None),
+        registry.load("preprocess", "squash")(8),
+        batch_size=4,
+    )
+    sources = datasets.own_sources(made, None)
+    evaluators = assemble.evaluators(made, encoder, None, sources)
+    evaluators.check_metric(made.checkpoint.best, "checkpoint.best")
+    draw = np.random.default_rng(0)
+    tables = {name: draw.standard_normal((256, 8)) for name in ("image", "text")}
+    found = evaluators.run({"params": tables})
+    assert list(found) == ["retrieval", "zeroshot", "score"]
+    parts = [
+        found[label].metrics[name]
+        for label, name in (
+            ("retrieval", "image_to_text_recall@1"),
+            ("retrieval", "text_to_image_recall@1"),
+            ("zeroshot", "class/top1"),
+        )
+    ]
+    mean = found["score"].metrics["mean"]
+    assert mean.value == pytest.approx(sum(part.value for part in parts) / 3)
+    assert mean.chance == pytest.approx(1 / 2)  # of two images, and of two classes
+    assert mean.n == 2 + 10 + 4 and mean.low < mean.value < mean.high
 
 
 def test_report_1s_learning_rates():

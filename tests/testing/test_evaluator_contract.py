@@ -56,6 +56,11 @@ class Faulty:
         }.get(self.fault, {})
         return EvalResult(metrics, "mean", "13 pictures", broken, rows | altered)
 
+    def metric_units(self):
+        wrong = self.fault == "units"
+        unit = "fraction" if self.fault == "percent" else ""
+        return {"mean": unit, "rank" + "s" * wrong: "rank"}
+
     def texts(self):
         items = ["a star"] if self.fault == "bare texts" else [("a star",)]
         return {"text": (iter(items * (1 + (self.fault == "count"))), 1)}
@@ -92,6 +97,7 @@ def test_one_without_a_fault():
         ("constant", "four models give the same numbers"),
         ("progress", r"progress\[\(3, 2\)\]: done is not within total"),
         ("bare texts", "each item must be several texts"),
+        ("units", r"metric_units\(\) and the result's metrics differ in .*'rank'"),
         ("count", "2 items, and it says 1"),
     ],
 )

@@ -9,6 +9,13 @@ from clipjax.evals.common.ranking import Ranks
 from clipjax.types import Metric
 
 
+def units(count: int, ks: tuple[int, ...], prefix: str) -> dict[str, str]:
+    """The metrics of `of` by name, with their units."""
+    tops = [f"top{k}" for k in ks if k < count]
+    names = [*tops, "mean_class_recall", "majority_share"]
+    return {f"{prefix}{name}": "fraction" for name in names}
+
+
 def of(
     ranks: Ranks, labels: np.ndarray, count: int, ks: tuple[int, ...], prefix: str
 ) -> dict[str, Metric]:

@@ -71,6 +71,25 @@ def mean(parts: Sequence[Hits]) -> Metric:
     return _metric(value, n, _by_images(parts, value), chance)
 
 
+def mean_interval(
+    parts: Sequence[Metric], groups: Sequence[int]
+) -> tuple[float, float] | None:
+    """An interval of the mean of metrics, from theirs; None if one has none.
+
+    groups: the number of each part's data. The distances from values to ends add within
+    a group, whose parts may vary together, and as squares across groups, which are
+    independent (Zou and Donner 2008, doi:10.1002/sim.3095).
+    """
+    below, above = (dict.fromkeys(groups, 0.0) for _ in range(2))
+    for part, group in zip(parts, groups, strict=True):
+        if part.low is None or part.high is None or not math.isfinite(part.value):
+            return None
+        below[group] += (part.value - part.low) / len(parts)
+        above[group] += (part.high - part.value) / len(parts)
+    mean = float(np.mean([part.value for part in parts]))
+    return mean - math.hypot(*below.values()), mean + math.hypot(*above.values())
+
+
 def class_mean(hits: np.ndarray, labels: np.ndarray, chance: float) -> Metric:
     """The mean of the classes' shares of hits, over the classes that occur.
 

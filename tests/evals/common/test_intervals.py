@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from clipjax.evals.common.intervals import Hits, class_mean, mean, share, wilson
+from clipjax.evals.common.intervals import (
+    Hits,
+    class_mean,
+    mean,
+    mean_interval,
+    share,
+    wilson,
+)
 from clipjax.types import Metric
 
 TRUTHS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.9, 0.99, 0.999)
@@ -145,6 +152,39 @@ def both_directions(rng, truth, rates):
 def test_the_intervals_hold_the_truth_as_often_as_they_say(draw, draws):
     held = coverage(draw, draws)
     assert 0.94 <= held.mean() <= 0.97, held
+    assert held.min() >= 0.89, held
+
+
+def test_the_interval_of_a_mean_of_metrics_by_hand():
+    one = Metric(0.5, low=0.2, high=0.9)
+    other = Metric(0.1, low=0.1 - 0.08, high=0.1 + 0.06)
+    # Apart, distances add as squares: (0.3, 0.08) / 2 below, (0.4, 0.06) / 2 above.
+    low, high = mean_interval([one, other], [0, 1])
+    assert low == pytest.approx(0.3 - np.hypot(0.15, 0.04))
+    assert high == pytest.approx(0.3 + np.hypot(0.2, 0.03))
+    # On the same data they add.
+    assert mean_interval([one, other], [3, 3]) == pytest.approx((0.11, 0.53))
+    three = mean_interval([one, one, other], [0, 0, 1])
+    assert three[0] == pytest.approx(1.1 / 3 - np.hypot(0.2, 0.08 / 3))
+    assert mean_interval([one, Metric(0.3)], [0, 1]) is None
+
+
+@pytest.mark.parametrize(("apart", "most"), [(True, 0.975), (False, 1.0)])
+def test_the_interval_of_a_mean_of_metrics_holds_the_truth(apart, most):
+    """Shares of different images, and two of the same ones, which vary together."""
+
+    def draw(rng, truth, rates):
+        one = Hits((rng.random(200) < rates).astype(float))
+        others = rng.beta(truth * 7 / 3, (1 - truth) * 7 / 3, 200)
+        other = others if apart else rates
+        parts = [share(one), share(Hits((rng.random(200) < other).astype(float)))]
+        low, high = mean_interval(parts, [0, int(apart)])
+        return Metric(
+            float(np.mean([part.value for part in parts])), low=low, high=high
+        )
+
+    held = coverage(draw, 1500)
+    assert 0.94 <= held.mean() <= most, held
     assert held.min() >= 0.89, held
 
 
