@@ -11,6 +11,11 @@ both directions, where the image itself is a query that hits at its own rate. `c
 is mean_class_recall over --classes classes whose recalls differ by the correlation;
 their sizes are equal or, in `uneven`, from 2 images to many. Ranks are of log-normal
 images and captions, with half of the variance each; their truth is that of 4,000,000.
+
+Pairs are two models of equal quality on the same images (`alike`: an image is as hard
+for both; `own`: for each by itself). Their table has the share of draws in which
+clipjax.compare finds a difference, at p < 0.05 and by an interval without 0, and then
+with a second model whose true share is --gain points above.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from clipjax.comparison.paired_tests import Pairs, share_interval, sign_flips
 from clipjax.evals.common.bootstrap import mean_and_median
 from clipjax.evals.common.intervals import Hits, class_mean, mean, share
 from clipjax.types import Metric
@@ -83,6 +89,64 @@ def of_classes(classes: int, uneven: bool) -> Callable[[Rng, float, float, int],
     return of_these
 
 
+def pair(
+    rng: Rng, truth: float, correlation: float, images: int, captions: int, own: bool
+) -> Pairs:
+    """The hits of two models of one true share."""
+    groups = np.arange(images).repeat(captions)
+    first = rates(rng, truth, correlation, images)[groups]
+    second = rates(rng, truth, correlation, images)[groups] if own else first
+    hits = (rng.random((2, len(groups))) < [first, second]).astype(float)
+    return Pairs(*hits, np.full(len(groups), 1 / len(groups)), groups)
+
+
+def gained(rng: Rng, found: Pairs, truth: float, gain: float) -> Pairs:
+    """The second model's misses turn into hits so often that its share gains this."""
+    turned = rng.random(len(found.first)) < gain / (1 - truth)
+    return found._replace(second=np.maximum(found.second, turned))
+
+
+def pair_cases() -> Iterator[tuple[str, int, bool, float]]:
+    for captions in (1, CAPTIONS):
+        for own in (False, True) if captions > 1 else (False,):
+            for correlation in CORRELATIONS:
+                name = f"{captions} caption{'s' * (captions > 1)}, "
+                yield name + ("own" if own else "alike"), captions, own, correlation
+
+
+def print_pairs(console: Console, images: int, draws: int, gain: float) -> None:
+    table = Table(box=None, header_style="")
+    table.add_column("pairs", no_wrap=True)
+    table.add_column("corr.", justify="right")
+    for truth in TRUTHS:
+        table.add_column(f"{100 * truth:g} %", justify="right")
+    table.add_column("most", justify="right")
+    table.add_column(f"+{100 * gain:g} at 50 %", justify="right")
+    for name, captions, own, correlation in pair_cases():
+        rng = np.random.default_rng(0)
+        cells, most, found = [], 0.0, 0
+        for truth in TRUTHS:
+            sure = outside = 0
+            for _ in range(draws):
+                equal = pair(rng, truth, correlation, images, captions, own)
+                low, high = share_interval(equal)
+                sure += sign_flips(equal) < 0.05
+                outside += not low <= 0 <= high
+                if truth == 0.5:
+                    better = gained(rng, equal, truth, gain)
+                    found += sign_flips(better) < 0.05
+            shares = 100 * sure / draws, 100 * outside / draws
+            cells.append(" ".join(f"{share:.1f}" for share in shares))
+            most = max(most, *shares)
+        power = f"{100 * found / draws:.0f}"
+        table.add_row(name, f"{correlation:g}", *cells, f"{most:.1f}", power)
+    console.print(
+        f"Percentage of pairs of equals that differ, by p and by the interval "
+        f"({draws:,} draws for each truth):"
+    )
+    console.print(table)
+
+
 def ranks(
     rng: Rng, images: int, captions: int, median: float, spread: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +177,12 @@ def main() -> None:
         "--draws", type=int, default=4000, help="per truth; 0: only ranks"
     )
     parser.add_argument("--rank_draws", type=int, default=400, help="0: no ranks")
+    parser.add_argument(
+        "--pair_draws", type=int, default=4000, help="per truth; 0: no pairs"
+    )
+    parser.add_argument("--gain", type=float, default=0.05, help="of a better model")
     flags = parser.parse_args()
-    console = Console(width=100)
+    console = Console(width=130)
 
     table = Table(box=None, header_style="")
     table.add_column("metric")
@@ -163,6 +231,8 @@ def main() -> None:
                 f"{truths[1]:.0f} ({flags.rank_draws} draws): mean "
                 f"{of_mean_rank:.1f}, median {of_median_rank:.1f}"
             )
+    if flags.pair_draws:
+        print_pairs(console, flags.images, flags.pair_draws, flags.gain)
     console.print(f"{time.monotonic() - start:.0f} s")
 
 

@@ -1,7 +1,7 @@
 """Evaluations of made-up models by the real evaluators, written to folders."""
 
 import numpy as np
-from evals_tools import Data, pixels, table_encoder
+from evals_tools import BROKEN, Data, pixels, table_encoder
 
 from clipjax import results
 from clipjax.evals import retrieval, zeroshot
@@ -12,7 +12,8 @@ IMAGES, CLASSES = 24, 4
 # Images have one to four captions, so their weights differ.
 COUNTS = np.arange(IMAGES) % 4 + 1
 OWNER = np.repeat(np.arange(IMAGES), COUNTS)
-CAPTIONS = [f"caption {i}" for i in range(len(OWNER))]
+# Some images share a caption, as 7 and 23 do.
+CAPTIONS = [f"caption {i % 43}" for i in range(len(OWNER))]
 NAMES = [f"class {i}" for i in range(CLASSES)]
 TONES = ["dark", "light", "pale"]
 KINDS = {"kind": NAMES, "tone": TONES}
@@ -29,20 +30,20 @@ def variables(seed):
     return {"params": params}
 
 
-def evaluators(taken=range(IMAGES), name="image"):
+def evaluators(taken=range(IMAGES), broken=-1, **options):
     examples = [
         Example(
-            pixels(i),
+            BROKEN if i == broken else pixels(i),
             [CAPTIONS[at] for at in np.flatnonzero(OWNER == i)],
             {"kind": i * i % CLASSES, **({"tone": i % 3} if i % 2 else {})},
-            f"{name} {i}",
+            f"image {i}",
         )
         for i in taken
     ]
     inputs = Inputs(table_encoder([*CAPTIONS, *NAMES, *TONES]), Data(examples, KINDS))
     return {
         "find": retrieval.make(
-            inputs, protocols=("standard", "pair_diagonal"), ks=(1, 5)
+            inputs, protocols=("standard", "pair_diagonal"), ks=(1, 5), **options
         ),
         "name": zeroshot.make(inputs, templates=("{}",), ks=(1, 2)),
     }

@@ -67,6 +67,8 @@ class SharedRows:
         if "prediction_name" in first:
             answers = first["prediction_name"][place], second["prediction_name"][place]
         words = [str(first[x][place]) for x in ("direction", "query") if x in first]
+        if first.get("direction", {place: ""})[place].startswith("text"):
+            words.append(repr(first["captions"][place][0]))
         if "label_set" in first:
             words.append(f"{first['label_set'][place]}={first['label_name'][place]}")
         key = first["key"][place]

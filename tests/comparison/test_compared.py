@@ -203,7 +203,7 @@ def test_an_evaluator_of_the_users_own(top):
 
 
 def test_examples_that_one_side_lacks(top):
-    """Ids of images move, and the gallery is smaller: 23 of 24 images are shared."""
+    """The source lacks an image: 23 of 24 are shared."""
     comparison = clipjax.compare_evaluations("a", "d", metrics=["name/kind/top1"])
     (shared,) = comparison.shared
     assert (shared.only_baseline, shared.only_model) == (2, 0)
@@ -217,6 +217,26 @@ def test_examples_that_one_side_lacks(top):
         if kind == "kind" and key != "image 7"
     ]
     assert got.n == 23 and got.baseline == pytest.approx(hits(first, kinds, 1).mean())
+
+
+def test_a_broken_image(top):
+    """Its captions leave the gallery, and other images' copies of them lose a right
+    answer, in one evaluation only."""
+    same = tools.evaluators(same_caption=True)
+    tools.write(top / "x", tools.evaluate(same, 0))
+    fewer = tools.evaluators(broken=7, same_caption=True)
+    tools.write(top / "y", tools.evaluate(fewer, 1))
+    names = ["image_to_text_recall@1", "same_caption/text_to_image_recall@1"]
+    comparison = clipjax.compare_evaluations("x", "y", metrics=names)
+    (shared,) = comparison.shared
+    count = tools.COUNTS[7]
+    assert (shared.only_baseline, shared.only_model) == (2 * (1 + count) + 2 * count, 0)
+    image, text = comparison.differences
+    assert (image.n, text.n) == (23, len(tools.OWNER) - count)
+    better, worse = comparison.flips(text, 100)
+    owner = int(better[0].key.removeprefix("image "))
+    text = better[0].query.split("'")[1]
+    assert text in [tools.CAPTIONS[at] for at in np.flatnonzero(tools.OWNER == owner)]
 
 
 def test_a_runs_newest_evaluation(top):
@@ -268,7 +288,15 @@ def test_what_is_refused(found, top):
     rows = dict(one["name"].rows)
     names = ["class 2" if x == "class 1" else x for x in rows["label_name"]]
     text = refusal(found, top, changed(one, "name", rows=rows | {"label_name": names}))
-    assert "the right answer (label_name) to 'image 1' is class 1" in text
+    assert "label_name of 'image 1' is 'class 1' in" in text and "'class 2'" in text
+    rows = dict(one["find"].rows)
+    captions = [["a new one"], *rows["captions"][1:]]
+    text = refusal(found, top, changed(one, "find", rows=rows | {"captions": captions}))
+    assert "captions of 'image 0' is ['caption 0'] in" in text
+    right = [[5], *rows["right"][1:]]
+    text = refusal(found, top, changed(one, "find", rows=rows | {"right": right}))
+    assert "right of 'image 0' is [0] in" in text
+    rows = dict(one["name"].rows)
     keys = [f"photo {key}" for key in rows["key"]]
     text = refusal(found, top, changed(one, "name", rows=rows | {"key": keys}))
     assert "share 0 of 36 and 36 rows, such as 'photo image 0'" in text
