@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 DEEPEST = 100
 # Seconds after which what another machine's process was writing is left over.
 LEFT_AFTER = 3600.0
+_LONGEST = 150  # bytes of a name that a temporary one has in full
 
 
 @contextlib.contextmanager
@@ -43,7 +45,7 @@ def open_to_write(
             yield file
         return
     # If several write the same file, the last one wins.
-    scratch = path.with_name(f"{path.name}.{_writer()}.tmp")
+    scratch = _scratch(path)
     try:
         with name_errors(path, scratch), scratch.open(mode, **options) as file:
             yield file
@@ -65,7 +67,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Raises OSError if `path` is a file or a folder with content, or the disk is full.
     """
-    scratch = path.with_name(f".{path.name}.{_writer()}.tmp")
+    scratch = _scratch(path, ".")
     with name_errors(path, scratch):
         scratch.mkdir()
     try:
@@ -79,16 +81,26 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _writer() -> str:
-    """Who writes under a temporary name: a thread of a process of a machine."""
-    return f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+def _scratch(path: pathlib.Path, before: str = "") -> pathlib.Path:
+    """A temporary name, which says who writes: a thread of a process of a machine."""
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    return path.with_name(f"{before}{_short(path.name)}.{writer}.tmp")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the writer's, in the 255 bytes of file systems."""
+    if len(os.fsencode(name)) <= _LONGEST:
+        return name
+    number = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f"{name[: _LONGEST // 5]}~{number}"  # a character has 4 bytes at most
 
 
 def remove_leftovers(path: pathlib.Path) -> None:
     """Removes what killed processes have left of a file or folder, under temporary
     names; the process must not be writing it itself.
     """
-    for pattern in (f"{path.name}.*.tmp", f".{path.name}.*.tmp"):
+    name = glob.escape(_short(path.name))
+    for pattern in (f"{name}.*.tmp", f".{name}.*.tmp"):
         for left in path.parent.glob(pattern):
             if _is_left(left):
                 if left.is_dir():
@@ -186,7 +198,7 @@ def write_json_once(path: pathlib.Path, value: Any) -> None:
     """
     if path.exists():
         return
-    scratch = path.with_name(f"{path.name}.{_writer()}.tmp")
+    scratch = _scratch(path)
     try:
         write_json(scratch, value)
         try:

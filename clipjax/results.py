@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import itertools
+import json
 import math
 import os
 import pathlib
@@ -21,17 +21,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax import atomic_files, paths
+from clipjax import atomic_files, paths, row_files
 from clipjax.types import EvalResult, Metric, Rows, UserError
 
 FILE = "results.json"
 FOLDER = "evaluations"  # in a run, or in the working directory
-_LONGEST = 120  # characters of a folder's name
+_LONGEST = 120  # bytes of a folder's name
 _ELSEWHERE = ("workdir",)  # facts that differ if a run's folder is moved
+_NUMBERS = ("value", "chance", "low", "high")  # a Metric's, which may be infinite
 
 # Results by the evaluators' labels, and what was evaluated: `Evaluation.meta`.
 Part = tuple[Mapping[str, EvalResult], Mapping[str, Any]]
 Tables = Mapping[str, Rows]  # by labels
+_Files = dict[str, bytes]  # name -> content
 
 
 class Evaluation(NamedTuple):
@@ -128,29 +130,33 @@ def save(folder: pathlib.Path, parts: Mapping[str, Part]) -> tuple[pathlib.Path,
 
     Returns the folder, and whether it is new.
 
-    Raises OSError if it cannot be written, TypeError for a value without a JSON form.
+    Raises OSError if it cannot be written, UserError for a column of rows that Parquet
+    cannot hold, TypeError for a value without a JSON form.
     """
-    contents = {name: to_json(*part) for name, part in parts.items()}
+    files = {name: _files(*part) for name, part in parts.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        place = folder
-        if number > 1:
-            place = folder.with_name(f"{folder.name}-{number}")
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            if _holds(place, contents):
+    place, number = folder, 1
+    while True:
+        if is_taken(place):
+            if _holds(place, files):
                 return place, False
+            number += 1
+            place = folder.with_name(f"{folder.name}-{number}")
             continue
+        atomic_files.remove_leftovers(place)
         try:
             with atomic_files.new_folder(place) as scratch:
-                for name, content in contents.items():
-                    (scratch / name).mkdir(exist_ok=True)
-                    _write(scratch / name, content, parts[name][0])
+                _fill(scratch, files)
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # made by another
-                continue
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and is_taken(place):
+                continue  # another process was faster, perhaps with the same results
             raise
         return place, True
-    raise AssertionError
+
+
+def is_taken(folder: pathlib.Path) -> bool:
+    """Whether a folder has content, or is a file."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def new_folder(name: str | os.PathLike[str]) -> pathlib.Path:
@@ -159,8 +165,13 @@ def new_folder(name: str | os.PathLike[str]) -> pathlib.Path:
     Raises UserError if it has content, or is a file.
     """
     place = paths.local(name, "a folder of results")
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    if is_taken(place):
         raise UserError(f"{place} exists: name a new folder for the results by --out")
+    if place.is_mount():  # the results' folder is renamed to it
+        raise UserError(
+            f"{place} is a mount point, which no other folder can replace: name a new "
+            f"folder in it by --out, such as {place / 'results'}"
+        )
     return place
 
 
@@ -171,62 +182,81 @@ def write_tables(
 
     file: the JSON's name. content: JSON values.
 
-    Raises OSError if it cannot be written.
+    Raises OSError if it cannot be written, UserError as `save`.
     """
+    files = {file: _json(content), **_row_files(tables)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.new_folder(folder) as scratch:
-        atomic_files.write_json(scratch / file, _plain(content))
-        for label, rows in tables.items():
-            _write_rows(scratch / _file(label), rows)
+        _fill(scratch, {"": files})
 
 
 def folder_name(*words: str | int) -> str:
-    """A folder's name from words; "" is left out."""
+    """A folder's name from words; "" is left out. Hidden names are for scratch."""
     name = "-".join(str(word) for word in words if word != "")
-    return re.sub(r"[^\w.@+-]", "_", name)[:_LONGEST]
+    name = re.sub(r"[^\w.@+-]|^\.", "_", name)
+    return name.encode()[:_LONGEST].decode("utf-8", "ignore")
 
 
 def to_json(results: Mapping[str, EvalResult], meta: Mapping[str, Any]) -> dict:
     """{"meta": ..., "results": {label: the EvalResult's fields}} of JSON values: its
     "metrics" {name: the Metric's fields}, its "rows" their number.
 
-    A number that is not finite, which JSON does not have, becomes null. Raises
-    TypeError for what has no JSON form.
+    JSON has no number that is not finite: it becomes null, and a metric's infinity the
+    text "inf" or "-inf". Raises TypeError for what has no JSON form.
     """
     written = {}
     for label, result in results.items():
         fields = dataclasses.asdict(dataclasses.replace(result, rows={}))
+        for metric in fields["metrics"].values():
+            metric.update({k: str(metric[k]) for k in _NUMBERS if _infinite(metric[k])})
         written[label] = {**fields, "rows": _count(result.rows)}
     return {"meta": _plain(meta), "results": _plain(written)}
 
 
-def _holds(folder: pathlib.Path, contents: Mapping[str, Any]) -> bool:
+def _files(results: Mapping[str, EvalResult], meta: Mapping[str, Any]) -> _Files:
+    """The files of an evaluation's folder."""
+    tables = {label: x.rows for label, x in results.items() if _count(x.rows)}
+    return {FILE: _json(to_json(results, meta)), **_row_files(tables)}
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _row_files(tables: Tables) -> _Files:
+    return {_file(label): row_files.encode(x, label) for label, x in tables.items()}
+
+
+def _fill(folder: pathlib.Path, parts: Mapping[str, _Files]) -> None:
+    for name, files in parts.items():
+        (folder / name).mkdir(exist_ok=True)
+        for file, content in files.items():
+            with atomic_files.open_to_write(folder / name / file, "wb") as out:
+                out.write(content)
+
+
+def _holds(folder: pathlib.Path, parts: Mapping[str, _Files]) -> bool:
     """Whether a folder has the same evaluations, with their rows."""
-    for name, content in contents.items():
-        try:
-            there = atomic_files.parse_json((folder / name / FILE).read_bytes())
-        except (OSError, ValueError):
-            return False
-        if _content(there) != _content(content):
-            return False
-        for label, fields in content["results"].items():
-            if fields["rows"] and not (folder / name / _file(label)).exists():
+    for name, files in parts.items():
+        for file, content in files.items():
+            try:
+                there = (folder / name / file).read_bytes()
+                read = _content if file == FILE else row_files.decode
+                old, new = read(there), read(content)
+            except (OSError, ValueError):
+                return False
+            if not (old == new if file == FILE else row_files.are_alike(old, new)):
                 return False
     return True
 
 
-def _content(value: Any) -> Any:
-    meta = {k: v for k, v in value.get("meta", {}).items() if k not in _ELSEWHERE}
+def _content(text: bytes) -> Any:
+    value = atomic_files.parse_json(text)
+    if not isinstance(value, dict) or not isinstance(value.get("meta"), dict):
+        return None
+    meta = {k: v for k, v in value["meta"].items() if k not in _ELSEWHERE}
     return meta, value.get("results")
-
-
-def _write(
-    folder: pathlib.Path, content: Any, results: Mapping[str, EvalResult]
-) -> None:
-    atomic_files.write_json(folder / FILE, content)
-    for label, fields in content["results"].items():
-        if fields["rows"]:
-            _write_rows(folder / _file(label), results[label].rows)
 
 
 def _file(label: str) -> str:
@@ -245,63 +275,23 @@ def _step(name: str) -> int:
 
 def _metric(fields: dict[str, Any]) -> Metric:
     value = fields.pop("value")
-    return Metric(math.nan if value is None else value, **fields)
+    ends = {k: float(v) for k, v in fields.items() if k in _NUMBERS and v is not None}
+    return Metric(math.nan if value is None else float(value), **{**fields, **ends})
 
 
-def _write_rows(place: pathlib.Path, rows: Rows) -> None:
-    import pyarrow  # here: its import takes long
-    import pyarrow.parquet
-
-    columns = {name: _column(pyarrow, values) for name, values in rows.items()}
-    # Opened here: pyarrow takes some paths for addresses.
-    with atomic_files.name_errors(place), place.open("wb") as file:
-        pyarrow.parquet.write_table(pyarrow.table(columns), file)
-
-
-def _column(pyarrow: Any, values: Any) -> Any:
-    if not isinstance(values, np.ndarray):
-        return pyarrow.array([_encodable(value) for value in values])
-    if values.ndim == 1:
-        return pyarrow.array(values)
-    width = int(np.prod(values.shape[1:]))
-    flat = pyarrow.array(values.reshape(-1))
-    return pyarrow.FixedSizeListArray.from_arrays(flat, width)
-
-
-def _encodable(value: Any) -> Any:
-    """A text whose bytes that are not UTF-8 are escaped, as in the JSON."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, (list, tuple)):
-        return [_encodable(inner) for inner in value]
-    return value
+def _infinite(value: float | None) -> bool:
+    return value is not None and math.isinf(value)
 
 
 def _read_rows(place: pathlib.Path, count: int) -> Rows:
-    import pyarrow
-    import pyarrow.parquet
-
     again = "evaluate again"
     try:
-        with place.open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{place} cannot be read ({reason}): {again}") from error
-    if len(table) != count:
-        raise UserError(f"{place} has {len(table)} rows of {count}: {again}")
-    return {name: _values(table[name]) for name in table.column_names}
-
-
-def _values(column: Any) -> Any:
-    import pyarrow.types as kinds
-
-    if kinds.is_fixed_size_list(column.type):
-        flat = column.combine_chunks().flatten()
-        return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    if kinds.is_primitive(column.type):
-        return column.to_numpy()
-    return column.to_pylist()
+        rows = row_files.decode(place.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place} cannot be read ({error}): {again}") from error
+    if (there := _count(rows)) != count:
+        raise UserError(f"{place} has {there} rows of {count}: {again}")
+    return rows
 
 
 def _plain(value: Any) -> Any:

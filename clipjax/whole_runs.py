@@ -193,6 +193,11 @@ def evaluate(
     only_base = not foreign and request.base and read_model.is_foreign(request.base)
     own = resume.load_config(workdir) if workdir else None
     what = _wanted(request, own)
+    if not config_parts.labels(what.evals, "evals"):
+        raise UserError(
+            f"{request.other_name or request.model} has no evaluators: name them by "
+            "--evals=zeroshot or --evals=retrieval"
+        )
     distributed.initialise((own or what).mesh.timeout)
     distributed.compare(request.other or own or what)
     console = printed or Console(
@@ -200,7 +205,7 @@ def evaluate(
     )
     top = (workdir or pathlib.Path.cwd()) / results.FOLDER
     if out or keep:
-        on_primary(lambda: _check_writable(out or top))
+        on_primary(lambda: _check_writable(out.parent if out else top))
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True)
@@ -268,7 +273,7 @@ def evaluate(
         if request.base:
             meta["interpolate"] = request.base
             for share, found in sweep.items():
-                written[f"share-{share:g}"] = found, {**meta, "share": share}
+                written[f"share-{share:.15g}"] = found, {**meta, "share": share}
         place = out or top / _name(request, parts.step, what)
         say(evaluation.keep(place, written))
     return sweep

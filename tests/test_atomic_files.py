@@ -116,3 +116,18 @@ def test_whether_a_folder_could_be_written(tmp_path):
     with pytest.raises(NotADirectoryError) as found:
         atomic_files.check_place(tmp_path / "file" / "b")
     assert found.value.filename == str(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "東" * 85, "a[1]*", "é" * 40])
+def test_any_name_of_a_disk(name, tmp_path):
+    """Temporary names are longer, and are found again."""
+    for _ in range(2):
+        atomic_files.write_json(tmp_path / name, 1)
+    (tmp_path / name).unlink()
+    with atomic_files.new_folder(tmp_path / name) as scratch:
+        (scratch / "x").touch()
+    (tmp_path / name / "x").unlink()
+    atomic_files._scratch(tmp_path / name, ".").mkdir()
+    atomic_files._scratch(tmp_path / name).touch()
+    atomic_files.remove_leftovers(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -20,7 +20,7 @@ LEVELS = [
     + ["stored_evaluation"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
-    + ["results", "result_tables", "class_recalls", "comparison"]
+    + ["results", "row_files", "result_tables", "class_recalls", "comparison"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + ["item_errors", "encoded", "data_wait", "embeddings", "identity"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]

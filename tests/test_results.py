@@ -12,7 +12,7 @@ from fault_tools import small_files
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
-from clipjax import results
+from clipjax import atomic_files, results
 from clipjax.types import EvalResult, Metric, UserError
 
 METRICS = {
@@ -121,9 +121,56 @@ def test_no_results_are_replaced(tmp_path):
     # Rows that are gone are no results that are there.
     (top / "4" / "a%2Fb.parquet").unlink()
     assert results.save(top / "4", one()) == (top / "4-4", True)
+    # Nor are other ones, and those of a later version that has more columns.
+    more = result(rows=ROWS | {"size": [1, 2, 3]})
+    assert results.save(top / "6", one()) == (top / "6", True)
+    assert results.save(top / "6", one(more)) == (top / "6-2", True)
+    found = results.read(top / "6-2").rows("a/b")
+    assert found["size"].tolist() == [1, 2, 3]
+    assert results.save(top / "6", one()) == (top / "6", False)
     (top / "5").mkdir()
     (top / "5" / "mine.txt").touch()
     assert results.save(top / "5", one()) == (top / "5-2", True)
+
+
+@pytest.mark.parametrize(("theirs", "at"), [(0.3, "4"), (0.4, "4-2")])
+def test_another_process_is_faster(theirs, at, tmp_path, monkeypatch):
+    """Its folder appears while ours is being filled."""
+    other = result(METRICS | {"top1": Metric(theirs)})
+    ours = result(METRICS | {"top1": Metric(0.3)})
+    fill = atomic_files.open_to_write
+
+    def late(path, *args, **options):
+        monkeypatch.setattr(atomic_files, "open_to_write", fill)
+        results.save(tmp_path / "4.first", one(other))
+        (tmp_path / "4.first").rename(tmp_path / "4")
+        return fill(path, *args, **options)
+
+    monkeypatch.setattr(atomic_files, "open_to_write", late)
+    assert results.save(tmp_path / "4", one(ours)) == (tmp_path / at, at != "4")
+    assert results.read(tmp_path / at).results["a/b"].metrics["top1"].value == 0.3
+    assert {place.name for place in tmp_path.iterdir()} == {"4", at}
+
+
+def test_a_killed_process_leaves_nothing_for_ever(tmp_path):
+    left = atomic_files._scratch(tmp_path / "4[1]", ".")
+    left.mkdir()
+    (left / "results.json").touch()
+    assert results.save(tmp_path / "4[1]", one())[1]
+    assert [place.name for place in tmp_path.iterdir()] == ["4[1]"]
+
+
+@pytest.mark.parametrize(
+    "ends", [(1, math.inf), (-math.inf, 5), (-math.inf, math.inf), (2, 9)]
+)
+def test_infinite_numbers_come_back(ends, tmp_path):
+    metrics = {
+        "open": Metric(5, low=ends[0], high=ends[1]),
+        "most": Metric(math.inf, chance=-math.inf, low=4, high=math.inf),
+    }
+    place, _ = results.save(tmp_path / "x", one(result(metrics)))
+    assert results.read(place).results["a/b"].metrics == metrics
+    json.loads((place / "results.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_several_in_one_folder(tmp_path):
@@ -192,3 +239,5 @@ def test_names_of_folders():
         "4-zeroshot+retrieval-a_b_c"
     )
     assert len(results.folder_name("x" * 300)) == 120
+    assert results.folder_name("東" * 300) == "東" * 40  # 3 bytes each
+    assert results.folder_name(".hidden", ".x") == "_hidden-.x"
