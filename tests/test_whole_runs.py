@@ -12,7 +12,7 @@ from rich.console import Console
 from source_tools import jpeg
 
 import clipjax
-from clipjax import evals_flags, evaluate, export, results
+from clipjax import evals_flags, evaluate, export, results, whole_runs
 from clipjax.types import UserError
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -196,6 +196,9 @@ def test_a_run_by_functions(tmp_path, capsys):
     trained = outcome.results["retrieval"].metrics[key].value
     assert found["retrieval"].metrics[key].value == pytest.approx(trained, abs=0.05)
     before = {place.name for place in (tmp_path / "run").iterdir()}
+    clipjax.train_model(made, tmp_path / "run")
+    told = capsys.readouterr().out
+    assert "complete: all 2 steps" in told and "clipjax.evaluate" not in told
     with pytest.raises(UserError, match="holds a run of another length"):
         with made.unlocked():
             made.train.steps = 3
@@ -210,3 +213,26 @@ def test_a_run_by_functions(tmp_path, capsys):
     found = results.read(tmp_path / "run" / "evaluations" / "2-zeroshot").results
     assert list(found) == ["zeroshot"]
     assert {key.split("/")[0] for key in found["zeroshot"].metrics} == {"shape"}
+    assert "--evals=zeroshot or" in failure(
+        capsys, evaluate.main, argv[1], "--evals=none"
+    )
+    # A run that was killed after its last checkpoint and before its results.
+    shutil.rmtree(tmp_path / "run" / "evaluations")
+    with made.unlocked():
+        made.train.steps = 2
+    clipjax.train_model(made, tmp_path / "run")
+    told = capsys.readouterr().out
+    command = f"--workdir {tmp_path / 'run'} --checkpoint 2 writes it"
+    assert f"not in {tmp_path / 'run' / 'evaluations' / '2'}: " in told
+    assert command in told
+    assert evaluate.main([*argv[:2], *command.split()[2:4]]) == 0
+    assert [place.name for place in results.folders(tmp_path / "run")] == ["2"]
+
+
+def test_out_may_be_no_mount_point(tmp_path, monkeypatch):
+    """No folder can be renamed to one: said before the work."""
+    (tmp_path / "out").mkdir()
+    assert whole_runs.new_folder(tmp_path / "out") == tmp_path / "out"
+    monkeypatch.setattr(pathlib.Path, "is_mount", lambda _: True)
+    with pytest.raises(UserError, match=r"mount point.* such as .*out/results"):
+        whole_runs.new_folder(tmp_path / "out")

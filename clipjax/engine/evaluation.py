@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax import config_check, result_tables, results
+from clipjax import config_check, config_parts, paths, result_tables, results
 from clipjax.data.batching import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
@@ -51,6 +51,28 @@ def unwritten(folder: pathlib.Path, error: OSError) -> UserError:
         f"the results cannot be written to {folder} ({error.strerror}): free space, or "
         "name another folder by --out DIR of clipjax.evaluate"
     )
+
+
+def describe_missing(run: Run, step: int) -> str:
+    """A line on a complete run without the results of its end; "" if they are there.
+
+    A run may be killed, or its disk be full, after its last checkpoint is whole.
+    """
+    place = _last_folder(run, step)
+    if place.exists() or not config_parts.labels(run.config.evals, "evals"):
+        return ""
+    flag = " --noema" if place.name.endswith("noema") else ""
+    return (
+        f"the evaluation of its end is not in {place}: python -m clipjax.evaluate "
+        f"--workdir {paths.shell(run.workdir)} --checkpoint {step}{flag} writes it"
+    )
+
+
+def _last_folder(run: Run, step: int) -> pathlib.Path:
+    """Where the results of a run's end go."""
+    plain = run.config.train.ema > 0 and not run.config.train.eval_ema
+    name = results.folder_name(step, "noema" if plain else "")
+    return run.workdir / results.FOLDER / name
 
 
 class Evaluation:
@@ -94,15 +116,9 @@ class Evaluation:
         if not found or jax.process_index() > 0:
             return
         config, step = self._run.config, int(state.step)
-        plain = config.train.ema > 0 and not config.train.eval_ema
-        name = results.folder_name(step, "noema" if plain else "")
-        meta = facts(
-            config,
-            step,
-            config.train.ema > 0 and not plain,
-            workdir=str(self._run.workdir),
-        )
-        place = self._run.workdir / results.FOLDER / name
+        averaged = config.train.ema > 0 and config.train.eval_ema
+        meta = facts(config, step, averaged, workdir=str(self._run.workdir))
+        place = _last_folder(self._run, step)
         self._progress.say(keep(place, {"": (found, meta)}))
 
     def _report(

@@ -35,7 +35,7 @@ from clipjax.engine import state as states
 from clipjax.engine.activity import Activity
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.compilation import enable_cache
-from clipjax.engine.evaluation import Evaluation
+from clipjax.engine.evaluation import Evaluation, describe_missing
 from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
@@ -136,6 +136,8 @@ def _train(
         run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
+            if told := describe_missing(run, start):
+                say(told)
             return _with_best(Outcome(start, run.total_steps, {}), saves)
         with contextlib.ExitStack() as stack:
             outcome = _loop(run, saves, stop, state, start, replaced, activity, stack)
