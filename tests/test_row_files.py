@@ -13,7 +13,7 @@ BFLOAT16 = np.array([1, 2, 0.5], ml_dtypes.bfloat16)
 
 def there_and_back(column):
     rows = {"key": ["a", "b", "c"], "x": column}
-    return row_files.decode(row_files.encode(rows, "evals.mine"))["x"]
+    return row_files.decode(row_files.encode(rows, "mine"))["x"]
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,14 @@ def test_other_values_come_back_as_lists(column, values):
     ],
 )
 def test_what_parquet_cannot_hold_is_named(column):
-    with pytest.raises(
-        UserError, match=r"^evals.mine: column 'x' of its rows .*give an"
-    ):
+    with pytest.raises(UserError, match=r"^mine: column 'x' of its rows .*give an"):
         there_and_back(column)
 
 
 def test_alike_is_equal_up_to_rounding():
     def rows(score, key="a", **more):
         table = {"key": [key, "b"], "score": np.float32([score, np.nan]), **more}
-        return row_files.decode(row_files.encode(table, "evals.mine"))
+        return row_files.decode(row_files.encode(table, "mine"))
 
     assert row_files.are_alike(rows(0.25), rows(0.25 + 1e-6))
     for other in (rows(0.26), rows(0.25, "c"), rows(0.25, rank=[1, 2])):
@@ -95,7 +93,7 @@ def test_alike_is_equal_up_to_rounding():
 
 
 def test_damage():
-    content = row_files.encode({"key": ["a"]}, "evals.mine")
+    content = row_files.encode({"key": ["a"]}, "mine")
     for damaged in (b"", b"PAR1", content[:-20]):
         with pytest.raises(ValueError, match=r"\w"):
             row_files.decode(damaged)

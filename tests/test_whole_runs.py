@@ -12,7 +12,7 @@ from rich.console import Console
 from source_tools import jpeg
 
 import clipjax
-from clipjax import evals_flags, evaluate, export, results, whole_runs
+from clipjax import evals_flags, evaluate, export, results
 from clipjax.types import UserError
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -232,7 +232,7 @@ def test_a_run_by_functions(tmp_path, capsys):
 def test_out_may_be_no_mount_point(tmp_path, monkeypatch):
     """No folder can be renamed to one: said before the work."""
     (tmp_path / "out").mkdir()
-    assert whole_runs.new_folder(tmp_path / "out") == tmp_path / "out"
+    assert results.new_folder(tmp_path / "out") == tmp_path / "out"
     monkeypatch.setattr(pathlib.Path, "is_mount", lambda _: True)
     with pytest.raises(UserError, match=r"mount point.* such as .*out/results"):
-        whole_runs.new_folder(tmp_path / "out")
+        results.new_folder(tmp_path / "out")
