@@ -16,7 +16,7 @@ from clipjax.embeddings.stored import read_embeddings
 from clipjax.encoder import Encoder
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.stored_rows import StoredRows
-from clipjax.types import UserError
+from clipjax.types import BadExample, UserError
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
 FLAGS = ("--evals=retrieval",)
@@ -112,6 +112,7 @@ def test_inputs_take_what_is_stored(place, encoded, tmp_path):
     fresh, kept = Inputs(clip.encoder, source), Inputs(clip.encoder, source, stored)
     for inputs in (fresh, kept):
         inputs.need_pooled("image", "text")
+        inputs.need_digests()
     order = [5, 4, 0]
     one = fresh.images(clip.variables, order)
     encoded["images"] = 0
@@ -124,6 +125,7 @@ def test_inputs_take_what_is_stored(place, encoded, tmp_path):
     assert two.valid.tolist() == one.valid.tolist() == [True, False, True]
     assert two.broken == one.broken and two.keys == one.keys
     assert two.captions == one.captions and two.labels == one.labels
+    assert two.digests == one.digests and one.digests[1] == "" != one.digests[0]
     texts = ["a prompt", "two stars 5", "another", "a large red circle 5"]
     for name in ("texts", "pooled_texts"):
         expected = getattr(fresh, name)(clip.variables, texts)
@@ -135,6 +137,27 @@ def test_inputs_take_what_is_stored(place, encoded, tmp_path):
         assert seen  # a long evaluation shows that it goes on
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         assert encoded["texts"] == (2 if name == "texts" else 0)  # cached then
+
+
+def test_an_image_that_is_gone_since_has_no_digest(place, monkeypatch):
+    source = registry.load("data", "scenes")("val", **SCENES)
+    read = type(source).__getitem__
+
+    def gone(self, index):
+        if index == 1:
+            raise BadExample("is gone")
+        return read(self, index)
+
+    monkeypatch.setattr(type(source), "__getitem__", gone)
+    clip = clipjax.load(place / "model")
+    stored = StoredRows(read_embeddings(place / "emb"), "emb")
+    inputs = Inputs(clip.encoder, source, stored)
+    assert inputs.images(clip.variables, [0, 1]).digests is None
+    inputs.need_digests()
+    seen = inputs.images(clip.variables, [0, 1, 2])
+    assert seen.broken == {1: ("scenes/val/1", "is gone")}
+    assert seen.valid.tolist() == [True, False, True] and not seen.embed[1].any()
+    assert [len(digest) for digest in seen.digests] == [32, 0, 32]
 
 
 def test_features_that_are_not_stored(place, tmp_path):

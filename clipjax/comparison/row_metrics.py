@@ -65,7 +65,7 @@ def of(name: str, rows: Rows) -> Queries | None:
 def _of_retrieval(match: re.Match[str], rows: Rows) -> Queries | None:
     """A recall is averaged over directions and folds, a rank over all queries."""
     start = match["start"] or "standard"
-    start = "standard/same_caption" if start == "same_caption" else start
+    start = f"standard/{start}" if start in ("same_caption", "same_image") else start
     side = match["side"] or match["recalled"]
     taken = np.array(rows["protocol"]) == start
     if side != "mean":

@@ -37,6 +37,8 @@ from clipjax.evals.common.intervals import Hits, mean
 from clipjax.evals.common.ranking import Ranks, finite, spread
 from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
+SAME_CAPTION, SAME_IMAGE = "same_caption/", "same_image/"  # before metrics' names
+
 
 def make(
     inputs: Inputs,
@@ -46,6 +48,7 @@ def make(
     protocols: tuple[str, ...] = ("standard",),
     max_samples: int = 0,
     same_caption: bool = False,
+    same_image: bool = False,
 ) -> Retrieval:
     """Retrieval in both directions over all images of the source that have captions.
 
@@ -60,6 +63,8 @@ def make(
       same_caption: also counts captions of other images as right if they have the same
         words, and these images, beside the usual numbers: metrics
         "same_caption/mean_recall@1". pair_diagonal has no such numbers.
+      same_image: also counts copies of an image (files of the same bytes) and their
+        captions as right: metrics "same_image/mean_recall@1". Not for pair_diagonal.
 
     Raises:
       UserError: if an option is out of range, fewer than two images have captions, or
@@ -100,9 +105,14 @@ def make(
     hows = [f"{name}, {taken.get(name, 'all')} captions" for name in protocols]
     how_made = protocol.joined(*hows, protocol.of_sample(max_samples))
     ks = tuple(sorted({1, *ks}))
-    return Retrieval(
-        inputs, ks, block, tuple(protocols), same_caption, indices, how_made
+    if same_image:
+        inputs.need_digests()
+    same = tuple(
+        name
+        for name, wanted in ((SAME_CAPTION, same_caption), (SAME_IMAGE, same_image))
+        if wanted
     )
+    return Retrieval(inputs, ks, block, tuple(protocols), same, indices, how_made)
 
 
 def _check_published(name: str, counts: np.ndarray) -> None:
@@ -126,6 +136,8 @@ def _check_published(name: str, counts: np.ndarray) -> None:
 class Retrieval:
     """The evaluator; see the module and `make`.
 
+    same: the other choices of right answers, of SAME_CAPTION and SAME_IMAGE.
+
     What the numbers do not mean. They fall as the gallery grows, so they compare models
     on the same gallery only. Another image that fits a caption just as well counts as
     wrong. A model can tell scenes apart well and be poor at attributes, counts or word
@@ -137,7 +149,7 @@ class Retrieval:
     ks: tuple[int, ...]
     block: int
     protocols: tuple[str, ...]
-    same_caption: bool
+    same: tuple[str, ...]
     indices: list[int]
     protocol: str
 
@@ -194,8 +206,12 @@ class Retrieval:
             {"image": captions, "text": [[text] for text in texts]},
         )
         rights = {"": galleries.own(data)}
-        if self.same_caption:
-            rights["same_caption/"] = galleries.same_caption(data, texts)
+        if SAME_CAPTION in self.same:
+            rights[SAME_CAPTION] = galleries.same_caption(data, texts)
+        if SAME_IMAGE in self.same:
+            assert seen.digests is not None  # `make` asked for them
+            digests = [seen.digests[place] for place in kept]
+            rights[SAME_IMAGE] = galleries.same_image(data, digests)
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
         for kind, more, start in self._variants():
@@ -236,7 +252,7 @@ class Retrieval:
         return [
             (kind, more, ("" if kind == "standard" else f"{kind}/") + more)
             for kind in self.protocols
-            for more in ("", *(["same_caption/"] if self.same_caption else []))
+            for more in ("", *self.same)
             if not (more and kind == "pair_diagonal")
         ]
 

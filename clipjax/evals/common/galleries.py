@@ -100,6 +100,20 @@ def same_caption(data: Captioned, captions: list[str]) -> Right:
     return Right(_table(rows, right[right >= 0], len(data.images)), having[same])
 
 
+def same_image(data: Captioned, digests: list[str]) -> Right:
+    """The same with images of one digest: each has the captions of all, and is right
+    for them.
+
+    digests: of each image.
+    """
+    _, same = np.unique(digests, return_inverse=True)
+    images, texts = np.arange(len(same)), np.arange(len(data.owner))
+    count = int(same.max()) + 1
+    alike = _table(same, images, count)
+    captions = _table(same[data.owner], texts, count)
+    return Right(captions[same], alike[same[data.owner]])
+
+
 def searches(
     protocol: str, data: Captioned, right: Right, block: int
 ) -> dict[str, list[Search]]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.encoder import Encoder, Progress
+from clipjax.evals.common import image_digests
 from clipjax.evals.common.stored_rows import StoredRows
 from clipjax.types import Example, Source, UserError, Variables
 
@@ -24,6 +25,8 @@ class Seen(NamedTuple):
       `captions`, `labels` and `keys` are empty.
     pooled: float32 [n d], the tower's features before projection, zeros if not valid;
       None unless `need_pooled` asked for them.
+    digests: each valid example's image as `image_digests.digest`, "" if not valid; None
+      unless `need_digests` asked for them.
     """
 
     embed: np.ndarray
@@ -33,6 +36,7 @@ class Seen(NamedTuple):
     keys: list[str]
     broken: Mapping[int, tuple[str, str]]
     pooled: np.ndarray | None = None
+    digests: list[str] | None = None
 
     def without(self, problem: Callable[[int], str]) -> Seen:
         """The same with further examples marked as broken.
@@ -91,6 +95,7 @@ class Inputs:
         self._open_split = open_split
         self._splits: dict[str, Inputs] = {}
         self._pooled: set[str] = set()
+        self._digests = False
         self.forget()
 
     def need_pooled(self, *sides: str) -> None:
@@ -105,6 +110,15 @@ class Inputs:
                 self._stored.check_pooled(side)
         if not self._pooled.issuperset(sides):
             self._pooled.update(sides)
+            self.forget()
+
+    def need_digests(self) -> None:
+        """Asks for digests of the images; called by `make`, as `need_pooled`.
+
+        For stored embeddings the images' files are read for them.
+        """
+        if not self._digests:
+            self._digests = True
             self.forget()
 
     def has_pooled(self, side: str) -> bool:
@@ -162,7 +176,7 @@ class Inputs:
                 variables,
                 self.source,
                 new,
-                keep=facts_of,
+                keep=facts_and_digest if self._digests else facts_of,
                 progress=progress,
                 pooled="image" in self._pooled,
             )
@@ -189,6 +203,7 @@ class Inputs:
             [fact["key"] for fact in facts],
             {i: row.why for i, row in enumerate(rows) if row.facts is None},
             pooled,
+            [fact.get("digest", "") for fact in facts] if self._digests else None,
         )
 
     def _recall(self, indices: Sequence[int]) -> None:
@@ -198,6 +213,21 @@ class Inputs:
         for place, index in enumerate(indices):
             features = None if pooled is None else pooled[place]
             self._seen[index] = _Row(embed[place], features, facts[place], why[place])
+        if not self._digests:
+            return
+        known = [index for index in indices if self._seen[index].facts is not None]
+        for index, found in zip(
+            known, image_digests.read(self.source, known), strict=True
+        ):
+            row = self._seen[index]
+            assert row.facts is not None
+            if isinstance(found, str):
+                new = row._replace(facts={**row.facts, "digest": found})
+            else:
+                zeros = np.zeros_like(row.embed)
+                why = (row.facts["key"], found.reason)
+                new = row._replace(embed=zeros, facts=None, why=why)
+            self._seen[index] = new
 
     def texts(
         self,
@@ -304,3 +334,8 @@ def facts_of(example: Example) -> dict[str, Any]:
         "labels": {name: int(label) for name, label in example.labels.items()},
         "key": example.key,
     }
+
+
+def facts_and_digest(example: Example) -> dict[str, Any]:
+    """The same, and the digest of the image."""
+    return {**facts_of(example), "digest": image_digests.digest(example)}
