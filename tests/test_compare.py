@@ -70,6 +70,24 @@ def test_the_table(top, capsys):
     assert lines[-1].endswith("pH: p adjusted for all 2 (Holm)")
 
 
+def test_directions_are_headings(capsys, top):
+    values = (np.arange(60) % 3 == 0) * 1.0
+    names = ["coco_5k/image_to_text_recall@10", "coco_5k/mean_recall@10"]
+    metric = Metric(float(values.mean()), unit="fraction")
+    for folder, shift in (("x", 0), ("y", 1)):
+        rows = {"key": KEYS, "query": np.arange(60)}
+        rows |= dict.fromkeys(names, np.roll(values, shift))
+        metrics = dict.fromkeys(names, metric)
+        tools.write(top / folder, {"own": EvalResult(metrics, names[0], "", rows=rows)})
+    command("x", "y")
+    lines = capsys.readouterr().out.splitlines()
+    heads = [
+        line.strip() for line in lines if line.startswith("  ") and "." not in line
+    ]
+    assert heads[1:] == ["coco_5k/", "image_to_text", "coco_5k/", "mean"]
+    assert sum(line.startswith("    recall@10 %") for line in lines) == 2
+
+
 def test_a_long_name_keeps_its_numbers(top, capsys):
     command("runs/a", "b")
     lines = capsys.readouterr().out.splitlines()

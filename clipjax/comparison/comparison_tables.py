@@ -12,7 +12,7 @@ from rich.text import Text
 from clipjax.comparison.compared import Comparison
 from clipjax.comparison.differences import Difference, Flip, LeftOut
 
-_SIDE = re.compile(r"(.*?(?:image_to_text|text_to_image))_(.+)")
+_SIDE = re.compile(r"((?:.+/)?(?:image_to_text|text_to_image|mean(?=_recall@)))_(.+)")
 _LISTED = 3  # names of what is left out
 
 
