@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import pyarrow.parquet
 from rich.console import Console
 
 from clipjax import (
@@ -32,7 +31,7 @@ from clipjax.data_wait import DataWait
 from clipjax.embeddings import header as headers
 from clipjax.embeddings import parts
 from clipjax.embeddings.header import Header
-from clipjax.embeddings.stored import broken_rows
+from clipjax.embeddings.stored import broken_rows, read_table
 from clipjax.embeddings.text_file import TextFile
 from clipjax.engine import assemble, datasets, resume, sharding
 from clipjax.engine.activity import Activity, Task
@@ -272,8 +271,8 @@ class _Job:
                 stopped = self._stop.signal_number(0)
         seconds = time.monotonic() - began
         for number in {*own} - {*missing}:
-            path = out / header.part_name(number) / parts.TABLE
-            broken += broken_rows(pyarrow.parquet.read_table(path))
+            place = out / header.part_name(number)
+            broken += broken_rows(read_table(place, header.rows_of(number)))
         names = [header.part_name(k) for k in range(header.parts)]
         there = sum((out / name).is_dir() for name in names)
         return Embedded(

@@ -31,6 +31,7 @@ from clipjax import embed as command
 from clipjax import embedding_job
 from clipjax.data.sources import scenes
 from clipjax.embeddings import header, parts
+from clipjax.embeddings.text_file import TextFile
 from clipjax.preempt import StopRequest
 from clipjax.types import UserError
 from run_tools import ROOT
@@ -219,9 +220,45 @@ def test_lines_of_a_file(model, clip, tmp_path):
     assert stored.table["captions"].to_pylist() == [*([x] for x in lines[:3]), [None]]
     (bad,) = stored.broken
     assert bad.key == "texts.txt:4" and "not UTF-8" in bad.reason
+    # Damage that the same command meets at its next start.
+    table = tmp_path / "emb" / "part-00001-of-00002" / "rows.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-9])
+    with pytest.raises(
+        UserError, match=r"rows.parquet cannot be read .*delete .*-00002"
+    ):
+        embed(model, tmp_path / "emb", texts=tmp_path / "texts.txt")
+    table.write_bytes(whole)
     (tmp_path / "texts.txt").write_text("others\n" * 4)
     with pytest.raises(UserError, match=r"texts of .*texts\.txt there, other texts"):
         embed(model, tmp_path / "emb", texts=tmp_path / "texts.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"a\nb", ["a", "b"]),
+        (b"a\nb\n", ["a", "b"]),
+        (b"\n\na\r\n\r\n", ["", "", "a", ""]),
+        (b"\n", [""]),
+        (b"\xef\xbb\xbf\nb", ["", "b"]),
+        (b"\xef\xbb\xbfa\xef\xbb\xbf", ["a\ufeff"]),
+        ("é\x0b\u2028\x85東".encode(), ["é\x0b\u2028\x85東"]),
+    ],
+)
+def test_lines_end_at_line_feeds(content, lines, tmp_path):
+    (tmp_path / "x.txt").write_bytes(content)
+    file = TextFile(tmp_path / "x.txt")
+    assert [file.text_of(index) for index in range(len(file))] == lines
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", "a\nb\n".encode("utf-16")])
+def test_files_without_lines(content, tmp_path):
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"x.txt is (empty: it needs|UTF-16: convert it)"
+    ):
+        TextFile(tmp_path / "x.txt")
 
 
 def test_other_embeddings_in_the_folder(model, tmp_path):

@@ -61,8 +61,18 @@ class Header:
 
 
 def write_once(folder: pathlib.Path, header: Header) -> None:
-    """Writes the header unless there is one; then raises UserError if they differ."""
+    """Writes the header unless there is one.
+
+    Raises UserError if there is one that differs, or there are parts without one, which
+    may be of any model.
+    """
     path = folder / FILE
+    has_parts = any(folder.glob("part-*-of-*"))  # before: others write the header first
+    if has_parts and not path.exists():
+        raise UserError(
+            f"{folder} has parts of embeddings without their {FILE}, so their model is "
+            f"not known: restore it, or delete the parts"
+        )
     atomic_files.remove_leftovers(path)
     atomic_files.write_json_once(path, {"form": FORM, **dataclasses.asdict(header)})
     if told := _differences(read(folder), header):

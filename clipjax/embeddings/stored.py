@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     import pyarrow
 
 LABEL = "label_"  # before a label set's name in the table's columns
+COLUMNS = ("index", "key", "captions", "valid", "reason")  # of every table
 _AGAIN = "delete {} and run python -m clipjax.embed again, which makes it anew"
 
 
 class Rows:
     """The rows of several arrays [n_i d] as one [n d], which is never copied whole.
 
-    Takes an index, a slice or an array of indices; `numpy.asarray` reads all.
+    Takes an index, a slice, an array of indices or a mask bool [n]; `numpy.asarray`
+    reads all. Raises IndexError for what else there is.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]):
@@ -43,7 +45,15 @@ class Rows:
     def __getitem__(self, places: Any) -> np.ndarray:
         if isinstance(places, slice):
             places = range(*places.indices(len(self)))
-        wanted = np.asarray(places, np.int64)
+        wanted = np.asarray(places)
+        if wanted.dtype == bool and wanted.shape == (len(self),):
+            wanted = np.flatnonzero(wanted)
+        if wanted.size and wanted.dtype.kind not in "iu":
+            raise IndexError(
+                f"{wanted.dtype}{list(wanted.shape)} of {len(self)} rows: give whole "
+                "numbers, a slice or a mask of all rows"
+            )
+        wanted = wanted.astype(np.int64)
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(f"row {places} of {len(self)}")
@@ -128,7 +138,7 @@ def read_embeddings(folder: str | os.PathLike) -> Embeddings:
         )
     tables, arrays = [], {}
     for number, name in enumerate(names):
-        table, found = _part(place / name, header, len(header.rows_of(number)))
+        table, found = _part(place / name, header, header.rows_of(number))
         tables.append(table)
         for key, array in found.items():
             arrays.setdefault(key, []).append(array)
@@ -160,26 +170,38 @@ def array_names(images: bool, texts: bool, outputs: Sequence[str]) -> list[str]:
     return names + [f"{side}_features" for side in sides] * ("features" in outputs)
 
 
-def _part(
-    folder: pathlib.Path, header: Header, examples: int
-) -> tuple[pyarrow.Table, dict[str, np.ndarray]]:
-    """A part's table and arrays; raises UserError unless they fit each other."""
+def read_table(folder: pathlib.Path, rows: range) -> pyarrow.Table:
+    """The table of a part, which has these examples; raises UserError if damaged."""
     import pyarrow
     import pyarrow.parquet
 
-    again = _AGAIN.format(folder)
-    path = folder / TABLE
+    path, again = folder / TABLE, _AGAIN.format(folder)
     try:
-        table = pyarrow.parquet.read_table(path)
-        counts = _counts(table)
-    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        with path.open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
+        if lacking := [name for name in COLUMNS if name not in table.column_names]:
+            raise ValueError(f"it has no column {lacking[0]!r}")
+        numbers = table["index"].to_numpy()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read ({reason}): {again}") from error
-    if table.num_rows != examples:
+    if table.num_rows != len(rows):
         raise UserError(
-            f"{path} has {table.num_rows} rows and its part {examples} examples: "
+            f"{path} has {table.num_rows} rows and its part {len(rows)} examples: "
             f"{again}"
         )
+    if not np.array_equal(numbers, rows):
+        raise UserError(f"{path} has the examples of another part: {again}")
+    return table
+
+
+def _part(
+    folder: pathlib.Path, header: Header, rows: range
+) -> tuple[pyarrow.Table, dict[str, np.ndarray]]:
+    """A part's table and arrays; raises UserError unless they fit each other."""
+    again, examples = _AGAIN.format(folder), len(rows)
+    table = read_table(folder, rows)
+    counts = _counts(table)
     found = {}
     for key in array_names(bool(header.image_output), header.captions, header.outputs):
         path = folder / f"{key}.npy"
@@ -188,11 +210,11 @@ def _part(
         except (OSError, ValueError, EOFError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} cannot be read ({reason}): {again}") from error
-        rows = examples if key.startswith("image") else int(counts.sum())
-        if array.ndim != 2 or len(array) != rows or array.dtype != header.dtype:
+        count = examples if key.startswith("image") else int(counts.sum())
+        if array.ndim != 2 or len(array) != count or array.dtype != header.dtype:
             raise UserError(
                 f"{path} is {array.dtype} {list(array.shape)}, not {header.dtype} with "
-                f"{rows} rows as in {TABLE}: {again}"
+                f"{count} rows as in {TABLE}: {again}"
             )
         found[key] = array
     return table, found

@@ -68,7 +68,10 @@ def test_rows_are_those_of_the_joined_array():
         np.testing.assert_array_equal(rows[places], whole[places])
     assert rows[[]].shape == (0, 3)
     np.testing.assert_array_equal(rows[draw.integers(-10, 10, (2, 4))].shape, (2, 4, 3))
-    for place in (10, -11, [0, 10]):
+    mask = whole[:, 0] > 0.5
+    np.testing.assert_array_equal(rows[mask], whole[mask])
+    np.testing.assert_array_equal(rows[mask.tolist()], whole[mask])
+    for place in (10, -11, [0, 10], mask[:9], True, 1.0, [0.5], ["1"]):
         with pytest.raises(IndexError):
             rows[place]
 
@@ -91,6 +94,11 @@ def fewer_captions(path):
 def another_column(path):
     table = pyarrow.parquet.read_table(path).rename_columns(list("abcde"))
     pyarrow.parquet.write_table(table, path)
+
+
+def another_part(path):
+    other = path.parent.with_name("part-00002-of-00003") / path.name
+    path.write_bytes(other.read_bytes())
 
 
 def other_width(path):
@@ -121,7 +129,8 @@ def gone(path):
         ("rows.parquet", gone, "rows.parquet cannot be read"),
         ("rows.parquet", fewer_rows, "has 1 rows and its part 2 examples"),
         ("rows.parquet", fewer_captions, "texts.npy is float32 [2, 2], not"),
-        ("rows.parquet", another_column, "rows.parquet cannot be read"),
+        ("rows.parquet", another_column, "cannot be read (it has no column 'index')"),
+        ("rows.parquet", another_part, "rows.parquet has the examples of another part"),
     ],
 )
 def test_damage(file, damage, words, tmp_path):
@@ -160,6 +169,15 @@ def test_a_damaged_header(text, words, tmp_path):
 def test_no_embeddings_there(tmp_path):
     with pytest.raises(UserError, match="holds no embeddings .*name the --out of"):
         clipjax.read_embeddings(tmp_path)
+
+
+def test_parts_without_a_header_may_be_of_any_model(tmp_path):
+    folder = made(tmp_path / "emb")
+    (folder / header.FILE).unlink()
+    before = content(folder)
+    with pytest.raises(UserError, match=r"without their embeddings.json, so their mod"):
+        made(folder)
+    assert content(folder) == before
 
 
 def test_the_first_header_stays(tmp_path):
