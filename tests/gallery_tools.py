@@ -1,0 +1,53 @@
+"""Made embeddings of images and captions without ties, and our metrics of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from evals_tools import Data, pixels, table_encoder, values
+
+from clipjax.evals import retrieval
+from clipjax.evals.common.inputs import Inputs
+from clipjax.types import Example
+
+# name -> seed, images, captions of an image at most, width
+GALLERIES = {
+    "five captions": (0, 61, 5, 16),
+    "one caption": (1, 45, 1, 8),
+    "hard": (2, 133, 5, 3),
+}
+
+
+class Gallery(NamedTuple):
+    """images: float32 [n e], texts: float32 [m e], of unit norm. owner: int [m], each
+    caption's image, in order."""
+
+    images: np.ndarray
+    texts: np.ndarray
+    owner: np.ndarray
+
+
+def make(name: str) -> Gallery:
+    """Captions lie near their image, some nearer to others."""
+    seed, count, most, width = GALLERIES[name]
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(count), rng.integers(1, most + 1, count))
+    images = rng.standard_normal((count, width))
+    texts = images[owner] + 1.5 * rng.standard_normal((len(owner), width))
+    made = (
+        (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+        for x in (images, texts)
+    )
+    return Gallery(*made, owner)
+
+
+def ours(gallery: Gallery) -> dict[str, float]:
+    """What evals=retrieval measures, by name."""
+    names = [f"caption {j}" for j in range(len(gallery.owner))]
+    examples = [
+        Example(pixels(i), [names[j] for j in np.flatnonzero(gallery.owner == i)])
+        for i in range(len(gallery.images))
+    ]
+    inputs = Inputs(table_encoder(names, batch_size=64), Data(examples))
+    text = np.concatenate([np.zeros_like(gallery.texts[:1]), gallery.texts])
+    variables = {"params": {"image": gallery.images, "text": text}}
+    return values(retrieval.make(inputs).run(variables))
