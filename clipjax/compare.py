@@ -6,11 +6,14 @@ python -m clipjax.compare runs/a/evaluations/200 evaluations/clip-flickr8k runs/
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 
 from clipjax import commandline, help_pages
 from clipjax.types import UserError
 
+WIDTH = 100  # columns of a pipe or a file
 HELP = """\
 usage: python -m clipjax.compare A B [C ...] [--evals LABEL,...]
                                  [--metric NAME,...] [--show N] [--out DIR]
@@ -19,7 +22,8 @@ usage: python -m clipjax.compare A B [C ...] [--evals LABEL,...]
                        run's evaluation is the newest one of its own data
   --evals LABEL        these evaluators, by their labels; all that are in both
   --metric NAME        these metrics: mean_recall@1, or zeroshot/class/top1
-  --show 0             lists so many of the queries that get better or worse
+  --show 0             lists so many of the queries that get better or worse by the
+                       evaluator's primary metric, or by those of --metric
   --out DIR            a new folder for compare.json and a table of all queries
 
 Differences have a 95 % interval and p, over the examples that both have; an image's
@@ -46,12 +50,14 @@ def main(argv: list[str]) -> int:
     from clipjax.comparison import compared, comparison_tables, matching
 
     out = results.new_folder(values.out) if values.out else None
+    metrics = _words(values.metric)
     found = compared.compare_evaluations(
-        *names, evals=_words(values.evals), metrics=_words(values.metric)
+        *names, evals=_words(values.evals), metrics=metrics
     )
     titles = [matching.title(place) for place in (found.baseline, *found.models)]
-    console = Console(highlight=False, markup=False)
-    console.print(comparison_tables.table(found, titles, values.show), soft_wrap=False)
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(width=width, highlight=False, markup=False)
+    console.print(comparison_tables.table(found, titles, values.show, bool(metrics)))
     if out is not None:
         compared.write(found, out)
         console.print(f"written: {out}", soft_wrap=True)

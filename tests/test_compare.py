@@ -51,7 +51,7 @@ def test_the_table(top, capsys):
     assert command("runs/a", "b", "c", "--show=2", "--metric", "mine/hits") == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[:3] == ["A: runs/a/evaluations/2 (baseline)", "B: b", "C: c"]
-    assert all(len(line) <= 80 for line in lines)
+    assert all(len(line) <= 100 for line in lines)
     row = next(line for line in lines if line.startswith("  hits %")).split()
     first, second = (
         np.array(tools.results.read(name).rows("mine")["hits"])
@@ -68,6 +68,10 @@ def test_the_table(top, capsys):
     expected = [f"    {KEYS[i]} {i}: 0.00 -> 100.00 %" for i in places]
     assert lines[at + 1 : at + 3] == expected
     assert lines[-1].endswith("pH: p adjusted for all 2 (Holm)")
+    # Without --metric, of the primary metric alone.
+    command("runs/a", "b", "--show=2")
+    shown = [line for line in capsys.readouterr().out.splitlines() if "better:" in line]
+    assert shown == [f"  hits, better: 2 of {better}"]
 
 
 def test_directions_are_headings(capsys, top):

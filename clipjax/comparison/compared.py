@@ -163,6 +163,7 @@ class _Maker:
         self.shared: list[Shared] = []
         self.differences: list[Difference] = []
         self.left_out: list[LeftOut] = []
+        self.counts: dict[tuple[str, str], tuple[int, int, int]] = {}
         self.paired: dict[tuple[str, str], list[str]] = {}
         self.tables: dict[str, list[Rows]] = {}
         self.sides: dict[tuple[str, str], SharedRows] = {}
@@ -199,6 +200,12 @@ class _Maker:
                 self.left_out.append(LeftOut(label, name, model, why))
             else:
                 self.paired.setdefault((label, model), []).append(name)
+        if (label, model) in self.sides:
+            primary = first.results[label].primary
+            compared = primary in self.paired.get((label, model), [])
+            counts = self.counts[label, model]
+            one = Shared(label, model, primary if compared else "", *counts)
+            self.shared.append(one)
 
     def _match(self, label: str, other: Evaluation, ours: Rows, theirs: Rows) -> None:
         found = matching.match(label, self._first, other, ours, theirs)
@@ -207,7 +214,7 @@ class _Maker:
             matching.take(ours, found.first), matching.take(theirs, found.second)
         )
         counts = len(found.first), found.only_first, found.only_second
-        self.shared.append(Shared(label, model, *counts))
+        self.counts[label, model] = counts
 
     def compute(self) -> None:
         """The differences of all that is paired, and the rows of a report."""

@@ -16,11 +16,14 @@ _SIDE = re.compile(r"((?:.+/)?(?:image_to_text|text_to_image|mean(?=_recall@)))_
 _LISTED = 3  # names of what is left out
 
 
-def table(comparison: Comparison, names: Sequence[str], show: int = 0) -> Group:
+def table(
+    comparison: Comparison, names: Sequence[str], show: int = 0, every: bool = False
+) -> Group:
     """A rich renderable: each evaluator's differences, model by model.
 
     names: of the baseline and the models, in their order. show: how many of the queries
-    that flip most to list, either way, for each metric.
+    that flip most to list, either way, for each evaluator's primary metric, or for
+    every one.
     """
     letters = [_letter(i) for i in range(len(names))]
     lines = [f"{a}: {b}" for a, b in zip(letters, names, strict=True)]
@@ -41,7 +44,8 @@ def table(comparison: Comparison, names: Sequence[str], show: int = 0) -> Group:
             head += f" ({alone}{letter[one.model]} are left out)"
         parts += [Text(head), _differences(found, letter[one.model]), Text()]
         for difference in found if show else ():
-            parts += _flips(comparison, difference, show)
+            if every or difference.metric == one.primary or not one.primary:
+                parts += _flips(comparison, difference, show)
     if comparison.left_out:
         parts += [Text(line) for line in _left_out(comparison.left_out)] + [Text()]
     count = len(comparison.differences)
@@ -87,22 +91,22 @@ def _flips(comparison: Comparison, one: Difference, show: int) -> Iterator[Text]
         ("better", "worse"), comparison.flips(one, show), strict=True
     ):
         total = one.better if what == "better" else one.worse
-        yield Text(f"  {one.metric}, {what}: {len(flips)} of {total}")
+        if total:
+            yield Text(f"  {one.metric}, {what}: {len(flips)} of {total}")
         for flip in flips:
             yield Text(f"    {flip.key} {flip.query}: {_change(flip, one.unit)}")
     yield Text()
 
 
 def _change(flip: Flip, unit: str) -> str:
-    texts = []
-    if flip.ranks is None or unit == "fraction":
-        before, after = (_number(x, unit) for x in (flip.baseline, flip.value))
-        texts.append(f"{before} -> {after}{' %' if unit == 'fraction' else ''}")
     if flip.ranks is not None:
-        texts.append(f"rank {flip.ranks[0]:g} -> {flip.ranks[1]:g}")
+        change = f"rank {flip.ranks[0]:g} -> {flip.ranks[1]:g}"
+    else:
+        before, after = (_number(x, unit) for x in (flip.baseline, flip.value))
+        change = f"{before} -> {after}{' %' if unit == 'fraction' else ''}"
     if flip.answers is not None:
-        texts.append(" -> ".join(answer or "none" for answer in flip.answers))
-    return ", ".join(texts)
+        change += f", {' -> '.join(answer or 'none' for answer in flip.answers)}"
+    return change
 
 
 def _left_out(found: Sequence[LeftOut]) -> Iterator[str]:

@@ -9,11 +9,13 @@ import dataclasses
 class Shared:
     """How many rows of an evaluator a model shares with the baseline.
 
-    rows: these. only_baseline, only_model: those that the other lacks.
+    rows: these. only_baseline, only_model: those that the other lacks. primary: the
+    evaluator's metric for summaries, "" if it is not compared.
     """
 
     label: str
     model: str
+    primary: str
     rows: int
     only_baseline: int
     only_model: int
