@@ -9,6 +9,7 @@ import numpy as np
 from clipjax.evals.common.ranking import NEAREST, Ranks, chance, rank
 from clipjax.types import UserError
 
+MAX_ANSWERS = 2**25  # numbers in a table of right answers, 256 MiB
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 
@@ -88,10 +89,13 @@ def same_caption(data: Captioned, captions: list[str]) -> Right:
     Captions are the same if they have the same words, whatever the white space.
 
     captions: m texts.
+
+    Raises UserError if so many are the same that the answers would fill the memory.
     """
     numbers: dict[str, int] = {}
     words = [" ".join(text.split()) for text in captions]
     same = np.array([numbers.setdefault(text, len(numbers)) for text in words])
+    _check_room("same_caption", int(np.bincount(same).max()), len(same))
     with_text = _table(same, np.arange(len(same)), len(numbers))  # captions
     images, texts = np.divmod(np.unique(data.owner * len(numbers) + same), len(numbers))
     having = _table(texts, images, len(numbers))  # images
@@ -105,13 +109,27 @@ def same_image(data: Captioned, digests: list[str]) -> Right:
     for them.
 
     digests: of each image.
+
+    Raises UserError as `same_caption`.
     """
     _, same = np.unique(digests, return_inverse=True)
+    most = int(np.bincount(same[data.owner]).max())
+    _check_room("same_image", most, len(data.owner))
     images, texts = np.arange(len(same)), np.arange(len(data.owner))
     count = int(same.max()) + 1
     alike = _table(same, images, count)
     captions = _table(same[data.owner], texts, count)
     return Right(captions[same], alike[same[data.owner]])
+
+
+def _check_room(option: str, most: int, queries: int) -> None:
+    """Raises UserError if tables of right answers, as wide as the most, do not fit."""
+    if most * queries > MAX_ANSWERS:
+        raise UserError(
+            f"evals=retrieval: {option}: {most:,} answers are the same, too many to "
+            f"list for each of {queries:,} queries: leave {option} out, or take fewer "
+            "images by max_samples"
+        )
 
 
 def searches(

@@ -225,3 +225,23 @@ def test_a_fold_without_images_is_refused(monkeypatch):
     monkeypatch.setitem(galleries.PUBLISHED, "coco_1k_5fold", folds)
     with pytest.raises(UserError, match="3 parts, and 1 images of part 2 can be read"):
         Made(0, [1] * 6).run(broken=(3,), protocols=("coco_1k_5fold",))
+
+
+def test_too_many_of_the_same():
+    """One line, in place of a table with a right answer for each pair of queries."""
+    count = 6000
+    places = np.arange(count)
+    blank = np.zeros((count, 1), np.float32)
+    data = galleries.Captioned(
+        blank, blank, places, np.zeros(count, int), places, count
+    )
+    few = galleries.same_caption(
+        data, ["the same"] * 100 + [str(x) for x in places[100:]]
+    )
+    assert few.captions.shape == (count, 100)
+    with pytest.raises(
+        UserError, match=r"same_caption: 6,000 answers .* 6,000 queries"
+    ):
+        galleries.same_caption(data, ["the  same", " the same"] * (count // 2))
+    with pytest.raises(UserError, match=r"same_image: 6,000 answers are the same, too"):
+        galleries.same_image(data, ["digest"] * count)
