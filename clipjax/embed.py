@@ -32,7 +32,8 @@ usage: python -m clipjax.embed --model MODEL --data=NAME --data.KEY=VALUE --out 
                        jobs, on any machines that share the folder, make all
   --outputs embed      or embed,features: also what the towers give before projection
   --dtype float32      or float16, half the size
-  --part_size 8192     examples per part, which a killed job loses at most
+  --part_size 8192     examples per part; a killed job loses one, and one that it was
+                       writing
   --batch_size 64      images or texts encoded at once on each device
   --threads {threads}          how many read and decode
   --checkpoint best    which checkpoint; a step's number, latest, or best (default)

@@ -24,7 +24,7 @@ from clipjax.types import UserError
 
 HELP = """\
 usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
-                                  [--noema] [--preprocess NAME] [--json FILE]
+                                  [--noema] [--preprocess NAME] [--out DIR]
                                   [--interpolate DIR [--alphas 0,0.5,1]]
                                   [--evals=NAMES --evals.LABEL.KEY=VALUE ...]
                                   [--data=NAME --data.KEY=VALUE ...]
