@@ -155,10 +155,6 @@ def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, An
         section, path = config.evals[label], f"evals.{label}"
         own = ["data"] * ("data" in _section(section, path))
         yield from _component("evals", section, path, {}, own)
-        if own and is_summary(section):
-            raise UserError(
-                f"{path}={section.name} reads no data: leave @{section.data.name} out"
-            )
         if own:
             path = f"{path}.data"
             yield from _component("data", section.data, path, {"split": str})

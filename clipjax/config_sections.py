@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_dict
 
 from clipjax import registry
 from clipjax.config_addresses import SECTIONS
+from clipjax.config_parts import is_summary
 from clipjax.types import Config, UserError
 
 Options = Mapping[str, Mapping[str, Any]]  # by address; see config_options.read
@@ -120,6 +121,8 @@ def evals_section(chosen: str, options: Options) -> Config:
     for label, item in items.items():
         name, _, source = item.partition("@")
         section = evals[label] = component("evals", "evals", name, options)
+        if source and is_summary(section):
+            raise UserError(f"evals={item}: {name} reads no data: leave @{source} out")
         if source:
             address = f"evals.{label}.data"
             section["data"] = source_section(address, source, options, "val")

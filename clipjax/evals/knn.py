@@ -93,6 +93,19 @@ class Knn:
         """See types.Evaluator."""
         return self.splits.cost
 
+    def metric_units(self) -> dict[str, str]:
+        """See types.Evaluator; as if every class had training images."""
+        units = {}
+        names = self.splits.train.source.class_names
+        for number in self.neighbours:
+            first = number == self.neighbours[0]
+            start = "" if first else f"neighbours_{number}/"
+            for name in self.splits.places:
+                units |= accuracy.units(len(names[name]), self.ks, f"{start}{name}/")
+        return units | (
+            {"mean_top1": "fraction"} if len(self.splits.places) > 1 else {}
+        )
+
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:

@@ -200,6 +200,5 @@ def test_it_reads_no_data(tmp_path):
     prepared = run.prepare(made, tmp_path, True)
     assert prepared.eval_source is None
     assert list(prepared.evaluators) == ["zeroshot"]
-    made = tiny("evals=zeroshot@scenes+score@scenes", evals=True)
     with pytest.raises(UserError, match="score reads no data: leave @scenes out"):
-        run.prepare(made, tmp_path, True)
+        tiny("evals=zeroshot@scenes+score@scenes", evals=True)
