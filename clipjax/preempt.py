@@ -33,8 +33,9 @@ def defer_interrupt() -> Iterator[None]:
 class StopRequest:
     """Set by the first signal of SIGNALS; a second SIGINT interrupts at once.
 
-    Later signals do nothing. Make it the outermost context, because a signal must not
-    interrupt a save while the inner ones exit.
+    Later signals do nothing, and in another thread than the main one none does. Make it
+    the outermost context, because a signal must not interrupt a save while the inner
+    ones exit.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # which gets no signals
         for name in SIGNALS:
             number = getattr(signal, name)
             if name in ALWAYS or signal.getsignal(number) != signal.SIG_IGN:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -204,6 +205,13 @@ def test_a_signal_ends_it_between_batches(model, whole, tmp_path, monkeypatch, c
         "stopped: 1 of 4 parts are whole; the same command" in capsys.readouterr().out
     )
     assert command.main(argv) == 0
+    assert content(tmp_path / "emb") == whole
+
+
+def test_a_program_may_embed_in_a_thread(model, whole, tmp_path):
+    """Signals reach the main thread alone."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(embed, model, tmp_path / "emb").result()
     assert content(tmp_path / "emb") == whole
 
 
