@@ -154,6 +154,11 @@ def save(folder: pathlib.Path, parts: Mapping[str, Part]) -> tuple[pathlib.Path,
         return place, True
 
 
+def check(results: Mapping[str, EvalResult]) -> None:
+    """Raises as `save` for rows that cannot be written."""
+    _files(results, {})
+
+
 def is_taken(folder: pathlib.Path) -> bool:
     """Whether a folder has content, or is a file."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))

@@ -82,6 +82,7 @@ class Evaluation:
         self._run = run
         self._progress = progress
         self._loss_step = jax.jit(make_loss_step(run.model, run.loss))
+        self._checked = False
 
     def run(
         self, state: states.TrainState
@@ -90,6 +91,9 @@ class Evaluation:
 
         The metrics also hold "val_loss" and "primary", the first evaluator's primary
         metric. Both are empty if the config has neither loss nor evaluators.
+
+        Raises UserError at the first call before the run's end for rows that `keep`
+        could not write.
         """
         begin = time.monotonic()
         metrics: dict[str, Metric] = {}
@@ -101,6 +105,10 @@ class Evaluation:
                 metrics["val_loss"] = self._val_loss(state, task)
             variables = states.eval_variables(state, config.train.eval_ema)
             found = self._run.evaluators.run(variables, task.part)
+            # At the end `keep` checks them, after the last save.
+            if not self._checked and int(state.step) < self._run.total_steps:
+                results.check(found)
+                self._checked = True
         for label, result in found.items():
             for name, metric in result.metrics.items():
                 metrics[f"{label}/{name}"] = metric

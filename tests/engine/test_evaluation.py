@@ -1,6 +1,9 @@
 """Evaluators inside training: one of a user's own, for which less is better."""
 
+import dataclasses
+
 import pytest
+from parts import angle_evaluator
 
 import clipjax
 from clipjax import evaluate, results
@@ -97,3 +100,21 @@ def test_a_metric_named_by_the_config_keeps_its_side_on_resume(tmp_path, monkeyp
     assert (said.resumed, said.outcome.step) == (5, 7)
     assert Checkpoints(tmp_path, read_only=True).steps() == [best, 7]
     assert clipjax.load(tmp_path).step == best
+
+
+def test_rows_that_no_file_can_hold(tmp_path, monkeypatch):
+    """Said at the first evaluation, not at the run's end."""
+    run = angle_evaluator.Angle.run
+
+    def odd(self, variables, progress=None):
+        found = run(self, variables)
+        rows = {**found.rows, "odd": [object()] * len(found.rows["key"])}
+        return dataclasses.replace(found, rows=rows)
+
+    monkeypatch.setattr(angle_evaluator.Angle, "run", odd)
+    with pytest.raises(
+        clipjax.UserError, match="^angle_evaluator: column 'odd' of its"
+    ):
+        train(config(train__eval_every=1), tmp_path)
+    assert not (tmp_path / "evaluations").exists()
+    assert rows(tmp_path, f"eval/{METRIC}") == []
