@@ -11,14 +11,11 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import numpy as np
-
-from clipjax.evals.common import accuracy, labelled, protocol, result_rows
+from clipjax.evals.common import labelled, protocol
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.intervals import Hits, mean
+from clipjax.evals.common.label_results import LabelResults, metric_units
 from clipjax.evals.common.neighbours import class_votes
-from clipjax.evals.common.ranking import NEAREST, rank
-from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
+from clipjax.types import EvalResult, UserError, Variables
 
 
 def make(
@@ -95,36 +92,24 @@ class Knn:
 
     def metric_units(self) -> dict[str, str]:
         """See types.Evaluator; as if every class had training images."""
-        units = {}
-        names = self.splits.train.source.class_names
-        for number in self.neighbours:
-            first = number == self.neighbours[0]
-            start = "" if first else f"neighbours_{number}/"
-            for name in self.splits.places:
-                units |= accuracy.units(len(names[name]), self.ks, f"{start}{name}/")
-        return units | (
-            {"mean_top1": "fraction"} if len(self.splits.places) > 1 else {}
-        )
+        more = [f"neighbours_{number}/" for number in self.neighbours[1:]]
+        return metric_units(self.splits, self.ks, more)
 
     def run(
         self, variables: Variables, progress: Callable[[int, int], None] | None = None
     ) -> EvalResult:
-        """Metrics "<set>/top<k>", "<set>/mean_class_recall" and "<set>/majority_share"
-        of the first of `neighbours`, the same under "neighbours_<n>/" of the others,
-        and with several sets "mean_top1". Rows as in result_rows.by_class, one per
-        image and label set, of the first of `neighbours`; their score is the share of
-        the votes.
+        """Metrics and rows as LabelResults.result, of the first of `neighbours`, and
+        the same metrics under "neighbours_<n>/" of the others. The rows' score is the
+        share of the votes.
 
         Ties count as their expected value, see evals/common/neighbours.py.
 
         Raises UserError as labelled.Splits.read.
         """
         reading = self.splits.read(variables, progress)
-        metrics: dict[str, Metric] = {}
-        tables: list[Rows] = []
-        top1 = []
+        results = LabelResults(reading, self.ks)
         for data in reading.label_sets:
-            votes = class_votes(
+            first, *others = class_votes(
                 data.test,
                 data.train,
                 data.train_labels,
@@ -132,37 +117,10 @@ class Knn:
                 self.neighbours,
                 self.temperature,
             )
-            classes = np.eye(len(data.classes), dtype=np.float32)
-            for number, found in zip(self.neighbours, votes, strict=True):
-                first = number == self.neighbours[0]
-                ranks = rank(found, classes, data.test_labels[:, None], nearest=NEAREST)
-                prefix = "" if first else f"neighbours_{number}/"
-                metrics |= accuracy.of(
-                    ranks,
-                    data.test_labels,
-                    len(data.classes),
-                    self.ks,
-                    f"{prefix}{data.name}/",
-                )
-                if first:
-                    top1.append(Hits(ranks.hits(1), None, 1 / len(data.classes)))
-                    tables.append(
-                        result_rows.by_class(
-                            data.keys, data.classes, data.test_labels, ranks, data.name
-                        )
-                    )
-        primary = f"{reading.label_sets[0].name}/top1"
-        if len(top1) > 1:
-            primary, metrics["mean_top1"] = "mean_top1", mean(top1)
-        sizes = [data.size for data in reading.label_sets]
-        return EvalResult(
-            metrics,
-            primary,
-            "; ".join([*sizes, *reading.notes]),
-            reading.broken,
-            result_rows.join(tables),
-            self._protocol(),
-        )
+            results.add(data, first)
+            for number, votes in zip(self.neighbours[1:], others, strict=True):
+                results.add_more(data, votes, f"neighbours_{number}/")
+        return results.result(self._protocol())
 
     def _protocol(self) -> str:
         numbers = ", ".join(map(str, self.neighbours))

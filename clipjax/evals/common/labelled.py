@@ -84,7 +84,7 @@ class Splits:
     def cost(self) -> str:
         """What reading costs beside encoding the evaluation data."""
         count = len(self.train_indices)
-        return f"encodes {count:,} images of the split {self.train_split!r} too"
+        return f"needs {count:,} images of {self.train_split!r}, encoded once for all"
 
     @property
     def count(self) -> int:

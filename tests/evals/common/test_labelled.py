@@ -35,7 +35,9 @@ def test_a_config_opens_the_training_split_of_the_same_data():
     shared = datasets.eval_source(config, val_loss=False)
     encoder = any_encoder()
     found = assemble.evaluators(config, encoder, shared, {})
-    assert found.costs() == ["evals.knn: encodes 160 images of the split 'train' too"]
+    assert found.costs() == [
+        "evals.knn: needs 160 images of 'train', encoded once for all"
+    ]
     assert len(found["knn"].splits.train.source) == 160
     with config.unlocked():
         config.data.eval.split = "train"
