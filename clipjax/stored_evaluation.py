@@ -52,7 +52,7 @@ def check_stored(
     here: dict[str, Any] = datasets.describe_source(section, source)
     if told := headers.data_differences(stored.header.data, here):
         raise UserError(
-            f"--embeddings={folder} is of other data ({told}): leave --data out to "
-            "take those it was made from, or make it again with these"
+            f"--embeddings={folder} is of other data ({told}): name its data by "
+            "--data, or if they have changed since, make it again under another --out"
         )
     return StoredRows(stored, folder)

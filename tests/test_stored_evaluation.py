@@ -238,6 +238,7 @@ def missing_part(folder):
         (None, ["--data.split=heldout"], "split 'val' there, 'heldout' here"),
         (None, ["--data.eval_size=12"], "10 examples -> 12"),
         (None, ["--data=scenes"], "10 examples -> 32"),
+        (None, ["--data=scenes"], "name its data by --data, or if they have changed"),
         (None, ["--interpolate=MODEL"], "leave --interpolate out"),
     ],
 )
