@@ -44,7 +44,10 @@ def test_folds_and_same_captions(monkeypatch):
     ]
     inputs = Inputs(table_encoder(sorted(set(words))), Data(examples))
     result = retrieval.make(
-        inputs, protocols=("coco_1k_5fold", "standard"), same_caption=True
+        inputs,
+        protocols=("coco_1k_5fold", "standard"),
+        same_caption=True,
+        same_image=True,
     ).run(
         {
             "params": {
@@ -55,6 +58,7 @@ def test_folds_and_same_captions(monkeypatch):
     )
     assert "coco_1k_5fold/same_caption/mean_recall@1" in result.metrics
     assert "same_caption/text_to_image_median_rank" in result.metrics
+    assert "same_image/text_to_image_recall@1" in result.metrics
     for name, metric in result.metrics.items():
         found = row_metrics.of(name, result.rows)
         assert found is not None, name
