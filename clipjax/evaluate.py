@@ -13,6 +13,8 @@ from __future__ import annotations
 import pathlib
 import re
 
+from rich.console import Console
+
 from clipjax import (
     commandline,
     config_check,
@@ -30,6 +32,7 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                                   [--data=NAME --data.KEY=VALUE ...]
                                   [--embeddings DIR] [--classes]
                                   [--config FILE.py:evals=NAME,data=NAME ...]
+       python -m clipjax.evaluate --suite FILE --model MODEL,MODEL,... --out DIR
 
   --model MODEL        a run, as given to clipjax.train, or a released model, which
                        needs --evals and --data: a folder, a file or hf-hub:ORG/NAME
@@ -54,6 +57,8 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                        that are confused most
   --config FILE.py     take evaluators and evaluation data from this config (with its
                        --config.evals... and --config.data.eval... flags), not the run's
+  --suite FILE         named evaluations in JSON, for several models, with one table.csv
+                       and table.md; started again, it makes what is missing
 
 evaluators: {evals}
 """
@@ -73,6 +78,8 @@ def main(argv: list[str]) -> int:
 
     host.fast_cpu_flags()
     host.keep_memory()
+    if commandline.flag_value(argv, "suite"):
+        return _suite(argv)
     value = commandline.config_value(argv)
     other = commandline.load_file(value) if value else None
     chosen = other.copy_and_resolve_references() if other is not None else None
@@ -126,6 +133,23 @@ def main(argv: list[str]) -> int:
         shares=shares,
     )
     whole_runs.evaluate(request, out)
+    return 0
+
+
+def _suite(argv: list[str]) -> int:
+    values = commandline.parse(argv, None, suite="", model="", out="")
+    if not values.model or not values.out:
+        raise UserError(
+            f"--suite={values.suite} needs --model MODEL,MODEL,... and --out DIR, the "
+            "folder of its results"
+        )
+    from clipjax import suites
+
+    models = [name for name in values.model.split(",") if name]
+    console = Console(highlight=False, markup=False)
+    failed = suites.run(models, values.suite, values.out, console)
+    if failed:
+        raise UserError(f"{len(failed)} of the evaluations failed: {'; '.join(failed)}")
     return 0
 
 

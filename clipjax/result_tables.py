@@ -77,7 +77,7 @@ def class_tables(results: Mapping[str, EvalResult]) -> Group:
             for one in found[:CLASSES]:
                 mistaken = one.mistaken or "(not finite)"
                 mistaken = f"{mistaken} ({one.count})" if one.count else ""
-                cells = str(one.recall.n), quantity(one.recall), _interval(one.recall)
+                cells = str(one.recall.n), quantity(one.recall), interval(one.recall)
                 worst.add_row(*map(Text, (f"  {one.name}", *cells, mistaken)))
             heads = "  most confused", "images", "of", "share", "taken for"
             confused = _plain_table(*heads)
@@ -155,7 +155,8 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.0f}" if whole and abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _interval(metric: Metric) -> str:
+def interval(metric: Metric) -> str:
+    """Both ends of the interval without the unit; empty if there is none."""
     if metric.low is None or metric.high is None:
         return ""
     return " - ".join(_number(end, metric.unit) for end in (metric.low, metric.high))
@@ -170,7 +171,7 @@ def _ratio(metric: Metric) -> str:
 
 _COLUMNS = {
     "value": quantity,
-    "95 % interval": _interval,
+    "95 % interval": interval,
     "chance": chance,
     "times chance": _ratio,
 }

@@ -236,4 +236,5 @@ TO_RUN = BUILDERS | {
     "DATA/pictures": labelled("train", "val", count=10),
     "a.jpg": picture,
     "b.jpg": picture,
+    "suite.json": lambda place: place.write_text('{"own": {}}'),
 }

@@ -15,7 +15,7 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
-    + ["__main__", "whole_runs", "embedding_job"],
+    + ["__main__", "whole_runs", "suites", "embedding_job"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
     + ["stored_evaluation"],
     ["engine"],

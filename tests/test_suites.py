@@ -1,0 +1,124 @@
+"""`evaluate --suite`: what it makes, what it finds there already, and mistakes."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import released_tools
+from command_tools import failure
+from source_tools import jpeg
+
+from clipjax import evaluate, results
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two released models and ten images of two classes."""
+    folder = tmp_path_factory.mktemp("suite")
+    released_tools.hf(folder / "one")
+    shutil.copytree(folder / "one", folder / "two")
+    for number in range(10):
+        path = folder / "flowers" / "test" / ("dog", "cat")[number % 2]
+        path.mkdir(parents=True, exist_ok=True)
+        (path / f"{number}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+@pytest.fixture
+def suite(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"evals": "zeroshot", "data": "imagefolder", "split": "test"}
+    entry["data_options"] = {"path": str(place / "flowers")}
+    few = entry | {"evals_options": {"zeroshot": {"templates": ["a {}", "the {}"]}}}
+    content = {"plain": entry, "few": few}
+    write(tmp_path, content)
+    return content
+
+
+def write(folder, content):
+    (folder / "suite.json").write_text(json.dumps(content))
+
+
+def argv(place, models=("one", "two")):
+    names = ",".join(str(place / name) for name in models)
+    return ["--suite=suite.json", f"--model={names}", "--out=out"]
+
+
+def lines(folder):
+    with (folder / "out" / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_suite_goes_on(place, suite, tmp_path, capsys):
+    words = ["evaluate", *argv(place)]
+    # The first start ends before the second evaluation is there.
+    write(tmp_path, {"plain": suite["plain"]})
+    assert evaluate.main(words) == 0
+    made = tmp_path / "out" / "one" / "plain" / "results.json"
+    before = made.stat()
+    write(tmp_path, suite)
+    assert evaluate.main(words) == 0
+    assert (
+        made.stat() == before and "one/plain: there already" in capsys.readouterr().out
+    )
+    table = lines(tmp_path)
+    assert {(x["model"], x["evaluation"]) for x in table} == {
+        (model, name) for model in ("one", "two") for name in suite
+    }
+    for line in table:
+        folder = tmp_path / "out" / line["model"] / line["evaluation"]
+        found = results.read(folder).results[line["evaluator"]]
+        metric = found.metrics[line["metric"]]
+        for name in ("value", "low", "high", "n", "chance"):
+            value = getattr(metric, name)
+            assert line[name] == ("" if value is None else str(value))
+        assert line["protocol"] == found.protocol
+    assert "2 templates" in table[-1]["protocol"]
+    assert "1 template " in table[0]["protocol"]
+    markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert markdown[0] == "| evaluation | metric | one | two |"
+    assert len(markdown) == 4 and markdown[2].startswith(
+        "| plain | zeroshot/class/top1 |"
+    )
+    cells = markdown[2].split(" | ")[2:]
+    assert cells[0] == cells[1].removesuffix(" |") and " % (" in cells[0]
+
+
+def test_one_that_fails_keeps_the_others(place, suite, tmp_path, capsys):
+    bad = suite["plain"] | {"data_options": {"path": "nowhere"}}
+    write(tmp_path, {"bad": bad, "plain": suite["plain"]})
+    line = failure(capsys, evaluate.main, *argv(place, ["one"]))
+    assert "1 of the evaluations failed: bad of" in line and "nowhere" in line
+    assert {x["evaluation"] for x in lines(tmp_path)} == {"plain"}
+    # It goes on when the fault is mended, under another name.
+    write(tmp_path, {"good": suite["plain"], "plain": suite["plain"]})
+    assert evaluate.main(["evaluate", *argv(place, ["one"])]) == 0
+    assert {x["evaluation"] for x in lines(tmp_path)} == {"plain", "good"}
+
+
+def test_mistakes(place, suite, tmp_path, capsys):
+    def told(content=None, *words):
+        write(tmp_path, suite if content is None else content)
+        return failure(capsys, evaluate.main, *(words or argv(place, ["one"])))
+
+    assert "unknown key 'eval'. Did you mean 'evals'?" in told(
+        {"x": {"eval": "zeroshot"}}
+    )
+    assert "x: ema is 'no': give a JSON true or false" in told({"x": {"ema": "no"}})
+    assert "names no evaluations" in told({})
+    assert "'a/b' cannot be a folder's name" in told({"a/b": {}})
+    assert "needs --model MODEL,MODEL,... and --out" in told(None, "--suite=suite.json")
+    assert "unknown flag '--evals=x'" in told(None, *argv(place, ["one"]), "--evals=x")
+    assert "two models are called 'one'" in told(None, *argv(place, ["one", "one"]))
+    (tmp_path / "suite.json").write_text("{")
+    assert "suite.json is no JSON" in failure(capsys, evaluate.main, *argv(place))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert "out exists and is no suite's" in told()
+    assert sorted(x.name for x in (tmp_path / "out").iterdir()) == ["mine"]
+    (tmp_path / "out" / "suite.json").write_text(json.dumps({"plain": {"evals": "x"}}))
+    assert "has results of another 'plain'" in told()
+    assert not (tmp_path / "out" / "one").exists()
