@@ -69,6 +69,7 @@ def released(tmp_path_factory):
     folder = tmp_path_factory.mktemp("released")
     described = hf_clip.config_json(RELEASED, ENDS)
     (folder / "config.json").write_text(json.dumps(described))
+    (folder / "preprocessor_config.json").write_text("{}")  # the kind's own values
     tensors = rename_table.to_theirs(hf_clip.table(RELEASED, frozenset()), VARIABLES)
     tensor_files.write_safetensors(folder / "model.safetensors", tensors)
     (folder / "tokenizer.json").write_text(SPEC)
