@@ -13,6 +13,7 @@ from source_tools import jpeg
 
 import clipjax
 from clipjax import evals_flags, evaluate, export, results
+from clipjax.encoder import Encoder
 from clipjax.types import UserError
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -29,10 +30,11 @@ def models(tmp_path_factory):
 def flowers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "flowers"
     for number, name in enumerate(("dog", "cat", "red bird")):
-        place = folder / "test" / name
-        place.mkdir(parents=True)
-        for i in range(4):
-            (place / f"{i}.jpg").write_bytes(jpeg(number * 10 + i))
+        for split, first in (("test", 0), ("train", 4)):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for i in range(first, first + 4):
+                (place / f"{i}.jpg").write_bytes(jpeg(number * 10 + i))
     return folder
 
 
@@ -89,6 +91,33 @@ def test_where_results_go(models, flowers, tmp_path, monkeypatch):
     assert {"class/top1", "class/top2"} <= found["zeroshot"].metrics.keys()
     assert len(found["zeroshot"].rows["key"]) == 12
     assert [place.name for place in tmp_path.iterdir()] == ["mine"]
+
+
+def test_training_images_are_encoded_once_for_all(
+    models, flowers, tmp_path, monkeypatch, capsys
+):
+    encoded, original = [], Encoder.images
+
+    def counting(self, variables, examples, indices=None, **options):
+        encoded.extend(examples.key_of(index) for index in indices)
+        return original(self, variables, examples, indices, **options)
+
+    monkeypatch.setattr(Encoder, "images", counting)
+    data = ["--data=imagefolder", f"--data.path={flowers}", "--data.split=test"]
+    evals = ["--evals=knn+probe+few_shot", "--evals.probe.l2=1.0"]
+    evals += ["--evals.few_shot.shots=(1, 2)", "--evals.knn.neighbours=(3,)"]
+    argv = [f"--model={models['hf']}", *data, *evals, f"--out={tmp_path / 'out'}"]
+    assert evaluate.main(["evaluate", *argv]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "evals.probe: needs 12 images of 'train', encoded once for all" in printed
+    assert len(set(encoded)) == len(encoded) == 24
+    found = results.read(tmp_path / "out")
+    for label in ("knn", "probe", "few_shot"):
+        assert "features before the projection" in found.results[label].protocol
+        assert len(found.rows(label)["key"]) == 12
+    metric = found.results["few_shot"].metrics["class/shots_2/top1"]
+    column = found.rows("few_shot")["class/shots_2/top1"]
+    assert np.mean(column) == pytest.approx(metric.value)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 
 from clipjax.types import Metric
 
@@ -110,6 +111,35 @@ def class_mean(hits: np.ndarray, labels: np.ndarray, chance: float) -> Metric:
     concentration = float((1 / counts).sum()) * weight
     effective = _effective(value, variance, concentration)
     return _metric(value, len(hits), effective, chance)
+
+
+def over_draws(hits: np.ndarray, chance: float) -> Metric:
+    """The mean share of hits of several draws of training images.
+
+    Both what is drawn and which images are evaluated move the number. The distance from
+    the mean to either end is the root of the summed squares of two: that of Wilson's
+    interval over the images, and that of Student's t interval over the draws' shares
+    (Zou and Donner 2008). One draw shows no spread, so its interval lacks the second.
+
+    Args:
+      hits: float [draws n] in [0, 1], of the same n images in order.
+    """
+    draws, n = hits.shape
+    shares = hits.mean(axis=1)
+    value = float(shares.mean())
+    low, high = wilson(value, n)
+    half = 0.0
+    if draws > 1:
+        quantile = scipy.special.stdtrit(draws - 1, 0.975)
+        half = float(quantile * shares.std(ddof=1) / math.sqrt(draws))
+    return Metric(
+        value,
+        chance,
+        "fraction",
+        low=max(0.0, value - math.hypot(value - low, half)),
+        high=min(1.0, value + math.hypot(high - value, half)),
+        n=n,
+    )
 
 
 def _metric(value: float, n: int, effective: float, chance: float | None) -> Metric:

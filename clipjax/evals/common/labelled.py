@@ -29,6 +29,7 @@ class Labelled(NamedTuple):
     name: of the label set. classes: names of those with training images.
     train, train_labels: float32 [n d], finite, and int [n], places in `classes`.
     test, test_labels, keys: float32 [m d], int [m] and the keys of the evaluated ones.
+    places: int [m], theirs among the images that `Splits.read` has read.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Labelled(NamedTuple):
     test: np.ndarray
     test_labels: np.ndarray
     keys: list[str]
+    places: np.ndarray
 
     @property
     def size(self) -> str:
@@ -156,6 +158,7 @@ class Splits:
             self._features(seen)[kept],
             number[numbers],
             [seen.keys[i] for i in kept],
+            kept,
         )
 
     def _labels(

@@ -38,7 +38,7 @@ def class_votes(
     ok = finite(queries)
     # A product's last bit may depend on the column's place, so copies of a training
     # image take the similarity of the first.
-    columns = _unit(gallery).T
+    columns = unit(gallery).T
     votes = [np.full((len(queries), classes), np.nan, np.float32) for _ in ks]
     rows = max(1, min(1024, MAX_SIMILARITIES // max(len(gallery), 1)))
     for start in range(0, len(queries), rows):
@@ -46,7 +46,7 @@ def class_votes(
         part = part[ok[part]]
         if not len(part):
             continue
-        similar = _unit(queries[part]) @ columns
+        similar = unit(queries[part]) @ columns
         if copied:
             similar = similar[:, first]
         for found, k in zip(votes, ks, strict=True):
@@ -76,6 +76,8 @@ def _block(
     return shares / shares.sum(axis=1, keepdims=True)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
+def unit(rows: np.ndarray) -> np.ndarray:
+    """float32 [n d]: rows of unit norm; those of norm zero stay."""
+    with np.errstate(invalid="ignore"):  # infinite ones become NaN
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)

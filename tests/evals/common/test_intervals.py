@@ -8,6 +8,7 @@ from clipjax.evals.common.intervals import (
     class_mean,
     mean,
     mean_interval,
+    over_draws,
     share,
     wilson,
 )
@@ -186,6 +187,37 @@ def test_the_interval_of_a_mean_of_metrics_holds_the_truth(apart, most):
     held = coverage(draw, 1500)
     assert 0.94 <= held.mean() <= most, held
     assert held.min() >= 0.89, held
+
+
+def test_draws_by_hand():
+    """Shares of 0.5 and 0.75 of four images: Student's t of one degree is 12.7062."""
+    hits = np.array([[1, 1, 0, 0], [1, 1, 1, 0]], float)
+    metric = over_draws(hits, 0.25)
+    assert (metric.value, metric.n, metric.chance) == (0.625, 4, 0.25)
+    half = 12.7062 * np.std([0.5, 0.75], ddof=1) / np.sqrt(2)
+    assert half > 1 and (metric.low, metric.high) == (0, 1)
+    three = over_draws(np.concatenate([hits, hits[:1]] * 7), 0.25)
+    half = 2.0860 * np.std([0.5, 0.75, 0.5] * 7, ddof=1) / np.sqrt(21)
+    low, high = wilson(three.value, 4)
+    assert three.low == pytest.approx(three.value - np.hypot(three.value - low, half))
+    assert three.high == pytest.approx(three.value + np.hypot(high - three.value, half))
+    one = over_draws(hits[:1], 0.25)
+    assert (one.low, one.high) == pytest.approx(wilson(0.5, 4))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("truth", [0.25, 0.5, 0.9])
+def test_the_interval_of_draws_holds_the_truth(truth, spread):
+    """Five draws of a share that varies, on 200 images that differ in difficulty."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(600):
+        limit = 1 - truth
+        images = rng.uniform(-limit, limit, 200) / 2
+        draws = rng.uniform(-1, 1, (5, 1)) * min(spread * 3**0.5, limit / 2)
+        hits = (rng.random((5, 200)) < truth + images + draws).astype(float)
+        metric = over_draws(hits, 0.1)
+        held.append(metric.low <= truth <= metric.high)
+    assert np.mean(held) >= 0.94
 
 
 def test_without_the_design_effect_captions_promise_too_much():
