@@ -49,9 +49,11 @@ def test_a_released_model_by_the_command(
 ):
     monkeypatch.chdir(tmp_path)
     more = f"--evals.zeroshot.templates=('{TEMPLATE}',)"
-    argv = flags(models[form], flowers, more)
+    argv = flags(models[form], flowers, more, "--classes")
     assert evaluate.main(["evaluate", *argv]) == 0
     printed = capsys.readouterr().out
+    table = printed[printed.index("zeroshot, classes of class") :].splitlines()
+    assert {line.split()[0] for line in table[2:5]} == {"dog", "cat", "red"}
     place = tmp_path / "evaluations" / f"{form}-zeroshot-imagefolder-flowers-test"
     assert str(place) in printed.splitlines()[-1]
     assert f"evaluating {models[form]}" in printed

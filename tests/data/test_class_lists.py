@@ -102,6 +102,8 @@ def test_what_cannot_be_told_is_refused_or_merged_as_asked():
     assert found.metrics["top1"].value == 1 and found.metrics["top1"].chance == 1 / 2
     assert found.size.startswith("3 images, 2 classes")
     assert found.metrics["majority_share"].value == 2 / 3
+    with pytest.raises(UserError, match="2 classes called 'crane', and same_name=err"):
+        evaluate(source, Classes(NAMES, IDS), same_name="error")
     with pytest.raises(UserError, match="same_name='join': use apart, merge or error"):
         evaluate(source, Classes(NAMES), same_name="join")
 
