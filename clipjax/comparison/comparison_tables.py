@@ -69,8 +69,8 @@ def _differences(found: Sequence[Difference], letter: str) -> Table:
             for part in re.split("(?<=/)", group):
                 rows.add_row(Text(f"  {part}"))
         above = group
-        unit = {"fraction": " %", "rank": "", "": ""}.get(one.unit, f" {one.unit}")
-        start = "    " if group else "  "
+        unit = {"fraction": "%", "rank": "", "": ""}.get(one.unit, f" {one.unit}")
+        start = "   " if group else "  "
         cells = [
             _number(one.baseline, one.unit),
             _number(one.value, one.unit),
