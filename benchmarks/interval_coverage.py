@@ -178,7 +178,7 @@ def main() -> None:
     )
     parser.add_argument("--rank_draws", type=int, default=400, help="0: no ranks")
     parser.add_argument(
-        "--pair_draws", type=int, default=1000, help="per truth; 0: no pairs"
+        "--pair_draws", type=int, default=2000, help="per truth; 0: no pairs"
     )
     parser.add_argument("--gain", type=float, default=0.05, help="of a better model")
     flags = parser.parse_args()
