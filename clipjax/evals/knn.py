@@ -15,6 +15,7 @@ from clipjax.evals.common import labelled, protocol
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.label_results import LabelResults, metric_units
 from clipjax.evals.common.neighbours import class_votes
+from clipjax.pulse import pulse
 from clipjax.types import EvalResult, UserError, Variables
 
 
@@ -109,14 +110,15 @@ class Knn:
         reading = self.splits.read(variables, progress)
         results = LabelResults(reading, self.ks)
         for data in reading.label_sets:
-            first, *others = class_votes(
-                data.test,
-                data.train,
-                data.train_labels,
-                len(data.classes),
-                self.neighbours,
-                self.temperature,
-            )
+            with pulse.working():  # other processes wait for a long search
+                first, *others = class_votes(
+                    data.test,
+                    data.train,
+                    data.train_labels,
+                    len(data.classes),
+                    self.neighbours,
+                    self.temperature,
+                )
             results.add(data, first)
             for number, votes in zip(self.neighbours[1:], others, strict=True):
                 results.add_more(data, votes, f"neighbours_{number}/")

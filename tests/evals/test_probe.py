@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import time
 
 import make_probe_goldens
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from evals_tools import image_table, labelled_inputs
 
 from clipjax import testing
-from clipjax.evals import probe
+from clipjax.evals import knn, probe
+from clipjax.evals.common import logistic
+from clipjax.pulse import pulse
 from clipjax.types import UserError
 
 GOLDENS = json.loads(make_probe_goldens.PLACE.read_text())
@@ -95,6 +98,38 @@ def test_nothing_to_hold_out():
     with pytest.raises(UserError, match="no class of 'class' has two training images"):
         probe.make(inputs).run(table)
     assert probe.make(inputs, l2=1.0).run(table).metrics["class/top1"].n == 1
+
+
+def burn(original):
+    """A function that first computes for a while, and is asked how long it is idle."""
+
+    def slow(*args, **options):
+        end = time.process_time() + 0.05
+        pulse.idle(time.monotonic())
+        while time.process_time() < end:
+            pass
+        idle.append(pulse.idle(time.monotonic() + 1000))
+        return original(*args, **options)
+
+    idle = []
+    return slow, idle
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "module", "name", "options"),
+    [
+        (probe, logistic, "_solve", {"l2": 1.0}),
+        (knn, knn, "class_votes", {}),
+    ],
+)
+def test_a_long_computation_is_progress_to_other_processes(
+    evaluator, module, name, options, monkeypatch
+):
+    slow, idle = burn(getattr(module, name))
+    monkeypatch.setattr(module, name, slow)
+    inputs = labelled_inputs([0, 1], [0, 1])
+    evaluator.make(inputs, **options).run(image_table(np.eye(4)))
+    assert idle == [0]
 
 
 def test_contract():

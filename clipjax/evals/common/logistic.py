@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clipjax.pulse import pulse
+
 ITERATIONS = 1000  # at most, as CLIP's paper
 TOLERANCE = 1e-5  # of the mean loss's largest derivative
 PATIENCE = 10  # iterations without a lower loss, at the end of float32's precision
@@ -59,14 +61,15 @@ class Problem:
         """The classifier of all images, or of those that a bool [n] marks."""
         count = len(self._labels)
         taken = np.ones(count, bool) if part is None else part
-        weight, bias, iterations = _solve(
-            self._features,
-            self._labels,
-            jnp.asarray(taken, jnp.float32),
-            jnp.float32(l2 / self.scale**2),
-            classes=self._classes,
-        )
-        return Weights(np.asarray(weight), np.asarray(bias), int(iterations))
+        with pulse.working():  # other processes wait for a long fit
+            weight, bias, iterations = _solve(
+                self._features,
+                self._labels,
+                jnp.asarray(taken, jnp.float32),
+                jnp.float32(l2 / self.scale**2),
+                classes=self._classes,
+            )
+            return Weights(np.asarray(weight), np.asarray(bias), int(iterations))
 
     def logits(self, weights: Weights, features: np.ndarray) -> np.ndarray:
         """float32 [m classes] for features [m d]; NaN where they are not finite."""
