@@ -169,6 +169,8 @@ def test_features_that_are_not_stored(place, tmp_path):
     )
     with pytest.raises(UserError, match="make it with --outputs embed,features"):
         inputs.need_pooled("image")
+    assert not inputs.has_pooled("image")
+    assert Inputs(clip.encoder, source).has_pooled("image")
 
 
 def changed_config(old, new):
