@@ -321,7 +321,7 @@ def test_results_that_cannot_be_kept_are_told_at_the_start(
     assert f"written to {tmp_path / 'run' / 'evaluations'} (Read-only" in line
     assert "--out DIR" in line
     line = failure(capsys, evaluate.main, "--workdir=run", "--out=x")
-    assert f"error: the results cannot be written to {tmp_path / 'x'}" in line
+    assert f"error: the results cannot be written to {tmp_path} (Read-only" in line
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     # Where that is right, the next thing that is missing is told.
