@@ -9,6 +9,9 @@ Protocols, each with the chance level of every recall and rank:
 - coco_5k, flickr_1k: the same, of exactly the 5,000 or 1,000 images of the Karpathy
   test split with the first five captions of each. coco_1k_5fold: the mean over five
   galleries, the first 1,000 of COCO's images, the next, and so on.
+- words_N, such as words_8: the same, with each caption cut to its first N words. How
+  the recall grows with N says how much of a caption a model uses: its effective text
+  length (Zhang et al., arXiv:2403.15378).
 - pair_diagonal: M (image, caption) pairs, each image repeated per caption, and only
   the pair's own partner counts. An image's copies tie, so a perfect model with five
   captions per image gets 20 % at k=1. Compare its numbers with such numbers only,
@@ -21,6 +24,7 @@ clipjax/evals/common/ranking.py.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -29,12 +33,12 @@ import numpy as np
 from clipjax import registry
 from clipjax.data.text.lost_texts import Item, captions
 from clipjax.encoder import part_of
-from clipjax.evals.common import galleries, protocol, result_rows
+from clipjax.evals.common import captioned, galleries, protocol, result_rows
 from clipjax.evals.common.bootstrap import mean_and_median
 from clipjax.evals.common.galleries import DIRECTIONS, PROTOCOLS, PUBLISHED, Search
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import Hits, mean
-from clipjax.evals.common.ranking import Ranks, finite, spread
+from clipjax.evals.common.ranking import Ranks
 from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
 SAME_CAPTION, SAME_IMAGE = "same_caption/", "same_image/"  # before metrics' names
@@ -56,15 +60,16 @@ def make(
       ks: the k of the recalls; 1 is always added. A k that is not below the gallery's
         number of images is left out because it would always hit.
       block: queries ranked at a time; the result does not depend on it.
-      protocols: any of PROTOCOLS. The first one has the primary metric. The metrics of
-        "standard" have plain names ("mean_recall@1"), the others' begin with the
-        protocol.
+      protocols: any of PROTOCOLS, and words_N for numbers N. The first one has the
+        primary metric. The metrics of "standard" have plain names ("mean_recall@1"),
+        the others' begin with the protocol. words_N encodes the captions that it cuts.
       max_samples: the most images, evenly spread over the source; 0: all.
       same_caption: also counts captions of other images as right if they have the same
         words, and these images, beside the usual numbers: metrics
-        "same_caption/mean_recall@1". pair_diagonal has no such numbers.
+        "same_caption/mean_recall@1". Not for pair_diagonal and words_N.
       same_image: also counts copies of an image (files of the same bytes) and their
-        captions as right: metrics "same_image/mean_recall@1". Not for pair_diagonal.
+        captions as right: metrics "same_image/mean_recall@1". Not for pair_diagonal
+        and words_N.
 
     Raises:
       UserError: if an option is out of range, fewer than two images have captions, or
@@ -76,29 +81,18 @@ def make(
     >>> result.metrics["mean_recall@1"].chance
     0.25
     """
-    if not ks or min(ks) < 1 or block < 1 or max_samples < 0:
+    if not ks or min(ks) < 1 or block < 1:
         raise UserError(
-            f"evals=retrieval: ks={ks}, block={block}, max_samples={max_samples}: use "
-            f"ks and block from 1 on, max_samples from 0 on"
+            f"evals=retrieval: ks={ks}, block={block}: use ks and block from 1 on"
         )
     for name in protocols or ("",):
-        if name not in PROTOCOLS:
+        if name not in PROTOCOLS and not _words(name):
             raise UserError(
                 f"evals=retrieval has no protocol {name!r}."
-                f"{registry.suggest(name, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}"
+                f"{registry.suggest(name, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}, "
+                "and words_N for numbers N from 1 on"
             )
-    if max_samples == 1:
-        raise UserError(
-            "evals=retrieval: max_samples=1 leaves one image, which finds itself; give "
-            "2 or more, or 0 for all"
-        )
-    captioned = np.flatnonzero(inputs.source.caption_counts)
-    if len(captioned) < 2:
-        raise UserError(
-            f"evals=retrieval needs two or more images with captions, and the data has "
-            f"{len(captioned)}; choose other evaluation data or evals=zeroshot"
-        )
-    indices = captioned[spread(len(captioned), max_samples)].tolist()
+    indices = captioned.choose("retrieval", inputs, max_samples)
     for name in protocols:
         _check_published(name, inputs.source.caption_counts[indices])
     taken = {name: f"first {of.captions}" for name, of in PUBLISHED.items()}
@@ -163,72 +157,55 @@ class Retrieval:
 
         Raises UserError if fewer than two images can be read.
         """
-        images_total = len(self.indices)
-        total = images_total + self._captions_total()
-        seen = self.inputs.images(
-            variables, self.indices, progress=part_of(progress, 0, total)
+        count = self._captions_total()
+        cuts = [name for name in self.protocols if _words(name)]
+        before = len(self.indices) + count
+        total = before + count * len(cuts)
+        reading = captioned.read(
+            "retrieval",
+            self.inputs,
+            variables,
+            self.indices,
+            part_of(progress, 0, total),
         )
-        seen = seen.without(
-            lambda place: (
-                "its captions are missing or not text"
-                if not seen.captions[place] or None in seen.captions[place]
-                else ""
-            )
-        )
-        if seen.valid.sum() < 2:
-            key, reason = next(iter(seen.broken.values()))
-            raise UserError(
-                f"evals=retrieval: {len(seen.broken)} of {images_total} images cannot "
-                f"be read, the first is {key}: {reason}; mend the evaluation data"
-            )
-        kept = np.flatnonzero(seen.valid)
-        captions = [
-            [text for text in seen.captions[place] if text is not None]
-            for place in kept
-        ]
-        counts = np.array([len(own) for own in captions])
-        texts = [text for own in captions for text in own]
-        data = galleries.Captioned(
-            seen.embed[seen.valid],
-            self.inputs.texts(
-                variables, texts, progress=part_of(progress, images_total, total)
-            ),
-            np.repeat(np.arange(len(captions)), counts),
-            np.concatenate([np.arange(count) for count in counts]),
-            kept,
-            images_total,
-        )
-        image_ids = np.array(self.indices)[kept]
-        first_caption = image_ids[data.owner] * self.inputs.source.max_captions
+        data, texts = reading.data, reading.texts
+        first_caption = reading.numbers[data.owner] * self.inputs.source.max_captions
         ids = _Ids(
-            [seen.keys[place] for place in kept],
-            {"image": image_ids, "text": first_caption + data.number},
-            {"image": captions, "text": [[text] for text in texts]},
+            reading.keys,
+            {"image": reading.numbers, "text": first_caption + data.number},
+            {"image": reading.captions, "text": [[text] for text in texts]},
         )
         rights = {"": galleries.own(data)}
         if SAME_CAPTION in self.same:
             rights[SAME_CAPTION] = galleries.same_caption(data, texts)
         if SAME_IMAGE in self.same:
-            assert seen.digests is not None  # `make` asked for them
-            digests = [seen.digests[place] for place in kept]
-            rights[SAME_IMAGE] = galleries.same_image(data, digests)
+            assert reading.digests is not None  # `make` asked for them
+            rights[SAME_IMAGE] = galleries.same_image(data, reading.digests)
         metrics: dict[str, Metric] = {}
         tables: list[Rows] = []
         for kind, more, start in self._variants():
-            found = galleries.searches(kind, data, rights[more], self.block)
+            used, named = data, ids
+            if words := _words(kind):
+                at = before + count * cuts.index(kind)
+                part = part_of(progress, at, total)
+                cut = captioned.cut(reading, words, self.inputs, variables, part)
+                used, own = cut.data, [[text] for text in cut.texts]
+                named = ids._replace(captions={"image": cut.captions, "text": own})
+                if progress is not None:
+                    progress(at + count, total)
+            found = galleries.searches(kind, used, rights[more], self.block)
             metrics |= _metrics(found, self.ks, start)
             name = f"{kind}/{more}".rstrip("/")
-            tables += [ids.rows(name, side, found[side]) for side in DIRECTIONS]
-        size = f"{len(captions)} images x {len(texts)} captions"
-        wrong = sum(int((~finite(side)).sum()) for side in (data.images, data.texts))
-        if wrong:
+            tables += [named.rows(name, side, found[side]) for side in DIRECTIONS]
+        size = reading.size
+        if wrong := reading.not_finite:
             size += f", {wrong} embeddings not finite and ranked last"
         first = self.protocols[0]
         return EvalResult(
             metrics,
             "mean_recall@1" if first == "standard" else f"{first}/mean_recall@1",
             size,
-            len(seen.broken),
+            reading.broken,
             result_rows.join(tables),
             self.protocol,
         )
@@ -253,7 +230,7 @@ class Retrieval:
             (kind, more, ("" if kind == "standard" else f"{kind}/") + more)
             for kind in self.protocols
             for more in ("", *self.same)
-            if not (more and kind == "pair_diagonal")
+            if not (more and (kind == "pair_diagonal" or _words(kind)))
         ]
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
@@ -261,8 +238,21 @@ class Retrieval:
         items = captions(self.inputs.source, self.indices)
         return {"captions": (items, self._captions_total())}
 
+    def cost(self) -> str:
+        """See types.Evaluator."""
+        cuts = ", ".join(name for name in self.protocols if _words(name))
+        if not cuts:
+            return ""
+        return f"encodes up to {self._captions_total()} cut captions for each of {cuts}"
+
     def _captions_total(self) -> int:
         return int(self.inputs.source.caption_counts[self.indices].sum())
+
+
+def _words(protocol: str) -> int:
+    """N of "words_N"; 0 of another protocol."""
+    found = re.fullmatch(r"words_([1-9]\d{0,5})", protocol)
+    return int(found[1]) if found else 0
 
 
 class _Ids(NamedTuple):

@@ -346,10 +346,80 @@ def test_progress_covers_images_and_texts():
     assert seen == [(4, 10), (5, 10), (9, 10), (10, 10)]
 
 
+def _cut(images, captions, rows, **options):
+    """Retrieval of an image per list of captions; rows: text -> its embedding."""
+    data = Data([Example(pixels(i), own, key=f"{i}") for i, own in enumerate(captions)])
+    evaluator = retrieval.make(Inputs(table_encoder(rows), data), **options)
+    seen = []
+    variables = _variables(images, list(rows.values()))
+    result = evaluator.run(variables, lambda *done: seen.append(done))
+    assert all(done <= total for done, total in seen) and len({x for _, x in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
+    assert evaluator.metric_units().keys() == result.metrics.keys()
+    return evaluator, result
+
+
+def test_captions_cut_to_their_first_words():
+    """Of one word both captions are "red", which is image 0's: each image's own ties
+    with the other's, and half a hit is expected; captions find image 0.
+    """
+    rows = {"red  dog": [1.0, 0], "red cat": [0.0, 1], "red": [1.0, 0]}
+    evaluator, result = _cut(
+        np.eye(2),
+        [["red  dog"], ["red cat"]],
+        rows,
+        protocols=("standard", "words_1", "words_2"),
+        same_caption=True,
+    )
+    found = values(result)
+    for name in ("mean_recall@1", "words_2/mean_recall@1"):
+        assert found[name] == 1
+    assert found["words_1/image_to_text_recall@1"] == 0.5
+    assert found["words_1/text_to_image_recall@1"] == 0.5
+    assert result.metrics["words_1/mean_recall@1"].n == 4
+    assert not any("words_1/same" in name for name in found)
+    used = {
+        (protocol, *own)
+        for protocol, own in zip(
+            result.rows["protocol"], result.rows["captions"], strict=True
+        )
+        if protocol.startswith("words")
+    }
+    assert used == {
+        ("words_1", "red"),
+        ("words_2", "red  dog"),
+        ("words_2", "red cat"),
+    }
+    assert "; words_1, all captions; words_2, all captions" in result.protocol
+    expected = "encodes up to 2 cut captions for each of words_1, words_2"
+    assert evaluator.cost() == expected
+
+
+def test_cut_captions_equal_captions_of_these_words():
+    """Three to six words, cut to four; images have one to three captions."""
+    rng = np.random.default_rng(0)
+    captions = [
+        [" ".join(rng.choice(list("abcd"), rng.integers(3, 7))) for _ in range(n)]
+        for n in rng.integers(1, 4, 12)
+    ]
+    cut = [[" ".join(text.split()[:4]) for text in own] for own in captions]
+    texts = dict.fromkeys(text for own in captions + cut for text in own)
+    rows = {text: rng.normal(size=4) for text in texts}
+    images = rng.normal(size=(12, 4))
+    _, one = _cut(images, captions, rows, protocols=("words_4", "standard"))
+    _, other = _cut(images, cut, rows)
+    assert one.primary == "words_4/mean_recall@1"
+    for name, metric in other.metrics.items():
+        assert one.metrics[f"words_4/{name}"] == metric
+    assert one.metrics["mean_recall@1"] != other.metrics["mean_recall@1"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"ks": ()}, "ks="),
+        ({"protocols": ("words_0",)}, "no protocol 'words_0'.* and words_N for"),
+        ({"protocols": ("words_",)}, "no protocol 'words_'"),
         ({"ks": (0,)}, "ks="),
         ({"block": 0}, "block=0"),
         ({"max_samples": -1}, "max_samples=-1"),
