@@ -1,16 +1,18 @@
-"""95 % intervals of mean and median ranks, and of the differences of two models', by
-drawing images again (Efron 1979).
+"""95 % intervals of mean and median ranks, of the differences of two models', and of
+means of values by image, by drawing images again (Efron 1979).
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
 from clipjax.evals.common.intervals import Z, wilson
 
 DRAWS = 1000
+_CLOSE = 1e-8  # of a range: what float32's rounding changes, averaged over images
 _REACH = 8.0  # beyond it lies one draw in 10^15
 Interval = tuple[float, float]
 
@@ -82,6 +84,37 @@ def median_difference(
     return _middle(after - before, float(np.median(second) - np.median(first)))
 
 
+def means_over_images(
+    values: np.ndarray, ends: Sequence[Interval], draws: int = DRAWS
+) -> list[Interval]:
+    """The intervals of the means of several numbers, BCa's as of `mean_and_median`,
+    with the same draws of images for all.
+
+    If no draw's mean differs by more than float32 tells, the interval reaches as far as
+    the mean would move if Wilson's upper share of the images were unlike all of these:
+    that share of the whole range, to both sides.
+
+    Args:
+      values: float [n k], k numbers of n images. ends: of the range of each of the k
+        means, which its interval does not leave.
+    """
+    images, count = values.shape
+    rng = np.random.default_rng(0)
+    means = np.empty((draws, count))
+    for i in range(draws):
+        taken = np.bincount(rng.integers(0, images, images), minlength=images)
+        means[i] = taken.astype(float) @ values / images
+    every, found = np.arange(images), []
+    for column, drawn, (least, most) in zip(values.T, means.T, ends, strict=True):
+        close = _CLOSE * (most - least)
+        interval = _mean_interval(column, every, drawn, close)
+        if interval is None:
+            mean, reach = float(column.mean()), (most - least) * _unseen(every)
+            interval = mean - reach, mean + reach
+        found.append((max(interval[0], least), min(interval[1], most)))
+    return found
+
+
 def _unseen(groups: np.ndarray) -> float:
     """The share of images that may be another kind than all of these."""
     return wilson(0.0, int(groups.max()) + 1)[1]
@@ -126,11 +159,13 @@ def _middle(draws: np.ndarray, value: float) -> Interval:
 
 
 def _mean_interval(
-    values: np.ndarray, groups: np.ndarray, means: np.ndarray
+    values: np.ndarray, groups: np.ndarray, means: np.ndarray, close: float = 1e-12
 ) -> Interval | None:
-    """BCa's interval of the mean by the draws' means; None if none of these differs."""
+    """BCa's interval of the mean by the draws' means; None if none of these differs by
+    more than `close`.
+    """
     mean, draws = float(values.mean()), len(means)
-    same = np.isclose(means, mean, rtol=1e-12, atol=1e-12)
+    same = np.isclose(means, mean, rtol=1e-12, atol=close)
     if same.all():
         return None
     influence = np.bincount(groups, values) - mean * np.bincount(groups)
