@@ -8,7 +8,7 @@ from evals_tools import BROKEN, Data, chances, pixels, table_encoder, values
 
 from clipjax import testing
 from clipjax.comparison.shared_rows import unlike
-from clipjax.evals import geometry
+from clipjax.evals import geometry, retrieval
 from clipjax.evals.common.inputs import Inputs
 from clipjax.types import Example, UserError
 
@@ -178,6 +178,22 @@ def test_options_out_of_range(options, words):
 def test_it_needs_captions():
     with pytest.raises(UserError, match="^evals=geometry needs two or more images"):
         geometry.make(Inputs(table_encoder([]), Data([Example(pixels(0))])))
+
+
+def test_it_shares_what_retrieval_encodes():
+    texts = [f"caption {j}" for j in range(6)]
+    data = Data([Example(pixels(i), texts[2 * i : 2 * i + 2]) for i in range(3)])
+    encoder = table_encoder(texts)
+    inputs = Inputs(encoder, data)
+    rng = np.random.default_rng(6)
+    params = {"image": rng.normal(size=(3, 4)), "text": rng.normal(size=(7, 4))}
+    variables = {"params": {name: np.float32(x) for name, x in params.items()}}
+    retrieval.make(inputs).run(variables)
+    encoder.texts = None  # what is encoded is there
+    seen = []
+    geometry.make(inputs).run(variables, lambda *done: seen.append(done))
+    assert data.reads == [0, 1, 2]
+    assert seen[-1] == (9, 9)
 
 
 def test_contract():
