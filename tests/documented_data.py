@@ -1,6 +1,7 @@
 """Small data in the places that README.md and docs/ name, in the exact public forms."""
 
 import io
+import json
 import os
 
 import dataset_tools
@@ -219,6 +220,22 @@ def labelled(*splits, count=4, of=5):
     return build
 
 
+def sugar_crepe(folder):
+    """Two of its seven kinds, of MS-COCO's images."""
+    folder.mkdir(parents=True)
+    right, wrong = "A dog chases a man.", "A man chases a dog."
+    for kind in ("swap_att", "swap_obj"):
+        choices = {
+            str(i): {
+                "filename": dataset_tools.coco_name("val", 2017, number),
+                "caption": right,
+                "negative_caption": wrong,
+            }
+            for i, number in enumerate(dataset_tools.coco_ids("val"))
+        }
+        (folder / f"{kind}.json").write_text(json.dumps(choices))
+
+
 def picture(folder):
     folder.write_bytes(jpeg())
 
@@ -230,6 +247,8 @@ TO_RUN = BUILDERS | {
         lambda folder: dataset_tools.karpathy(folder, "coco"), "COCO_SPLITS", COCO
     ),
     "DATA": captions,
+    "DATA/coco": lambda folder: dataset_tools.coco(folder, (2017,)),
+    "DATA/sugar-crepe/data": sugar_crepe,
     "DATA/flickr8k": flickr8k_in_both_forms,
     "DATA/flickr8k_original_200": captions,
     "DATA/flowers": labelled("train", "test"),

@@ -16,6 +16,7 @@ _RETRIEVAL = re.compile(
     r"|(?P<recalled>image_to_text|text_to_image|mean)_recall@(?P<k>\d+))"
 )
 _CLASSES = re.compile(r"(?:(?P<set>.+)/)?(?:top(?P<k>\d+)|mean_class_recall)")
+_CHOICES = re.compile(r"(?:(?P<kind>.+)/|mean_)accuracy")
 
 
 class Queries(NamedTuple):
@@ -41,8 +42,9 @@ class Queries(NamedTuple):
 def of(name: str, rows: Rows) -> Queries | None:
     """The queries of a metric; None if the rows have no values for it.
 
-    Known are the metrics of retrieval, and of classes (zeroshot, classification), and
-    of any evaluator those that are the mean of the column of their name.
+    Known are the metrics of retrieval, of classes (zeroshot, classification) and the
+    accuracies of caption choices, and of any evaluator those that are the mean of the
+    column of their name.
 
     name: the metric's.
     """
@@ -53,6 +55,8 @@ def of(name: str, rows: Rows) -> Queries | None:
             return _of_classes(match, rows)
         if name == "mean_top1":
             return _hits(rows, np.arange(len(rows["key"])), 1, rows["label_set"])
+    if "hit" in rows and "scores" in rows and (match := _CHOICES.fullmatch(name)):
+        return _of_choices(match["kind"], rows)
     column = rows.get(name)
     if isinstance(column, np.ndarray) and column.ndim == 1 and len(column):
         values = column.astype(float)
@@ -93,12 +97,25 @@ def _of_classes(match: re.Match[str], rows: Rows) -> Queries | None:
     return _hits(rows, places, 1 if by_class else int(match["k"]), parts)
 
 
-def _hits(rows: Rows, places: np.ndarray, k: int, parts) -> Queries:
-    """The mean over parts of each one's share of hits among the first k.
+def _of_choices(kind: str | None, rows: Rows) -> Queries | None:
+    """The accuracy of a kind of choices, or the mean of all kinds'."""
+    kinds = np.array(rows["protocol"])
+    places = np.arange(len(kinds)) if kind is None else np.flatnonzero(kinds == kind)
+    if not len(places):
+        return None
+    return _mean_of_parts(np.asarray(rows["hit"], float), places, kinds)
 
-    parts: each row's, numbers or texts.
+
+def _hits(rows: Rows, places: np.ndarray, k: int, parts) -> Queries:
+    """The mean over parts of each one's share of hits among the first k."""
+    return _mean_of_parts(result_rows.ranks_of(rows).hits(k), places, parts)
+
+
+def _mean_of_parts(values: np.ndarray, places: np.ndarray, parts) -> Queries:
+    """The mean over parts of the mean of each one's values at `places`.
+
+    values: each row's. parts: each row's, numbers or texts.
     """
-    values = result_rows.ranks_of(rows).hits(k)[places]
     _, own = np.unique(np.asarray(parts)[places], return_inverse=True)
     counts = np.bincount(own)
-    return Queries(places, values, 1 / (counts[own] * len(counts)))
+    return Queries(places, values[places], 1 / (counts[own] * len(counts)))

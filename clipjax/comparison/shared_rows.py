@@ -69,6 +69,8 @@ class SharedRows:
         words = [str(first[x][place]) for x in ("direction", "query") if x in first]
         if first.get("direction", {place: ""})[place].startswith("text"):
             words.append(repr(first["captions"][place][0]))
+        if "scores" in first:
+            words = [first["protocol"][place], repr(first["captions"][place][0])]
         if "label_set" in first:
             words.append(f"{first['label_set'][place]}={first['label_name'][place]}")
         key = first["key"][place]
@@ -130,10 +132,8 @@ class SharedRows:
         names += [name for name in paired if name in first and name not in names]
         for name in names:
             table[f"baseline_{name}"], table[name] = first[name], second[name]
-        if "ties" in first and "rank" in first:
-            before, after = (
-                result_rows.ranks_of(rows).hits(1) for rows in (first, second)
-            )
+        before, after = _hits_of(first), _hits_of(second)
+        if before is not None and after is not None:
             table["baseline_hit"], table["hit"] = before, after
             more = True
         else:
@@ -143,6 +143,15 @@ class SharedRows:
         gain = after - before if more else before - after
         table["flip"] = (gain > _ALIKE).astype(np.int8) - (gain < -_ALIKE)
         return table
+
+
+def _hits_of(rows: Rows) -> np.ndarray | None:
+    """How likely each row hits; None if they are not of ranks or choices."""
+    if "ties" in rows and "rank" in rows:
+        return result_rows.ranks_of(rows).hits(1)
+    if "hit" in rows and "scores" in rows:
+        return np.asarray(rows["hit"], float)
+    return None
 
 
 def _mean_interval(pairs: Pairs, unit: str) -> tuple[float, float]:

@@ -66,6 +66,27 @@ def test_folds_and_same_captions(monkeypatch):
     assert row_metrics.of("coco_5k/mean_recall@1", result.rows) is None
 
 
+def test_caption_choices():
+    """Kinds with different numbers of choices, of several captions per image."""
+    kinds = ["a"] * 3 + ["b"]
+    rows = {
+        "key": ["1", "1", "2", "1"],
+        "protocol": kinds,
+        "scores": [[0.0, 0.0]] * 4,
+        "hit": np.array([1, 0.5, 0, 0]),
+    }
+    for name, value, places in (
+        ("a/accuracy", 0.5, [0, 1, 2]),
+        ("b/accuracy", 0.0, [3]),
+        ("mean_accuracy", 0.25, [0, 1, 2, 3]),
+    ):
+        found = row_metrics.of(name, rows)
+        assert found is not None and found.metric == pytest.approx(value), name
+        assert found.places.tolist() == places
+    for name in ("c/accuracy", "a/text_only_accuracy", "mean_order_blind_ceiling"):
+        assert row_metrics.of(name, rows) is None
+
+
 def test_a_column_of_the_metrics_name():
     values = np.array([1.0, 2.0, 6.0])
     rows = {

@@ -83,13 +83,7 @@ def read(
     asked = len(indices)
     total = asked + int(inputs.source.caption_counts[indices].sum())
     seen = inputs.images(variables, indices, progress=part_of(progress, 0, total))
-    seen = seen.without(
-        lambda place: (
-            "its captions are missing or not text"
-            if not seen.captions[place] or None in seen.captions[place]
-            else ""
-        )
-    )
+    seen = seen.with_captions()
     if seen.valid.sum() < 2:
         key, reason = next(iter(seen.broken.values()))
         raise UserError(

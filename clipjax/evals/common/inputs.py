@@ -60,6 +60,18 @@ class Seen(NamedTuple):
         broken = dict(sorted({**self.broken, **new}.items()))
         return self._replace(embed=embed, valid=valid, broken=broken, pooled=pooled)
 
+    def with_captions(self) -> Seen:
+        """The same with examples marked as broken that lack captions, or have one that
+        is not text.
+        """
+        return self.without(
+            lambda place: (
+                "its captions are missing or not text"
+                if not self.captions[place] or None in self.captions[place]
+                else ""
+            )
+        )
+
 
 class Inputs:
     """A source and an encoder, as an evaluator's `make` takes them.
