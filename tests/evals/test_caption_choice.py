@@ -7,6 +7,7 @@ import pytest
 from evals_tools import BROKEN, Data, Table, crop, pixels
 
 from clipjax import testing
+from clipjax.comparison.shared_rows import SharedRows
 from clipjax.encoder import Encoder
 from clipjax.evals import caption_choice, retrieval
 from clipjax.evals.common import intervals
@@ -259,6 +260,27 @@ def test_protocol_and_options():
     assert result.protocol.startswith("swap_words of the first 1 captions, seed 0; 1 ")
     assert result.protocol.endswith("; at most 2 images, evenly spread")
     assert result.rows["key"] == ["val/0.png"]  # "snow" has no other order
+
+
+def test_two_models_are_paired_by_choice():
+    """What clipjax.compare makes of the rows: differences, flips and a report."""
+    inputs, _ = inputs_of(CAPTIONS)
+    evaluator = caption_choice.make(inputs)
+    first, second = (evaluator.run(variables(seed)) for seed in (0, 1))
+    shared = SharedRows(first.rows, second.rows)
+    for name in ("swap_nouns/accuracy", "mean_accuracy"):
+        found = shared.difference("choose", "b", name, first.metrics[name])
+        expected = second.metrics[name].value - first.metrics[name].value
+        assert found.difference == pytest.approx(expected)
+        assert found.images == 4
+    report = shared.report("b", ["mean_accuracy"], "mean_accuracy", True)
+    assert report["hit"].tolist() == second.rows["hit"].tolist()
+    gain = np.sign(second.rows["hit"] - first.rows["hit"])
+    assert report["flip"].tolist() == gain.tolist() and set(gain) == {-1, 0, 1}
+    mean = shared.difference("choose", "b", "mean_accuracy", first.metrics[name])
+    better, _ = shared.flips(mean, 1)
+    kinds = tuple(f"{kind} '" for kind in caption_choice.RULES)
+    assert better[0].query.startswith(kinds)
 
 
 def test_captions_are_encoded_once_for_retrieval_too():
