@@ -61,7 +61,9 @@ def test_a_released_model_by_the_command(
     assert found.meta["model"] == str(models[form])
     value = found.results["zeroshot"].metrics["class/top1"].value
     rows = found.rows("zeroshot")
-    assert np.mean(rows["label"] == rows["prediction"]) == pytest.approx(value)
+    # A first rank that `ties` wrong classes share counts for each of them alike.
+    first = rows["rank"] <= 1 + rows["ties"] / 2
+    assert np.mean(first / (1 + rows["ties"])) == pytest.approx(value)
     assert value == pytest.approx(by_hand(clipjax.load(models[form]), flowers))
 
 
