@@ -1,7 +1,7 @@
 """Evaluations of made-up models by the real evaluators, written to folders."""
 
 import numpy as np
-from evals_tools import BROKEN, Data, pixels, table_encoder
+from evals_tools import BROKEN, Data, pixels, table_encoder, variables
 
 from clipjax import results
 from clipjax.evals import retrieval, zeroshot
@@ -19,15 +19,13 @@ TONES = ["dark", "light", "pale"]
 KINDS = {"kind": NAMES, "tone": TONES}
 
 
-def variables(seed):
-    """Embeddings with ties; captions resemble their images."""
+def embeddings(seed):
+    """The variables of a model with ties; captions resemble their images."""
     draw = np.random.default_rng(seed)
     images = draw.integers(-1, 2, (IMAGES, 4))
     texts = images[OWNER] + draw.integers(-1, 2, (len(OWNER), 4))
     prompts = draw.integers(-1, 2, (CLASSES + len(TONES), 4))
-    texts = np.concatenate([np.zeros((1, 4)), texts, prompts])
-    params = {"image": images.astype(np.float32), "text": texts.astype(np.float32)}
-    return {"params": params}
+    return variables(images, np.concatenate([texts, prompts]))
 
 
 def evaluators(taken=range(IMAGES), broken=-1, **options):
@@ -51,7 +49,7 @@ def evaluators(taken=range(IMAGES), broken=-1, **options):
 
 def evaluate(made, seed):
     """By label, an evaluation of the model of this seed."""
-    return {label: one.run(variables(seed)) for label, one in made.items()}
+    return {label: one.run(embeddings(seed)) for label, one in made.items()}
 
 
 def write(folder, found, **meta):

@@ -104,6 +104,13 @@ def image_table(*rows):
     return {"params": {"image": np.concatenate(rows).astype(np.float32)}}
 
 
+def variables(images, texts):
+    """The variables of a table of embeddings; texts: from token 1 on, 0's are zeros."""
+    images, texts = (np.asarray(x, np.float32) for x in (images, texts))
+    texts = np.concatenate([np.zeros_like(texts[:1]), texts])
+    return {"params": {"image": images, "text": texts}}
+
+
 def crop(image):
     if isinstance(image, bytes):
         raise BadExample("cannot be decoded")

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from evals_tools import Data, pixels, table_encoder, values
+from evals_tools import Data, pixels, table_encoder, values, variables
 
 from clipjax.evals import retrieval
 from clipjax.evals.common.inputs import Inputs
@@ -48,6 +48,5 @@ def ours(gallery: Gallery) -> dict[str, float]:
         for i in range(len(gallery.images))
     ]
     inputs = Inputs(table_encoder(names, batch_size=64), Data(examples))
-    text = np.concatenate([np.zeros_like(gallery.texts[:1]), gallery.texts])
-    variables = {"params": {"image": gallery.images, "text": text}}
-    return values(retrieval.make(inputs).run(variables))
+    table = variables(gallery.images, gallery.texts)
+    return values(retrieval.make(inputs).run(table))

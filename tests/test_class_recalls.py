@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from evals_tools import Data, pixels, table_encoder
+from evals_tools import Data, pixels, table_encoder, variables
 from rich.console import Console
 
 from clipjax import class_recalls, result_tables, results
@@ -68,17 +68,17 @@ def test_an_evaluators_rows_give_its_mean_class_recall(tmp_path):
         for i in range(80)
     ]
     inputs = Inputs(table_encoder(names), Data(examples, {"kind": names}))
-    texts = np.concatenate([np.zeros((1, 3)), draw.integers(-1, 2, (5, 3))])
+    texts = draw.integers(-1, 2, (5, 3))
     images = draw.integers(-1, 2, (80, 3))
-    variables = {"params": {"image": np.float32(images), "text": np.float32(texts)}}
-    result = zeroshot.make(inputs, templates=("{}",)).run(variables)
+    evaluator = zeroshot.make(inputs, templates=("{}",))
+    result = evaluator.run(variables(images, texts))
     place, _ = results.save(tmp_path / "1", {"": ({"zeroshot": result}, {})})
     rows = results.read(place).rows("zeroshot")
     assert class_recalls.label_sets(rows) == ["kind"]
 
     labels = np.array([example.labels["kind"] for example in examples])
-    norms = np.linalg.norm(texts[1:], axis=1, keepdims=True)
-    scores = (images @ (texts[1:] / np.where(norms > 0, norms, 1)).T).round(6)
+    norms = np.linalg.norm(texts, axis=1, keepdims=True)
+    scores = (images @ (texts / np.where(norms > 0, norms, 1)).T).round(6)
     best = scores == scores.max(axis=1, keepdims=True)
     hits = best[np.arange(80), labels] / best.sum(axis=1)
     assert 0 < ((hits > 0) & (hits < 1)).mean() < 1

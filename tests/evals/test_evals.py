@@ -3,7 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, chances, pixels, table_encoder, values
+from evals_tools import (
+    BROKEN,
+    Data,
+    chances,
+    pixels,
+    table_encoder,
+    values,
+    variables,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,26 +36,16 @@ def _retrieval(images, texts, owner, broken=(), mesh=None, **options):
             for i in range(len(images))
         ]
     )
-    variables = _variables(images, texts)
+    table = variables(images, texts)
     if mesh is not None:
-        variables = jax.device_put(variables, replicated(mesh))
+        table = jax.device_put(table, replicated(mesh))
     evaluator = retrieval.make(
         Inputs(table_encoder(captions, mesh=mesh), data), **options
     )
-    result = evaluator.run(variables)
+    result = evaluator.run(table)
     # Captions of images without any, or of broken ones, are never asked for.
     assert max(np.bincount(data.reads)) == 1
     return result
-
-
-def _variables(images, texts):
-    images, texts = (np.asarray(x, np.float32) for x in (images, texts))
-    return {
-        "params": {
-            "image": images,
-            "text": np.concatenate([np.zeros_like(texts[:1]), texts]),
-        }
-    }
 
 
 def _random(seed, n, most, levels=3, width=4):
@@ -342,7 +340,7 @@ def test_progress_covers_images_and_texts():
         Inputs(table_encoder([f"caption {i}" for i in range(5)]), data)
     )
     seen = []
-    evaluator.run(_variables(np.eye(5), np.eye(5)), lambda *done: seen.append(done))
+    evaluator.run(variables(np.eye(5), np.eye(5)), lambda *done: seen.append(done))
     assert seen == [(4, 10), (5, 10), (9, 10), (10, 10)]
 
 
@@ -351,8 +349,8 @@ def _cut(images, captions, rows, **options):
     data = Data([Example(pixels(i), own, key=f"{i}") for i, own in enumerate(captions)])
     evaluator = retrieval.make(Inputs(table_encoder(rows), data), **options)
     seen = []
-    variables = _variables(images, list(rows.values()))
-    result = evaluator.run(variables, lambda *done: seen.append(done))
+    table = variables(images, list(rows.values()))
+    result = evaluator.run(table, lambda *done: seen.append(done))
     assert all(done <= total for done, total in seen) and len({x for _, x in seen}) == 1
     assert seen[-1][0] == seen[-1][1]
     assert evaluator.metric_units().keys() == result.metrics.keys()
@@ -454,7 +452,7 @@ def _zeroshot(images, labels, class_names, prompts, broken=(), data=None, **opti
         data,
     )
     evaluator = zeroshot.make(Inputs(table_encoder(list(prompts)), data), **options)
-    result = evaluator.run(_variables(images, list(prompts.values())))
+    result = evaluator.run(variables(images, list(prompts.values())))
     assert np.bincount(data.reads).max() == 1
     return result
 
@@ -516,10 +514,10 @@ def test_prompts_are_averaged_and_renormalised():
         "one 3": [-1.0, 0.0],
     }
     encoder = table_encoder(list(prompts))
-    variables = _variables(np.eye(2), list(prompts.values()))
+    table = variables(np.eye(2), list(prompts.values()))
     names, templates = [("{x} 1",), ("2",), ("3",)], ["a {}", "one {}"]
     found = zeroshot.class_embeddings(
-        Inputs(encoder, Data([])), variables, names, templates
+        Inputs(encoder, Data([])), table, names, templates
     )
     half = np.sqrt(0.5)
     np.testing.assert_allclose(found, [[half, half], [0.6, 0.8], [0, 0]], rtol=1e-6)

@@ -4,7 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, chances, pixels, table_encoder, values
+from evals_tools import (
+    BROKEN,
+    Data,
+    chances,
+    pixels,
+    table_encoder,
+    values,
+    variables,
+)
 
 from clipjax import testing
 from clipjax.comparison.shared_rows import unlike
@@ -24,10 +32,8 @@ def run(images, texts, owner, broken=(), **options):
         )
         for i in range(len(images))
     ]
-    table = np.concatenate([np.zeros_like(texts[:1]), texts])
-    params = {"image": np.float32(images), "text": np.float32(table)}
     inputs = Inputs(table_encoder(captions), Data(examples))
-    return geometry.make(inputs, **options).run({"params": params})
+    return geometry.make(inputs, **options).run(variables(images, texts))
 
 
 def drawn(seed, n, captions=3, width=4):
@@ -186,12 +192,11 @@ def test_it_shares_what_retrieval_encodes():
     encoder = table_encoder(texts)
     inputs = Inputs(encoder, data)
     rng = np.random.default_rng(6)
-    params = {"image": rng.normal(size=(3, 4)), "text": rng.normal(size=(7, 4))}
-    variables = {"params": {name: np.float32(x) for name, x in params.items()}}
-    retrieval.make(inputs).run(variables)
+    table = variables(rng.normal(size=(3, 4)), rng.normal(size=(6, 4)))
+    retrieval.make(inputs).run(table)
     encoder.texts = None  # what is encoded is there
     seen = []
-    geometry.make(inputs).run(variables, lambda *done: seen.append(done))
+    geometry.make(inputs).run(table, lambda *done: seen.append(done))
     assert data.reads == [0, 1, 2]
     assert seen[-1] == (9, 9)
 

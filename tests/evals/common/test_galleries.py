@@ -4,7 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, chances, pixels, table_encoder, values
+from evals_tools import (
+    BROKEN,
+    Data,
+    chances,
+    pixels,
+    table_encoder,
+    values,
+    variables,
+)
 
 from clipjax.evals import retrieval
 from clipjax.evals.common import galleries
@@ -93,9 +101,8 @@ class Made:
             for i in range(len(self.images))
         ]
         inputs = Inputs(table_encoder(list(self.table)), Data(examples))
-        text = np.stack([np.zeros(3, np.float32), *self.table.values()])
-        variables = {"params": {"image": self.images, "text": text}}
-        return retrieval.make(inputs, ks=KS, **options).run(variables)
+        table = variables(self.images, list(self.table.values()))
+        return retrieval.make(inputs, ks=KS, **options).run(table)
 
     def expected(self, images, taken=99, same_caption=False):
         """Brute-force values of these images with their first captions."""

@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, chances, pixels, table_encoder, values
+from evals_tools import (
+    BROKEN,
+    Data,
+    chances,
+    pixels,
+    table_encoder,
+    values,
+    variables,
+)
 
 from clipjax.comparison import row_metrics
 from clipjax.evals import retrieval
@@ -50,12 +58,11 @@ def test_copies_are_right_beside_the_usual_numbers(seed):
         )
         for i in range(14)
     ]
-    params = {"image": table, "text": np.concatenate([np.zeros((1, 6)), texts])}
-    variables = {"params": {k: np.float32(x) for k, x in params.items()}}
+    params = variables(table, texts)
     inputs = Inputs(table_encoder(names), Data(examples))
     options = {"protocols": ("standard", "pair_diagonal")}
-    result = retrieval.make(inputs, same_image=True, **options).run(variables)
-    usual = retrieval.make(inputs, **options).run(variables)
+    result = retrieval.make(inputs, same_image=True, **options).run(params)
+    usual = retrieval.make(inputs, **options).run(params)
     assert inputs.source.reads == [*range(14)]  # the digests are of the same pass
 
     found = values(result)
@@ -90,15 +97,13 @@ def test_folds_and_both_readings(monkeypatch):
         Example(pixels(n), [word], key=f"image {i}")
         for i, (n, word) in enumerate(zip(numbers, words, strict=True))
     ]
-    texts = [[0, 0], [0.5, 0], [1, 0], [0, 1]]  # of "", a, b, c
-    tables = {"image": np.eye(2), "text": np.array(texts)}
-    variables = {"params": {k: np.float32(x) for k, x in tables.items()}}
+    params = variables(np.eye(2), [[0.5, 0], [1, 0], [0, 1]])  # of a, b, c
     inputs = Inputs(table_encoder(["a", "b", "c"]), Data(examples))
     options = {"same_image": True, "same_caption": True, "ks": (1,)}
     evaluator = retrieval.make(
         inputs, protocols=("coco_1k_5fold", "standard"), **options
     )
-    result = evaluator.run(variables)
+    result = evaluator.run(params)
     found = values(result)
     start, name = "coco_1k_5fold/", "text_to_image_recall@1"
     assert found[start + name] == (1 / 2 + 1) / 2  # copies tie in the first fold

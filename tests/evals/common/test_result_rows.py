@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, pixels, table_encoder
+from evals_tools import BROKEN, Data, pixels, table_encoder, variables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,12 +29,6 @@ def expected_rank(scores, right):
     firsts = [min(c) for c in itertools.combinations(range(len(tied)), own)]
     rank = sum(score > best for score in scores) + 1 + np.mean(firsts)
     return rank, len(tied) - own, own
-
-
-def variables(images, texts):
-    texts = np.concatenate([np.zeros_like(texts[:1]), texts])
-    images, texts = (np.asarray(x, np.float32) for x in (images, texts))
-    return {"params": {"image": images, "text": texts}}
 
 
 @settings(max_examples=15, deadline=None)
