@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import itertools
 import sys
-import threading
-import time
 import types
 from collections.abc import Iterator
 from concurrent import futures
@@ -22,6 +19,10 @@ from clipjax.types import BadExample, Example, Source
 
 THREADS = 4
 SAMPLES = 16  # examples that are checked, evenly spaced from first to last
+MOST_LINES = 400  # at which a read is interrupted
+LOCK_SECONDS = 0.05  # after which an interrupted read goes on
+
+Read = tuple[int, Example | None]  # an index and what was read there
 
 
 def checks(component: Component, split: str = "train") -> Iterator[Check]:
@@ -160,32 +161,48 @@ def threads_agree(source: Any) -> None:
     """Reads from several threads at once, as batches make them, give the same."""
     order = sample_indices(source)
     alone = {index: read(source, index) for index in order}
-    start = threading.Barrier(THREADS)
-    passed: collections.Counter = collections.Counter()
 
-    def wait(frame: types.FrameType, *_: Any) -> Any:
-        """Traces a thread: lets the others run between two lines of a read."""
-        line = frame.f_code, frame.f_lineno
-        passed[line] += 1
-        if passed[line] <= THREADS * SAMPLES:  # a loop's lines would take long
-            time.sleep(1e-5)
-        return wait
+    def reads(thread: int) -> list[Read]:
+        return [(at, read(source, at)) for at in order[thread:] + order[:thread]]
 
-    def reads(thread: int) -> list[tuple[int, Example | None]]:
-        start.wait()
-        own = order[thread:] + order[:thread]
-        return [(index, read(source, index)) for index in own]
-
-    with futures.ThreadPoolExecutor(
-        THREADS, initializer=sys.settrace, initargs=(wait,)
-    ) as pool:
-        together = list(pool.map(reads, range(THREADS)))
-    for index, example in itertools.chain(*together):
+    with futures.ThreadPoolExecutor(THREADS) as pool:
+        together = list(itertools.chain(*pool.map(reads, range(THREADS))))
+    together += interrupted_reads(source, order[0], order[-1])
+    together += interrupted_reads(source, order[-1], order[len(order) // 2])
+    for index, example in together:
         must(
             equal(example, alone[index]),
             f"[{index}] read by several threads at once is another example: read at "
             "offsets, or hold a lock",
         )
+
+
+def interrupted_reads(source: Any, index: int, other: int) -> list[Read]:
+    """Reads an index; before each line's first pass another thread reads `other`.
+
+    So a state that reads share is found whatever the threads' timing. A read that
+    waits, as for a lock that the interrupted one holds, is not waited for.
+    """
+    seen: set[tuple[types.CodeType, int]] = set()
+    began: list[futures.Future] = []
+
+    def interrupt(frame: types.FrameType, *_: Any) -> Any:
+        line = frame.f_code, frame.f_lineno
+        if line not in seen and len(seen) < MOST_LINES:
+            seen.add(line)
+            if not began or began[-1].done():
+                began.append(others.submit(read, source, other))
+                futures.wait(began[-1:], timeout=LOCK_SECONDS)
+        return interrupt
+
+    with (
+        futures.ThreadPoolExecutor(1) as others,
+        futures.ThreadPoolExecutor(
+            1, initializer=sys.settrace, initargs=(interrupt,)
+        ) as traced,
+    ):
+        found = traced.submit(read, source, index).result()
+    return [(index, found), *((other, earlier.result()) for earlier in began)]
 
 
 def pickles(source: Any) -> None:
