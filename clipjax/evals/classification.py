@@ -10,7 +10,7 @@ import numpy as np
 from clipjax.data import class_lists
 from clipjax.evals.common import accuracy, protocol, result_rows
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
+from clipjax.evals.common.ranking import NEAREST, finite, rank_scores, spread
 from clipjax.types import EvalResult, UserError, Variables
 
 OUTPUT = "logits"  # the model's output that it needs
@@ -130,23 +130,22 @@ class Classification:
         Raises UserError if no labelled image can be read.
         """
         seen = self.inputs.images(variables, self.indices, progress=progress)
-        labels = [own.get(self.label_set, -1) for own in seen.labels]
-        seen = seen.without(lambda place: self._problem(labels[place]))
-        counted = seen.valid & (np.array(labels) >= 0)
-        if not counted.any():
-            first = next(iter(seen.broken.values()), ("", ""))[1]
-            why = f": {first}" if first else ""
+        seen = seen.without(
+            lambda place: self._problem(seen.labels[place].get(self.label_set, -1))
+        )
+        kept, labels = seen.labelled(self.label_set)
+        if not len(kept):
+            why = f": {seen.first_reason}" if seen.first_reason else ""
             raise UserError(
                 f"evals=classification: no labelled image can be read{why}; mend the "
                 "evaluation data"
             )
-        kept = np.flatnonzero(counted).tolist()
-        numbers = np.array([self.places[labels[i]] for i in kept])
-        logits = self._grouped(seen.embed[counted])
-        classes = np.eye(logits.shape[1], dtype=np.float32)
-        ranks = rank(logits, classes, numbers[:, None], nearest=NEAREST)
-        metrics = accuracy.of(ranks, numbers, len(classes), self.ks, "")
-        size = f"{len(numbers)} images, {len(classes)} classes{self.matching}"
+        numbers = np.array(self.places)[labels]
+        logits = self._grouped(seen.embed[kept])
+        ranks = rank_scores(logits, numbers, nearest=NEAREST)
+        count = logits.shape[1]
+        metrics = accuracy.of(ranks, numbers, count, self.ks, "")
+        size = f"{len(numbers)} images, {count} classes{self.matching}"
         wrong = int((~finite(logits)).sum())
         if wrong:
             size += f"; {wrong} outputs not finite and counted as wrong"

@@ -8,18 +8,18 @@ mean is nearest by cosine (prototypical networks, arXiv 1703.05175).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import numpy as np
 
+from clipjax import option_checks
 from clipjax.encoder import part_of
 from clipjax.evals.common import draws, labelled, logistic, protocol
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import over_draws
 from clipjax.evals.common.labelled import Labelled
 from clipjax.evals.common.neighbours import unit
-from clipjax.evals.common.ranking import rank
+from clipjax.evals.common.ranking import rank_scores
 from clipjax.types import EvalResult, Metric, UserError, Variables
 
 METHODS = ("top1", "class_mean_top1")  # of logistic regression, and of nearest means
@@ -61,8 +61,7 @@ def make(
         raise UserError(
             f"evals=few_shot: shots={shots}, seeds={seeds}: use numbers from 1 on"
         )
-    if not 0 < l2 < math.inf:
-        raise UserError(f"evals=few_shot: l2={l2}: must be above 0")
+    option_checks.above_zero("evals=few_shot: l2", l2)
     splits = labelled.open_splits(
         "few_shot",
         inputs,
@@ -129,8 +128,9 @@ class FewShot:
         for data in reading.label_sets:
             keys.update(zip(data.places.tolist(), data.keys, strict=True))
             hits: dict[str, list[np.ndarray]] = {}
+            test = unit(data.test)
             for seed in range(self.seeds):
-                for name, own in self._draw(data, seed).items():
+                for name, own in self._draw(data, test, seed).items():
                     hits.setdefault(name, []).append(own)
                 done += 1
                 if progress is not None:
@@ -155,26 +155,30 @@ class FewShot:
             ),
         )
 
-    def _draw(self, data: Labelled, seed: int) -> dict[str, np.ndarray]:
-        """One draw's metrics by name: float [n], each image's probability to hit."""
+    def _draw(
+        self, data: Labelled, test: np.ndarray, seed: int
+    ) -> dict[str, np.ndarray]:
+        """One draw's metrics by name: float [n], each image's probability to hit.
+
+        test: data.test, of unit norm.
+        """
         order = draws.shots(data.train_labels, seed)
         drawn = order < self.shots[-1]
         order, labels = order[drawn], data.train_labels[drawn]
-        train, test = unit(data.train[drawn]), unit(data.test)
-        count = len(data.classes)
+        train, count = unit(data.train[drawn]), len(data.classes)
         problem = logistic.Problem(train, labels, count)
+        scaled = problem.scaled(test)
         found = {}
         for shots in self.shots:
             own = order < shots
             sums = np.zeros((count, train.shape[1]), np.float64)
             np.add.at(sums, labels[own], train[own])
             scores = (
-                problem.logits(problem.fit(self.l2, own), test),
+                problem.fit(self.l2, own).logits(scaled),
                 test @ unit(sums).T,
             )
             for method, score in zip(METHODS, scores, strict=True):
-                classes = np.eye(count, dtype=np.float32)
-                ranks = rank(score, classes, data.test_labels[:, None])
+                ranks = rank_scores(score, data.test_labels)
                 found[_name(data.name, shots, method)] = ranks.hits(1)
         return found
 

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
-from evals_tools import image_table, labelled_inputs
+from evals_tools import Data, image_table, labelled_inputs, pixels, table_encoder
 
 from clipjax import testing
 from clipjax.evals import knn
+from clipjax.evals.common.inputs import Inputs
+from clipjax.evals.common.intervals import Hits, mean
+from clipjax.types import Example
 
 TRAIN = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 1]])
 LABELS = [0, 0, 1, 1, 1]
@@ -68,3 +71,24 @@ def test_options_out_of_range(options, words):
 
 def test_contract():
     testing.check_evaluator(knn.make)
+
+
+def test_label_sets_of_some_images_share_what_they_have_in_common():
+    """An image without a label in one set is not taken for the next image."""
+    sets = {"class": ("disc", "star"), "hue": ("red", "blue")}
+    labels = [{"class": 0, "hue": 0}, {"class": 1}, {"class": 1, "hue": 1}]
+    examples = [Example(pixels(i), [], own, f"{i}") for i, own in enumerate(labels)]
+    both = [{"class": i, "hue": i} for i in range(2)]
+    train = [Example(pixels(3 + i), [], own, f"t{i}") for i, own in enumerate(both)]
+    inputs = Inputs(
+        table_encoder([]), Data(examples, sets), open_split=lambda _: Data(train, sets)
+    )
+    table = image_table([[1, 0], [1, 0], [0, 1]], [[1, 0], [0, 1]])
+    found = knn.make(inputs, neighbours=(1,)).run(table).metrics["mean_top1"]
+    by_image = mean(
+        [
+            Hits(np.array([1.0, 0, 1]), np.array([0, 1, 2]), 0.5),
+            Hits(np.array([1.0, 1]), np.array([0, 2]), 0.5),
+        ]
+    )
+    assert found == by_image

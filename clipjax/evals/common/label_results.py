@@ -9,7 +9,7 @@ import numpy as np
 from clipjax.evals.common import accuracy, result_rows
 from clipjax.evals.common.intervals import Hits, mean
 from clipjax.evals.common.labelled import Labelled, Reading, Splits
-from clipjax.evals.common.ranking import NEAREST, rank
+from clipjax.evals.common.ranking import NEAREST, rank_scores
 from clipjax.types import EvalResult, Metric, Rows
 
 
@@ -33,7 +33,7 @@ class LabelResults:
         scores: float32 [n classes], of the evaluated images. told: what else to say.
         """
         hits, rows = self._count(data, scores, "")
-        self._top1.append(Hits(hits, None, 1 / len(data.classes)))
+        self._top1.append(Hits(hits, data.places, 1 / len(data.classes)))
         self._tables.append(rows)
         self._sizes.append(f"{data.size}, {told}" if told else data.size)
 
@@ -64,8 +64,7 @@ class LabelResults:
     ) -> tuple[np.ndarray, Rows]:
         """Adds the metrics, and returns each image's hits and the rows."""
         count, labels = len(data.classes), data.test_labels
-        classes = np.eye(count, dtype=np.float32)
-        ranks = rank(scores, classes, labels[:, None], nearest=NEAREST)
+        ranks = rank_scores(scores, labels, nearest=NEAREST)
         start = f"{prefix}{data.name}/"
         self._metrics |= accuracy.of(ranks, labels, count, self._ks, start)
         rows = result_rows.by_class(data.keys, data.classes, labels, ranks, data.name)

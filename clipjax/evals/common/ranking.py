@@ -117,6 +117,27 @@ def rank(
     return ranks._replace(nearest=best_places, score=best_scores) if nearest else ranks
 
 
+def rank_scores(scores: np.ndarray, right: np.ndarray, *, nearest: int = 0) -> Ranks:
+    """As `rank`, for scores float32 [n m] themselves and right: int [n], one each."""
+    ok = finite(scores)
+    scores = np.where(ok[:, None], scores, 0).astype(np.float32)
+    best = np.take_along_axis(scores, right[:, None], axis=1)
+    greater = np.count_nonzero(scores > best, axis=1)
+    ties = np.count_nonzero(scores == best, axis=1) - 1
+    ranks = Ranks(
+        np.where(ok, greater, scores.shape[1]),
+        np.where(ok, ties, 0),
+        np.ones(len(scores), np.int64),
+    )
+    if not nearest:
+        return ranks
+    scores[~ok] = -np.inf
+    places = np.full((len(scores), nearest), -1)
+    top = np.full(len(scores), np.nan, np.float32)
+    _keep_best(scores, places, top)
+    return ranks._replace(nearest=places, score=top)
+
+
 def chance(own: np.ndarray, total: int) -> Ranks:
     """The ranks if all `total` answers tie, of which `own` are right."""
     own = np.asarray(own, np.int64)
