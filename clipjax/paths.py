@@ -56,6 +56,11 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def readable(text: str) -> str:
+    """The text with bytes that are not UTF-8, such as a file name's, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def home(name: str) -> pathlib.Path:
     """A path below the home folder; if none is known, one that cannot be created."""
     folder = os.path.expanduser("~")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.types import Rows, UserError
 
 _CLOSE = 1e-4  # what rounding changes at most between two evaluations
@@ -101,7 +102,7 @@ def _numpy(value: Any) -> Any:
 def _encodable(value: Any) -> Any:
     """A text whose bytes that are not UTF-8 are escaped, as in the JSON."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return paths.readable(value)
     if isinstance(value, (list, tuple)):
         return [_encodable(inner) for inner in value]
     value = _numpy(value)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data.images import decoding
 from clipjax.data_wait import DataWait
-from clipjax.embeddings.stored import LABEL, Broken
+from clipjax.embeddings.stored import LABEL
 from clipjax.embeddings.text_file import TextFile
 from clipjax.encoder import Encoder
 from clipjax.evals.common.inputs import facts_of
@@ -26,13 +27,10 @@ class Part(NamedTuple):
     """What is written of a range of examples.
 
     arrays: by the names of embeddings.stored.array_names. table: a row per example.
-    broken: the examples without embeddings. texts: how many were encoded.
     """
 
     arrays: dict[str, np.ndarray]
     table: pyarrow.Table
-    broken: list[Broken]
-    texts: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,7 @@ class PartEncoder:
             found.append({"index": index, "valid": not reason, **facts})
             found[-1]["reason"] = reason
         arrays = {"images": done.embed, "image_features": done.pooled}
-        return self._part(arrays | texts.arrays(), found, len(texts))
+        return self._part(arrays | texts.arrays(), found)
 
     def texts(self, file: TextFile, rows: range, progress: Progress) -> Part:
         """Encodes these lines of a file."""
@@ -108,25 +106,17 @@ class PartEncoder:
             for place, (index, line) in enumerate(zip(rows, lines, strict=True))
         ]
         arrays = {"texts": done.embed, "text_features": done.pooled}
-        return self._part(arrays, found, len(lines))
+        return self._part(arrays, found)
 
     def _part(
-        self,
-        arrays: dict[str, np.ndarray | None],
-        rows: list[dict[str, Any]],
-        texts: int,
+        self, arrays: dict[str, np.ndarray | None], rows: list[dict[str, Any]]
     ) -> Part:
         stored = {
             name: self._stored(name, array)
             for name, array in arrays.items()
             if array is not None
         }
-        broken = [
-            Broken(row["index"], row["key"], row["reason"])
-            for row in rows
-            if not row["valid"]
-        ]
-        return Part(stored, self._table(rows), broken, texts)
+        return Part(stored, self._table(rows))
 
     def _stored(self, name: str, array: np.ndarray) -> np.ndarray:
         """The array in the dtype of the files.
@@ -176,10 +166,6 @@ class _Texts:
         self._of = of
         self._waiting: list[str | None] = []
         self._done: list[tuple[np.ndarray, np.ndarray | None]] = []
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
 
     def add(self, kept: list[dict[str, Any] | None]) -> None:
         """Takes the facts of the next examples."""
@@ -206,7 +192,6 @@ class _Texts:
             self._of.variables, now, skip_broken=True, pooled=self._of.features
         )
         self._done.append((found.embed, found.pooled))
-        self._count += count
 
 
 def _facts(example: Example) -> dict[str, Any]:
@@ -216,5 +201,4 @@ def _facts(example: Example) -> dict[str, Any]:
 
 
 def _unicode(text: str | None) -> str | None:
-    """The text with what UTF-8 cannot write escaped, such as bytes of a file's name."""
-    return text and text.encode("utf-8", "backslashreplace").decode()
+    return text and paths.readable(text)

@@ -72,21 +72,19 @@ def _from_lines(
     """(a plain list, []) or ([], class and its names)."""
     lines = local.read_lines(path)
     lines = [] if lines == [""] else lines
-    tabs = any("\t" in line for line in lines)
-    # As class_tables.names tells such a mapping from a list of names with spaces.
-    first = {line.partition(" ")[0] for line in lines if " " in line}
-    if not tabs and 2 * len(first & ids) <= count:
+    between = class_tables.separator(lines, ids, count)
+    if not between:
         where = [f"{path}, line {number}" for number in range(1, len(lines) + 1)]
         return [_split(line, at) for line, at in zip(lines, where, strict=True)], []
     named = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        name, gap, names = line.partition("\t" if tabs else " ")
+        name, gap, names = line.partition(between)
         where = f"{path}, line {number}"
         if not gap:
             raise UserError(f"{where}: write CLASS<TAB>NAME")
-        names = names if tabs else names.replace(",", BETWEEN)
+        names = names if between == "\t" else names.replace(",", BETWEEN)
         named.append((name.strip(), _split(names, where)))
     return [], named
 

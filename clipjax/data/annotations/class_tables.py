@@ -57,19 +57,30 @@ def in_order(classes: Sequence[str]) -> list[str]:
     return list(classes)
 
 
+def separator(lines: Sequence[str], folders: Set[str], count: int) -> str:
+    """What separates class folders and their names in lines; "" in a plain list.
+
+    count: of the classes. A plain list's names may have spaces as well, so the first
+    words must be folders of more than half of the classes.
+    """
+    if any("\t" in line for line in lines):
+        return "\t"
+    first = {line.partition(" ")[0] for line in lines if " " in line}
+    return " " if 2 * len(first & folders) > count else ""
+
+
 def _from_lines(
     path: pathlib.Path, classes: Set[str]
 ) -> tuple[list[str], dict[str, str]]:
     """Returns (a plain list, {}) or ([], folder -> name)."""
     lines = local.read_lines(path)
-    tabs = any("\t" in line for line in lines)
-    # A plain list's names may have spaces as well, so first words must be the folders.
-    first = {line.partition(" ")[0] for line in lines if " " in line}
-    if not tabs and 2 * len(first & classes) <= len(classes):
+    between = separator(lines, classes, len(classes))
+    if not between:
         return [] if lines == [""] else lines, {}
+    tabs = between == "\t"
     name_of = {}
     for number, line in enumerate(lines, 1):
-        folder, gap, name = line.partition("\t" if tabs else " ")
+        folder, gap, name = line.partition(between)
         name = name.strip() if tabs else name.partition(",")[0].strip()
         if line.strip() and not (gap and name):
             raise UserError(f"{path}, line {number}: write FOLDER<TAB>NAME")

@@ -84,8 +84,7 @@ class ImageList:
 
     def key_of(self, index: int) -> str:
         """Returns an example's key without reading its image."""
-        name = self._names[local.position(index, len(self))]
-        return name.encode("utf-8", "backslashreplace").decode()
+        return paths.readable(self._names[local.position(index, len(self))])
 
 
 def make(

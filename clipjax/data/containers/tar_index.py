@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from clipjax import atomic_files
+from clipjax import atomic_files, paths
 from clipjax.data.annotations import caption_files
 from clipjax.data.containers import tar_members
 from clipjax.data.storage import file_contents, local
@@ -229,7 +229,7 @@ def _dotted(entries: dict[tuple[int, str], _Entry]) -> list[str]:
         return []
     return [
         f"{count} images with a further dot in their names, left out: keys end at the "
-        f"first dot, so that '{example.encode('utf-8', 'backslashreplace').decode()}"
+        f"first dot, so that '{paths.readable(example)}"
     ]
 
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from clipjax import paths
 from clipjax.types import BadExample, Example, Source, UserError
 
 T = TypeVar("T")
@@ -23,8 +24,8 @@ class Broken:
 
     def line(self) -> str:
         """`KEY<TAB>REASON` on one printable line."""
-        line = "\t".join(" ".join(part.split()) for part in (self.key, self.reason))
-        return line.encode("utf-8", "backslashreplace").decode()
+        parts = (" ".join(part.split()) for part in (self.key, self.reason))
+        return paths.readable("\t".join(parts))
 
 
 def each(

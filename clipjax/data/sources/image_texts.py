@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data.annotations import caption_files
 from clipjax.data.annotations.caption_entries import Counts
 from clipjax.data.containers import parquet_splits
@@ -197,8 +198,7 @@ class Files:
     def _image(self, shard: int, i: int) -> tuple[pathlib.Path, str]:
         """Returns an image's file, and its key."""
         name = f"{self._prefixes[shard]}{self._images[shard][i]}"
-        key = name.encode("utf-8", "backslashreplace").decode()
-        return self._base / name, key
+        return self._base / name, paths.readable(name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pathlib
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data import class_lists
 from clipjax.data.annotations import class_naming, class_tables, prompt_templates
 from clipjax.data.images import class_folders, image_files
@@ -90,7 +91,7 @@ def make(
     present = sorted(images_of) or class_folders.names_in(folder)
     train = present if plain else class_folders.names_in(base / "train")
     classes = train if set(present) <= set(train) else present
-    readable = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+    readable = [paths.readable(name) for name in classes]
     if class_names_file:
         table = local.inside(base, class_names_file, "class_names_file")
         names, notes = class_tables.names(table, classes), []
@@ -127,27 +128,27 @@ def make(
                 f"{len(empty)} classes have no image in {split}, such as {empty[0]} "
                 f"with {len(whole[empty[0]])} in all"
             )
-    paths = [path for name in classes for path in listed[name]]
+    files = [path for name in classes for path in listed[name]]
     if plain and split != "all":
         notes.append(
-            f"no split folders: {split!r} has {len(paths)} of "
+            f"no split folders: {split!r} has {len(files)} of "
             f"{sum(map(len, images_of.values()))} images by val_fraction={val_fraction}"
         )
     numbers = np.repeat(np.arange(len(classes)), [len(listed[n]) for n in classes])
     if not labels_file and (outside := class_folders.direct_images(folder)):
-        if not paths:
+        if not files:
             raise UserError(
                 f"{folder} holds images but no class folders: name the table of their "
                 f"classes by the option labels_file (ImageNet's LOC_val_solution.csv)"
             )
         problems.append(f"{outside} images outside the class folders, left out")
-    if not paths and any(images_of.values()):
+    if not files and any(images_of.values()):
         raise UserError(
             f"no image of {folder} falls into the split {split!r} with "
             f"val_fraction={val_fraction} "
             f"({sum(map(len, images_of.values()))} images); change it"
         )
-    if not paths:
+    if not files:
         raise UserError(
             f"{folder} holds no images in class folders ({split}/CLASS/*.jpg, *.png, "
             f"...): {file_contents.summary(folder)}"
@@ -158,7 +159,7 @@ def make(
         problems.append(f"{class_lists.shared_words(shared)} have the same captions")
     local.report(f"imagefolder {folder}", problems + notes)
     chosen = selection.examples(
-        len(paths),
+        len(files),
         labels=numbers,
         max_samples=max_samples,
         max_samples_per_class=max_samples_per_class,
@@ -166,7 +167,7 @@ def make(
     )
     return ImageFolder(
         base,
-        [paths[i] for i in chosen],
+        [files[i] for i in chosen],
         numbers[chosen].astype(np.int32),
         names,
         [readable[i] for i in subset],
@@ -215,7 +216,7 @@ class ImageFolder:
 
     def key_of(self, index: int) -> str:
         """Returns an example's key without reading its image."""
-        return self._paths[index].encode("utf-8", "backslashreplace").decode()
+        return paths.readable(self._paths[index])
 
     def captions_of(self, index: int) -> list[str]:
         """Returns an example's captions without reading its image."""

@@ -131,6 +131,14 @@ def captions(source: Source, indices: Sequence[int] | None = None) -> Iterator[I
         yield from ((text,) for text in texts if isinstance(text, str))
 
 
+def of_evaluator(
+    source: Source, indices: Sequence[int]
+) -> dict[str, tuple[Iterable[Item], int]]:
+    """The captions of some examples, as types.Evaluator.texts gives them."""
+    count = int(source.caption_counts[indices].sum())
+    return {"captions": (captions(source, indices), count)}
+
+
 def _spread(size: int) -> Iterator[int]:
     blocks = -(-size // AT_ONCE)
     stride = max(1, int(GOLDEN * blocks))
