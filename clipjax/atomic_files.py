@@ -187,8 +187,12 @@ def check_place(path: pathlib.Path) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a value as indented JSON."""
     with open_to_write(path) as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        file.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A value as indented JSON with a last newline."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_json_once(path: pathlib.Path, value: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import math
 import os
 import pathlib
@@ -189,7 +188,7 @@ def write_tables(
 
     Raises OSError if it cannot be written, UserError as `save`.
     """
-    files = {file: _json(content), **_row_files(tables)}
+    files = {file: _json(_plain(content)), **_row_files(tables)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.new_folder(folder) as scratch:
         _fill(scratch, {"": files})
@@ -225,8 +224,7 @@ def _files(results: Mapping[str, EvalResult], meta: Mapping[str, Any]) -> _Files
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")
+    return atomic_files.json_text(content).encode("utf-8", "backslashreplace")
 
 
 def _row_files(tables: Tables) -> _Files:
@@ -237,8 +235,9 @@ def _fill(folder: pathlib.Path, parts: Mapping[str, _Files]) -> None:
     for name, files in parts.items():
         (folder / name).mkdir(exist_ok=True)
         for file, content in files.items():
-            with atomic_files.open_to_write(folder / name / file, "wb") as out:
-                out.write(content)
+            place = folder / name / file
+            with atomic_files.name_errors(place):  # the folder is synced as a whole
+                place.write_bytes(content)
 
 
 def _holds(folder: pathlib.Path, parts: Mapping[str, _Files]) -> bool:

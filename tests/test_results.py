@@ -143,15 +143,15 @@ def test_another_process_is_faster(theirs, at, tmp_path, monkeypatch):
     """Its folder appears while ours is being filled."""
     other = result(METRICS | {"top1": Metric(theirs)})
     ours = result(METRICS | {"top1": Metric(0.3)})
-    fill = atomic_files.open_to_write
+    fill = results._fill
 
-    def late(path, *args, **options):
-        monkeypatch.setattr(atomic_files, "open_to_write", fill)
+    def late(folder, parts):
+        monkeypatch.setattr(results, "_fill", fill)
         results.save(tmp_path / "4.first", one(other))
         (tmp_path / "4.first").rename(tmp_path / "4")
-        return fill(path, *args, **options)
+        fill(folder, parts)
 
-    monkeypatch.setattr(atomic_files, "open_to_write", late)
+    monkeypatch.setattr(results, "_fill", late)
     assert results.save(tmp_path / "4", one(ours)) == (tmp_path / at, at != "4")
     assert results.read(tmp_path / at).results["a/b"].metrics["top1"].value == 0.3
     assert {place.name for place in tmp_path.iterdir()} == {"4", at}
