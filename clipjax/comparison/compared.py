@@ -163,7 +163,6 @@ class _Maker:
         self.shared: list[Shared] = []
         self.differences: list[Difference] = []
         self.left_out: list[LeftOut] = []
-        self.counts: dict[tuple[str, str], tuple[int, int, int]] = {}
         self.paired: dict[tuple[str, str], list[str]] = {}
         self.tables: dict[str, list[Rows]] = {}
         self.sides: dict[tuple[str, str], SharedRows] = {}
@@ -182,11 +181,12 @@ class _Maker:
             if not {name, f"{label}/{name}"}.isdisjoint(self._wanted or [name])
         ]
         theirs: Rows = {}
+        matched = None
         if names and before and after:
             matching.check_same(label, first, other)
             theirs = other.rows(label)
             if ours and theirs:
-                self._match(label, other, ours, theirs)
+                matched = matching.match(label, first, other, ours, theirs)
         for name in names:
             if name not in before or name not in after:
                 lacking = first.folder if name in after else other.folder
@@ -200,21 +200,15 @@ class _Maker:
                 self.left_out.append(LeftOut(label, name, model, why))
             else:
                 self.paired.setdefault((label, model), []).append(name)
-        if (label, model) in self.sides:
-            primary = first.results[label].primary
-            compared = primary in self.paired.get((label, model), [])
-            counts = self.counts[label, model]
-            one = Shared(label, model, primary if compared else "", *counts)
-            self.shared.append(one)
-
-    def _match(self, label: str, other: Evaluation, ours: Rows, theirs: Rows) -> None:
-        found = matching.match(label, self._first, other, ours, theirs)
-        model = str(other.folder)
+        if matched is None:
+            return
         self.sides[label, model] = SharedRows(
-            matching.take(ours, found.first), matching.take(theirs, found.second)
+            matching.take(ours, matched.first), matching.take(theirs, matched.second)
         )
-        counts = len(found.first), found.only_first, found.only_second
-        self.counts[label, model] = counts
+        primary = first.results[label].primary
+        compared = primary in self.paired.get((label, model), [])
+        counts = len(matched.first), matched.only_first, matched.only_second
+        self.shared.append(Shared(label, model, primary if compared else "", *counts))
 
     def compute(self) -> None:
         """The differences of all that is paired, and the rows of a report."""

@@ -12,6 +12,7 @@ import numpy as np
 from clipjax.comparison import matching, paired_tests, row_metrics
 from clipjax.comparison.differences import Difference, Flip
 from clipjax.comparison.paired_tests import Pairs
+from clipjax.comparison.row_metrics import Queries
 from clipjax.evals.common import bootstrap, result_rows
 from clipjax.types import Metric, Rows
 
@@ -26,8 +27,8 @@ class SharedRows:
     first: Rows
     second: Rows
 
-    def pairs(self, name: str) -> tuple[Pairs, np.ndarray, bool]:
-        """A metric's values, the places of their rows, and whether it is a median.
+    def pairs(self, name: str) -> tuple[Pairs, Queries, Queries]:
+        """A metric's values in pairs, and the queries of the baseline and the model.
 
         Raises KeyError if the rows have no values of it.
         """
@@ -36,12 +37,12 @@ class SharedRows:
             raise KeyError(name)
         keys = np.array(self.first["key"])[one.places]
         _, groups = np.unique(keys, return_inverse=True)
-        pairs = Pairs(one.values, other.values, one.weights, groups)
-        return pairs, one.places, one.median
+        return Pairs(one.values, other.values, one.weights, groups), one, other
 
     def flips(self, difference: Difference, count: int) -> tuple[list[Flip], ...]:
         """As Comparison.flips."""
-        pairs, places, _ = self.pairs(difference.metric)
+        pairs, queries, _ = self.pairs(difference.metric)
+        places = queries.places
         gain = pairs.second - pairs.first
         gain = gain if difference.higher_is_better else -gain
         moved = np.zeros(len(gain))
@@ -83,15 +84,13 @@ class SharedRows:
 
         label, model: as of Difference. metric: the baseline's, for its kind.
         """
-        pairs, _, median = self.pairs(name)
+        pairs, one, other = self.pairs(name)
         first, second = pairs.first, pairs.second
-        if median:
-            before, after = float(np.median(first)), float(np.median(second))
+        before, after = one.metric, other.metric
+        if one.median:
             low, high = bootstrap.median_difference(first, second, pairs.groups)
             p, test = paired_tests.median_swaps(pairs), "swaps"
         else:
-            before = float((pairs.weights * first).sum())
-            after = float((pairs.weights * second).sum())
             low, high = _mean_interval(pairs, metric.unit)
             p, test = paired_tests.sign_flips(pairs), "sign flips"
         gain = second - first if metric.higher_is_better else first - second

@@ -50,7 +50,8 @@ def begin(
 ) -> None:
     """Replaces a config's settings by the released model's, in place.
 
-    A run in workdir that started from the same model gives them if it has a checkpoint.
+    If the model cannot be read, a run in workdir that started from it and has a
+    checkpoint gives them.
 
     path: the released model. words: what was said after the colon of --config.
     preprocess: how the model prepares images if its files do not say so.
@@ -135,10 +136,10 @@ def build_model(config: Config) -> Model:
 
 def _theirs(path: str, preprocess: str, workdir: pathlib.Path) -> Config:
     """The model's own settings; a run's that started from it, if it is gone."""
-    kept = _kept(path, workdir)
     try:
         return _read(path, preprocess)
     except UserError as error:
+        kept = _kept(path, workdir)
         if kept is None:
             raise
         logger.warning(

@@ -128,18 +128,25 @@ def option_of(module: Any, field: str) -> str:
 
 def _texts(module: Any, path: str, left_out: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    free = COMMON | left_out | getattr(type(module), "FREE", set())
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name)
-        if field.name in free:
-            continue
+    for field in _compared(module, left_out):
+        value = getattr(module, field)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            below = path if field.name == "module" else f"{path}.{field.name}"
-            found |= settings(value, below)
+            found |= settings(value, _below(path, field))
         else:  # a function's repr has its address
             name = getattr(value, "__qualname__", None)
-            found[f"{path}.{option_of(module, field.name)}"] = name or repr(value)
+            found[f"{path}.{option_of(module, field)}"] = name or repr(value)
     return found
+
+
+def _compared(module: Any, left_out: set[str]) -> list[str]:
+    """The fields of a module that change what weights mean."""
+    free = COMMON | left_out | getattr(type(module), "FREE", set())
+    return [f.name for f in dataclasses.fields(module) if f.name not in free]
+
+
+def _below(path: str, field: str) -> str:
+    """The section of a field; a types.Model holds the Linen module of its own."""
+    return path if field == "module" else f"{path}.{field}"
 
 
 def _bare(model: Any) -> Any:
@@ -155,18 +162,14 @@ def _fields(
     ours: Any, theirs: Any, path: str, left_out: set[str], alone: bool
 ) -> Iterator[Difference]:
     kind = type(ours)
-    free = COMMON | left_out | getattr(kind, "FREE", set())
     free_alone = getattr(kind, "FREE_ALONE", {}) if alone else {}
-    for field in dataclasses.fields(ours):
-        name = field.name
+    for name in _compared(ours, left_out):
         here, there = getattr(ours, name), getattr(theirs, name)
         between = free_alone.get(name, ())
-        if name in free or (here in between and there in between):
+        if here in between and there in between:
             continue
         if dataclasses.is_dataclass(here) or dataclasses.is_dataclass(there):
-            # A types.Model holds the Linen module of its section.
-            below = path if name == "module" else f"{path}.{name}"
-            yield from differences(here, there, below, alone)
+            yield from differences(here, there, _below(path, name), alone)
         elif here != there:
             yield from _named(kind, name, here, there, path)
 
