@@ -33,7 +33,7 @@ from clipjax.embeddings import parts
 from clipjax.embeddings.header import Header
 from clipjax.embeddings.stored import broken_rows, read_table
 from clipjax.embeddings.text_file import TextFile
-from clipjax.engine import assemble, datasets, resume, sharding
+from clipjax.engine import assemble, datasets, sharding
 from clipjax.engine.activity import Activity, Task
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.embedded import Embedded
@@ -187,7 +187,6 @@ class _Job:
             request.model,
             request.checkpoint,
             request.ema,
-            config=_own(request),
             preprocess=request.preprocess,
         )
         self.given, data = _given(request, read.config)
@@ -233,50 +232,47 @@ class _Job:
         self._own = range(first - 1, self.header.parts, count)
         request.out.mkdir(parents=True, exist_ok=True)
         headers.write_once(request.out, self.header)
+        places = {number: self._place(number) for number in self._own}
+        self._missing = [n for n, place in places.items() if not place.is_dir()]
 
     def compile(self) -> None:
-        if self._missing():
+        if self._missing:
             self._encoder.compile(images=not isinstance(self.given, TextFile))
 
-    def _missing(self) -> list[int]:
-        """The parts of this job that are not there."""
-        out = self._request.out
-        names = {number: out / self.header.part_name(number) for number in self._own}
-        return [number for number, place in names.items() if not place.is_dir()]
+    def _place(self, number: int) -> pathlib.Path:
+        return self._request.out / self.header.part_name(number)
 
     def run(self, task: Task) -> Embedded:
         """Makes the parts of this job that are not there."""
-        out, header = self._request.out, self.header
-        own, missing = self._own, self._missing()
+        header, own, missing = self.header, self._own, self._missing
         wait, broken, texts, examples, stopped = DataWait(), [], 0, 0, 0
         total = sum(len(header.rows_of(k)) for k in missing)
         began = time.monotonic()
         with self._writing() as write:
             try:
                 for number in missing:
-                    name = header.part_name(number)
 
                     def progress(count: int, before: int = examples) -> None:
                         task(before + count, total)
                         if self._stop.signal_number(0):
                             raise _Stopped
 
-                    atomic_files.remove_leftovers(out / name)
+                    atomic_files.remove_leftovers(self._place(number))
                     part = self._encode(header.rows_of(number), progress, wait)
-                    write(name, part)
-                    broken += part.broken
-                    texts += part.texts
+                    write(self._place(number), part)
+                    broken += broken_rows(part.table)
+                    texts += len(part.arrays.get("texts", ()))
                     examples += part.table.num_rows
             except _Stopped:
                 stopped = self._stop.signal_number(0)
         seconds = time.monotonic() - began
         for number in {*own} - {*missing}:
-            place = out / header.part_name(number)
-            broken += broken_rows(read_table(place, header.rows_of(number)))
-        names = [header.part_name(k) for k in range(header.parts)]
-        there = sum((out / name).is_dir() for name in names)
+            broken += broken_rows(
+                read_table(self._place(number), header.rows_of(number))
+            )
+        there = sum(self._place(number).is_dir() for number in range(header.parts))
         return Embedded(
-            out,
+            self._request.out,
             examples,
             texts,
             len(own) - len(missing),
@@ -295,17 +291,16 @@ class _Job:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Any]:
-        """Yields write(name, part), which returns before the part is on disk; all are
+        """Yields write(place, part), which returns before the part is on disk; all are
         there after the block.
         """
         last: Future | None = None
         with ThreadPoolExecutor(1) as pool:
 
-            def write(name: str, part: Part) -> None:
+            def write(place: pathlib.Path, part: Part) -> None:
                 nonlocal last
                 if last is not None:
                     last.result()  # raises what went wrong; one part waits at most
-                place = self._request.out / name
                 last = pool.submit(parts.write, place, part.arrays, part.table)
 
             yield write
@@ -321,12 +316,6 @@ def _named(model: str, read: library.Parts) -> dict[str, Any]:
         "step": read.step,
         **identity.identity(read.config, read.model, read.variables, read.tokenizer),
     }
-
-
-def _own(request: Request) -> Config | None:
-    if read_model.is_foreign(request.model):
-        return None
-    return resume.load_config(paths.local(request.model, "a run"))
 
 
 def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, Any]]:

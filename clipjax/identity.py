@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax import param_paths
 from clipjax.data.mixture_spec import PATHS
-from clipjax.models.common import meaning
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 
 # Each part, and what it is called in messages.
@@ -36,6 +34,8 @@ def identity(
     config: the model's, whose `data` names preprocessing and tokenizer. variables: on
     the host. Paths in it do not count, so that a copy of a model is the same model.
     """
+    from clipjax.models.common import meaning  # here: who reads digests needs no jax
+
     module: Any = meaning.module_of(model)
     pixels = [np.asarray(getattr(module, name, ())).tolist() for name in meaning.PIXELS]
     seen = [config.data.preprocess.to_dict(), config.data.image_size, pixels]
@@ -49,6 +49,8 @@ def identity(
 
 def weights(variables: Variables) -> str:
     """The digest of all arrays: their paths, shapes, dtypes and bytes."""
+    from clipjax import param_paths  # here, as above
+
     found = hashlib.sha256()
     for path, leaf in sorted(param_paths.flatten(variables).items()):
         array = np.ascontiguousarray(leaf)

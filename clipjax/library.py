@@ -133,16 +133,25 @@ def read(
         raise UserError(atomic_files.describe_os_error(error)) from error
 
 
+def run_config(name: str) -> Config:
+    """The config of a run; raises UserError, with the nearest released model if there
+    is no such folder."""
+    from clipjax.engine import resume  # here: what runs need takes long to import
+
+    folder = paths.local(name, "a run")
+    if not folder.exists() and (near := registry.suggest(name, hub.KNOWN)):
+        raise UserError(f"{name}: there is no such run, folder or file.{near}")
+    return resume.load_config(folder)
+
+
 def _read_run(
     name: str, checkpoint: str, ema: bool, dtype: str | None, config: Config | None
 ) -> Parts:
     # Only here, because what runs need takes as long to import as all the rest.
-    from clipjax.engine import assemble, classes, resume
+    from clipjax.engine import assemble, classes
 
     folder = paths.local(name, "a model")
-    if not folder.exists() and (near := registry.suggest(name, hub.KNOWN)):
-        raise UserError(f"{name}: there is no such run, folder or file.{near}")
-    own: Config = resume.load_config(folder) if config is None else config
+    own = run_config(name) if config is None else config
     if dtype is not None:
         if "precision" not in own.model:
             raise UserError(

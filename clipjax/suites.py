@@ -130,7 +130,7 @@ def _claim(top: pathlib.Path, suite: Suite) -> None:
     place, before = top / FILE, {}
     if place.exists():
         before = _tuples(atomic_files.parse_json(place.read_bytes()))
-    elif top.exists() and (not top.is_dir() or any(top.iterdir())):
+    elif results.is_taken(top):
         raise UserError(f"{top} exists and is no suite's: name a new folder by --out")
     for name in before.keys() & suite.keys():
         if before[name] != suite[name]:

@@ -33,7 +33,6 @@ from clipjax.engine import (
     interpolate,
     loop,
     lost_text_report,
-    resume,
     sharding,
 )
 from clipjax.engine.activity import Activity
@@ -191,7 +190,7 @@ def evaluate(
     foreign = read_model.is_foreign(request.model)
     workdir = None if foreign else paths.local(request.model, "a run")
     only_base = not foreign and request.base and read_model.is_foreign(request.base)
-    own = resume.load_config(workdir) if workdir else None
+    own = library.run_config(request.model) if workdir else None
     what = _wanted(request, own)
     if not config_parts.labels(what.evals, "evals"):
         raise UserError(
