@@ -151,12 +151,13 @@ class CaptionChoice:
             for kind, found in made.kinds.items()
             if found
         }
+        hits = {kind: _hits(made.kinds[kind], rows) for kind, rows in tables.items()}
         metrics: dict[str, Metric] = {}
-        for kind, found in made.kinds.items():
-            metrics |= _metrics(kind, found, tables.get(kind))
+        for kind in made.kinds:
+            metrics |= _metrics(kind, hits.get(kind))
         primary = f"{next(iter(made.kinds))}/{ACCURACY}"
         if len(made.kinds) > 1:
-            metrics |= _means(made.kinds, tables)
+            metrics |= _means(list(hits.values()))
             primary = f"mean_{ACCURACY}"
         sizes = [made.size(kind) for kind in made.kinds]
         every = [choice for found in made.kinds.values() for choice in found]
@@ -227,9 +228,7 @@ class CaptionChoice:
         if isinstance(self.plan, Listed):
             texts = self.plan.texts()
             return {"captions": (((text,) for text in texts), len(texts))}
-        found = lost_texts.captions(self.inputs.source, self.plan.indices)
-        counts = self.inputs.source.caption_counts[self.plan.indices]
-        return {"captions": (found, int(counts.sum()))}
+        return lost_texts.of_evaluator(self.inputs.source, self.plan.indices)
 
 
 class _Texts(NamedTuple):
@@ -278,20 +277,15 @@ def _hits(found: Sequence[Choice], rows: Rows) -> dict[str, Hits]:
     }
 
 
-def _metrics(
-    kind: str, found: Sequence[Choice], rows: Rows | None
-) -> dict[str, Metric]:
-    if rows is None:
+def _metrics(kind: str, hits: Mapping[str, Hits] | None) -> dict[str, Metric]:
+    """hits: of `_hits`; None of a kind without choices."""
+    if hits is None:
         nothing = Metric(float("nan"), unit="fraction", n=0)
         return {f"{kind}/{name}": nothing for name in _COLUMNS}
-    hits = _hits(found, rows)
     return {f"{kind}/{name}": _exact(name, share(own)) for name, own in hits.items()}
 
 
-def _means(
-    kinds: Mapping[str, Sequence[Choice]], tables: Mapping[str, Rows]
-) -> dict[str, Metric]:
-    parts = [_hits(kinds[kind], rows) for kind, rows in tables.items()]
+def _means(parts: Sequence[Mapping[str, Hits]]) -> dict[str, Metric]:
     return {
         f"mean_{name}": _exact(name, mean([part[name] for part in parts]))
         for name in _COLUMNS

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.text.lost_texts import Item, captions
+from clipjax.data.text import lost_texts
+from clipjax.data.text.lost_texts import Item
 from clipjax.evals.common import captioned, embedding_shape, protocol
 from clipjax.evals.common.bootstrap import means_over_images
 from clipjax.evals.common.embedding_shape import Estimate
@@ -115,9 +116,7 @@ class Geometry:
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
-        items = captions(self.inputs.source, self.indices)
-        count = int(self.inputs.source.caption_counts[self.indices].sum())
-        return {"captions": (items, count)}
+        return lost_texts.of_evaluator(self.inputs.source, self.indices)
 
     def _protocol(self) -> str:
         return (

@@ -8,9 +8,9 @@ is fitted. The search is exact.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
+from clipjax import option_checks
 from clipjax.evals.common import labelled, protocol
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.label_results import LabelResults, metric_units
@@ -54,8 +54,7 @@ def make(
         raise UserError(
             f"evals=knn: neighbours={neighbours}, ks={ks}: use numbers from 1 on"
         )
-    if not 0 < temperature < math.inf:
-        raise UserError(f"evals=knn: temperature={temperature}: must be above 0")
+    option_checks.above_zero("evals=knn: temperature", temperature)
     splits = labelled.open_splits(
         "knn",
         inputs,

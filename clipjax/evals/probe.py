@@ -158,11 +158,11 @@ class Probe:
                 f"evals=probe: no class of {data.name!r} has two training images, so "
                 "none can be held out: set the penalty by the option l2"
             )
-        features, labels = data.train[out], data.train_labels[out]
+        held, labels = problem.scaled(data.train[out]), data.train_labels[out]
         shares: dict[float, float] = {}
 
         def score(l2: float) -> tuple[float, float]:
-            logits = problem.logits(problem.fit(l2, ~out), features)
+            logits = problem.fit(l2, ~out).logits(held)
             shares[l2] = float((logits.argmax(axis=1) == labels).mean())
             return shares[l2], -logistic.mean_loss(logits, labels)
 

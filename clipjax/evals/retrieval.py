@@ -31,7 +31,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax import registry
-from clipjax.data.text.lost_texts import Item, captions
+from clipjax.data.text import lost_texts
+from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import part_of
 from clipjax.evals.common import captioned, galleries, protocol, result_rows
 from clipjax.evals.common.bootstrap import mean_and_median
@@ -235,8 +236,7 @@ class Retrieval:
 
     def texts(self) -> dict[str, tuple[Iterable[Item], int]]:
         """See types.Evaluator."""
-        items = captions(self.inputs.source, self.indices)
-        return {"captions": (items, self._captions_total())}
+        return lost_texts.of_evaluator(self.inputs.source, self.indices)
 
     def cost(self) -> str:
         """See types.Evaluator."""

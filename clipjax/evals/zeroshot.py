@@ -206,11 +206,9 @@ class ZeroShot:
         top1 = []
         for name, templates in self.prompts.items():
             names = [class_synonyms.join(own) for own in self.classes[name]]
-            labels = [own.get(name, -1) for own in seen.labels]
-            counted = seen.valid & (np.array(labels) >= 0)
-            if not counted.any():
-                first = next(iter(seen.broken.values()), ("", ""))[1]
-                why = f"; {first}" if first else ""
+            kept, labels = seen.labelled(name)
+            if not len(kept):
+                why = f"; {seen.first_reason}" if seen.first_reason else ""
                 raise UserError(
                     f"evals=zeroshot: no image with a label in {name!r} can be read"
                     f"{why}; mend the evaluation data or leave it out of label_sets"
@@ -223,17 +221,13 @@ class ZeroShot:
                 part_of(progress, done, total),
             )
             done += prompt_counts[name]
-            groups = self.groups[name]
-            kept = np.flatnonzero(counted).tolist()
-            numbers = np.array([groups[labels[i]] for i in kept])
-            ranks = rank(
-                seen.embed[counted], classes, numbers[:, None], nearest=NEAREST
-            )
+            numbers = np.array(self.groups[name])[labels]
+            ranks = rank(seen.embed[kept], classes, numbers[:, None], nearest=NEAREST)
             keys = [seen.keys[i] for i in kept]
             tables.append(result_rows.by_class(keys, names, numbers, ranks, name))
             metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
             uninformed = 1 / len(names)
-            top1.append(Hits(ranks.hits(1), np.array(kept), uninformed))
+            top1.append(Hits(ranks.hits(1), kept, uninformed))
             sizes.append(f"{name}: {len(numbers)} images, {len(names)} classes")
             if name in self.shared_notes:
                 sizes[-1] += f", {self.shared_notes[name]}"

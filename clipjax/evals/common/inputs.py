@@ -38,6 +38,18 @@ class Seen(NamedTuple):
     pooled: np.ndarray | None = None
     digests: list[str] | None = None
 
+    def labelled(self, label_set: str) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [k] each: the places of the valid examples with a label in a set, and
+        their labels."""
+        labels = np.array([own.get(label_set, -1) for own in self.labels], np.int64)
+        kept = np.flatnonzero(self.valid & (labels >= 0))
+        return kept, labels[kept]
+
+    @property
+    def first_reason(self) -> str:
+        """Why the first broken example is, "" if none is broken."""
+        return next(iter(self.broken.values()), ("", ""))[1]
+
     def without(self, problem: Callable[[int], str]) -> Seen:
         """The same with further examples marked as broken.
 
@@ -117,9 +129,7 @@ class Inputs:
         Raises UserError if the model gives none of a side.
         """
         for side in sides:
-            self.encoder.check_pooled(side)
-            if self._stored is not None:
-                self._stored.check_pooled(side)
+            self._check_pooled(side)
         if not self._pooled.issuperset(sides):
             self._pooled.update(sides)
             self.forget()
@@ -137,12 +147,15 @@ class Inputs:
         """Whether the model gives a side's pooled features, and stored embeddings, if
         they are taken, hold them."""
         try:
-            self.encoder.check_pooled(side)
-            if self._stored is not None:
-                self._stored.check_pooled(side)
+            self._check_pooled(side)
         except UserError:
             return False
         return True
+
+    def _check_pooled(self, side: str) -> None:
+        self.encoder.check_pooled(side)
+        if self._stored is not None:
+            self._stored.check_pooled(side)
 
     def of_split(self, split: str) -> Inputs:
         """The inputs of another split of the source, such as the training images of a
@@ -221,7 +234,9 @@ class Inputs:
     def _recall(self, indices: Sequence[int]) -> None:
         """Takes examples from the stored embeddings."""
         assert self._stored is not None
-        embed, pooled, facts, why = self._stored.examples(indices)
+        embed, pooled, facts, why = self._stored.examples(
+            indices, pooled="image" in self._pooled
+        )
         for place, index in enumerate(indices):
             features = None if pooled is None else pooled[place]
             self._seen[index] = _Row(embed[place], features, facts[place], why[place])
@@ -290,7 +305,7 @@ class Inputs:
         """The texts that are stored, and the others encoded."""
         if self._stored is None:
             return self._encode_texts(variables, texts, progress)
-        known, embed, pooled = self._stored.texts(texts)
+        known, embed, pooled = self._stored.texts(texts, pooled="text" in self._pooled)
         if not known.any():
             return self._encode_texts(variables, texts, progress)
         if progress is not None:
@@ -301,7 +316,7 @@ class Inputs:
             embed = _merged(known, embed, new[0])
             if pooled is not None and new[1] is not None:
                 pooled = _merged(known, pooled, new[1])
-        return embed, pooled if "text" in self._pooled else None
+        return embed, pooled
 
     def _encode_texts(
         self, variables: Variables, texts: Sequence[str], progress: Progress | None

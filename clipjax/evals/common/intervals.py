@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
 from clipjax.types import Metric
 
@@ -54,9 +53,7 @@ def share(hits: Hits) -> Metric:
     An image's captions tell less than as many independent queries: n is divided by the
     design effect (Kish 1965), the ratio of the mean's variance to that of n draws.
     """
-    value, n = float(hits.values.mean()), len(hits.values)
-    effective = n if hits.groups is None else _by_images([hits], value)
-    return _metric(value, n, effective, hits.chance)
+    return mean([hits])
 
 
 def mean(parts: Sequence[Hits]) -> Metric:
@@ -130,6 +127,8 @@ def over_draws(hits: np.ndarray, chance: float) -> Metric:
     low, high = wilson(value, n)
     half = 0.0
     if draws > 1:
+        import scipy.special  # here: its import takes long
+
         quantile = scipy.special.stdtrit(draws - 1, 0.975)
         half = float(quantile * shares.std(ddof=1) / math.sqrt(draws))
     return Metric(

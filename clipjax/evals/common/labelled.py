@@ -165,16 +165,14 @@ class Splits:
         self, seen: Seen, name: str, split: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """The places of the images that have a label in a set, and the labels."""
-        labels = np.array([own.get(name, -1) for own in seen.labels], np.int64)
-        kept = np.flatnonzero(seen.valid & (labels >= 0))
+        kept, labels = seen.labelled(name)
         if not len(kept):
-            first = next(iter(seen.broken.values()), ("", ""))[1]
-            why = f" ({first})" if first else ""
+            why = f" ({seen.first_reason})" if seen.first_reason else ""
             raise UserError(
                 f"evals={self.evals}: no {split} image with a label in {name!r} can be "
                 f"read{why}: mend the data or leave it out of label_sets"
             )
-        return kept, labels[kept]
+        return kept, labels
 
     def _features(self, seen: Seen) -> np.ndarray:
         if not self.pooled:

@@ -35,6 +35,11 @@ class Weights(NamedTuple):
     bias: np.ndarray
     iterations: int
 
+    def logits(self, scaled: np.ndarray) -> np.ndarray:
+        """float32 [m classes] for features that `Problem.scaled` gave."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return scaled @ self.weight + self.bias
+
 
 class Problem:
     """Labelled features on the device, for fits of several strengths and parts.
@@ -71,11 +76,14 @@ class Problem:
             )
             return Weights(np.asarray(weight), np.asarray(bias), int(iterations))
 
+    def scaled(self, features: np.ndarray) -> np.ndarray:
+        """Features float32 [m d] as `Weights.logits` takes them."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return ((features - self._shift) / self.scale).astype(np.float32)
+
     def logits(self, weights: Weights, features: np.ndarray) -> np.ndarray:
         """float32 [m classes] for features [m d]; NaN where they are not finite."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            scaled = ((features - self._shift) / self.scale).astype(np.float32)
-            return scaled @ weights.weight + weights.bias
+        return weights.logits(self.scaled(features))
 
 
 def choose_l2(

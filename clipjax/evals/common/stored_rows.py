@@ -13,8 +13,8 @@ from clipjax.types import UserError
 
 
 class Examples(NamedTuple):
-    """embed, pooled: float32 [n e] and [n d]; pooled is None unless stored. facts: as
-    inputs.facts_of, None of a broken example. why: its key and the reason.
+    """embed: float32 [n e]. pooled: float32 [n d], None if not asked for or not stored.
+    facts: as inputs.facts_of, None of a broken example. why: its key and the reason.
     """
 
     embed: np.ndarray
@@ -46,12 +46,16 @@ class StoredRows:
                 "which an evaluator needs: make it with --outputs embed,features"
             )
 
-    def examples(self, indices: Sequence[int]) -> Examples:
-        """The stored rows of these examples of the source."""
+    def examples(self, indices: Sequence[int], pooled: bool = False) -> Examples:
+        """The stored rows of these examples of the source.
+
+        pooled: whether to read the features before projection too.
+        """
         assert self._stored.images is not None  # texts alone are refused before
         places = np.asarray(indices, np.int64)
-        table = self._stored.table.take(places).to_pylist()
         labels = [n for n in self._stored.table.column_names if n.startswith(LABEL)]
+        columns = ["key", "captions", "valid", "reason", *labels]
+        table = self._stored.table.select(columns).take(places).to_pylist()
         facts = [
             {
                 "captions": row["captions"],
@@ -68,16 +72,16 @@ class StoredRows:
         ]
         return Examples(
             _float32(self._stored.images, places, self._unit),
-            _features(self._stored.image_features, places),
+            _features(self._stored.image_features if pooled else None, places),
             facts,
             [(row["key"], row["reason"]) for row in table],
         )
 
     def texts(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], pooled: bool = False
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """(bool [m], which texts are stored; the embeddings and pooled features of
-        those, float32 [k e] and [k d]).
+        """(bool [m], which texts are stored; the embeddings and, if `pooled`, features
+        before projection of those, float32 [k e] and [k d]).
         """
         found = [self._places.get(text, -1) for text in texts]
         places = np.array(found, np.int64)
@@ -85,7 +89,8 @@ class StoredRows:
         if self._stored.texts is None:
             return known, np.zeros((0, 0), np.float32), None
         embed = _float32(self._stored.texts, places[known], True)
-        return known, embed, _features(self._stored.text_features, places[known])
+        features = self._stored.text_features if pooled else None
+        return known, embed, _features(features, places[known])
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
