@@ -1,12 +1,14 @@
 """Evaluations of made-up models by the real evaluators, written to folders."""
 
+import dataclasses
+
 import numpy as np
-from evals_tools import BROKEN, Data, pixels, table_encoder, variables
+from evals_tools import Data, captioned, table_encoder, variables
 
 from clipjax import results
 from clipjax.evals import retrieval, zeroshot
 from clipjax.evals.common.inputs import Inputs
-from clipjax.types import EvalResult, Example, Metric
+from clipjax.types import EvalResult, Metric
 
 IMAGES, CLASSES = 24, 4
 # Images have one to four captions, so their weights differ.
@@ -29,14 +31,14 @@ def embeddings(seed):
 
 
 def evaluators(taken=range(IMAGES), broken=-1, **options):
+    labels = (
+        {"kind": i * i % CLASSES, **({"tone": i % 3} if i % 2 else {})} for i in taken
+    )
     examples = [
-        Example(
-            BROKEN if i == broken else pixels(i),
-            [CAPTIONS[at] for at in np.flatnonzero(OWNER == i)],
-            {"kind": i * i % CLASSES, **({"tone": i % 3} if i % 2 else {})},
-            f"image {i}",
+        dataclasses.replace(one, labels=own)
+        for one, own in zip(
+            captioned(taken, OWNER, CAPTIONS, [broken]), labels, strict=True
         )
-        for i in taken
     ]
     inputs = Inputs(table_encoder([*CAPTIONS, *NAMES, *TONES]), Data(examples, KINDS))
     return {

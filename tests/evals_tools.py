@@ -66,6 +66,21 @@ class Data:
         return self.examples[index]
 
 
+def captioned(images, owner, captions, broken=()):
+    """Examples of the images of these numbers; captions[j] belongs to image owner[j].
+
+    broken: the numbers of those that cannot be decoded.
+    """
+    return [
+        Example(
+            BROKEN if i in broken else pixels(i),
+            [captions[j] for j in np.flatnonzero(np.equal(owner, i))],
+            key=f"image {i}",
+        )
+        for i in images
+    ]
+
+
 def labelled_data(labels, first, names, key):
     """A source of an image per label, of the pixels `first` on; None: a broken one."""
     return Data(

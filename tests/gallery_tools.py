@@ -3,11 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from evals_tools import Data, pixels, table_encoder, values, variables
+from evals_tools import Data, captioned, table_encoder, values, variables
 
 from clipjax.evals import retrieval
 from clipjax.evals.common.inputs import Inputs
-from clipjax.types import Example
 
 # name -> seed, images, captions of an image at most, width
 GALLERIES = {
@@ -43,10 +42,7 @@ def make(name: str) -> Gallery:
 def ours(gallery: Gallery) -> dict[str, float]:
     """What evals=retrieval measures, by name."""
     names = [f"caption {j}" for j in range(len(gallery.owner))]
-    examples = [
-        Example(pixels(i), [names[j] for j in np.flatnonzero(gallery.owner == i)])
-        for i in range(len(gallery.images))
-    ]
-    inputs = Inputs(table_encoder(names, batch_size=64), Data(examples))
+    data = Data(captioned(range(len(gallery.images)), gallery.owner, names))
+    inputs = Inputs(table_encoder(names, batch_size=64), data)
     table = variables(gallery.images, gallery.texts)
     return values(retrieval.make(inputs).run(table))

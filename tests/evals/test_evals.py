@@ -6,6 +6,7 @@ import pytest
 from evals_tools import (
     BROKEN,
     Data,
+    captioned,
     chances,
     pixels,
     table_encoder,
@@ -26,16 +27,7 @@ from clipjax.types import Example, UserError
 def _retrieval(images, texts, owner, broken=(), mesh=None, **options):
     """Runs the evaluator on given embeddings; caption j belongs to image owner[j]."""
     captions = [f"caption {j}" for j in range(len(texts))]
-    data = Data(
-        [
-            Example(
-                BROKEN if i in broken else pixels(i),
-                [captions[j] for j in np.flatnonzero(owner == i)],
-                key=f"image {i}",
-            )
-            for i in range(len(images))
-        ]
-    )
+    data = Data(captioned(range(len(images)), owner, captions, broken))
     table = variables(images, texts)
     if mesh is not None:
         table = jax.device_put(table, replicated(mesh))

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from evals_tools import (
-    BROKEN,
     Data,
+    captioned,
     chances,
     pixels,
     table_encoder,
@@ -24,15 +24,8 @@ from clipjax.types import Example, UserError
 def run(images, texts, owner, broken=(), **options):
     """The result of given embeddings; caption j belongs to image owner[j]."""
     captions = [f"caption {j}" for j in range(len(texts))]
-    examples = [
-        Example(
-            BROKEN if i in broken else pixels(i),
-            [captions[j] for j in np.flatnonzero(np.equal(owner, i))],
-            key=f"image {i}",
-        )
-        for i in range(len(images))
-    ]
-    inputs = Inputs(table_encoder(captions), Data(examples))
+    data = Data(captioned(range(len(images)), owner, captions, broken))
+    inputs = Inputs(table_encoder(captions), data)
     return geometry.make(inputs, **options).run(variables(images, texts))
 
 

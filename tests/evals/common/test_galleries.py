@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 from evals_tools import (
-    BROKEN,
     Data,
+    captioned,
     chances,
-    pixels,
     table_encoder,
     values,
     variables,
@@ -18,7 +17,7 @@ from clipjax.evals import retrieval
 from clipjax.evals.common import galleries
 from clipjax.evals.common.galleries import Published
 from clipjax.evals.common.inputs import Inputs
-from clipjax.types import Example, UserError
+from clipjax.types import UserError
 
 KS = (1, 3)
 
@@ -92,15 +91,9 @@ class Made:
         self.table = table
 
     def run(self, broken=(), **options):
-        examples = [
-            Example(
-                BROKEN if i in broken else pixels(i),
-                [self.captions[j] for j in np.flatnonzero(self.owner == i)],
-                key=f"image {i}",
-            )
-            for i in range(len(self.images))
-        ]
-        inputs = Inputs(table_encoder(list(self.table)), Data(examples))
+        places = range(len(self.images))
+        data = Data(captioned(places, self.owner, self.captions, broken))
+        inputs = Inputs(table_encoder(list(self.table)), data)
         table = variables(self.images, list(self.table.values()))
         return retrieval.make(inputs, ks=KS, **options).run(table)
 

@@ -1,10 +1,13 @@
 """Copies of an image: found by their bytes, and right answers beside the usual ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from evals_tools import (
     BROKEN,
     Data,
+    captioned,
     chances,
     pixels,
     table_encoder,
@@ -51,12 +54,8 @@ def test_copies_are_right_beside_the_usual_numbers(seed):
     texts = texts + 2 * table[picture[owner]]
     names = [f"caption {j}" for j in range(len(owner))]
     examples = [
-        Example(
-            pixels(picture[i]),
-            [names[j] for j in np.flatnonzero(owner == i)],
-            key=f"image {i}",
-        )
-        for i in range(14)
+        dataclasses.replace(one, image=pixels(number))
+        for one, number in zip(captioned(range(14), owner, names), picture, strict=True)
     ]
     params = variables(table, texts)
     inputs = Inputs(table_encoder(names), Data(examples))

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from evals_tools import BROKEN, Data, pixels, table_encoder, variables
+from evals_tools import BROKEN, Data, captioned, pixels, table_encoder, variables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,15 +44,8 @@ def test_retrieval_rows_equal_brute_force(seed, n, block):
     images[-1] = images[0]
     broken = draw.choice(np.flatnonzero(counts)) if (counts > 0).sum() > 2 else -1
     names = [f"caption {j}" for j in range(len(owner))]
-    examples = [
-        Example(
-            BROKEN if i == broken else pixels(i),
-            [names[j] for j in np.flatnonzero(owner == i)],
-            key=f"image {i}",
-        )
-        for i in range(n)
-    ]
-    inputs = Inputs(table_encoder(names), Data(examples))
+    data = Data(captioned(range(n), owner, names, [broken]))
+    inputs = Inputs(table_encoder(names), data)
     evaluator = retrieval.make(
         inputs, block=block, protocols=("standard", "pair_diagonal")
     )
