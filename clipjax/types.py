@@ -133,7 +133,9 @@ class Source(Protocol):
     A source may also have `problems`: what it left out or could not use, a text each,
     for `clipjax.prepare` and warnings; `captions_of(index)` and `key_of(index)`: an
     example's captions, and its key, without its image; and `class_ids`: label set ->
-    what tells its classes apart if two have one name, such as their folders. A source
+    what tells its classes apart if two have one name, such as their folders. One of
+    pairs of images, as Winoground has, has `pairs`, a sequence of
+    data/annotations/image_pairs.py's ImagePair, for evals=pair_choice. A source
     of several parts may have `shares`: each part's (examples, weight), by which
     training draws from them.
     """

@@ -154,6 +154,34 @@ def flickr8k(folder):
         (text / f"Flickr_8k.{name}Images.txt").write_text("".join(names))
 
 
+# Caption 0, caption 1, and the tags in the order of the file.
+WINOGROUND = (
+    ("a dog on a cat", "a cat on a dog", ("Noun", "", 1, "Object")),
+    ("the watch presents", "presents the watch", ("Verb", "Symbolic", 2, "Both")),
+    ("he lights a fire", "he fires a light", ("Swap", "Symbolic,Series", 1, "Object")),
+)
+
+
+def winoground(folder):
+    """facebook/winoground: data/examples.jsonl and data/images.zip, unpacked there."""
+    place = folder / "data"
+    images(place / "images", [f"ex_{n}_img_{i}.png" for n in range(3) for i in (0, 1)])
+    fields = "tag", "secondary_tag", "num_main_preds", "collapsed_tag"
+    lines = [
+        {
+            "id": n,
+            "caption_0": one,
+            "caption_1": other,
+            "image_0": f"ex_{n}_img_0",
+            "image_1": f"ex_{n}_img_1",
+            **dict(zip(fields, tags, strict=True)),
+        }
+        for n, (one, other, tags) in enumerate(WINOGROUND)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (place / "examples.jsonl").write_text(text)
+
+
 FLICKR30K = ("1000092795.jpg", "10002456.jpg", "1000268201.jpg")
 
 

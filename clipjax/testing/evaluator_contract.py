@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow
 
+from clipjax.data.annotations.image_pairs import ImagePair
 from clipjax.data.class_lists import Classes
 from clipjax.data.tokenizers import char
 from clipjax.encoder import Encoder
@@ -32,7 +33,8 @@ COUNT, WIDTH, BROKEN = 13, 8, 5
 
 
 class Pictures:
-    """COUNT single-valued pictures with two captions and a class each; one is broken.
+    """COUNT single-valued pictures with two captions and a class each, in pairs; one is
+    broken.
 
     split: "" or that of other pictures, for an evaluator that fits.
     reads: the indices read so far, in order.
@@ -41,6 +43,7 @@ class Pictures:
     max_captions = 2
     class_names: Mapping[str, Sequence[str]] = {"shape": CLASSES}
     templates: Mapping[str, Sequence[str]] = {"shape": ("a {}", "one {}")}
+    pairs = tuple(ImagePair(f"{n}", 2 * n, 2 * n + 1, {}) for n in range(COUNT // 2))
 
     def __init__(self, split: str = "") -> None:
         self._split = f"{split} " if split else ""

@@ -108,7 +108,7 @@ def make(
         len(names), max_samples=max_samples, subset_seed=subset_seed
     )
     selected = [names[i] for i in chosen]
-    folder = _find_images(base, images, selected, table, folders)
+    folder = find_images(base, images, selected, table, folders)
     return ImageList(folder, {name: entries[name] for name in selected}, problems)
 
 
@@ -193,14 +193,17 @@ def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
     return next((variant for variant in variants if variant.is_file()), path)
 
 
-def _find_images(
+def find_images(
     base: pathlib.Path,
     images: str,
     names: list[str],
     table: pathlib.Path,
     usual: tuple[str, ...],
 ) -> pathlib.Path:
-    """Returns the folder that holds listed images; raises UserError without one."""
+    """Returns the folder that holds listed images; raises UserError without one.
+
+    images: the option that names it; "" searches `usual`. table: the list's file.
+    """
     folders = image_folders(base, images, usual)
     # Each name in all folders, because the first image may be missing from all.
     for name, folder in itertools.product(names, folders):
