@@ -83,6 +83,7 @@ TESTED_BY = {
     "data/containers/record_shards": "data/sources/test_arrayrecord",
     "data/containers/tar_members": "data/images/test_image_files",
     "data/images/auto_augment": "data/images/test_augment",
+    "data/images/image_warps": "data/images/test_imagenet_c",
     "data/images/crops": "data/images/test_augment data/images/test_opencv",
     "data/images/preprocess": "data/images/test_decoding",
     "data/mixture_spec": "data/sources/test_mixture",
