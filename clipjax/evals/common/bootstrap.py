@@ -115,6 +115,43 @@ def means_over_images(
     return found
 
 
+def ratios_over_images(
+    values: np.ndarray, base: np.ndarray, draws: int = DRAWS
+) -> list[Interval]:
+    """The intervals of the ratios of means values / base, BCa's as of
+    `mean_and_median`, with the same draws of images for all; from 0 on.
+
+    Draws without any base, at most 37 %, are left out. If no draw's ratio differs, the
+    interval reaches as far as the ratio would move if Wilson's upper share of the
+    images differed by 1 in their values.
+
+    Args:
+      values: float [n k], k numbers of n images, from 0 on. base: float [n], the
+        images' number below the line, from 0 on with a mean above 0.
+    """
+    images, count = values.shape
+    rng = np.random.default_rng(0)
+    sums = np.empty((draws, count + 1))
+    both = np.column_stack([values, base])
+    for i in range(draws):
+        taken = np.bincount(rng.integers(0, images, images), minlength=images)
+        sums[i] = taken.astype(float) @ both
+    sums = sums[sums[:, -1] > 0]
+    every, found = np.arange(images), []
+    ratios = values.sum(axis=0) / base.sum()
+    for column, ratio, drawn in zip(values.T, ratios, sums.T[:-1], strict=True):
+        # The ratio's error is the mean of what exceeds it, in units of the base.
+        excess = (column - ratio * base) / base.mean()
+        errors = drawn / sums[:, -1] - ratio
+        interval = _mean_interval(excess, every, errors)
+        if interval is None:
+            reach = _unseen(every) / float(base.mean())
+            interval = -reach, reach
+        low, high = float(ratio) + min(interval[0], 0), float(ratio) + interval[1]
+        found.append((max(low, 0.0), max(high, float(ratio))))
+    return found
+
+
 def _unseen(groups: np.ndarray) -> float:
     """The share of images that may be another kind than all of these."""
     return wilson(0.0, int(groups.max()) + 1)[1]

@@ -114,3 +114,36 @@ def test_differences_take_the_same_images_of_both(captions):
     mean = bootstrap.mean_difference(first, first + 2, groups, draws=50, step=3)
     assert mean == pytest.approx((2 - 3 * seen, 2 + 3 * seen))
     assert bootstrap.median_difference(first, first + 2, groups, draws=50) == (2, 2)
+
+
+def test_ratios_equal_scipys_bca_of_pairs():
+    rng = np.random.default_rng(3)
+    base = (rng.random(250) < 0.6).astype(float)
+    kept = base * (rng.random(250) < 0.7) + (1 - base) * (rng.random(250) < 0.05)
+    half = kept * rng.random(250)
+
+    def ratio(one, other):
+        return one.mean() / other.mean()
+
+    values = np.column_stack([kept, half])
+    found = bootstrap.ratios_over_images(values, base, draws=6000)
+    for column, interval in zip(values.T, found, strict=True):
+        theirs = scipy.stats.bootstrap(
+            (column, base),
+            ratio,
+            paired=True,
+            vectorized=False,
+            n_resamples=6000,
+            method="BCa",
+            rng=1,
+        ).confidence_interval
+        width = theirs.high - theirs.low
+        assert interval == pytest.approx(tuple(theirs), abs=0.06 * width)
+
+
+def test_ratios_without_spread_have_a_width():
+    ones = np.ones(50)
+    same, none = bootstrap.ratios_over_images(np.column_stack([ones, 0 * ones]), ones)
+    unseen = scipy.stats.binomtest(0, 50).proportion_ci(method="wilson").high
+    assert same == pytest.approx((1 - unseen, 1 + unseen))
+    assert none == pytest.approx((0, unseen))
