@@ -168,6 +168,7 @@ class Encoder:
         pooled: bool = False,
         meanwhile: Callable[[list[Any]], None] | None = None,
         wait: DataWait | None = None,
+        alter: Callable[[str, np.ndarray], np.ndarray] | None = None,
     ) -> Images:
         """Reads, decodes and encodes images.
 
@@ -188,6 +189,8 @@ class Encoder:
           meanwhile: called with what `keep` returned for each batch, None per broken
             image, while the device encodes the batch; for one process.
           wait: measures how long the device waits for images.
+          alter: called in a thread with an image's key and what `preprocess` gives for
+            it, uint8 [s s 3]; returns what is encoded in its place, of the same shape.
 
         Raises UserError if `pooled` and the model gives none.
         """
@@ -204,6 +207,7 @@ class Encoder:
             threads=self._threads,
             timeout=self._timeout,
             skip_broken=skip_broken,
+            alter=alter,
         )
         handed = 0
 

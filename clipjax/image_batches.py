@@ -29,7 +29,7 @@ class ImageBatches:
     """The batches of some images: uint8 [b h w 3], iterated over once.
 
     Args:
-      examples, indices, keep: see Encoder.images.
+      examples, indices, keep, alter: see Encoder.images.
       shape: [h w 3], the shape that `preprocess` returns.
       sizes: of a batch, ascending. All batches have the last, but those that hold the
         last images.
@@ -55,6 +55,7 @@ class ImageBatches:
         threads: int,
         timeout: float,
         skip_broken: bool,
+        alter: Callable[[str, np.ndarray], np.ndarray] | None = None,
     ):
         self._examples = examples
         self._keep = keep
@@ -66,6 +67,7 @@ class ImageBatches:
         self._threads = threads
         self._timeout = timeout
         self._skip_broken = skip_broken
+        self._alter = alter
         # Not always by [i], because a table's [i] may be a label or a column.
         self._in_turn = (
             indices is None
@@ -162,4 +164,6 @@ class ImageBatches:
                 f"preprocess returned {pixels.dtype} {list(pixels.shape)} for {key}, "
                 f"not uint8 {list(self._shape)}"
             )
+        if self._alter is not None:
+            pixels = self._alter(key, pixels)
         return pixels, Note(place, value, None)

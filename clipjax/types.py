@@ -315,7 +315,8 @@ class Loss(Protocol):
     Its module may define
 
     - OUTPUT: the model's output that it needs, "image_embed" (the default) or
-      "logits"; an evaluator's module may define it too
+      "logits"; an evaluator's module may define it too, also as a tuple of both, if it
+      takes either
     - MODEL_OPTIONS: values of the model's options to start with, such as a
       logit_bias_init, unless the config file has its own
     - TRAIN_OPTIONS: the same of the section `train`

@@ -123,6 +123,7 @@ TESTED_BY = {
     "evals/*": "evals/test_evals",
     "evals/classification": "models/test_classifier",
     "evals/common/*": "evals/test_evals",
+    "evals/common/altered_inputs": "evals/test_corruptions",
     "evals/common/label_results": "evals/test_knn evals/test_probe",
     "evals_flags": "test_whole_runs",
     "evaluate": "scenarios/test_commands scenarios/test_run_data",

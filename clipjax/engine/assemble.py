@@ -345,8 +345,8 @@ def _other_split(config: Config, label: str, split: str) -> Source:
 
 def _check_output(family: str, name: str, image_output: str) -> None:
     """Raises UserError if a loss or evaluator needs another kind of model."""
-    needed = registry.module_of(registry.load(family, name), "OUTPUT")
-    if (needed or "image_embed") != image_output:
+    needed = registry.module_of(registry.load(family, name), "OUTPUT") or "image_embed"
+    if image_output not in ((needed,) if isinstance(needed, str) else needed):
         logits = image_output == "logits"
         kind = "a classifier, which has no" if logits else "no classifier: it has"
         fix = "cross_entropy" if family == "loss" else "classification"

@@ -122,7 +122,8 @@ class Bench:
 
     def __init__(self, component: Component) -> None:
         self._component = component
-        self._output = component.constant("OUTPUT") or "image_embed"
+        output = component.constant("OUTPUT") or "image_embed"
+        self._output = output if isinstance(output, str) else output[0]
 
     @functools.cached_property
     def source(self) -> Pictures:

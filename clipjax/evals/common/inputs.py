@@ -93,7 +93,8 @@ class Inputs:
     once.
 
     An evaluator whose `make` calls `need_pooled` gets the towers' pooled features from
-    the same pass. One that alters images uses `encoder` and `source` themselves.
+    the same pass. One that alters images uses altered_inputs.py, or `encoder` and
+    `source` themselves.
 
     stored: embeddings of the source by the same model, which are taken in place of
     encoding its images and captions; other texts are encoded.
@@ -121,6 +122,11 @@ class Inputs:
         self._pooled: set[str] = set()
         self._digests = False
         self.forget()
+
+    @property
+    def are_stored(self) -> bool:
+        """Whether stored embeddings are taken in place of encoding the images."""
+        return self._stored is not None
 
     def need_pooled(self, *sides: str) -> None:
         """Asks for pooled features of "image", "text" or both: what the towers give
