@@ -22,7 +22,8 @@ LEVELS = [
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + ["results", "row_files", "result_tables", "class_recalls", "comparison"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
-    + ["item_errors", "encoded", "data_wait", "embeddings", "identity"],
+    + ["item_errors", "encoded", "data_wait", "embeddings", "identity"]
+    + ["match_cutoff"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
     + ["config_options", "config_parts", "config_sections"],
     ["option_checks", "batch_sizes"],
@@ -30,7 +31,8 @@ LEVELS = [
     ["multihost", "cache", "downloads"],
     ["paths"],
     ["peers"],
-    ["links", "pulse", "atomic_files", "param_paths", "preempt", "malloc"],
+    ["links", "pulse", "atomic_files", "param_paths", "preempt", "malloc"]
+    + ["probabilities"],
     ["types"],
     ["eval_types"],
 ]
@@ -146,6 +148,7 @@ TESTED_BY = {
     "option_checks": "models/test_towers models/test_two_tower",
     "param_paths": "models/common/test_frozen",
     "preempt": "engine/test_resume",
+    "probabilities": "test_loaded",
     "pulse": "test_peers",
     "registry": "test_config scenarios/test_config_files",
     "text_batches": "test_encoder test_loaded",
