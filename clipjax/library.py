@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -13,7 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax import atomic_files, option_checks, paths, registry
+from clipjax import (
+    atomic_files,
+    identity,
+    match_cutoff,
+    option_checks,
+    paths,
+    registry,
+)
 from clipjax.config import create
 from clipjax.data.class_lists import NONE, Classes
 from clipjax.encoder import Encoder
@@ -35,6 +43,7 @@ def load(
     dtype: Any = None,
     batch_size: int = 64,
     preprocess: str = "",
+    match: str | pathlib.Path = "",
 ) -> Loaded:
     """Loads a run directory, or a released two-tower model.
 
@@ -52,10 +61,12 @@ def load(
       batch_size: how many images or texts are encoded at once, at most.
       preprocess: how a released model prepares images if its files do not say so:
         "clip", "squash" or "openai", with the mean and std of its kind.
+      match: a folder of results of `evals=match`, for `Loaded.match_probability`; if
+        empty, those of a run's newest evaluation of the same weights.
 
     Raises:
       UserError: if there is no such model, its checkpoint or weights cannot be read,
-        or clipjax has no such towers.
+        or clipjax has no such towers; if `match` is of another model.
 
     >>> clip = clipjax.load("runs/quickstart", checkpoint="latest")
     >>> clip.step
@@ -69,6 +80,15 @@ def load(
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore
         compilation.enable_cache(logger.warning)
     parts = read(str(name), checkpoint, ema, dtype=dtype, preprocess=preprocess)
+    now = functools.partial(
+        identity.identity, parts.config, parts.model, parts.variables, parts.tokenizer
+    )
+    if match:
+        cutoff = match_cutoff.given(match, now)
+    elif read_model.is_foreign(str(name)):
+        cutoff = match_cutoff.of_released(str(name))
+    else:
+        cutoff = match_cutoff.of_run(str(name), now)
     variables = parts.variables
     if dtype == "bfloat16":
         variables = jax.tree.map(_half, variables)
@@ -89,6 +109,7 @@ def load(
         parts.preprocess,
         encoder,
         parts.step,
+        cutoff,
     )
 
 

@@ -16,6 +16,8 @@ from clipjax import image_inputs, text_inputs
 from clipjax.encoder import Encoder, Progress, Stopped
 from clipjax.image_inputs import ImageLike
 from clipjax.item_errors import BadItem, ItemError
+from clipjax.match_cutoff import Cutoff
+from clipjax.probabilities import sigmoid, softmax
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
 
 ON_ERROR = "raise", "nan"
@@ -33,6 +35,7 @@ class Loaded:
     step: the checkpoint's, 0 for a released model.
     tokenizer: texts -> (ids, mask); None for a classifier.
     preprocess: image (PIL, encoded bytes or uint8 [h w 3]) -> uint8 [s s 3].
+    cutoff: of `match_probability`.
 
     >>> ids, mask = clip.tokenizer(["a dog"])
     >>> clip.preprocess(image).shape, clip.step
@@ -46,6 +49,7 @@ class Loaded:
     preprocess: Callable[[Any], np.ndarray]
     encoder: Encoder
     step: int
+    cutoff: Cutoff = Cutoff()
     _of_thread: threading.local = dataclasses.field(
         init=False, default_factory=threading.local
     )
@@ -136,7 +140,7 @@ class Loaded:
         """
         if self.model.image_output != "logits":
             raise UserError("this model is not a classifier: use encode_image(images)")
-        return _probabilities(self._images(images, on_error, progress))
+        return softmax(self._images(images, on_error, progress))
 
     def zero_shot(
         self,
@@ -171,7 +175,8 @@ class Loaded:
         classes = self._classes(names, templates)
         images = self.encode_image(images, on_error=on_error, progress=progress)
         logits = self.logit_scale * (images @ classes.T)
-        return _probabilities(logits, self.logit_bias)
+        bias = self.logit_bias
+        return softmax(logits) if bias is None else sigmoid(logits + np.float32(bias))
 
     def similarity(self, images: Any, texts: Any) -> np.ndarray:
         """Cosines, float32 [n m]; without an axis for a single image or text.
@@ -187,6 +192,24 @@ class Loaded:
         """
         left = self._embeddings(images, self.encode_image)
         return left @ self._embeddings(texts, self.encode_text).T
+
+    def match_probability(
+        self, images: Any, texts: Any, *, prior: float = 0.5
+    ) -> np.ndarray:
+        """How likely images and texts match, float32 of the shape of `similarity`, by
+        the cut-off that `evals=match` has fitted.
+
+        prior: the share of pairs that match: 0.5 in the fit, 1 / n if one of n does.
+
+        Raises UserError if this model has no cut-off, saying how to get one, and as
+        `similarity` does.
+
+        >>> clip.match_probability([image, image], "a dog").shape
+        (2,)
+        """
+        self._check_embeds()
+        found = self.cutoff.checked(prior)
+        return found.probability(self.similarity(images, texts), prior).astype("f4")
 
     def image_features(
         self, pixels: Any, variables: Variables | None = None
@@ -385,13 +408,3 @@ class Loaded:
             )
         norms = np.linalg.norm(given, axis=-1, keepdims=True)
         return given / np.where(norms > 0, norms, 1)
-
-
-def _probabilities(logits: np.ndarray, bias: float | None = None) -> np.ndarray:
-    """The softmax; with a bias the sigmoid, each class by itself."""
-    if bias is None:
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return weights / weights.sum(axis=-1, keepdims=True)
-    logits = logits + np.float32(bias)
-    weights = np.exp(-np.abs(logits))  # which cannot overflow
-    return np.where(logits < 0, weights, np.float32(1)) / (1 + weights)

@@ -39,8 +39,9 @@ class Evaluation(NamedTuple):
     """An evaluation that was written.
 
     folder: its own.
-    meta: what was evaluated: "workdir" or "model", "step", "ema", "evals" and "data",
-      whose options are as in a config, and "interpolate" and "share" of mixed weights.
+    meta: what was evaluated: "workdir" or "model", "identity" (clipjax/identity.py),
+      "step", "ema", "evals" and "data", whose options are as in a config, and
+      "interpolate" and "share" of mixed weights, which have no identity.
     results: by the evaluators' labels, without rows, which `rows` reads.
     counts: by the same, the number of rows.
     """

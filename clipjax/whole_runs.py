@@ -264,9 +264,15 @@ def evaluate(
             console.print(result_tables.class_tables(sweep[1.0]))
     if (out or keep) and jax.process_index() == 0:
         averaged = workdir is not None and request.ema and parts.config.train.ema > 0
-        name = {"workdir" if workdir else "model": str(workdir or request.model)}
+        name: dict[str, Any] = {
+            "workdir" if workdir else "model": str(workdir or request.model)
+        }
         if stored is not None:
             name["embeddings"] = str(paths.local(request.embeddings, "embeddings"))
+        if not request.base:
+            name["identity"] = identity.identity(
+                parts.config, model, variables, parts.tokenizer
+            )
         meta = evaluation.facts(what, parts.step, averaged, **name)
         written = {"": (sweep[1.0], meta)} if not request.base else {}
         if request.base:

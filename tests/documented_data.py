@@ -186,7 +186,7 @@ def many(builder, name, value):
     return build
 
 
-SPLITS = ["train"] * 8 + ["val"] * 3 + ["test"] * 3
+SPLITS = ["train"] * 8 + ["val"] * 8 + ["test"] * 8
 FLICKR = {f"{1000268201 + i}_x.jpg": split for i, split in enumerate(SPLITS)}
 COCO = {
     (f"{'train' if split == 'train' else 'val'}2014", 100 + i): split

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 import clipjax
-from clipjax import class_recalls, loaded, registry, results, testing
+from clipjax import (
+    class_recalls,
+    identity,
+    library,
+    loaded,
+    registry,
+    results,
+    testing,
+)
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
 from clipjax.types import EvalResult, Metric
@@ -117,7 +125,7 @@ def names(tmp_path_factory):
             loss = {"loss": Metric(sum(values) / 2, higher_is_better=False)}
             found = EvalResult(loss, "loss", "2 images", rows=rows)
             results.save(place, {"": ({"mine": found}, {"step": 2})})
-        clip = clipjax.load("runs/quickstart")
+        clip = clipjax.load("runs/quickstart", match=cutoff())
         image = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
         clip.encode_image([image]), clip.encode_text(["a dog"])  # compiled here
         with one_device():
@@ -138,6 +146,18 @@ def names(tmp_path_factory):
             "image": image,
             "classifier": classifier(clip),
         }
+
+
+def cutoff():
+    """The folder of a match cut-off of the run."""
+    parts = library.read("runs/quickstart", "best", True)
+    own = parts.config, parts.model, parts.variables, parts.tokenizer
+    found = {"slope": Metric(20.0), "intercept": Metric(-5.0)}
+    found = EvalResult(found, "slope", "8 images")
+    meta = {"evals": {"match": {"name": "match"}}}
+    meta["identity"] = identity.identity(*own)
+    place = pathlib.Path("cutoff")
+    return results.save(place, {"": ({"match": found}, meta)})[0]
 
 
 def classifier(clip):

@@ -10,7 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax import config_check, config_parts, paths, result_tables, results
+from clipjax import (
+    config_check,
+    config_parts,
+    identity,
+    paths,
+    result_tables,
+    results,
+)
 from clipjax.data.batching import pipeline
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
@@ -120,13 +127,18 @@ class Evaluation:
         return found, metrics
 
     def keep(self, state: states.TrainState, found: dict[str, EvalResult]) -> None:
-        """Writes the results of the run's last evaluation; on the first process."""
-        if not found or jax.process_index() > 0:
+        """Writes the results of the run's last evaluation; the first process does."""
+        if not found:
             return
-        config, step = self._run.config, int(state.step)
+        run, config, step = self._run, self._run.config, int(state.step)
+        variables = states.eval_variables(state, config.train.eval_ema)
+        variables = sharding.on_host(run.mesh, variables)
+        if jax.process_index() > 0:
+            return
         averaged = config.train.ema > 0 and config.train.eval_ema
-        meta = facts(config, step, averaged, workdir=str(self._run.workdir))
-        place = _last_folder(self._run, step)
+        of = identity.identity(config, run.model, variables, run.tokenizer)
+        meta = facts(config, step, averaged, workdir=str(run.workdir), identity=of)
+        place = _last_folder(run, step)
         self._progress.say(keep(place, {"": (found, meta)}))
 
     def _report(

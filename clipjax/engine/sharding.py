@@ -55,6 +55,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def on_host(mesh: Mesh, tree: Any) -> Any:
+    """The whole arrays of a tree, as NumPy's; all processes make the same calls."""
+
+    def whole(leaf: jax.Array) -> np.ndarray:
+        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            leaf = jax.jit(lambda x: x, out_shardings=replicated(mesh))(leaf)
+        return np.asarray(leaf)
+
+    return jax.tree.map(whole, tree)
+
+
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     """A NamedSharding per leaf of a tree of arrays or shapes."""
     paths = param_paths.paths(tree)

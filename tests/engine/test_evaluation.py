@@ -6,7 +6,7 @@ import pytest
 from parts import angle_evaluator
 
 import clipjax
-from clipjax import evaluate, results
+from clipjax import evaluate, identity, results
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from run_tools import rows, stop_at, tiny, train
@@ -83,6 +83,7 @@ def test_rows_reach_python(trained, tmp_path):
         assert written["key"] == rows["key"]
         assert written["angle"].tolist() == pytest.approx(rows["angle"].tolist())
     assert results.read(place).meta == results.read(folder).meta
+    assert results.read(place).meta["identity"].keys() == identity.PARTS.keys()
     assert [at.name for at in results.folders(workdir)] == ["8"]
     with pytest.raises(clipjax.UserError, match="found exists: name a new folder"):
         clipjax.evaluate_model(workdir, checkpoint=8, out=place)
