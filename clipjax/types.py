@@ -135,8 +135,10 @@ class Source(Protocol):
     example's captions, and its key, without its image; and `class_ids`: label set ->
     what tells its classes apart if two have one name, such as their folders. One of
     pairs of images, as Winoground has, has `pairs`, a sequence of
-    data/annotations/image_pairs.py's ImagePair, for evals=pair_choice. A source
-    of several parts may have `shares`: each part's (examples, weight), by which
+    data/annotations/image_pairs.py's ImagePair, for evals=pair_choice. One that has
+    wrong captions too, as ARO, has `choices`: per example an OwnChoice of
+    data/annotations/caption_choices.py, for evals=caption_choice. A source of several
+    parts may have `shares`: each part's (examples, weight), by which
     training draws from them.
     """
 

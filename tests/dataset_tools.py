@@ -182,6 +182,54 @@ def winoground(folder):
     (place / "examples.jsonl").write_text(text)
 
 
+def aro_entry(number, right, wrong, box, **group):
+    """An entry of ARO's lists."""
+    names = "bbox_x", "bbox_y", "bbox_w", "bbox_h"
+    return {
+        "image_id": f"{number}",
+        "image_path": f"{number}.jpg",
+        **dict(zip(names, box, strict=True)),
+        "true_caption": right,
+        "false_caption": wrong,
+        **group,
+    }
+
+
+def aro(folder):
+    """ARO's visual_genome_relation.json and visual_genome_attribution.json, images/."""
+    images(folder / "images", ["2373554.jpg", "2391568.jpg"])  # of 12 x 8 pixels
+    boxes = ((0, 0, 12, 8), (2, 1, 5, 6), (4, 4, 8, 4))
+    relations = [
+        aro_entry(
+            number,
+            f"the {one} is {name} the {other}",
+            f"the {other} is {name} the {one}",
+            boxes[i],
+            relation_name=name,
+            object_1=one,
+            object_2=other,
+        )
+        for number in (2373554, 2391568)
+        for i, (one, name, other) in enumerate(
+            (("horse", "eating", "grass"), ("cup", "on", "table"), ("man", "by", "dog"))
+        )
+    ]
+    attributes = [
+        aro_entry(
+            2391568,
+            "the old dog and the red car",
+            "the red dog and the old car",
+            boxes[i % 3],
+            attributes=["old", "red"],
+            obj1_name="dog",
+            obj2_name="car",
+        )
+        for i in range(25)
+    ]
+    for kind, entries in (("relation", relations), ("attribution", attributes)):
+        (folder / f"visual_genome_{kind}.json").write_text(json.dumps(entries))
+
+
 FLICKR30K = ("1000092795.jpg", "10002456.jpg", "1000268201.jpg")
 
 

@@ -249,6 +249,7 @@ TO_RUN = BUILDERS | {
     "DATA": captions,
     "DATA/coco": lambda folder: dataset_tools.coco(folder, (2017,)),
     "DATA/sugar-crepe/data": sugar_crepe,
+    "DATA/aro": dataset_tools.aro,
     "DATA/winoground": dataset_tools.winoground,
     "DATA/flickr8k": flickr8k_in_both_forms,
     "DATA/flickr8k_original_200": captions,

@@ -16,7 +16,7 @@ _RETRIEVAL = re.compile(
     r"|(?P<recalled>image_to_text|text_to_image|mean)_recall@(?P<k>\d+))"
 )
 _CLASSES = re.compile(r"(?:(?P<set>.+)/)?(?:top(?P<k>\d+)|mean_class_recall)")
-_CHOICES = re.compile(r"(?:(?P<kind>.+)/|mean_)accuracy")
+_CHOICES = re.compile(r"(?:(?P<kind>.+)/|mean_)(?P<macro>macro_)?accuracy")
 
 
 class Queries(NamedTuple):
@@ -56,7 +56,7 @@ def of(name: str, rows: Rows) -> Queries | None:
         if name == "mean_top1":
             return _hits(rows, np.arange(len(rows["key"])), 1, rows["label_set"])
     if "hit" in rows and "scores" in rows and (match := _CHOICES.fullmatch(name)):
-        return _of_choices(match["kind"], rows)
+        return _of_choices(match["kind"], bool(match["macro"]), rows)
     column = rows.get(name)
     if isinstance(column, np.ndarray) and column.ndim == 1 and len(column):
         values = column.astype(float)
@@ -97,13 +97,29 @@ def _of_classes(match: re.Match[str], rows: Rows) -> Queries | None:
     return _hits(rows, places, 1 if by_class else int(match["k"]), parts)
 
 
-def _of_choices(kind: str | None, rows: Rows) -> Queries | None:
-    """The accuracy of a kind of choices, or the mean of all kinds'."""
+def _of_choices(kind: str | None, macro: bool, rows: Rows) -> Queries | None:
+    """The accuracy of a kind of choices, or the mean of all kinds'.
+
+    macro: whether a kind's is the mean over its groups that count.
+    """
     kinds = np.array(rows["protocol"])
-    places = np.arange(len(kinds)) if kind is None else np.flatnonzero(kinds == kind)
+    taken = np.ones(len(kinds), bool) if kind is None else kinds == kind
+    if macro:
+        taken &= np.asarray(rows.get("counted", np.zeros(len(kinds))), bool)
+    places = np.flatnonzero(taken)
     if not len(places):
         return None
-    return _mean_of_parts(np.asarray(rows["hit"], float), places, kinds)
+    hits = np.asarray(rows["hit"], float)
+    if not macro:
+        return _mean_of_parts(hits, places, kinds)
+    texts = [f"{kinds[at]}/{rows['group'][at]}" for at in places.tolist()]
+    _, first, group, counts = np.unique(
+        texts, return_index=True, return_inverse=True, return_counts=True
+    )
+    _, of_kind = np.unique(kinds[places], return_inverse=True)
+    groups = np.bincount(of_kind[first])  # of each kind
+    shares = 1 / (counts[group] * groups[of_kind] * len(groups))
+    return Queries(places, hits[places], shares)
 
 
 def _hits(rows: Rows, places: np.ndarray, k: int, parts) -> Queries:

@@ -35,7 +35,7 @@ class SharedRows:
         one, other = (row_metrics.of(name, rows) for rows in (self.first, self.second))
         if one is None or other is None:
             raise KeyError(name)
-        keys = np.array(self.first["key"])[one.places]
+        keys = np.array(self.first.get("picture", self.first["key"]))[one.places]
         _, groups = np.unique(keys, return_inverse=True)
         return Pairs(one.values, other.values, one.weights, groups), one, other
 

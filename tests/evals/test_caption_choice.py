@@ -301,7 +301,7 @@ def test_captions_are_encoded_once_for_retrieval_too():
             {"negatives": ("shufle",)},
             "no rule 'shufle'.*shuffle.*Known: shuffle, swap_",
         ),
-        ({"negatives": ()}, "no rule ''"),
+        ({"negatives": ("",)}, "no rule ''"),
         ({"captions": -1}, "captions=-1, max_samples=0: use numbers from 0 on"),
         ({"max_samples": -2}, "max_samples=-2: use numbers from 0 on"),
         ({"choices_file": "{}", "seed": 1}, "leave negatives, captions and seed out"),

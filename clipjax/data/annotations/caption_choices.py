@@ -26,6 +26,23 @@ class ListedChoice(NamedTuple):
     captions: tuple[str, ...]
 
 
+class OwnChoice(NamedTuple):
+    """A right and wrong captions that a source has of an example itself.
+
+    kind: what is counted together. number: the choice's in its kind. image: the name of
+    the picture, which several examples may be parts of. captions: the right one first.
+    group: what it is of, "" if there are no groups. counted: whether the group counts
+    in the mean over groups.
+    """
+
+    kind: str
+    number: int
+    image: str
+    captions: tuple[str, ...]
+    group: str = ""
+    counted: bool = False
+
+
 def read(path: pathlib.Path) -> dict[str, list[ListedChoice]]:
     """Returns the choices of a file, or of each JSON file in a folder, by the files'
     names without suffix, in their order.

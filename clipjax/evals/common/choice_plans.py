@@ -1,4 +1,4 @@
-"""Where choices between captions come from: rules, or a list of them."""
+"""Where choices between captions come from: rules, a list, or the source itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipjax.data.annotations.caption_choices import OwnChoice
 from clipjax.evals.common import wrong_captions
 from clipjax.evals.common.caption_words import words
 from clipjax.evals.common.choices import Choice
@@ -19,13 +20,15 @@ from clipjax.types import Source, UserError
 class Made(NamedTuple):
     """The choices of what could be read.
 
-    seen: the images. kinds: kind -> its choices. right: a place in `seen` -> the right
-    captions of that image. encoded: the right captions in use, in order. left_out: kind
+    seen: the images. kinds: kind -> its choices. pictures: int [n], of each place in
+    `seen` the number of its picture: parts of one have the same. right: a picture ->
+    its right captions. encoded: the right captions in use, in order. left_out: kind
     -> captions for which there is no wrong one.
     """
 
     seen: Seen
     kinds: dict[str, list[Choice]]
+    pictures: np.ndarray
     right: dict[int, list[str]]
     encoded: list[str]
     left_out: Mapping[str, int]
@@ -33,10 +36,14 @@ class Made(NamedTuple):
     def size(self, kind: str) -> str:
         """How many choices of a kind there are, in words."""
         found = self.kinds[kind]
-        images = len({choice.place for choice in found})
+        images = len({int(self.pictures[choice.place]) for choice in found})
         text = f"{kind}: {len(found)} choices of {images} images"
         if count := self.left_out.get(kind, 0):
             text += f", {count} captions without a wrong one left out"
+        groups = {choice.group for choice in found} - {""}
+        if groups:
+            counted = {choice.group for choice in found if choice.counted}
+            text += f", {len(counted)} of {len(groups)} groups count"
         return text
 
 
@@ -53,6 +60,7 @@ class ByRule:
     kinds: tuple[str, ...]
     captions: int
     seed: int
+    grouped = False
 
     @property
     def most_texts(self) -> int:
@@ -91,19 +99,24 @@ class ByRule:
                         left_out[kind] += 1
                         continue
                     kinds[kind].append(Choice(place, first + number, (text, wrong)))
-        return Made(seen, kinds, right, encoded, left_out)
+        pictures = np.arange(len(self.indices))
+        return Made(seen, kinds, pictures, right, encoded, left_out)
 
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """Choices of a list.
+    """Choices of a list, or of a source that has its own.
 
     indices: of the images in the source. found: kind -> its choices, of places in
-    `indices`.
+    `indices`. pictures: as of Made. origin: "listed" or "own". grouped: whether the
+    choices have groups.
     """
 
     indices: list[int]
     found: Mapping[str, list[Choice]]
+    pictures: np.ndarray
+    origin: str = "listed"
+    grouped: bool = False
 
     @property
     def kinds(self) -> Sequence[str]:
@@ -118,7 +131,7 @@ class Listed:
     @property
     def protocol(self) -> str:
         """What results share that are comparable."""
-        return f"listed {', '.join(self.found)}"
+        return f"{self.origin} {', '.join(self.found)}"
 
     def choices(self, seen: Seen) -> Made:
         """The choices, of what is read of `indices`; a choice's query is its number in
@@ -131,10 +144,11 @@ class Listed:
         right: dict[int, dict[str, None]] = {}
         for own in kinds.values():
             for choice in own:
-                right.setdefault(choice.place, {})[choice.captions[0]] = None
-        listed = {place: list(own) for place, own in sorted(right.items())}
+                picture = int(self.pictures[choice.place])
+                right.setdefault(picture, {})[choice.captions[0]] = None
+        listed = {picture: list(own) for picture, own in sorted(right.items())}
         encoded = [text for own in listed.values() for text in own]
-        return Made(seen, kinds, listed, encoded, {})
+        return Made(seen, kinds, self.pictures, listed, encoded, {})
 
     def texts(self) -> list[str]:
         """All captions, right and wrong."""
@@ -190,4 +204,23 @@ def listed(
         ]
         for kind, own in found.items()
     }
-    return Listed(indices, kinds)
+    return Listed(indices, kinds, np.arange(len(indices)))
+
+
+def own(found: Sequence[OwnChoice], max_samples: int) -> Listed:
+    """The choices that a source has of its examples.
+
+    Args:
+      found: one per example.
+      max_samples: the most examples, evenly spread; 0: all.
+    """
+    indices = spread(len(found), max_samples).tolist()
+    kinds: dict[str, list[Choice]] = {choice.kind: [] for choice in found}
+    numbers: dict[str, int] = {}
+    pictures = np.zeros(len(indices), np.int64)
+    for place, index in enumerate(indices):
+        kind, number, image, captions, group, counted = found[index]
+        kinds[kind].append(Choice(place, number, captions, group, counted))
+        pictures[place] = numbers.setdefault(image, len(numbers))
+    grouped = any(choice.group for choice in found)
+    return Listed(indices, kinds, pictures, "own", grouped)

@@ -15,12 +15,14 @@ _NUMBERS_AT_ONCE = 2**21  # float64 numbers of a block of embeddings, 16 MiB
 
 class Choice(NamedTuple):
     """place: of the image among those that are evaluated. query: the choice's id.
-    captions: two or more, the right one first.
+    captions: two or more, the right one first. group, counted: as of OwnChoice.
     """
 
     place: int
     query: int
     captions: tuple[str, ...]
+    group: str = ""
+    counted: bool = False
 
 
 class Flat(NamedTuple):
@@ -98,17 +100,19 @@ def order_blind(choices: Sequence[Choice]) -> np.ndarray:
     return np.array(found)
 
 
-def likelihoods(choices: Sequence[Choice], model: Bigrams) -> np.ndarray:
+def likelihoods(
+    choices: Sequence[Choice], pictures: np.ndarray, model: Bigrams
+) -> np.ndarray:
     """float64 [t], a score per caption without the image: its log likelihood.
 
-    model: its images are the choices' places.
+    pictures: int [n], of each place the number of its image in the model.
     """
     found: dict[tuple[int, str], float] = {}
     scores = []
     for choice in choices:
         for text in choice.captions:
-            key = choice.place, text
+            key = int(pictures[choice.place]), text
             if key not in found:
-                found[key] = model.log_likelihood(text, choice.place)
+                found[key] = model.log_likelihood(text, key[0])
             scores.append(found[key])
     return np.array(scores)

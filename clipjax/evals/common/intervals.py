@@ -110,6 +110,31 @@ def class_mean(hits: np.ndarray, labels: np.ndarray, chance: float) -> Metric:
     return _metric(value, len(hits), effective, chance)
 
 
+def grouped_class_mean(
+    hits: np.ndarray, labels: np.ndarray, groups: np.ndarray, chance: float | None
+) -> Metric:
+    """`class_mean` of queries of which an image may have several, in several classes.
+
+    An image's term of the variance is the sum of its queries' terms, and what is added
+    to a class is one image of as many as it has.
+
+    Args:
+      hits: float [n] in [0, 1]. labels, groups: int [n] from 0, each query's class and
+        image.
+    """
+    _, labels = np.unique(labels, return_inverse=True)
+    counts = np.bincount(labels)
+    shares = np.bincount(labels, weights=hits) / counts
+    value, weights = float(shares.mean()), 1 / (counts[labels] * len(counts))
+    terms = np.bincount(groups, weights=weights * (hits - shares[labels]))
+    images = np.bincount(np.unique(np.stack([labels, groups]), axis=1)[0])
+    added = value * (1 - value) * float((1 / images**2).sum()) / len(counts) ** 2
+    variance = float((terms**2).sum()) + added
+    concentration = float((np.bincount(groups, weights=weights) ** 2).sum())
+    effective = min(_effective(value, variance, concentration), len(hits))
+    return _metric(value, len(hits), effective, chance)
+
+
 def over_draws(hits: np.ndarray, chance: float) -> Metric:
     """The mean share of hits of several draws of training images.
 

@@ -6,6 +6,7 @@ import pytest
 from clipjax.evals.common.intervals import (
     Hits,
     class_mean,
+    grouped_class_mean,
     mean,
     mean_interval,
     over_draws,
@@ -234,3 +235,33 @@ def test_without_the_design_effect_captions_promise_too_much():
 def test_an_interval_holds_its_value(low, high):
     with pytest.raises(ValueError, match="interval"):
         Metric(0.5, low=low, high=high)
+
+
+def test_grouped_class_mean_of_copies():
+    """Three copies of each query tell as much as one, of single images as before."""
+    draw = np.random.default_rng(0)
+    hits, labels = draw.integers(0, 2, 60).astype(float), np.arange(60) % 7
+    one = class_mean(hits, labels, 0.5)
+    images = draw.permutation(60)
+    single = grouped_class_mean(hits, labels, images, 0.5)
+    assert single.value == pytest.approx(one.value)
+    assert (single.low, single.high) == pytest.approx((one.low, one.high))
+    copies = grouped_class_mean(
+        np.repeat(hits, 3), np.repeat(labels, 3), np.repeat(images, 3), 0.5
+    )
+    assert (copies.value, copies.n) == (pytest.approx(one.value), 180)
+    assert (copies.low, copies.high) == pytest.approx((one.low, one.high))
+
+
+def test_grouped_class_mean_covers():
+    """An image's queries are of several classes and hit or miss together."""
+    held = 0
+    for seed in range(400):
+        draw = np.random.default_rng(seed)
+        images = np.arange(200)
+        easy = draw.random(200) < 0.5
+        chosen, classes = np.repeat(images, 4), draw.integers(0, 8, 800)
+        hits = draw.random(800) < np.where(easy[chosen], 0.9, 0.3)
+        found = grouped_class_mean(hits.astype(float), classes, chosen, 0.5)
+        held += found.low <= 0.6 <= found.high
+    assert 0.92 <= held / 400 <= 0.98
