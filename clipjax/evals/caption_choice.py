@@ -35,7 +35,7 @@ from clipjax.evals.common.ranking import finite, spread
 from clipjax.evals.common.text_likelihood import Bigrams
 from clipjax.types import EvalResult, UserError, Variables
 
-RULES = tuple(wrong_captions.RULES)
+RULES, USUAL = tuple(wrong_captions.RULES), wrong_captions.USUAL
 
 
 def make(
@@ -51,7 +51,7 @@ def make(
 
     Args:
       negatives: the rules that make wrong captions, any of RULES; a choice per rule and
-        caption. (): the data's own wrong captions, as data=aro has, else all RULES.
+        caption. (): the data's own wrong captions, as data=aro has, else USUAL.
       choices_file: a JSON file in SugarCrepe's form, or a folder of such, a kind of
         choices each; in place of `negatives`. Its images are the source's whose key, or
         the last part of it, is their name.
@@ -104,7 +104,7 @@ def make(
             "other evaluation data, or name a choices_file"
         )
     indices = captioned[spread(len(captioned), max_samples)].tolist()
-    rules = tuple(dict.fromkeys(negatives or RULES))
+    rules = tuple(dict.fromkeys(negatives or USUAL))
     plan = ByRule(inputs.source, indices, rules, captions, seed)
     return CaptionChoice(inputs, plan, sample)
 

@@ -91,7 +91,7 @@ def test_by_rule_equals_brute_force(seed):
     result = evaluator.run(table)
     check_rows(result, numbers, table)
     kinds = np.array(result.rows["protocol"])
-    for kind in caption_choice.RULES:
+    for kind in caption_choice.USUAL:
         hits = result.rows["hit"][kinds == kind]
         metric = result.metrics[f"{kind}/accuracy"]
         assert metric.value == pytest.approx(hits.mean())
@@ -100,7 +100,7 @@ def test_by_rule_equals_brute_force(seed):
         # No rule changes the words themselves.
         ceiling = result.metrics[f"{kind}/order_blind_ceiling"]
         assert (ceiling.value, ceiling.n, ceiling.low) == (0.5, len(hits), None)
-    means = [result.metrics[f"{kind}/accuracy"].value for kind in caption_choice.RULES]
+    means = [result.metrics[f"{kind}/accuracy"].value for kind in caption_choice.USUAL]
     assert result.metrics["mean_accuracy"].value == pytest.approx(np.mean(means))
     assert result.primary == "mean_accuracy"
     units = {name: metric.unit for name, metric in result.metrics.items()}
@@ -279,7 +279,7 @@ def test_two_models_are_paired_by_choice():
     assert report["flip"].tolist() == gain.tolist() and set(gain) == {-1, 0, 1}
     mean = shared.difference("choose", "b", "mean_accuracy", first.metrics[name])
     better, _ = shared.flips(mean, 1)
-    kinds = tuple(f"{kind} '" for kind in caption_choice.RULES)
+    kinds = tuple(f"{kind} '" for kind in caption_choice.USUAL)
     assert better[0].query.startswith(kinds)
 
 

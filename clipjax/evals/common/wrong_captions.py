@@ -6,6 +6,10 @@
   not those that only words such as "and" or "near" link.
 - swap_attributes: two attributes of one kind and of different nouns do, "a red car near
   a blue house" -> "a blue car near a red house".
+- shuffle_trigrams: each three words stay together, in a random order of these.
+- shuffle_in_trigrams: each three words stay in their place, in a random order.
+
+The last two are orders of ARO (2210.01936), which counts punctuation as words.
 
 Nouns and attributes are common English ones (caption_words.py), and a swap of them
 leaves "a" and "an" right. A wrong caption has all the words of the right one, so a
@@ -78,6 +82,26 @@ def _shuffle(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
         yield rng.sample(range(len(plain)), len(plain))
 
 
+def _shuffle_trigrams(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
+    trigrams = _trigrams(plain)
+    for _ in range(_TRIES if len(set(plain)) > 1 else 0):
+        parts = rng.sample(trigrams, len(trigrams))
+        yield [place for part in parts for place in part]
+
+
+def _shuffle_in_trigrams(
+    plain: Sequence[str], rng: random.Random
+) -> Iterator[list[int]]:
+    for _ in range(_TRIES if len(set(plain)) > 1 else 0):
+        parts = [rng.sample(part, len(part)) for part in _trigrams(plain)]
+        yield [place for part in parts for place in part]
+
+
+def _trigrams(plain: Sequence[str]) -> list[range]:
+    """The places of each three words; the last may be fewer."""
+    return [range(i, min(i + 3, len(plain))) for i in range(0, len(plain), 3)]
+
+
 def _swap_words(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
     return _swaps(plain, range(len(plain)), rng, lambda first, second: True)
 
@@ -116,7 +140,11 @@ RULES: dict[str, Rule] = {
     "swap_words": _swap_words,
     "swap_nouns": _swap_nouns,
     "swap_attributes": _swap_attributes,
+    "shuffle_trigrams": _shuffle_trigrams,
+    "shuffle_in_trigrams": _shuffle_in_trigrams,
 }
+# Those in use unless others are named.
+USUAL = ("shuffle", "swap_words", "swap_nouns", "swap_attributes")
 
 
 def _swaps(

@@ -86,6 +86,22 @@ def test_shuffle_gives_every_other_order():
     assert of("A a", "shuffle") is None
 
 
+def test_orders_of_trigrams():
+    found = every("one two three four five six seven.", "shuffle_trigrams")
+    assert found == {
+        "one two three seven four five six.",
+        "four five six one two three seven.",
+        "four five six seven one two three.",
+        "seven one two three four five six.",
+        "seven four five six one two three.",
+    }
+    found = every("a b c d e", "shuffle_in_trigrams")
+    starts = {"a b c", "a c b", "b a c", "b c a", "c a b", "c b a"}
+    assert found == {f"{x} {y}" for x in starts for y in ("d e", "e d")} - {"a b c d e"}
+    assert every("one two three", "shuffle_trigrams") == {None}
+    assert every("a a a b", "shuffle_in_trigrams") == {None}
+
+
 def test_another_right_caption_is_never_wrong():
     others = ["A c b!", "b a c", "B, c a", "c a b"]
     assert {of("a b c", "shuffle", seed, others) for seed in range(60)} == {"c b a"}
