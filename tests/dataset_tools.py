@@ -182,6 +182,43 @@ def winoground(folder):
     (place / "examples.jsonl").write_text(text)
 
 
+def winoground_parquet(folder):
+    """The same as `datasets` writes it, in two files of small row groups."""
+    import pyarrow
+    import pyarrow.parquet
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    fields = [
+        ("id", pyarrow.int32()),
+        *((f"image_{i}", image) for i in (0, 1)),
+        *((f"caption_{i}", pyarrow.string()) for i in (0, 1)),
+        ("tag", pyarrow.string()),
+        ("secondary_tag", pyarrow.string()),
+        ("num_main_preds", pyarrow.int32()),
+        ("collapsed_tag", pyarrow.string()),
+    ]
+    features = {f"image_{i}": {"_type": "Image"} for i in (0, 1)}
+    rows = [
+        [
+            n,
+            *(
+                {"bytes": jpeg(2 * n + i), "path": f"ex_{n}_img_{i}.png"}
+                for i in (0, 1)
+            ),
+            *(one, other, *tags),
+        ]
+        for n, (one, other, tags) in enumerate(WINOGROUND)
+    ]
+    (folder / "data").mkdir(parents=True)
+    for number, part in enumerate((rows[:2], rows[2:])):
+        table = pyarrow.Table.from_pylist(
+            [dict(zip((name for name, _ in fields), row, strict=True)) for row in part],
+            hub_schema(fields, features),
+        )
+        place = folder / "data" / f"test-{number:05}-of-00002.parquet"
+        pyarrow.parquet.write_table(table, place, row_group_size=1)
+
+
 def aro_entry(number, right, wrong, box, **group):
     """An entry of ARO's lists."""
     names = "bbox_x", "bbox_y", "bbox_w", "bbox_h"

@@ -76,6 +76,11 @@ def read(path: pathlib.Path) -> list[ListedPair]:
     return pairs
 
 
+def id_of(item: Mapping[str, Any], other: str) -> str:
+    """A pair's id; `other` if it has none."""
+    return other if item.get("id") is None else str(item["id"])
+
+
 def tags_of(item: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a pair's fields, as texts."""
     return {name: str(item[name]) for name in TAGS if item.get(name) not in (None, "")}
@@ -92,9 +97,8 @@ def _pair(path: pathlib.Path, where: str, item: Any) -> ListedPair:
     one, other, first, second = (str(text).strip() for text in texts)
     if first == second:
         raise UserError(f"{path}: {where} has {first!r} as both its images")
-    name = values.get("id")
     return ListedPair(
-        where if name is None else str(name),
+        id_of(values, where),
         (one, other),
         (first, second),
         tags_of(values),

@@ -1,8 +1,9 @@
 """Reads Winoground: pairs of images and captions of the same words (arXiv 2204.03162).
 
 PATH/examples.jsonl with PATH/images/*.png, as `images.zip` of the Hugging Face data set
-facebook/winoground has them, or both in PATH/data. An image with its own caption is an
-example; `pairs` says which two form a pair, for evals=pair_choice.
+facebook/winoground has them, or both in PATH/data; or parquet files of the same fields,
+as the library `datasets` writes them. An image with its own caption is an example;
+`pairs` says which two form a pair, for evals=pair_choice.
 
     python -m clipjax.evaluate --model X --evals=pair_choice \\
         --data=winoground --data.path=FOLDER --data.split=test
@@ -10,29 +11,38 @@ example; `pairs` says which two form a pair, for evals=pair_choice.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from clipjax.data.annotations import caption_entries, image_list, image_pairs
 from clipjax.data.annotations.caption_entries import Counts, Entry
 from clipjax.data.annotations.image_pairs import ImagePair, ListedPair
+from clipjax.data.containers import parquet_splits
 from clipjax.data.images import image_files
+from clipjax.data.sources import parquet
 from clipjax.data.storage import file_contents, local
-from clipjax.types import UserError
+from clipjax.types import BadExample, Example, UserError
 
 FILE, ARCHIVE = "examples.jsonl", "images.zip"
 FOLDERS = ("images", ".")
 
 
-def make(split: str, *, path: str = "", images: str = "") -> PairedImages:
+def make(
+    split: str, *, path: str = "", images: str = ""
+) -> PairedImages | ParquetPairs:
     """Reads the list of the pairs; images are read on access.
 
     The examples are the first image of the first pair, its second, and so on.
 
     Options:
       path: the folder of `examples.jsonl` and the images, or the one that has it as
-        `data`.
+        `data`; or a folder of parquet files.
       images: folder of the images, relative to the list's; "" finds `images`.
 
     Raises UserError for another split than "test", missing files and a list of another
@@ -43,8 +53,11 @@ def make(split: str, *, path: str = "", images: str = "") -> PairedImages:
             f"data=winoground has the split test only, not {split!r}: set "
             f"{local.set_by('split', 'test')}"
         )
-    base = _find(local.folder(path, "Winoground's pairs"))
-    table = base / FILE
+    base = local.folder(path, "Winoground's pairs")
+    table = _find(base)
+    if table is None:
+        return _of_parquet(base)
+    base = table.parent
     listed = image_pairs.read(table)
     folders = image_list.image_folders(base, images, FOLDERS)
     if not images and not (base / "images").exists() and (base / ARCHIVE).exists():
@@ -82,11 +95,84 @@ class PairedImages(image_list.ImageList):
         ]
 
 
-def _find(base: pathlib.Path) -> pathlib.Path:
-    """The folder of the list."""
+class ParquetPairs:
+    """A `clipjax.types.Source` of the pairs in the rows of parquet files.
+
+    sides: the first images with their captions, and the second. rows: each pair's other
+    fields.
+    """
+
+    def __init__(
+        self, sides: Sequence[parquet.Parquet], rows: Sequence[dict[str, Any]]
+    ):
+        self._sides = sides
+        self.pairs = [
+            ImagePair(
+                image_pairs.id_of(row, str(n)),
+                2 * n,
+                2 * n + 1,
+                image_pairs.tags_of(row),
+            )
+            for n, row in enumerate(rows)
+        ]
+        counts = [side.caption_counts for side in sides]
+        self.caption_counts = np.stack(counts, axis=1).reshape(-1)
+        self.max_captions = int(self.caption_counts.max())
+        self.class_names: dict[str, list[str]] = {}
+        self.templates: dict[str, tuple[str, ...]] = {}
+        self.problems = [problem for side in sides for problem in side.problems]
+
+    def __len__(self) -> int:
+        return len(self.caption_counts)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one image; raises BadExample, naming it, if it is broken."""
+        side, n = self._locate(index)
+        key = self.key_of(index)
+        try:
+            return dataclasses.replace(side[n], key=key)
+        except BadExample as error:
+            raise BadExample(error.reason, key) from error
+
+    def captions_of(self, index: int) -> list[str]:
+        """Returns an example's caption without its image; raises BadExample."""
+        side, n = self._locate(index)
+        return side.captions_of(n)
+
+    def key_of(self, index: int) -> str:
+        """Returns an example's key without reading its image."""
+        side, n = self._locate(index)
+        return f"{side.key_of(n)}/{image_pairs.IMAGES[index % 2]}"
+
+    def _locate(self, index: int) -> tuple[parquet.Parquet, int]:
+        n, side = divmod(local.position(index, len(self)), 2)
+        return self._sides[side], n
+
+
+def _of_parquet(base: pathlib.Path) -> ParquetPairs:
+    import pyarrow.parquet  # here: its import takes long
+
+    sides = [
+        parquet.make("all", path=str(base), image_column=image, caption_column=caption)
+        for image, caption in zip(image_pairs.IMAGES, image_pairs.CAPTIONS, strict=True)
+    ]
+    rows: list[dict[str, Any]] = []
+    files = parquet_splits.find(base).values()
+    for name in sorted(itertools.chain.from_iterable(files)):  # as split "all" has them
+        file = pyarrow.parquet.ParquetFile(base / name)
+        known = ["id", *image_pairs.TAGS]
+        columns = [column for column in known if column in file.schema_arrow.names]
+        rows += file.read(columns).to_pylist()
+    return ParquetPairs(sides, rows)
+
+
+def _find(base: pathlib.Path) -> pathlib.Path | None:
+    """The list of the pairs; None if there are parquet files."""
     for place in (base, base / "data"):
         if (place / FILE).is_file():
-            return place
+            return place / FILE
+    if any(base.rglob(f"*{parquet_splits.SUFFIX}")):
+        return None
     raise UserError(
         f"{base} has no {FILE} ({file_contents.summary(base)}): put there {FILE} and "
         f"the images of {ARCHIVE}, from the data set facebook/winoground"

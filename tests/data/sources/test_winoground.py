@@ -33,6 +33,44 @@ def test_as_distributed(tmp_path):
     assert pickle.loads(pickle.dumps(source)).pairs == source.pairs
 
 
+def test_parquet(tmp_path):
+    dataset_tools.winoground(tmp_path / "lines")
+    dataset_tools.winoground_parquet(tmp_path / "parquet")
+    lines = winoground.make("test", path=str(tmp_path / "lines"))
+    for path in ("parquet", "parquet/data"):
+        source = winoground.make("test", path=str(tmp_path / path))
+        check_contract(source)
+        assert source.pairs == lines.pairs and source.problems == []
+        for index in range(6):
+            assert source[index].image == lines[index].image
+            assert source[index].captions == list(lines[index].captions)
+    assert source[3].key == "test-00000-of-00002.parquet:1/0/image_1"
+    assert pickle.loads(pickle.dumps(source))[5].image == lines[5].image
+
+
+def test_parquet_of_another_form(tmp_path):
+    dataset_tools.hub(tmp_path, {"test": 4})
+    with pytest.raises(UserError, match="image_0.*image, caption, label"):
+        winoground.make("test", path=str(tmp_path))
+
+
+def test_a_parquet_row_without_an_image(tmp_path):
+    import pyarrow.parquet
+
+    dataset_tools.winoground_parquet(tmp_path)
+    place = tmp_path / "data" / "test-00000-of-00002.parquet"
+    table = pyarrow.parquet.read_table(place)
+    rows = table.to_pylist()
+    rows[1] |= {"image_1": None, "caption_0": "", "id": None, "tag": None}
+    table = pyarrow.Table.from_pylist(rows, table.schema)
+    pyarrow.parquet.write_table(table, place)
+    source = winoground.make("test", path=str(tmp_path))
+    with pytest.raises(BadExample, match="parquet:0/1/image_1: it has no image"):
+        source[3]
+    assert source[2].captions == [] and source.caption_counts.tolist()[2:4] == [0, 1]
+    assert source.pairs[1].id == "1" and "tag" not in source.pairs[1].tags
+
+
 def test_images_elsewhere_and_of_other_formats(tmp_path):
     dataset_tools.winoground(tmp_path)
     data = tmp_path / "data"
