@@ -107,12 +107,10 @@ def likelihoods(
 
     pictures: int [n], of each place the number of its image in the model.
     """
-    found: dict[tuple[int, str], float] = {}
-    scores = []
-    for choice in choices:
-        for text in choice.captions:
-            key = int(pictures[choice.place]), text
-            if key not in found:
-                found[key] = model.log_likelihood(text, key[0])
-            scores.append(found[key])
-    return np.array(scores)
+    texts = [
+        (int(pictures[own.place]), text) for own in choices for text in own.captions
+    ]
+    # Picture by picture, because the model counts a picture's own captions once then.
+    asked = sorted(set(texts))
+    found = {(at, text): model.log_likelihood(text, at) for at, text in asked}
+    return np.array([found[key] for key in texts])
