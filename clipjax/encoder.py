@@ -250,6 +250,22 @@ class Encoder:
         self._check_texts(texts)
         return self.read_texts(variables, texts, progress=progress).embed
 
+    def alike(self, texts: Sequence[str]) -> np.ndarray:
+        """int64 [m], of each text the place of the first that has the same tokens, so
+        that the model cannot tell the two apart.
+
+        Raises as `texts` does.
+        """
+        self._check_texts(texts)
+        firsts: dict[bytes, int] = {}
+        found = np.zeros(len(texts), np.int64)
+        size = self._sizes[-1]
+        for start in range(0, len(texts), size):
+            ids, mask = self._text_tokenizer()(list(texts[start : start + size]))
+            for place, row in enumerate(np.concatenate([ids, mask], axis=1), start):
+                found[place] = firsts.setdefault(row.tobytes(), place)
+        return found
+
     def pooled_texts(
         self,
         variables: Variables,

@@ -131,6 +131,16 @@ def test_texts():
         make_encoder(batch_size=2).texts(make_variables(), ["a", None])
 
 
+def test_texts_of_the_same_tokens():
+    long = "x" * LENGTH
+    texts = ["ab", "ba", f"{long}a", "ab", f"{long}b", "a", ""]
+    found = make_encoder(batch_size=2).alike(texts)
+    assert found.tolist() == [0, 1, 2, 0, 2, 5, 6]
+    assert make_encoder(batch_size=2).alike([]).shape == (0,)
+    with pytest.raises(BadExample):
+        make_encoder(batch_size=2).alike(["a", None])
+
+
 def test_nothing_gives_empty_arrays_of_the_right_width():
     encoder = make_encoder(batch_size=2)
     found = encoder.images(make_variables(), [])

@@ -224,6 +224,9 @@ class CaptionChoice:
             more = self.inputs.texts(variables, list(wrong), progress=later)
             rows = np.concatenate([rows, more])
             places |= {text: len(right) + i for i, text in enumerate(wrong)}
+        if self.inputs.are_stored:
+            # Rounded otherwise than rows that are encoded now: ties would be lost.
+            rows = rows[self.inputs.encoder.alike([*right, *wrong])]
         return Texts(rows, places)
 
     def metric_units(self) -> dict[str, str]:

@@ -102,22 +102,20 @@ class PairChoice:
         embeds = self.inputs.texts(
             variables, texts, progress=part_of(progress, len(indices), total)
         )
+        if self.inputs.are_stored:
+            # Rows of batches of several sizes may be rounded otherwise: ties stay ties.
+            embeds = embeds[self.inputs.encoder.alike(texts)]
         # Each caption with each image: [n 2 2].
         images = np.repeat(places[:, None], 2, axis=1)
         numbers = np.repeat(np.arange(len(texts)).reshape(-1, 2)[:, :, None], 2, axis=2)
         found = similarities(seen.embed, embeds, images.ravel(), numbers.ravel())
         found = found.reshape(-1, 2, 2)
         columns = _columns(found, captions)
-        tags = [{tag for _, tag in _groups(pair)} for pair in pairs]
         metrics = {name: _metric(name, values) for name, values in columns.items()}
         for tag in self._tags():
-            places_of = [at for at, own in enumerate(tags) if tag in own]
-            for name, chance in CHANCES.items():
-                values = columns[name][places_of]
-                nothing = Metric(float("nan"), chance, "fraction", n=0)
-                metrics[f"{tag}/{name}"] = (
-                    share(Hits(values, chance=chance)) if len(values) else nothing
-                )
+            own = [at for at, pair in enumerate(pairs) if tag in _tags_of(pair)]
+            for name in CHANCES:
+                metrics[f"{tag}/{name}"] = _metric(name, columns[name][own])
         size = f"{len(pairs)} pairs"
         if left_out := len(self.pairs) - len(pairs):
             size += f", {left_out} left out for a broken image"
@@ -194,11 +192,20 @@ def _columns(found: np.ndarray, captions: Sequence[Sequence[str]]) -> Scores:
 
 
 def _metric(name: str, values: np.ndarray) -> Metric:
-    """The ceiling follows from the texts alone, so it has no interval and chance."""
+    """The ceiling follows from the texts alone, so it has no interval and chance.
+
+    values: of the pairs; NaN is the metric of none.
+    """
+    if not len(values):
+        return Metric(float("nan"), CHANCES[name], "fraction", n=0)
     if name.startswith(CEILING):
         found = share(Hits(values))
         return dataclasses.replace(found, low=None, high=None)
     return share(Hits(values, chance=CHANCES[name.rpartition("/")[2]]))
+
+
+def _tags_of(pair: ImagePair) -> set[str]:
+    return {tag for _, tag in _groups(pair)}
 
 
 def _groups(pair: ImagePair) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from clipjax.encoder import Encoder
 from clipjax.evals import caption_choice, retrieval
 from clipjax.evals.common import intervals
 from clipjax.evals.common.inputs import Inputs
+from clipjax.evals.common.stored_rows import Examples
 from clipjax.types import Example, UserError
 
 CAPTIONS = [
@@ -292,6 +293,51 @@ def test_captions_are_encoded_once_for_retrieval_too():
     right = [text for own in captions for text in own]
     assert [numbers.seen.count(text) for text in right] == [1] * len(right)
     assert max(np.bincount(inputs.source.reads)) == 1
+
+
+class Blind:
+    """A tokenizer that is blind to word order."""
+
+    def __call__(self, texts):
+        ids = np.array([[sum(map(ord, text)) % 7] for text in texts], np.int32)
+        return ids, np.ones_like(ids, bool)
+
+
+class Rounded:
+    """Stored embeddings of a source, captions with another rounding."""
+
+    def __init__(self, inputs, table):
+        self._seen = inputs.images(table, range(len(inputs.source)))
+        right = [text for own in self._seen.captions for text in own]
+        noise = np.random.default_rng(0).normal(0, 1e-6, (len(right), 3))
+        rows = inputs.texts(table, right) + noise.astype(np.float32)
+        self._rows = dict(zip(right, rows, strict=True))
+
+    def examples(self, indices, pooled=False):
+        seen = self._seen
+        facts = [
+            {"captions": seen.captions[i], "labels": {}, "key": seen.keys[i]}
+            for i in indices
+        ]
+        return Examples(seen.embed[list(indices)], None, facts, [("", "")] * len(facts))
+
+    def texts(self, texts, pooled=False):
+        known = np.array([text in self._rows for text in texts])
+        rows = [self._rows[text] for text in texts if text in self._rows]
+        return known, np.array(rows, np.float32).reshape(-1, 3), None
+
+
+def test_ties_with_stored_captions():
+    """A model that cannot tell captions apart ties, though half of them are stored."""
+    source = inputs_of(CAPTIONS)[0].source
+    inputs = Inputs(Encoder(Table(), Blind(), crop, batch_size=4), source)
+    table = variables()
+    live = caption_choice.make(inputs).run(table)
+    assert set(live.rows["hit"]) == {0.5}
+    stored = Inputs(inputs.encoder, source, Rounded(inputs, table))
+    assert caption_choice.make(stored).run(table).rows["hit"].tolist() == [0.5] * len(
+        live.rows["hit"]
+    )
 
 
 @pytest.mark.parametrize(
