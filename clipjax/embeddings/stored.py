@@ -57,6 +57,8 @@ class Rows:
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(f"row {places} of {len(self)}")
+        if len(self._arrays) == 1:
+            return np.asarray(np.take(self._arrays[0], wanted, axis=0))
         of = np.searchsorted(self._ends, wanted, side="right")
         found = np.empty((*wanted.shape, *self.shape[1:]), self.dtype)
         for number in np.unique(of).tolist():

@@ -7,11 +7,15 @@ model that scores all answers equally.
 
 from __future__ import annotations
 
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
 
 MAX_SIMILARITIES = 2**25  # held at once (128 MiB), whatever the size of the gallery
+_HASHED = 1024  # rows at once
+_CACHED = 2**18  # similarities (1 MiB) that a thread goes through several times
+_FOLDED = 256  # scores that are few enough to order
 NEAREST = 5  # answers of each query that evaluators keep
 
 
@@ -81,8 +85,7 @@ def rank(
     # A product's last bit may depend on the column's place in the matrix, so copies
     # of one entry are counted at its first place.
     first = first_places(gallery)
-    queries = np.where(ok[:, None], queries, 0).astype(np.float32)
-    gallery = np.where(usable[:, None], gallery, 0).astype(np.float32)
+    queries, gallery = _zeroed(queries, ok), _zeroed(gallery, usable)
     copies = np.ones(len(gallery), np.int64) if copies is None else copies
     weights = np.zeros(len(gallery), np.int64)
     np.add.at(weights, first, copies)
@@ -93,10 +96,9 @@ def rank(
     best_places = np.full((len(queries), nearest), -1)
     best_scores = np.full(len(queries), np.nan, np.float32)
     finite_queries, distinct = ok.copy(), len(np.unique(first)) == len(first)
-    rows = max(1, min(block, MAX_SIMILARITIES // max(len(gallery), 1)))
-    for start in range(0, len(queries), rows):
-        part = slice(start, start + rows)
-        scores = queries[part] @ gallery.T
+
+    def count(part: slice, scores: np.ndarray) -> None:
+        """Counts for a few queries by their scores [q m], which the cache holds."""
         scores[:, ~usable] = -np.inf
         mine = np.take_along_axis(scores, answers[part], axis=1)
         mine[right[part] < 0] = -np.inf
@@ -109,6 +111,19 @@ def rank(
             scores = scores if distinct else scores[:, first]
             scores[~finite_queries[part]] = -np.inf
             _keep_best(scores, best_places[part], best_scores[part])
+
+    rows = max(1, min(block, MAX_SIMILARITIES // max(len(gallery), 1)))
+    few = max(1, _CACHED // max(len(gallery), 1))
+    with futures.ThreadPoolExecutor() as pool:
+        for start in range(0, len(queries), rows):
+            scores = queries[start : start + rows] @ gallery.T
+            cuts = [scores[at : at + few] for at in range(0, len(scores), few)]
+            parts = [
+                slice(start + at * few, start + at * few + len(cut))
+                for at, cut in enumerate(cuts)
+            ]
+            run = map if len(cuts) == 1 else pool.map  # which then starts no thread
+            list(run(count, parts, cuts))
     ranks = Ranks(
         np.where(ok, greater, copies.sum()),
         np.where(ok, same - own, 0),
@@ -156,24 +171,67 @@ def spread(total: int, count: int) -> np.ndarray:
 
 
 def _keep_best(scores: np.ndarray, places: np.ndarray, best: np.ndarray) -> None:
-    """Fills places [n k] and best [n], as `Ranks`; overwrites scores [n m]."""
-    rows = np.arange(len(scores))
-    for i in range(min(places.shape[1], scores.shape[1])):
-        at = scores.argmax(axis=1)  # the first of those that tie
-        value = scores[rows, at]
-        places[:, i] = np.where(value > -np.inf, at, -1)
-        if i == 0:
-            best[:] = np.where(value > -np.inf, value, np.nan)
-        scores[rows, at] = -np.inf
+    """Fills places [n k] and best [n], as `Ranks`, by scores [n m]."""
+    k = min(places.shape[1], scores.shape[1])
+    rows, at = np.nonzero(scores >= _bound(scores, k)[:, None])
+    values = scores[rows, at]
+    order = np.lexsort((at, -values, rows))  # of those that tie the first
+    rows, at, values = rows[order], at[order], values[order]
+    number = np.arange(len(rows)) - np.searchsorted(rows, rows)  # within its row
+    kept = (number < k) & (values > -np.inf)
+    places[rows[kept], number[kept]] = at[kept]
+    first = kept & (number == 0)
+    best[rows[first]] = values[first]
+
+
+def _bound(scores: np.ndarray, k: int) -> np.ndarray:
+    """float32 [n], what the k best of each row [n m] are not below.
+
+    It is the k-th best of the largest scores of disjoint groups, for which a row is
+    folded in halves; few scores reach it.
+    """
+    while scores.shape[1] >= max(_FOLDED, 2 * k):
+        half = scores.shape[1] // 2
+        folded = np.maximum(scores[:, :half], scores[:, half : 2 * half])
+        np.maximum(folded[:, 0], scores[:, -1], out=folded[:, 0])  # of an odd number
+        scores = folded
+    return np.partition(scores, -k, axis=1)[:, -k]
 
 
 def first_places(gallery: np.ndarray) -> np.ndarray:
-    """int64 [m]: per entry, the place of the first with the same bytes."""
-    firsts: dict[bytes, int] = {}
-    return np.array(
-        [firsts.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)],
-        np.int64,
+    """int64 [m]: per entry of [m e], the place of the first with the same bytes."""
+    rows = np.ascontiguousarray(gallery)
+    _, inverse, counts = np.unique(
+        _hashes(rows), return_inverse=True, return_counts=True
     )
+    places = np.arange(len(rows))
+    firsts: dict[bytes, int] = {}
+    # Entries whose hash is unique are so; only the others' bytes are held.
+    for place in np.flatnonzero(counts[inverse] > 1).tolist():
+        places[place] = firsts.setdefault(rows[place].tobytes(), place)
+    return places
+
+
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """uint64 [m], equal for rows of equal bytes; C-contiguous [m e]."""
+    words = rows.view(np.uint8).reshape(len(rows), rows.shape[1] * rows.itemsize)
+    if words.shape[1] % 4 == 0:
+        words = words.view(np.uint32)
+    factors = np.random.default_rng(0).integers(
+        2**64, size=words.shape[1], dtype=np.uint64
+    )
+    hashes = np.empty(len(rows), np.uint64)
+    for start in range(0, len(rows), _HASHED):
+        part = slice(start, start + _HASHED)
+        hashes[part] = (words[part] * factors).sum(axis=1, dtype=np.uint64)
+    return hashes
+
+
+def _zeroed(rows: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """float32, zeros in rows that are not usable; no copy if all are."""
+    if not usable.all():
+        rows = np.where(usable[:, None], rows, 0)
+    return rows.astype(np.float32, copy=False)
 
 
 def _count(where: np.ndarray, weights: np.ndarray, wide: bool) -> np.ndarray:

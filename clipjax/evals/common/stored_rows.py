@@ -11,6 +11,8 @@ import numpy as np
 from clipjax.embeddings.stored import LABEL, Embeddings, Rows
 from clipjax.types import UserError
 
+_NORMED = 4096  # rows at once
+
 
 class Examples(NamedTuple):
     """embed: float32 [n e]. pooled: float32 [n d], None if not asked for or not stored.
@@ -108,8 +110,9 @@ def _features(rows: Rows | None, places: np.ndarray) -> np.ndarray | None:
 
 
 def _float32(rows: Rows, places: np.ndarray, unit: bool) -> np.ndarray:
-    found = rows[places].astype(np.float32)
-    if not unit:
-        return found
-    norms = np.linalg.norm(found, axis=-1, keepdims=True)
-    return found / np.where(norms > 0, norms, 1)
+    found = rows[places].astype(np.float32, copy=False)
+    for start in range(0, len(found) * unit, _NORMED):
+        part = found[start : start + _NORMED]
+        norms = np.linalg.norm(part, axis=-1, keepdims=True)
+        part /= np.where(norms > 0, norms, 1)
+    return found
