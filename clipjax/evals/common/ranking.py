@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_SIMILARITIES = 2**25  # held at once (128 MiB), whatever the size of the gallery
-_HASHED = 1024  # rows at once
+_AT_ONCE = 1024  # rows whose intermediate values are held
 _CACHED = 2**18  # similarities (1 MiB) that a thread goes through several times
 _FOLDED = 256  # scores that are few enough to order
 NEAREST = 5  # answers of each query that evaluators keep
@@ -161,7 +161,11 @@ def chance(own: np.ndarray, total: int) -> Ranks:
 
 def finite(embed: np.ndarray) -> np.ndarray:
     """bool [n], whether each embedding of [n e] is finite."""
-    return np.asarray(np.isfinite(embed).all(axis=1))
+    found = np.empty(len(embed), bool)
+    for start in range(0, len(embed), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        found[part] = np.isfinite(embed[part]).all(axis=1)
+    return found
 
 
 def spread(total: int, count: int) -> np.ndarray:
@@ -221,8 +225,8 @@ def _hashes(rows: np.ndarray) -> np.ndarray:
         2**64, size=words.shape[1], dtype=np.uint64
     )
     hashes = np.empty(len(rows), np.uint64)
-    for start in range(0, len(rows), _HASHED):
-        part = slice(start, start + _HASHED)
+    for start in range(0, len(rows), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
         hashes[part] = (words[part] * factors).sum(axis=1, dtype=np.uint64)
     return hashes
 
