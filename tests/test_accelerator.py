@@ -44,6 +44,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 def test_what_fails_is_recorded_and_the_next_part_runs(tmp_path):
     out = tmp_path / "out.json"
     names = ("raises", "dies", "absent", "good")
@@ -186,6 +187,7 @@ def test_ratios_are_of_the_same_run_and_batch():
     assert "clipjax_over_it" not in theirs["eager"]
 
 
+@pytest.mark.thorough
 def test_operations_of_a_pair_are_those_that_xla_counts():
     clip = towers.clip(tiny=False)
     assert clip.pair_flops / 1e9 == pytest.approx(123.3, abs=0.1)

@@ -262,6 +262,7 @@ print("read", sorted(read))
 """
 
 
+@pytest.mark.thorough
 def test_two_processes_read_their_own_rows_and_return_the_whole():
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from marks import mostly
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What each process does: it meets the others, then what its argument says.
@@ -117,7 +118,7 @@ def test_a_killed_process_is_named_by_all_others(start, victim):
     assert time.monotonic() - begin < 10
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", mostly([0, 1], [1]))
 def test_a_stopped_process_is_named_in_time(start, victim):
     processes = start("behind", "behind", "behind", timeout=8)
     for process in processes:
@@ -133,6 +134,7 @@ def test_a_stopped_process_is_named_in_time(start, victim):
     assert time.monotonic() - begin < 8 + 10
 
 
+@pytest.mark.thorough
 def test_the_process_that_lags_is_named(start):
     for process in start("ahead", "behind", "ahead", timeout=5):
         _, errors = ends(process, 1)
@@ -141,13 +143,14 @@ def test_the_process_that_lags_is_named(start):
         assert "at step 3" in line
 
 
+@pytest.mark.thorough
 def test_if_none_moves_none_is_blamed(start):
     for process in start("behind", "behind", timeout=5):
         _, errors = ends(process, 1)
         assert "none of the 2 processes has made progress for 5 s" in errors
 
 
-@pytest.mark.parametrize("act", ["busy", "work"])
+@pytest.mark.parametrize("act", mostly(["busy", "work"], ["work"]))
 def test_who_works_or_waits_with_a_timeout_is_waited_for(start, act):
     for process in start("", act, timeout=4):
         assert "finished" in ends(process, 0)[0]

@@ -8,6 +8,7 @@ import pytest
 import released_tools
 from command_tools import failure
 from config_tiny import get_config
+from marks import mostly
 from rich.console import Console
 from source_tools import jpeg
 
@@ -43,7 +44,7 @@ def flags(model, flowers, *more):
     return [f"--model={model}", "--evals=zeroshot", "--data=imagefolder", *data, *more]
 
 
-@pytest.mark.parametrize("form", released_tools.FORMS)
+@pytest.mark.parametrize("form", mostly(released_tools.FORMS, ["hf"]))
 def test_a_released_model_by_the_command(
     form, models, flowers, tmp_path, monkeypatch, capsys
 ):
@@ -97,6 +98,7 @@ def test_where_results_go(models, flowers, tmp_path, monkeypatch):
     assert [place.name for place in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.thorough
 def test_training_images_are_encoded_once_for_all(
     models, flowers, tmp_path, monkeypatch, capsys
 ):
@@ -179,6 +181,7 @@ def test_folders_that_lack_something(
     assert words in failure(capsys, evaluate.main, *flags("model", flowers))
 
 
+@pytest.mark.thorough
 def test_a_folder_without_its_preprocessing(
     models, flowers, tmp_path, monkeypatch, capsys
 ):
@@ -217,6 +220,7 @@ def test_flags_of_evaluators():
     assert found.words == "a-b-c" and not evals_flags.NONE
 
 
+@pytest.mark.thorough
 def test_a_run_by_functions(tmp_path, capsys):
     made = get_config()
     made.train.steps = 2

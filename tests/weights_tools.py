@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import jax
@@ -73,6 +74,7 @@ def noise(shapes, seed=0):
     )
 
 
+@functools.cache
 def made(name):
     """A model's table, shapes, variables, and tensors."""
     kind, model = MODELS[name]
@@ -80,9 +82,6 @@ def made(name):
     shapes = rename_table.model_shapes(model)
     variables = noise(shapes)
     return its_table, shapes, variables, rename_table.to_theirs(its_table, variables)
-
-
-MADE = {name: made(name) for name in MODELS}
 
 
 def assert_equal(one, other):
@@ -104,7 +103,7 @@ def write_hf(folder, name="clip", **changes):
         (described[section] if section else described)[inner] = value
     (folder / "config.json").write_text(json.dumps(described))
     (folder / "preprocessor_config.json").write_text("{}")
-    tensor_files.write_safetensors(folder / "model.safetensors", MADE[name][3])
+    tensor_files.write_safetensors(folder / "model.safetensors", made(name)[3])
     return folder
 
 
@@ -119,5 +118,5 @@ def write_open_clip(folder, name="open_clip", config=None, **changes):
         (place[section] if section else place)[inner] = value
     (folder / "open_clip_config.json").write_text(json.dumps(described))
     path = folder / "open_clip_model.safetensors"
-    tensor_files.write_safetensors(path, MADE[name][3])
+    tensor_files.write_safetensors(path, made(name)[3])
     return folder

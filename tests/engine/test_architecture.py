@@ -123,6 +123,7 @@ def test_other_config_files_have_no_path(capsys):
         create("model", base("model=released").model, None, None)
 
 
+@pytest.mark.thorough
 def test_train_resume_and_load_without_the_model(models, capsys, caplog):
     model = shutil.copytree(models["hf"], "model")
     theirs = clipjax.load(model)
@@ -176,6 +177,7 @@ def refusal(*argv):
     return str(error.value)
 
 
+@pytest.mark.thorough
 def test_init_from_names_every_difference_and_what_fits(models, capsys):
     argv = [f"--config={TINY}:tokenizer=words,image=vit", "--dry_run"]
     argv += [f"--config.init_from={models['hf']}", "--config.train.val_batches=0"]
@@ -203,6 +205,7 @@ def test_init_from_names_every_difference_and_what_fits(models, capsys):
         assert "does not fit" in failure(capsys, train.main, *argv, *shorter)
 
 
+@pytest.mark.thorough
 def test_spare_ids_of_a_table_are_left_out(models, tmp_path):
     """As of models whose vocabulary is rounded up."""
     model = shutil.copytree(models["hf"], tmp_path / "model")

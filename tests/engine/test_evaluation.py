@@ -89,6 +89,7 @@ def test_rows_reach_python(trained, tmp_path):
         clipjax.evaluate_model(workdir, checkpoint=8, out=place)
 
 
+@pytest.mark.thorough
 def test_a_metric_named_by_the_config_keeps_its_side_on_resume(tmp_path, monkeypatch):
     """Saves come before the next evaluation; the best so far stays."""
     with monkeypatch.context() as patch:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from marks import mostly
 
 import tiny
 from clipjax import config
@@ -104,11 +105,13 @@ def assert_near(one, other, share=1e-5):
 
 
 def cases():
-    """Losses of each kind under light towers, one under the tiny ones; slow: all."""
+    """A loss of each kind under light towers, one under the tiny ones; slow: all."""
     for case in tiny.LOSSES:
         for count, light in ((2, True), (2, False), (4, False)):
-            default = case in KINDS if light else (case, count) == ("clip", 2)
-            marks = [] if default else [pytest.mark.slow]
+            kept = case in KINDS if light else (case, count) == ("clip", 2)
+            marks = [pytest.mark.thorough] if kept else [pytest.mark.slow]
+            if light and case in ("clip", "onlineclr"):
+                marks = []
             name = f"{case}-{count}{'-light' * light}"
             yield pytest.param(case, count, light, marks=marks, id=name)
 
@@ -156,7 +159,7 @@ class Short(Light):
         return jax.tree.map(lambda x: x.astype(self.given), short), model_state
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", mostly([1, 2], [2]))
 def test_the_loss_of_a_bfloat16_model_is_computed_in_float32(count):
     _, loss, state = fresh("cyclip", dropout=0.0, light=True)
     rounded = Short(Layers(None), jnp.float32), Short(Layers(None))

@@ -79,6 +79,7 @@ def huge_pages():
     return setting.exists() and "[always]" in setting.read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux with glibc")
 @pytest.mark.skipif(huge_pages(), reason="page faults are rare with huge pages")
 def test_memory_is_kept_between_steps():

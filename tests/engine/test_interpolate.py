@@ -48,6 +48,7 @@ def test_another_model_is_refused():
     interpolate.check_same_model("x", base, (tiny.model(dropout=0.5), base[1]))
 
 
+@pytest.mark.thorough
 def test_the_sweep(tmp_path, capsys):
     """Its ends are what each run gets alone."""
     with run_tools.one_device():
@@ -79,6 +80,7 @@ def test_the_sweep(tmp_path, capsys):
     assert "share  retrieval mean_recall@1" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_run_starts_from_the_moving_average(tmp_path):
     """What was evaluated of the base is what the tuned run begins with."""
     with run_tools.one_device():

@@ -202,6 +202,7 @@ def step(devices, micro_batches=1, mixing=None):
     return jax.device_get(metrics), np.concatenate(leaves)
 
 
+@pytest.mark.thorough
 def test_the_step_is_the_same_on_8_devices_and_in_parts():
     mixing = Mixing(CLASSES, 0.5, 0.2, 0.5, 1.0)
     _, unmixed = step(1)

@@ -164,6 +164,7 @@ def test_extend_goes_on(copy):
     assert "complete: all 10" in train(tiny(log__every=1, train__steps=10), copy)
 
 
+@pytest.mark.thorough
 def test_a_run_without_a_checkpoint_holds_nobody_to_its_config(alone, copy):
     shutil.rmtree(copy / "checkpoints")
     (copy / "tokenizer.json").write_text('{"name": "words", "state": "of the other"}')
@@ -195,6 +196,7 @@ def test_what_the_bits_depend_on_is_compared(copy):
     assert not any("identical" in line for line in train(tiny(), copy).splitlines())
 
 
+@pytest.mark.thorough
 def test_three_interrupts_cut_no_save_short(alone, tmp_path, monkeypatch):
     close, opened = ocp.AsyncCheckpointer.close, saves.Checkpoints._open
     wait, awaited = saves.Checkpoints.wait, threading.Event()
@@ -260,6 +262,7 @@ def test_a_step_whose_json_is_nested_too_deep_is_passed_over(copy, name):
     assert "step 8" in said[0] and ("broken" in said[0] or "too deep" in said[0])
 
 
+@pytest.mark.thorough
 def test_the_count_of_replaced_examples_survives(tmp_path, monkeypatch):
     config = tiny("data=parts.faulty_source", log__every=1, data__train__nth=10)
     whole = train(config, tmp_path / "whole")

@@ -163,6 +163,7 @@ def test_the_logit_scale_is_clamped():
     assert float(after.params["logit_scale"]) == pytest.approx(np.log(100))
 
 
+@pytest.mark.thorough
 def test_without_limits_the_logit_scale_is_only_trained():
     model, loss = tiny.model(logit_scale_init=112.33), tiny.loss()
     optim = tiny.optim(model, config.base("optim=sgd").optim)
@@ -198,6 +199,7 @@ def test_a_run_says_so_before_it_is_compiled(tmp_path, monkeypatch):
     run.prepare(run_tools.tiny(**fixed), tmp_path, True)
 
 
+@pytest.mark.thorough
 def test_a_frozen_logit_scale_is_left_as_it_is():
     frozen = config.base("optim=sgd").optim
     frozen.groups = (("^logit_scale$", 0.0, 0.0),)

@@ -29,6 +29,7 @@ def val_loss(made, state):
     return evaluation.Evaluation(made, progress).run(state)[1]["val_loss"].value
 
 
+@pytest.mark.thorough
 def test_the_validation_loss_is_of_pixels_that_no_augmentation_has_changed(tmp_path):
     plain, state = prepared(tmp_path / "plain")
     grey, _ = prepared(tmp_path / "grey", "augment=grayscale", data__augment__p=1.0)

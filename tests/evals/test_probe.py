@@ -115,6 +115,7 @@ def burn(original):
     return slow, idle
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("evaluator", "module", "name", "options"),
     [

@@ -139,6 +139,7 @@ def trained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_one_device")
 def test_a_run_keeps_the_best_checkpoint_by_it(trained):
     means = dict(rows(trained, "eval/score/mean"))

@@ -6,6 +6,7 @@ On a CPU a lower one changes nothing, so that no number can tell; the program ca
 import jax
 import jax.numpy as jnp
 import pytest
+from marks import mostly
 
 import tiny
 from clipjax.testing import contract, loss_contract
@@ -19,7 +20,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("case", "options"), CASES)
+@pytest.mark.parametrize(
+    ("case", "options"), mostly(CASES, [("clip", {}), ("sogclr", {}), ("xbm", {})])
+)
 def test_of_value_and_gradient(case, options):
     """Whole and in blocks."""
     options = tiny.LOSSES.get(case, ({},))[0] | options
@@ -41,6 +44,7 @@ def test_products_are_found_wherever_they_are():
     assert all("test_precision.py" in place for _, _, place in found)
 
 
+@pytest.mark.thorough
 def test_every_loss_of_pairs_has_products():
     for case in tiny.LOSSES:
         one = contract.component("loss", case.split()[0], tiny.LOSSES[case][0])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import mostly
 
 from clipjax.models.image import eva
 from clipjax.types import UserError
@@ -34,12 +35,15 @@ def apply(tower, variables, image, train=False, key=None):
 
 @pytest.mark.parametrize(
     ("tower", "count"),
-    [
-        (eva.make(224, variant="B/16"), 85_869_312),
-        (eva.make(224, variant="L/14"), 303_317_952),
-        (eva.make(336, variant="L/14"), 303_645_632),
-        (eva.make(224, variant="g/14"), 1_011_146_112),
-    ],
+    mostly(
+        [
+            (eva.make(224, variant="B/16"), 85_869_312),
+            (eva.make(224, variant="L/14"), 303_317_952),
+            (eva.make(336, variant="L/14"), 303_645_632),
+            (eva.make(224, variant="g/14"), 1_011_146_112),
+        ],
+        [(eva.make(224, variant="B/16"), 85_869_312)],
+    ),
 )
 def test_parameter_counts_of_timms(tower, count):
     leaves = jax.tree.leaves(read_tower.tower_shapes(tower))

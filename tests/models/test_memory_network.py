@@ -368,6 +368,7 @@ def test_nothing_to_encode_is_an_error():
         make_model(audio=True).encode({}, {})
 
 
+@pytest.mark.thorough
 def test_modalities_and_state_are_of_as_many_examples():
     model, batch = make_model(), make_batch()
     variables = init(model)
@@ -592,6 +593,7 @@ def test_loss_says_what_is_missing():
 # Training.
 
 
+@pytest.mark.thorough
 def test_steps_on_the_synthetic_set_reduce_the_loss(configs):
     config = configs("synthetic")
     config.data.tokenizer.update({"vocab_size": VOCAB, "context_length": LENGTH})

@@ -159,6 +159,7 @@ def test_bfloat16_is_near_float32():
     assert_close(grads, gradient(exact_model, variables, batch), 0.05)
 
 
+@pytest.mark.thorough
 def test_remat_gives_the_same_gradients_and_keeps_less():
     key, batch = jax.random.key(3), jax.tree.map(jnp.asarray, make_batch())
 

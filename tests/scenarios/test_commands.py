@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_tools import failure
+from marks import mostly
 from PIL import Image
 
 import clipjax
@@ -149,14 +150,17 @@ def test_mistakes_of_evaluate(capsys, argv, words):
 
 @pytest.mark.parametrize(
     ("flag", "words"),
-    [
-        ("model.embed_dim=65536", "on each device, which has 0.1 GB"),
-        (
-            "data.image_size=528",
-            "data.batch_size=128, data.image_size=528: the pixels",
-        ),
-        ("data.workers=9", "data.workers=9: so many processes take 0.9 GB"),
-    ],
+    mostly(
+        [
+            ("model.embed_dim=65536", "on each device, which has 0.1 GB"),
+            (
+                "data.image_size=528",
+                "data.batch_size=128, data.image_size=528: the pixels",
+            ),
+            ("data.workers=9", "data.workers=9: so many processes take 0.9 GB"),
+        ],
+        [("data.workers=9", "data.workers=9: so many processes take 0.9 GB")],
+    ),
 )
 def test_what_cannot_fit_is_told_before_memory_is_taken(
     capsys, monkeypatch, flag, words

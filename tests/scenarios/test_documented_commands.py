@@ -232,6 +232,7 @@ def test_the_pages_are_read_whole():
         assert any(start in documented.text_of(page) for page in documented.PAGES)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_the_readme_in_its_order(tmp_path, monkeypatch, shared):
     with reader_at(tmp_path, monkeypatch):

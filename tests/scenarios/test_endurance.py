@@ -71,6 +71,7 @@ def growth(source, epochs, **options):
         made.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("threads", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_memory_is_flat_over_epochs(source, threads):
     before = handles()

@@ -91,6 +91,7 @@ def check(found):
     assert found["same"] and not found["lost"] and not found["left"], found
 
 
+@pytest.mark.thorough
 def test_a_run_ends_in_one_line_and_goes_on(tmp_path):
     for found in outcomes(tmp_path, FEW, "small"):
         assert found["met"], found

@@ -82,6 +82,7 @@ def wrong_ends(run, tmp_path, monkeypatch, capsys, seeds):
     return found
 
 
+@pytest.mark.thorough
 def test_random_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys):
     found = wrong_ends(run, tmp_path, monkeypatch, capsys, range(200))
     assert not found, "\n".join(found)
@@ -93,6 +94,7 @@ def test_many_random_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.thorough
 def test_random_mistakes_as_processes(run, tmp_path):
     def process(seed):
         folder = tmp_path / str(seed)

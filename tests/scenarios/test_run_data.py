@@ -128,6 +128,7 @@ def test_changed_data_are_named(top, capsys):
         train(config("data", steps=2), top / "run", extend=True)
 
 
+@pytest.mark.thorough
 def test_a_run_of_an_older_version_is_used_as_it_was(top, trained, monkeypatch):
     edited(top / "run", moved)
     (top / "run" / datasets.FILE).unlink()
@@ -139,6 +140,7 @@ def test_a_run_of_an_older_version_is_used_as_it_was(top, trained, monkeypatch):
     assert set(datasets.read_saved(top / "run")) == {"data.train", "data.eval"}
 
 
+@pytest.mark.thorough
 def test_the_same_data_may_lie_elsewhere(top, trained):
     copy = shutil.copytree(trained / "a" / "data", top / "copy")
     said = train(config(str(copy), steps=2), top / "run", extend=True)

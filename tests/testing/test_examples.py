@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import pytest
+from marks import mostly
 
 import run_tools
 from clipjax import testing, train
@@ -27,12 +28,13 @@ def test_one_file_of_few_lines_each():
         assert ast.get_docstring(ast.parse(text)) and len(text.splitlines()) <= 65
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", mostly(EXAMPLES, ["hardest_loss", "stripes"]))
 def test_contract(name):
     for check in testing.checks(EXAMPLES[name], f"examples.{name}", {}):
         check.run()
 
 
+@pytest.mark.thorough
 def test_their_config_trains(tmp_path):
     """The loss falls; the evaluator ends the run, beside one of our own."""
     config = ROOT / "examples" / "config.py"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch_tools
 from tower_tools import goldens, write
-from weights_tools import MADE, MODELS, assert_equal, write_hf, write_open_clip
+from weights_tools import MODELS, assert_equal, made, write_hf, write_open_clip
 
 from clipjax.types import UserError
 from clipjax.weights import model_description, read_model, read_tower, write_model
@@ -108,7 +108,7 @@ def test_a_file_in_a_folder_with_two_kinds_of_settings(tmp_path):
     for name, kind in (("model", "clip"), ("open_clip_model", "open_clip")):
         found, read = read_model.read_model(str(tmp_path / f"{name}.safetensors"))
         assert model_description.build(found) == MODELS[kind][1]
-        assert_equal(read, MADE[kind][2])
+        assert_equal(read, made(kind)[2])
 
 
 def test_float16_does_not_make_a_file_openais(tmp_path):

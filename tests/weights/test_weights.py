@@ -20,11 +20,11 @@ from hypothesis import settings as effort
 from weights_tools import (
     COCA,
     LENGTH,
-    MADE,
     MODELS,
     SIGLIP,
     VOCAB,
     assert_equal,
+    made,
     make_model,
     noise,
     write_hf,
@@ -55,7 +55,7 @@ GOLDENS = pathlib.Path(__file__).parents[1] / "parity" / "goldens"
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tables_there_and_back(name):
-    its_table, shapes, variables, tensors = MADE[name]
+    its_table, shapes, variables, tensors = made(name)
     assert_equal(rename_table.to_ours(its_table, tensors, shapes, "x"), variables)
     for dtype in (np.float16, ml_dtypes.bfloat16):
         half = {key: array.astype(dtype) for key, array in tensors.items()}
@@ -68,7 +68,7 @@ def test_tables_there_and_back(name):
 
 
 def test_a_table_that_is_not_the_models_is_a_defect():
-    its_table, _, variables, tensors = MADE["clip"]
+    its_table, _, variables, tensors = made("clip")
     shapes = rename_table.model_shapes(make_model(learnable_scale=False))
     with pytest.raises(TypeError, match="params/logit_scale"):
         rename_table.to_ours(its_table, tensors, shapes, "x")
@@ -110,7 +110,7 @@ def test_what_the_changes_do():
 @given(strategies.data())
 @effort(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_wrong_tensor_is_named(data):
-    its_table, shapes, _, tensors = MADE[data.draw(strategies.sampled_from([*MODELS]))]
+    its_table, shapes, _, tensors = made(data.draw(strategies.sampled_from([*MODELS])))
     name = data.draw(strategies.sampled_from(sorted(tensors)))
     array = tensors[name]
     changed = dict(tensors)
@@ -132,12 +132,12 @@ def test_every_wrong_tensor_is_named(data):
 
 
 def test_harmless_tensors_are_passed_over():
-    its_table, shapes, variables, tensors = MADE["clip"]
+    its_table, shapes, variables, tensors = made("clip")
     extra = {"text_model.embeddings.position_ids": np.arange(3)[None]}
     assert_equal(
         rename_table.to_ours(its_table, tensors | extra, shapes, "x"), variables
     )
-    its_table, shapes, variables, tensors = MADE["resnet"]
+    its_table, shapes, variables, tensors = made("resnet")
     extra = {
         "visual.layer2.0.bn1.num_batches_tracked": np.int64(3),
         "attn_mask": np.zeros((2, 2)),
@@ -158,12 +158,12 @@ def test_a_folder_of_either_kind(tmp_path):
     found, variables = read_model.read_model(str(write_hf(tmp_path)))
     assert found.format == "hf_clip" and found.end_id == 1
     assert model_description.build(found) == MODELS["clip"][1]
-    assert_equal(variables, MADE["clip"][2])
+    assert_equal(variables, made("clip")[2])
     # open_clip's own file first, as its models on the hub have both.
     found, variables = read_model.read_model(str(write_open_clip(tmp_path)))
     assert found.format == "open_clip"
     assert model_description.build(found) == MODELS["open_clip"][1]
-    assert_equal(variables, MADE["open_clip"][2])
+    assert_equal(variables, made("open_clip")[2])
 
 
 def test_coca_folder(tmp_path):
@@ -171,14 +171,14 @@ def test_coca_folder(tmp_path):
     whole = {"multimodal_cfg": {"width": 4}, "vision_cfg__attn_pooler_queries": 3}
     folder = write_open_clip(tmp_path, "coca", **whole)
     path, query = folder / "open_clip_model.safetensors", "visual.attn_pool.query"
-    tensors = dict(MADE["coca"][3])
+    tensors = dict(made("coca")[3])
     tensors[query] = np.concatenate([tensors[query], noise(np.zeros((2, 8)), 7)])
     tensors["text_decoder.ln_final.weight"] = np.ones(4, np.float32)
     tensor_files.write_safetensors(path, tensors)
     found, variables = read_model.read_model(str(folder))
     assert model_description.build(found) == MODELS["coca"][1]
     assert (found.pad_id, found.end_id) == (5, None)
-    assert_equal(variables, MADE["coca"][2])
+    assert_equal(variables, made("coca")[2])
     other = transformer.make(VOCAB, LENGTH, width=12, depth=1, heads=3)
     with pytest.raises(UserError, match="text.pool: 'eot' does not fit .* 'appended'"):
         read_tower.check_same(other, read_model.tower_of(found, "text"), str(folder))
@@ -196,7 +196,7 @@ def test_siglip_folder(tmp_path):
         MODELS["siglip"][1].module, mean=(0.5,) * 3, std=(0.5,) * 3
     )
     assert found.preprocess == "squash" and found.end_id is None
-    assert_equal(variables, MADE["siglip"][2])
+    assert_equal(variables, made("siglip")[2])
 
 
 TENSORS = {str(i): () for i in range(99)}  # for settings that only count them
@@ -310,7 +310,7 @@ def test_names_that_weights_have(tmp_path, name):
     """Read by content, so that one form stands for all."""
     write_hf(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    tensors = {f"_orig_mod.{key}": value for key, value in MADE["clip"][3].items()}
+    tensors = {f"_orig_mod.{key}": value for key, value in made("clip")[3].items()}
     if not name.endswith(".json"):
         tensor_files.write_safetensors(tmp_path / name, tensors)
     else:
@@ -322,13 +322,13 @@ def test_names_that_weights_have(tmp_path, name):
             shard_of |= dict.fromkeys(names, f"part{number}")
         (tmp_path / name).write_text(json.dumps({"weight_map": shard_of}))
     _, variables = read_model.read_model(str(tmp_path))
-    assert_equal(variables, MADE["clip"][2])
+    assert_equal(variables, made("clip")[2])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
     write_hf(tmp_path)
-    path, tensors = tmp_path / "model.safetensors", {**MADE["clip"][3]}
+    path, tensors = tmp_path / "model.safetensors", {**made("clip")[3]}
     name = "text_projection.weight"
     tensors[name] = np.array(tensors[name])
     tensors[name].flat[:3] = value
@@ -388,7 +388,7 @@ def test_a_file_of_openai(tmp_path):
 
 def test_a_residual_network_of_openai(tmp_path):
     kind, model = MODELS["resnet"]
-    half = {k: v.astype(np.float16) for k, v in MADE["resnet"][3].items()}
+    half = {k: v.astype(np.float16) for k, v in made("resnet")[3].items()}
     path = tmp_path / "RN.safetensors"
     half |= {mark: np.int64(32) for mark in open_clip.OPENAI_MARKS}
     tensor_files.write_safetensors(path, half)
@@ -528,7 +528,7 @@ def test_image_transforms_that_we_lack(changes, message):
 def test_weights_are_read_whatever_the_image_transform(tmp_path, changes, message):
     folder = write_open_clip(tmp_path, config={"preprocess_cfg": changes})
     found, variables = read_model.read_model(str(folder))
-    assert_equal(variables, MADE["open_clip"][2])
+    assert_equal(variables, made("open_clip")[2])
     with pytest.raises(UserError, match=message):
         model_description.to_config(found, str(folder))
 
@@ -759,7 +759,7 @@ def test_a_model_of_the_hub(tmp_path, monkeypatch):
     hub = Hub(source, cache)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     _, variables = read_model.read_model("hf-hub:org/name")
-    assert_equal(variables, MADE["clip"][2])
+    assert_equal(variables, made("clip")[2])
     names = ["config.json", "model.safetensors", "preprocessor_config.json"]
     assert sorted(hub.fetched) == names
 
@@ -792,7 +792,7 @@ def test_well_known_names(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     for name in ("ViT-B-32", "ViT-L/14@336px", "openai/clip-vit-base-patch32"):
         assert read_model.is_foreign(name)
-        assert_equal(read_model.read_model(name)[1], MADE["clip"][2])
+        assert_equal(read_model.read_model(name)[1], made("clip")[2])
     assert read_model.short_name("ViT-B-32") == "clip-vit-base-patch32"
     assert read_model.is_foreign("laion/CLIP-ViT-B-32") and not read_model.is_foreign(
         "runs/x"

@@ -77,6 +77,7 @@ def test_lengths_by_hand():
     assert made.size([(8, 0), (9, 0)]) == 12
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{"threads": 2}, {"workers": 2}])
 def test_the_same_texts_at_the_shortest_length_that_holds_them(options):
     whole = batches(Lengths(), ())
@@ -207,6 +208,7 @@ def test_wrong_sizes(sizes):
         buckets.check(sizes, 12)
 
 
+@pytest.mark.thorough
 def test_what_cannot_have_them(tmp_path):
     made = config.base(
         "loss=clip",

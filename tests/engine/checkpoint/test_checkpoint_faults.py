@@ -252,6 +252,7 @@ except UserError:
 """
 
 
+@pytest.mark.thorough
 def test_two_processes(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

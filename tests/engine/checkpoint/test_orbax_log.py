@@ -24,6 +24,7 @@ def drop_failed_future(error):
     asyncio.run(fail())
 
 
+@pytest.mark.thorough
 def test_later_failures_of_tensorstore_are_not_logged(caplog):
     orbax_log.quieten_orbax()
     drop_failed_future(of_tensorstore())

@@ -414,6 +414,7 @@ def kill_again_and_again(tmp_path, kills: int, seed: int) -> None:
     assert restored[-1] > 0
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment(tmp_path):
     kill_again_and_again(tmp_path, kills=5, seed=0)
 

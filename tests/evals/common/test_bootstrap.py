@@ -75,6 +75,7 @@ def test_equal_ranks_have_a_width():
     assert median == (1.0, 1.0)
 
 
+@pytest.mark.thorough
 def test_the_interval_of_the_mean_holds_the_truth():
     held = []
     truth = 1 + sum(scipy.stats.norm.sf(np.log(np.arange(1, 5000)), loc=1.2, scale=0.8))

@@ -171,6 +171,7 @@ def test_the_interval_of_a_mean_of_metrics_by_hand():
     assert mean_interval([one, Metric(0.3)], [0, 1]) is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("apart", "most"), [(True, 0.975), (False, 1.0)])
 def test_the_interval_of_a_mean_of_metrics_holds_the_truth(apart, most):
     """Shares of different images, and two of the same ones, which vary together."""

@@ -197,6 +197,7 @@ def test_by_hand(case, image, caption, block):
     assert float(value) == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "case",
     ["clip", *(pytest.param(c, marks=pytest.mark.slow) for c in ("siglip", "sogclr"))],

@@ -42,6 +42,7 @@ def cached(compiled, tmp_path):
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_a_locked_tower_with_batch_norm(cached):
     """LiT: parameters, statistics and moving averages of the image tower are still."""
     config = run_tools.tiny(RESNET, train__ema=0.9, **TINY, **IMAGE)
@@ -57,6 +58,7 @@ def test_a_locked_tower_with_batch_norm(cached):
     assert shapes and not shapes & moments  # none is allocated
 
 
+@pytest.mark.thorough
 def test_the_last_layers_unlocked(cached):
     groups = ((r"^image/stage_3/", 1.0, 1.0), (r"^image/", 0.0, 0.0))
     config = run_tools.tiny(RESNET, optim__groups=groups, **TINY)
@@ -82,6 +84,7 @@ def outputs(frozen, key, dropout):
     return np.asarray(found["image_embed"])
 
 
+@pytest.mark.thorough
 def test_a_locked_tower_drops_nothing(cached):
     still = outputs(True, 1, 0.5)
     np.testing.assert_array_equal(still, outputs(True, 2, 0.5))
@@ -145,6 +148,7 @@ def test_layers_that_are_not_found_are_refused(names, message):
     assert set(layer_decay.factors(names, 1.0).values()) == {1.0}
 
 
+@pytest.mark.thorough
 def test_layer_decay_in_a_run(cached):
     config = run_tools.tiny("optim=sgd", optim__layer_decay=0.5)
     made = run.prepare(config, cached, True)

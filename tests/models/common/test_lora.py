@@ -26,6 +26,7 @@ def variables_and_model():
     return base, model, jax.jit(model.init)(jax.random.key(0))
 
 
+@pytest.mark.thorough
 def test_fresh_additions_change_nothing():
     base, model, fresh = variables_and_model()
     plain = jax.jit(base.init)(jax.random.key(0))
@@ -63,6 +64,7 @@ def test_merged_by_hand():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_only_additions_and_heads_train(tmp_path):
     with run_tools.one_device():
         config = run_tools.tiny("optim=sgd", lora__rank=2)
