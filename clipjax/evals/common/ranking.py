@@ -197,7 +197,8 @@ def _bound(scores: np.ndarray, k: int) -> np.ndarray:
     while scores.shape[1] >= max(_FOLDED, 2 * k):
         half = scores.shape[1] // 2
         folded = np.maximum(scores[:, :half], scores[:, half : 2 * half])
-        np.maximum(folded[:, 0], scores[:, -1], out=folded[:, 0])  # of an odd number
+        if scores.shape[1] % 2:
+            np.maximum(folded[:, 0], scores[:, -1], out=folded[:, 0])
         scores = folded
     return np.partition(scores, -k, axis=1)[:, -k]
 
