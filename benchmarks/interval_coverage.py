@@ -11,6 +11,8 @@ both directions, where the image itself is a query that hits at its own rate. `c
 is mean_class_recall over --classes classes whose recalls differ by the correlation;
 their sizes are equal or, in `uneven`, from 2 images to many. Ranks are of log-normal
 images and captions, with half of the variance each; their truth is that of 4,000,000.
+Drops are those of evals=corruptions: 60 corruptions keep a share of the right answers,
+which differs between images, and turn a hundredth of the wrong ones right.
 
 Pairs are two models of equal quality on the same images (`alike`: an image is as hard
 for both; `own`: for each by itself). Their table has the share of draws in which
@@ -30,13 +32,15 @@ from rich.console import Console
 from rich.table import Table
 
 from clipjax.comparison.paired_tests import Pairs, share_interval, sign_flips
-from clipjax.evals.common.bootstrap import mean_and_median
+from clipjax.evals.common.bootstrap import mean_and_median, ratios_over_images
 from clipjax.evals.common.intervals import Hits, class_mean, mean, share
 from clipjax.types import Metric
 
 TRUTHS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.9, 0.99, 0.999)
 CORRELATIONS = (0.1, 0.3, 0.6, 0.9)
 CAPTIONS = 5
+CLEAN, KEPT = (0.02, 0.1, 0.5, 0.9), (0.1, 0.5, 0.9)  # of drops
+CORRUPTIONS, TURNED = 60, 0.01
 RANKS = ((3.5, 0.7), (60.0, 1.5))  # the median, the deviation of the logarithm
 
 Rng = np.random.Generator
@@ -156,6 +160,40 @@ def ranks(
     return 1 + np.floor(np.exp(logs + rng.normal(0, half, len(groups)))), groups
 
 
+def drop_held(rng: Rng, images: int, clean: float, kept: float) -> tuple[bool, bool]:
+    """Whether the intervals of a ratio to the clean share, and of the mean share over
+    corruptions, hold theirs.
+    """
+    right = rng.random(images) < clean
+    own = np.where(right, rates(rng, kept, 0.3, images), TURNED)
+    hits = (rng.random((CORRUPTIONS, images)) < own).astype(float)
+    truth = clean * kept + (1 - clean) * TURNED
+    held = holds(mean([Hits(one) for one in hits]), truth)
+    if not right.any():
+        return True, held  # no ratio
+    values = hits.mean(axis=0)[:, None]
+    ((low, high),) = ratios_over_images(values, right.astype(float))
+    return low <= truth / clean <= high, held
+
+
+def print_drops(console: Console, images: int, draws: int) -> None:
+    table = Table(box=None, header_style="")
+    table.add_column("kept")
+    for clean in CLEAN:
+        table.add_column(f"clean {100 * clean:g} %", justify="right")
+    for kept in KEPT:
+        cells = []
+        for clean in CLEAN:
+            rng = np.random.default_rng(0)
+            held = [drop_held(rng, images, clean, kept) for _ in range(draws)]
+            cells.append(" ".join(f"{x:.1f}" for x in 100 * np.mean(held, axis=0)))
+        table.add_row(f"{100 * kept:g} %", *cells)
+    console.print(
+        f"Relative drop, mean over {CORRUPTIONS} corruptions ({draws} draws):"
+    )
+    console.print(table)
+
+
 def cases(classes: int) -> Iterator[tuple[str, Callable, float]]:
     yield "share, 1 caption", of_single, 0.0
     for correlation in CORRELATIONS:
@@ -177,6 +215,7 @@ def main() -> None:
         "--draws", type=int, default=4000, help="per truth; 0: only ranks"
     )
     parser.add_argument("--rank_draws", type=int, default=400, help="0: no ranks")
+    parser.add_argument("--drop_draws", type=int, default=200, help="0: no drops")
     parser.add_argument(
         "--pair_draws", type=int, default=2000, help="per truth; 0: no pairs"
     )
@@ -231,6 +270,8 @@ def main() -> None:
                 f"{truths[1]:.0f} ({flags.rank_draws} draws): mean "
                 f"{of_mean_rank:.1f}, median {of_median_rank:.1f}"
             )
+    if flags.drop_draws:
+        print_drops(console, flags.images, flags.drop_draws)
     if flags.pair_draws:
         print_pairs(console, flags.images, flags.pair_draws, flags.gain)
     console.print(f"{time.monotonic() - start:.0f} s")

@@ -61,7 +61,7 @@ BENCHMARKS = {
     "input_pipeline.py": "--images 40 --size 32 --batch 4 --rounds 1 --turn 400 "
     "--steps 1 --depth 1",
     "interval_coverage.py": "--images 20 --classes 5 --draws 2 --rank_draws 1 "
-    "--pair_draws 2",
+    "--drop_draws 1 --pair_draws 2",
     "loss_memory.py": "--width 16 --block 16 --timed 64 --seconds 0.1 --bound 256 "
     "--losses clip",
     "train_step.py": "--rounds 1 --steps 1 --case tiny --batch 2 --length 8",
