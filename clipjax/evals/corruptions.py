@@ -181,8 +181,8 @@ class Corruptions:
         shown = {CLEAN: metrics.pop(CLEAN), CORRUPTED: metrics.pop(CORRUPTED)}
         shown |= {DROP: drops.pop(DROP)} | metrics | drops
         seen = self.inputs.images(variables, layout.numbers.tolist())
-        size = f"{result.size}; {len(self.kinds)} corruptions"
-        size += f" x {len(self.severities)} severities"
+        size = f"{self.of} {result.primary} of {result.size}; {len(self.kinds)} "
+        size += f"corruptions x {len(self.severities)} severities"
         rows = {"key": seen.keys, **columns}
         how = self._protocol(result)
         return EvalResult(shown, CORRUPTED, size, result.broken, rows, how)
@@ -275,7 +275,8 @@ class Corruptions:
         for name, ratio, (low, high) in zip(
             names.values(), ratios.tolist(), intervals, strict=True
         ):
-            value, *ends = (100 * (1 - x) for x in (ratio, high, low))
+            # Rounded, so that what differs in its last bits alone is 0.
+            value, *ends = (round(100 * (1 - x), 9) for x in (ratio, high, low))
             found[name] = Metric(value, None, "%", False, *ends, n=count)
         return found
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from evals_tools import Data, Words
 
-from clipjax import testing
 from clipjax.data.class_lists import Classes
 from clipjax.data.images import imagenet_c
 from clipjax.encoder import Encoder
@@ -177,7 +176,10 @@ def test_protocol_and_size(measured):
     for part in ("8 x 8 pixels", *KINDS, "severity 2, 5", "seed 3"):
         assert part in result.protocol
     assert result.protocol.endswith(alone["", 0].protocol)
-    assert "2 corruptions x 2 severities" in result.size
+    primary = alone["", 0].primary
+    assert result.size == (
+        f"{of} {primary} of {alone['', 0].size}; 2 corruptions x 2 severities"
+    )
 
 
 def test_order_batches_and_other_images_change_nothing():
@@ -302,9 +304,3 @@ def test_stored_embeddings_are_refused():
     stored = Inputs(made.encoder, made.source, stored=object())  # type: ignore
     with pytest.raises(UserError, match="stored embeddings have none: leave out"):
         corruptions.make(stored)
-
-
-def test_the_contract_with_retrieval():
-    testing.check_evaluator(
-        corruptions.make, of="retrieval", kinds=("fog",), severities=(3,)
-    )

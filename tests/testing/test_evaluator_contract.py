@@ -9,10 +9,12 @@ from clipjax import registry, testing
 from clipjax.evals.common.inputs import Inputs
 from clipjax.types import EvalResult, Metric
 
+QUICK = {"corruptions": {"severities": (3,)}}  # options of those that take long
+
 
 @pytest.mark.parametrize("name", [*registry.names("evals"), "examples.alignment"])
 def test_contract(name):
-    testing.check_evaluator(name)
+    testing.check_evaluator(name, **QUICK.get(name, {}))
 
 
 @dataclasses.dataclass

@@ -136,8 +136,8 @@ def fog(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarra
     """
     weight, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[severity - 1]
     height, width = image.shape[:2]
-    # 256 is the authors' for 224 pixels; larger images need a larger one.
-    side = max(256, 1 << (max(height, width) - 1).bit_length())
+    # As the authors' 256 for 224 pixels: clouds of the image's size.
+    side = max(2, 1 << (max(height, width) - 1).bit_length())
     plasma = image_warps.plasma(side, decay, rng)[:height, :width, None]
     brightest = image.max() / 255
     return _levels((image / 255 + weight * plasma) * brightest / (brightest + weight))

@@ -122,6 +122,14 @@ def test_an_image_of_one_colour_stays(kind):
         np.testing.assert_allclose(corrupted(plain, kind, severity), expected, atol=1)
 
 
+def test_fog_has_clouds_in_an_image_of_any_size():
+    def spread(side):
+        grey = np.full((side, side, 3), 128, np.uint8)
+        return np.mean([corrupted(grey, "fog", 2, seed).std() for seed in range(20)])
+
+    assert spread(28) == pytest.approx(spread(224), rel=0.25)
+
+
 def test_maps_that_move_nothing_change_nothing():
     image = goldens.picture()[:60, :60] / 255
     np.testing.assert_allclose(image_warps.affine(image, np.zeros((3, 2))), image)
