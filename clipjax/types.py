@@ -138,8 +138,8 @@ class Source(Protocol):
     data/annotations/image_pairs.py's ImagePair, for evals=pair_choice. One that has
     wrong captions too, as ARO, has `choices`: per example an OwnChoice of
     data/annotations/caption_choices.py, for evals=caption_choice. A source of several
-    parts may have `shares`: each part's (examples, weight), by which
-    training draws from them.
+    parts may have `shares`: each part's (examples, weight), by which training draws
+    from them.
     """
 
     max_captions: int

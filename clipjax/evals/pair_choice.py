@@ -83,7 +83,8 @@ class PairChoice:
         Rows, one per pair: key (the first image's), query (the pair's id), second_key,
         captions, similarities (of the first caption with the first and the second
         image, of the second caption with both), each tag, and a column for each score
-        but those of tags.
+        but those of tags. The model's have the metrics' names, so that two models are
+        compared by these alone.
 
         Raises UserError if no pair can be used.
         """
@@ -130,7 +131,7 @@ class PairChoice:
             "captions": captions,
             "similarities": found.reshape(-1, 4),
             **{name: [pair.tags.get(name, "") for pair in pairs] for name in names},
-            **columns,
+            **{_column(name): values for name, values in columns.items()},
         }
         made = protocol.joined(
             f"{len(pairs)} pairs {protocol.digest(texts)}", self.sample
@@ -189,6 +190,12 @@ def _columns(found: np.ndarray, captions: Sequence[Sequence[str]]) -> Scores:
         for start, scores in parts.items()
         for name, values in scores.items()
     }
+
+
+def _column(name: str) -> str:
+    """The column of a metric."""
+    of_texts = name.startswith((TEXT_ONLY, CEILING))
+    return name.replace("/", "_") if of_texts else name
 
 
 def _metric(name: str, values: np.ndarray) -> Metric:

@@ -8,6 +8,7 @@ import pytest
 from evals_tools import Data, Table, captioned, table_encoder, values, variables
 
 from clipjax import testing
+from clipjax.comparison import row_metrics
 from clipjax.comparison.shared_rows import SharedRows
 from clipjax.data.annotations.image_pairs import ImagePair
 from clipjax.data.images import decoding
@@ -224,6 +225,10 @@ def test_two_models_are_compared_by_pair():
         found = shared.difference("pairs", "b", name, first.metrics[name])
         change = second.metrics[name].value - first.metrics[name].value
         assert (found.difference, found.images) == (pytest.approx(change), 5)
+    # What follows from the texts is the same for every model.
+    for name in ("text_only/text_score", "order_blind_ceiling/group_score"):
+        assert row_metrics.of(name, first.rows) is None
+        assert first.rows[name.replace("/", "_")].mean() == first.metrics[name].value
     flips = shared.flips(
         shared.difference("pairs", "b", NAMES[0], first.metrics[NAMES[0]]), 2
     )
