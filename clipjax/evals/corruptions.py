@@ -59,13 +59,15 @@ def make(
     Args:
       of: the evaluator: "zeroshot", "retrieval" or "classification"; empty:
         classification for a classifier, zeroshot for data with labels, else retrieval.
-      kinds: of imagenet_c.KINDS; empty: all twelve.
+      kinds: of gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur,
+        zoom_blur, fog, brightness, contrast, elastic_transform, pixelate and
+        jpeg_compression; empty: all.
       severities: from 1 to 5.
       seed: of the random kinds. An image's corruption depends on it, the kind, the
         severity and the image's key alone.
       max_samples: the most images, evenly spread over the source; 0: all.
-      label_sets, templates, templates_file, class_names_file: as of evals=zeroshot,
-        for it.
+      label_sets, templates, templates_file, class_names_file: those of evals=zeroshot;
+        for of="zeroshot" alone.
 
     Raises:
       UserError: if an option is out of range, as that evaluator's `make`, or if
@@ -181,8 +183,8 @@ class Corruptions:
         shown = {CLEAN: metrics.pop(CLEAN), CORRUPTED: metrics.pop(CORRUPTED)}
         shown |= {DROP: drops.pop(DROP)} | metrics | drops
         seen = self.inputs.images(variables, layout.numbers.tolist())
-        size = f"{self.of} {result.primary} of {result.size}; {len(self.kinds)} "
-        size += f"corruptions x {len(self.severities)} severities"
+        size = f"{self.of} {result.primary} of {result.size}; kinds of corruption: "
+        size += f"{len(self.kinds)}, severities: {len(self.severities)}"
         rows = {"key": seen.keys, **columns}
         how = self._protocol(result)
         return EvalResult(shown, CORRUPTED, size, result.broken, rows, how)
@@ -202,7 +204,7 @@ class Corruptions:
         """See types.Evaluator."""
         return (
             f"reads, corrupts and encodes {len(self.measure.indices):,} images "
-            f"{len(self.corruptions)} times more ({len(self.kinds)} corruptions x "
+            f"{len(self.corruptions)} times more ({len(self.kinds)} kinds x "
             f"{len(self.severities)} severities): {self._count:,} images"
         )
 

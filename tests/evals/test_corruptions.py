@@ -178,7 +178,7 @@ def test_protocol_and_size(measured):
     assert result.protocol.endswith(alone["", 0].protocol)
     primary = alone["", 0].primary
     assert result.size == (
-        f"{of} {primary} of {alone['', 0].size}; 2 corruptions x 2 severities"
+        f"{of} {primary} of {alone['', 0].size}; kinds of corruption: 2, severities: 2"
     )
 
 
@@ -250,7 +250,7 @@ def test_nothing_right_and_nothing_lost():
 def test_the_cost_is_said_before():
     evaluator = corruptions.make(inputs_of(examples()), severities=(1, 2))
     assert evaluator.cost() == (
-        "reads, corrupts and encodes 14 images 24 times more (12 corruptions x 2 "
+        "reads, corrupts and encodes 14 images 24 times more (12 kinds x 2 "
         "severities): 336 images"
     )
 
