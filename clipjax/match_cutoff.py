@@ -135,5 +135,8 @@ def _sigmoid(evaluation: Evaluation, label: str) -> Sigmoid:
 
 
 def _age(folder: pathlib.Path) -> tuple[float, str]:
-    """Sorts the newest first."""
-    return -(folder / results.FILE).stat().st_mtime, folder.name
+    """Sorts the newest first; what is gone by now, last."""
+    try:
+        return -(folder / results.FILE).stat().st_mtime, folder.name
+    except OSError:
+        return 0.0, folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -235,10 +236,14 @@ def evaluate(
                 found = datasets.eval_fingerprints(unchanged, sources)
                 datasets.check_evaluation(workdir, found)
             kept = None
+            who = functools.cache(
+                functools.partial(
+                    identity.identity, parts.config, model, variables, parts.tokenizer
+                )
+            )
             if stored is not None:
-                now = identity.identity(parts.config, model, variables, parts.tokenizer)
                 kept = stored_evaluation.check_stored(
-                    stored, request.embeddings, now, what.data.eval, shared
+                    stored, request.embeddings, who(), what.data.eval, shared
                 )
             evaluators = assemble.evaluators(what, encoder, shared, sources, kept)
             start = variables
@@ -270,9 +275,7 @@ def evaluate(
         if stored is not None:
             name["embeddings"] = str(paths.local(request.embeddings, "embeddings"))
         if not request.base:
-            name["identity"] = identity.identity(
-                parts.config, model, variables, parts.tokenizer
-            )
+            name["identity"] = who()
         meta = evaluation.facts(what, parts.step, averaged, **name)
         written = {"": (sweep[1.0], meta)} if not request.base else {}
         if request.base:

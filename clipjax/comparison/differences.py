@@ -30,7 +30,8 @@ class Difference:
     p: how often chance gives a difference as large; test: by which test. p_holm: p,
       adjusted for all differences of this comparison (Holm).
     better, worse: queries that the model does better or worse at.
-    n: queries. images: their images, which are the units of the interval and the test.
+    n: queries. images: their images, or groups of images that are paired (`cell`),
+      which are the units of the interval and the test.
     unit, higher_is_better: as of types.Metric.
     """
 

@@ -17,6 +17,8 @@ _RETRIEVAL = re.compile(
 )
 _CLASSES = re.compile(r"(?:(?P<set>.+)/)?(?:top(?P<k>\d+)|mean_class_recall)")
 _CHOICES = re.compile(r"(?:(?P<kind>.+)/|mean_)(?P<macro>macro_)?accuracy")
+# Whether a pair that they are over is right; None: both kinds count alike.
+_MATCHES = {"accuracy": None, "right_accepted": True, "wrong_rejected": False}
 
 
 class Queries(NamedTuple):
@@ -42,9 +44,9 @@ class Queries(NamedTuple):
 def of(name: str, rows: Rows) -> Queries | None:
     """The queries of a metric; None if the rows have no values for it.
 
-    Known are the metrics of retrieval, of classes (zeroshot, classification) and the
-    accuracies of caption choices, and of any evaluator those that are the mean of the
-    column of their name.
+    Known are the metrics of retrieval, of classes (zeroshot, classification), the
+    accuracies of caption choices and of a match cut-off, and of any evaluator those
+    that are the mean of the column of their name.
 
     name: the metric's.
     """
@@ -57,6 +59,8 @@ def of(name: str, rows: Rows) -> Queries | None:
             return _hits(rows, np.arange(len(rows["key"])), 1, rows["label_set"])
     if "hit" in rows and "scores" in rows and (match := _CHOICES.fullmatch(name)):
         return _of_choices(match["kind"], bool(match["macro"]), rows)
+    if "hit" in rows and "half" in rows and name in _MATCHES:
+        return _of_matches(_MATCHES[name], rows)
     column = rows.get(name)
     if isinstance(column, np.ndarray) and column.ndim == 1 and len(column):
         values = column.astype(float)
@@ -120,6 +124,18 @@ def _of_choices(kind: str | None, macro: bool, rows: Rows) -> Queries | None:
     groups = np.bincount(of_kind[first])  # of each kind
     shares = 1 / (counts[group] * groups[of_kind] * len(groups))
     return Queries(places, hits[places], shares)
+
+
+def _of_matches(kind: bool | None, rows: Rows) -> Queries | None:
+    """The share of pairs of the measured half that are taken for what they are."""
+    match, hits = np.asarray(rows["match"]), np.asarray(rows["hit"], float)
+    taken = np.array(rows["half"]) == "measured"
+    if kind is not None:
+        taken &= match == kind
+    places = np.flatnonzero(taken)
+    if not len(places) or not np.isfinite(hits[places]).all():
+        return None
+    return _mean_of_parts(hits, places, match)
 
 
 def _hits(rows: Rows, places: np.ndarray, k: int, parts) -> Queries:

@@ -35,7 +35,9 @@ class SharedRows:
         one, other = (row_metrics.of(name, rows) for rows in (self.first, self.second))
         if one is None or other is None:
             raise KeyError(name)
-        keys = np.array(self.first.get("picture", self.first["key"]))[one.places]
+        # Queries of one picture, or of one group of images, vary together.
+        units = [x for x in ("picture", "cell", "key") if x in self.first][0]
+        keys = np.array(self.first[units])[one.places]
         _, groups = np.unique(keys, return_inverse=True)
         return Pairs(one.values, other.values, one.weights, groups), one, other
 
@@ -72,6 +74,9 @@ class SharedRows:
             words.append(repr(first["captions"][place][0]))
         if "scores" in first:
             words = [first["protocol"][place], repr(first["captions"][place][0])]
+        if "half" in first:
+            kind = "right" if first["match"][place] else "wrong"
+            words = [f"{kind} pair", repr(first["captions"][place][0])]
         if "label_set" in first:
             words.append(f"{first['label_set'][place]}={first['label_name'][place]}")
         key = first["key"][place]
@@ -145,10 +150,10 @@ class SharedRows:
 
 
 def _hits_of(rows: Rows) -> np.ndarray | None:
-    """How likely each row hits; None if they are not of ranks or choices."""
+    """How likely each row hits; None if they are not of ranks, choices or matches."""
     if "ties" in rows and "rank" in rows:
         return result_rows.ranks_of(rows).hits(1)
-    if "hit" in rows and "scores" in rows:
+    if "hit" in rows and ("scores" in rows or "half" in rows):
         return np.asarray(rows["hit"], float)
     return None
 

@@ -129,7 +129,9 @@ class Match:
 
         Rows: key (the image's), query (the caption's id: image * max_captions +
         number), captions (the one), match (whether it is the image's own), half ("fit"
-        or "measured"), score (the cosine), probability.
+        or "measured"), cell (the number of the group of images that are each other's
+        others), score (the cosine), probability, hit (1 if the probability is on the
+        right side of 0.5, 0.5 at it, else 0). NaN of pairs that are not finite.
 
         Raises UserError if too few images can be read, or a half has no wrong pairs
         because all its captions are the same.
@@ -169,8 +171,10 @@ class Match:
             "captions": [[reading.texts[place]] for place in pairs.caption],
             "match": pairs.match,
             "half": [HALVES[number] for number in pairs.half],
+            "cell": pairs.cell,
             "score": np.where(np.isfinite(score), score, np.nan),
             "probability": found.probability,
+            "hit": _hits(found.probability, pairs.match),
         }
         return EvalResult(found.metrics, PRIMARY, size, reading.broken, rows, self.how)
 
@@ -210,19 +214,24 @@ def measure(score: np.ndarray, pairs: Pairs) -> Measured:
     sigmoid = platt.fit(score[fitted], pairs.match[fitted])
     probability = sigmoid.probability(np.where(good, score, np.nan))
     metrics = {
-        **_shares(probability[measured], pairs.of(measured)),
+        **_shares(_hits(probability, pairs.match)[measured], pairs.of(measured)),
         **_ranked(sigmoid, score[measured], pairs.of(measured)),
         **_parameters(sigmoid, score[fitted], pairs.of(fitted)),
     }
     return Measured({name: metrics[name] for name in UNITS}, probability)
 
 
-def _shares(probability: np.ndarray, pairs: Pairs) -> dict[str, Metric]:
+def _hits(probability: np.ndarray, match: np.ndarray) -> np.ndarray:
+    """float64 [n]: whether pairs are taken for what they are; NaN stays."""
+    above = np.where(match, probability, 1 - probability) - 0.5
+    return (np.sign(above) + 1) / 2
+
+
+def _shares(hits: np.ndarray, pairs: Pairs) -> dict[str, Metric]:
     """A cell of images is the unit of the intervals."""
-    above = (probability > 0.5) + 0.5 * (probability == 0.5)
     own, other = pairs.match, ~pairs.match
-    right = Hits(above[own], pairs.cell[own], 0.5)
-    wrong = Hits(1 - above[other], pairs.cell[other], 0.5)
+    right = Hits(hits[own], pairs.cell[own], 0.5)
+    wrong = Hits(hits[other], pairs.cell[other], 0.5)
     return {
         "accuracy": mean([right, wrong]),
         "right_accepted": share(right),

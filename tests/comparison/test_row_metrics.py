@@ -87,6 +87,27 @@ def test_caption_choices():
         assert row_metrics.of(name, rows) is None
 
 
+def test_a_match_cutoff():
+    """The half that is fitted does not count, and kinds of pairs count alike."""
+    rows = {
+        "key": ["1", "1", "2", "3", "3", "3"],
+        "match": np.array([True, False, True, True, False, False]),
+        "half": ["fit"] * 2 + ["measured"] * 4,
+        "hit": np.array([np.nan, 0, 1, 0, 0.5, 1]),
+    }
+    for name, value, places in (
+        ("accuracy", 0.625, [2, 3, 4, 5]),
+        ("right_accepted", 0.5, [2, 3]),
+        ("wrong_rejected", 0.75, [4, 5]),
+    ):
+        found = row_metrics.of(name, rows)
+        assert found is not None and found.metric == pytest.approx(value), name
+        assert found.places.tolist() == places
+    assert row_metrics.of("auc", rows) is None
+    rows["hit"][3] = np.nan
+    assert row_metrics.of("accuracy", rows) is None
+
+
 def test_a_column_of_the_metrics_name():
     values = np.array([1.0, 2.0, 6.0])
     rows = {

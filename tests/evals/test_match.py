@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 from evals_tools import Data, captioned, chances, table_encoder, values, variables
 
-from clipjax import testing
+import clipjax
+from clipjax import results, testing
 from clipjax.evals import match, retrieval
 from clipjax.evals.common import match_pairs
 from clipjax.evals.common.inputs import Inputs
@@ -194,6 +195,27 @@ def test_broken_images_and_samples():
     found = run(images, texts, owner, max_samples=10)
     assert set(found.rows["key"]) == {f"image {i}" for i in range(0, 20, 2)}
     assert found.protocol.endswith("; at most 10 images, evenly spread")
+
+
+def test_two_models_are_compared(tmp_path):
+    """Cells are the units: pairs of one share images and captions."""
+    meta = {"evals": {"match": {"name": "match"}}}
+    places = []
+    for name, alike in (("one", 0.4), ("two", 1.5)):
+        found = run(*drawn(8, 60, alike=alike))
+        places.append(results.save(tmp_path / name, {"": ({"match": found}, meta)})[0])
+    compared = clipjax.compare_evaluations(*places)
+    names = ["accuracy", "right_accepted", "wrong_rejected"]
+    assert [one.metric for one in compared.differences] == names
+    one = compared.differences[0]
+    before, after = (results.read(place).results["match"] for place in places)
+    assert one.baseline == pytest.approx(before.metrics["accuracy"].value)
+    assert one.value == pytest.approx(after.metrics["accuracy"].value)
+    assert one.low < one.difference < one.high
+    assert one.images == 15 and one.n == before.metrics["accuracy"].n
+    better, worse = compared.flips(one, 2)
+    kinds = {flip.query.split("'")[0] for flip in [*better, *worse]}
+    assert kinds and kinds <= {"right pair ", "wrong pair "}
 
 
 def test_more_others_and_another_seed():
