@@ -115,10 +115,10 @@ def main(argv: list[str]) -> int:
     elif values.alphas:
         raise UserError("--alphas needs --interpolate DIR, the run to come from")
 
-    from clipjax import results, whole_runs
+    from clipjax import evaluation_request, results, whole_runs
 
     out = results.new_folder(values.out) if values.out else None
-    request = whole_runs.Request(
+    request = evaluation_request.Request(
         model=model,
         checkpoint=values.checkpoint,
         ema=values.ema,

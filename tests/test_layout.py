@@ -15,7 +15,8 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
-    + ["__main__", "whole_runs", "suites", "embedding_job"],
+    + ["__main__", "whole_runs", "suites", "embedding_job"]
+    + ["evaluation_request"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
     + ["stored_evaluation"],
     ["engine"],
@@ -129,6 +130,7 @@ TESTED_BY = {
     "evals/common/label_results": "evals/test_knn evals/test_probe",
     "evals_flags": "test_whole_runs",
     "evaluate": "scenarios/test_commands scenarios/test_run_data",
+    "evaluation_request": "test_whole_runs scenarios/test_run_data",
     "export": "engine/test_initial",
     "image_batches": "test_encoder",
     "text_inputs": "test_loaded",
