@@ -67,7 +67,9 @@ def test_numbers_from_the_rows(captions, rounded):
     (score, own, _), (later, mine, probability) = halves(found)
     metrics = values(found)
     slope, intercept = metrics["slope"], metrics["intercept"]
-    assert gradient(slope, intercept, score, own) == pytest.approx([0, 0], abs=1e-9)
+    least = penalised(slope, intercept, score, own)
+    for step in ((1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)):
+        assert penalised(slope + step[0], intercept + step[1], score, own) > least
     assert metrics["threshold"] == pytest.approx(-intercept / slope)
     expected = 1 / (1 + np.exp(-(slope * later + intercept)))
     assert probability == pytest.approx(expected)
@@ -95,17 +97,14 @@ def test_numbers_from_the_rows(captions, rounded):
     assert found.primary == "accuracy"
 
 
-def gradient(slope, intercept, score, own):
-    """The derivatives of the cross entropy with Platt's targets, kinds alike."""
+def penalised(slope, intercept, score, own):
+    """Firth's penalised cross entropy, kinds alike."""
     p = 1 / (1 + np.exp(-(slope * score + intercept)))
-    total = np.zeros(2)
-    for kind in (True, False):
-        of = own == kind
-        count = int(of.sum())
-        target = (count + 1) / (count + 2) if kind else 1 / (count + 2)
-        rest = p[of] - target
-        total += np.array([(rest * score[of]).mean(), rest.mean()])
-    return total
+    weights = 0.5 / np.where(own, own.mean(), 1 - own.mean())
+    x = np.stack([score, np.ones(len(score))])
+    information = (x * weights * p * (1 - p)) @ x.T
+    entropy = -(weights * np.log(np.where(own, p, 1 - p))).sum()
+    return entropy - math.log(np.linalg.det(information)) / 2
 
 
 def test_a_known_truth_is_recovered():
@@ -159,7 +158,8 @@ def test_perfect_and_collapsed_models():
     assert metrics["accuracy"].value == metrics["auc"].value == 1
     assert metrics["accuracy"].low < 0.95 and metrics["auc"].low < 0.95
     assert metrics["threshold"].value == pytest.approx(0.5)
-    assert metrics["slope"].value == pytest.approx(2 * math.log(11))
+    # By the penalty half a pair of the other kind beside ten.
+    assert metrics["slope"].value == pytest.approx(2 * math.log(21))
     for name in ("slope", "threshold", "intercept", "log_loss"):
         assert metrics[name].low < metrics[name].high
     rows = np.full((n, 3), 3**-0.5)
