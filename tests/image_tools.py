@@ -27,6 +27,12 @@ def picture(height=40, width=60, seed=0):
     return Image.fromarray(pixels(height, width, seed))
 
 
+def motif(seed, size=(120, 90)):
+    """Large soft shapes, another picture for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
 def bomb():
     """A PNG header that claims 60,000 x 60,000 pixels."""
     body = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
