@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import sys
@@ -17,7 +18,15 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from clipjax import atomic_files, commandline, data_flags, help_pages, paths, registry
+from clipjax import (
+    atomic_files,
+    commandline,
+    data_flags,
+    help_pages,
+    leak_check,
+    paths,
+    registry,
+)
 from clipjax.engine.activity import Activity
 from clipjax.types import Source, UserError
 
@@ -25,6 +34,7 @@ HELP = """\
 usage: python -m clipjax.prepare convert --data=NAME --data.path=DIR --out=DIR [options]
        python -m clipjax.prepare inspect --data=NAME --data.path=DIR [options]
        python -m clipjax.prepare verify  --data=NAME --data.path=DIR [options]
+       python -m clipjax.prepare verify  --data=NAME ... --data.split=val --against
        python -m clipjax.prepare tiny    --data=NAME --data.path=DIR --out=DIR [options]
 
   --data=NAME          a source: {sources}
@@ -50,6 +60,13 @@ inspect: prints counts, sizes, captions, classes; writes a sample as an HTML pag
 
 verify: reads and decodes everything, and lists what is broken. Exits with 1 if
 anything is.
+  --against[=NAME]     instead lists images that are also in other data, such as the
+                       training data: with the same bytes, the same pixels, or nearly
+                       the same picture. Exits with 1 if there are any
+  --against.KEY=VALUE  an option of the other data; by default those of --data
+  --against.split=train   its split
+  --near={near}             how many of 64 bits of their perceptual hashes may differ
+  --out=FILE.json      all pairs, and the counts
 
 tiny: writes a few images of a few classes, from data with labels.
   --out=DIR            the folder for them
@@ -72,7 +89,7 @@ FLAGS: dict[str, dict[str, str | bool | int]] = {
         **{"dedup": False, "decode": True, "shard_size": 1000, "out_split": ""},
     },
     "inspect": {"out": "inspection", "samples": 24, "seed": 0},
-    "verify": {},
+    "verify": {"near": leak_check.NEAR, "out": ""},
     "tiny": {
         **{"out": "", "to": "imagefolder", "resize": 0, "quality": 95, "seed": 0},
         **{"classes": 5, "per_class": 20, "label_set": ""},
@@ -85,7 +102,8 @@ def main(argv: list[str]) -> int:
     threads = len(os.sched_getaffinity(0))
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
-        print(help_pages.help_text(argv, HELP.format(sources=sources, threads=threads)))
+        text = HELP.format(sources=sources, threads=threads, near=leak_check.NEAR)
+        print(help_pages.help_text(argv, text))
         return 0
     action = argv[1] if len(argv) > 1 else ""
     if action not in FLAGS:
@@ -93,6 +111,9 @@ def main(argv: list[str]) -> int:
         what = f"{action!r} is no action.{hint}" if action else "no action given."
         raise UserError(f"{what} Use {', '.join(FLAGS)}; --help explains them")
     given, rest = data_flags.read(argv[2:])
+    against = data_flags.NONE
+    if action == "verify":
+        against, rest = data_flags.read_against(rest)
     argv = [f"{argv[0]} {action}", *rest]
     shared = {"data": "", "split": "", "threads": threads}
     values = commandline.parse(argv, None, **shared, **FLAGS[action])
@@ -110,7 +131,9 @@ def main(argv: list[str]) -> int:
     if values.split:  # of earlier versions
         print(f"write --split as --data.split={values.split}", file=sys.stderr)
     values.split = given.split or values.split or "train"
-    if action != "verify":
+    if action == "verify":
+        leak_check.check_flags(values, against)
+    else:
         _check_out(values.out)
     splits = [split for split in values.split.split(",") if split]
     if action in ("inspect", "verify") and len(splits) > 1 or not splits:
@@ -133,10 +156,16 @@ def main(argv: list[str]) -> int:
     # All are opened before the first is written, so that a wrong name fails at once.
     with local.set_by_flags(data_flags.FLAG):
         sources = {split: make(split, **options) for split in splits}
+    act = ACTIONS[action]
+    if against:
+        checked = {"data": name, "split": splits[0], **options}
+        other = leak_check.open_other(against, checked)
+        watch = functools.partial(_bar, console)
+        act = functools.partial(leak_check.run, other=other, watch=watch)
     for split, source in sources.items():
         described = {"data": name, "split": split, **options}
         try:
-            status |= ACTIONS[action](console, source, described, values)
+            status |= act(console, source, described, values)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -164,7 +193,7 @@ def _failure(error: OSError, action: str, values: Any) -> str:
     why = error.strerror or str(error)
     full = os.strerror(errno.ENOSPC) in why
     # verify writes only its output.
-    where = getattr(values, "out", "the output" if full else "the data")
+    where = ("the output" if full else "the data") if action == "verify" else values.out
     where, fix = error.filename or where, "choose another --out"
     if action == "verify" and not full:
         fix = "check that it can be read"

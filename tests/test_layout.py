@@ -16,7 +16,7 @@ TESTS = ROOT / "tests"
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
-    + ["evaluation_request"],
+    + ["evaluation_request", "leak_check"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
     + ["stored_evaluation"],
     ["engine"],
@@ -90,7 +90,7 @@ TESTED_BY = {
     "data/images/crops": "data/images/test_augment data/images/test_opencv",
     "data/images/preprocess": "data/images/test_decoding",
     "data/mixture_spec": "data/sources/test_mixture",
-    "data/prepare/*": "test_prepare",
+    "data/prepare/*": "test_prepare test_leak_check",
     "data/sources/karpathy": "data/sources/test_coco",
     "data/storage/brace_patterns": "data/storage/test_remote_places",
     "data/storage/file_contents": "scenarios/test_nothing_found",

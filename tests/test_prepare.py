@@ -558,7 +558,7 @@ def test_tiny_takes_what_there_is():
         (["verify", "--data=captions"], ["no --data.path given"]),
         (["verify", "--data=scenes", "--data.split=foo"], ["foo"]),
         (["verify", "--data=scenes", "--data.split=train,val"], ["give one split"]),
-        (["verify", "--data=scenes", "--out=x"], ["unknown flag '--out=x'"]),
+        (["verify", "--data=scenes", "--out=x"], ["--out needs --against"]),
         (
             ["verify", "--data=scenes", "--config=x.py"],
             ["unknown flag '--config=x.py'"],

@@ -64,6 +64,7 @@ BENCHMARKS = {
     "--drop_draws 1 --pair_draws 2",
     "loss_memory.py": "--width 16 --block 16 --timed 64 --seconds 0.1 --bound 256 "
     "--losses clip",
+    "near_copies.py": "--data.max_samples=10",
     "train_step.py": "--rounds 1 --steps 1 --case tiny --batch 2 --length 8",
 }
 # What a page's snippet leaves to its reader.

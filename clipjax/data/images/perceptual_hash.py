@@ -13,7 +13,7 @@ BITS = 64
 _SIDE, _LOW = 32, 8  # of the small grey picture; frequencies per axis
 # Photographs have 3 or more. Below 2 grey levels JPEG's noise decides the bits.
 _PLAIN = 2.0
-_CELLS = 2**22  # distances at once, whose differences take 32 MiB
+_CELLS = 2**18  # distances at once, whose differences (2 MiB) a cache can hold
 # Row k: the cosines of the DCT-II's frequency k at the 32 places.
 _COSINES = 2 * np.cos(
     np.pi / _SIDE * np.arange(_LOW)[:, None] * (np.arange(_SIDE) + 0.5)

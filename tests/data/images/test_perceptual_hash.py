@@ -10,9 +10,9 @@ from clipjax.data.images import decoding, perceptual_hash
 
 
 def differing(first, second):
-    made = [perceptual_hash.of_picture(one) for one in (first, second)]
-    assert None not in made
-    return (made[0] ^ made[1]).bit_count()
+    here, there = map(perceptual_hash.of_picture, (first, second))
+    assert here is not None and there is not None
+    return (here ^ there).bit_count()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_hash_is_imagehash_s(seed, by_imagehash):
 
 def test_the_hash_is_of_the_low_frequencies_against_their_median():
     grey = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
-    low = scipy.fft.dctn(grey.astype(float), type=2)[:8, :8]
+    low = np.asarray(scipy.fft.dctn(grey.astype(float), type=2))[:8, :8]
     bits = "".join("01"[int(x > np.median(low))] for x in low.ravel())
     assert perceptual_hash.of_picture(Image.fromarray(grey)) == int(bits, 2)
 
@@ -56,7 +56,7 @@ def test_plain_pictures_have_no_hash():
     assert perceptual_hash.of_picture(Image.fromarray(white)) is not None
 
 
-@pytest.mark.parametrize("cells", [2**22, 100, 1])
+@pytest.mark.parametrize("cells", [2**18, 100, 1])
 def test_near_pairs_are_those_of_a_brute_force(cells, monkeypatch):
     monkeypatch.setattr(perceptual_hash, "_CELLS", cells)
     rng = np.random.default_rng(0)
