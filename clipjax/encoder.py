@@ -131,10 +131,15 @@ class Encoder:
 
             def chosen(*args: Any) -> tuple[jax.Array, ...]:
                 outputs: Outputs = getattr(model, f"encode_{side}")(*args)
+                for name in names:
+                    if name not in outputs:
+                        known = ", ".join(outputs)
+                        raise UserError(f"encode_{side} gives no {name}, but {known}")
                 return tuple(outputs[name] for name in names)
 
             return jax.jit(chosen, **outputs)
 
+        self._encode_scalar = functools.cache(functools.partial(compiled, "image"))
         # Compiled at the first call, so pooled features cost nothing unless requested.
         names = {"image": model.image_output, "text": "text_embed"}
         self._encode_image, self._encode_text = (
@@ -144,6 +149,15 @@ class Encoder:
             compiled(side, name, self._pooled.get(side, ""))
             for side, name in names.items()
         )
+
+    def scalar(self, variables: Variables, name: str) -> float:
+        """An output that no image changes, such as logit_scale.
+
+        Raises UserError if the model does not have it.
+        """
+        blank = np.zeros((1, *self.image_shape), np.uint8)
+        # Compiled, so that the tower, on which it does not depend, is left out.
+        return float(self._encode_scalar(name)(variables, blank)[0])
 
     def check_pooled(self, side: str) -> None:
         """Raises UserError unless the model gives this side's pooled features.

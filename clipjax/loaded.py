@@ -303,10 +303,7 @@ class Loaded:
 
     def _scalar(self, name: str) -> float:
         self._check_embeds()
-        blank = jnp.zeros((1, *self.encoder.image_shape), jnp.uint8)
-        # Compiled, so that the tower, on which it does not depend, is left out.
-        scalar = jax.jit(lambda v: self.model.encode_image(v, blank)[name])
-        return float(scalar(self.variables))
+        return self.encoder.scalar(self.variables, name)
 
     def __repr__(self) -> str:
         side, parts = self.encoder.image_shape[0], []

@@ -74,8 +74,9 @@ class Model:
 
     def encode_image(self, variables: Variables, image: Any) -> dict[str, Any]:
         rows = variables["params"]["image"][image[:, 0, 0, 0]]
-        logits = rows[:, : len(CLASSES)]
-        return {self.image_output: logits if self._classifies else _unit(rows)}
+        if self._classifies:
+            return {"logits": rows[:, : len(CLASSES)]}
+        return {"image_embed": _unit(rows), "logit_scale": jnp.float32(10)}
 
     def encode_text(self, variables: Variables, text: Any, mask: Any) -> dict[str, Any]:
         letters = variables["params"]["text"][text] * mask[..., None]
