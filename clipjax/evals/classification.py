@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from clipjax.data import class_lists
+from clipjax.encoder import Progress
 from clipjax.evals.common import accuracy, protocol, result_rows
+from clipjax.evals.common.classified import Classified, Reading
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.ranking import NEAREST, finite, rank_scores, spread
+from clipjax.evals.common.ranking import NEAREST, spread
 from clipjax.types import EvalResult, UserError, Variables
 
 OUTPUT = "logits"  # the model's output that it needs
@@ -129,6 +131,25 @@ class Classification:
 
         Raises UserError if no labelled image can be read.
         """
+        reading = self.read(variables, progress)
+        (data,) = reading.sets
+        ranks = data.ranks(NEAREST)
+        metrics = accuracy.of(ranks, data.labels, len(data.names), self.ks, "")
+        size = data.size
+        wrong = int((~data.finite()).sum())
+        if wrong:
+            size += f"; {wrong} outputs not finite and counted as wrong"
+        rows = result_rows.by_class(
+            data.keys, data.names, data.labels, ranks, self.label_set
+        )
+        broken = len(reading.seen.broken)
+        return EvalResult(metrics, "top1", size, broken, rows, self.protocol)
+
+    def read(self, variables: Variables, progress: Progress | None = None) -> Reading:
+        """The images and their logits, of the one label set.
+
+        Raises UserError if no labelled image can be read.
+        """
         seen = self.inputs.images(variables, self.indices, progress=progress)
         seen = seen.without(
             lambda place: self._problem(seen.labels[place].get(self.label_set, -1))
@@ -141,18 +162,11 @@ class Classification:
                 "evaluation data"
             )
         numbers = np.array(self.places)[labels]
-        logits = self._grouped(seen.embed[kept])
-        ranks = rank_scores(logits, numbers, nearest=NEAREST)
-        count = logits.shape[1]
-        metrics = accuracy.of(ranks, numbers, count, self.ks, "")
-        size = f"{len(numbers)} images, {count} classes{self.matching}"
-        wrong = int((~finite(logits)).sum())
-        if wrong:
-            size += f"; {wrong} outputs not finite and counted as wrong"
-        rows = result_rows.by_class(
-            [seen.keys[i] for i in kept], self.names, numbers, ranks, self.label_set
+        logits = self._grouped(seen.embed)
+        data = Classified(
+            self.label_set, self.names, seen, kept, numbers, logits, None, self.matching
         )
-        return EvalResult(metrics, "top1", size, len(seen.broken), rows, self.protocol)
+        return Reading(seen, [data])
 
     def metric_units(self) -> dict[str, str]:
         """See types.Evaluator."""

@@ -20,9 +20,10 @@ from clipjax.data.annotations import class_synonyms, prompt_templates
 from clipjax.data.text.lost_texts import Item
 from clipjax.encoder import Progress, part_of
 from clipjax.evals.common import accuracy, protocol, result_rows
+from clipjax.evals.common.classified import Classified, Reading
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import Hits, mean
-from clipjax.evals.common.ranking import NEAREST, finite, rank, spread
+from clipjax.evals.common.ranking import NEAREST, finite, spread
 from clipjax.types import EvalResult, Metric, Rows, UserError, Variables
 
 TEMPLATES = (
@@ -191,6 +192,35 @@ class ZeroShot:
 
         Raises UserError if no image with a label in one of the sets can be read.
         """
+        reading = self.read(variables, progress)
+        metrics: dict[str, Metric] = {}
+        tables: list[Rows] = []
+        sizes = []
+        top1 = []
+        for data in reading.sets:
+            name, names, labels = data.label_set, data.names, data.labels
+            ranks = data.ranks(NEAREST)
+            tables.append(result_rows.by_class(data.keys, names, labels, ranks, name))
+            metrics |= accuracy.of(ranks, labels, len(names), self.ks, f"{name}/")
+            top1.append(Hits(ranks.hits(1), data.places, 1 / len(names)))
+            sizes.append(f"{name}: {data.size}")
+        primary = f"{next(iter(self.prompts))}/top1"
+        if len(self.prompts) > 1:
+            primary = "mean_top1"
+            metrics["mean_top1"] = mean(top1)
+        wrong = int((~finite(reading.seen.embed)).sum())
+        if wrong:
+            sizes.append(f"{wrong} embeddings not finite and counted as wrong")
+        rows, broken = result_rows.join(tables), len(reading.seen.broken)
+        return EvalResult(
+            metrics, primary, "; ".join(sizes), broken, rows, self.protocol
+        )
+
+    def read(self, variables: Variables, progress: Progress | None = None) -> Reading:
+        """The images and the classes' embeddings.
+
+        Raises UserError if no image with a label in one of the sets can be read.
+        """
         prompt_counts = {
             name: sum(map(len, self.classes[name])) * len(templates)
             for name, templates in self.prompts.items()
@@ -200,12 +230,8 @@ class ZeroShot:
             variables, self.indices, progress=part_of(progress, 0, total)
         )
         seen = seen.without(lambda place: self._problem(seen.labels[place]))
-        metrics: dict[str, Metric] = {}
-        tables: list[Rows] = []
-        sizes = []
-        top1 = []
+        sets = []
         for name, templates in self.prompts.items():
-            names = [class_synonyms.join(own) for own in self.classes[name]]
             kept, labels = seen.labelled(name)
             if not len(kept):
                 why = f"; {seen.first_reason}" if seen.first_reason else ""
@@ -221,27 +247,14 @@ class ZeroShot:
                 part_of(progress, done, total),
             )
             done += prompt_counts[name]
+            names = [class_synonyms.join(names) for names in self.classes[name]]
             numbers = np.array(self.groups[name])[labels]
-            ranks = rank(seen.embed[kept], classes, numbers[:, None], nearest=NEAREST)
-            keys = [seen.keys[i] for i in kept]
-            tables.append(result_rows.by_class(keys, names, numbers, ranks, name))
-            metrics |= accuracy.of(ranks, numbers, len(names), self.ks, f"{name}/")
-            uninformed = 1 / len(names)
-            top1.append(Hits(ranks.hits(1), kept, uninformed))
-            sizes.append(f"{name}: {len(numbers)} images, {len(names)} classes")
-            if name in self.shared_notes:
-                sizes[-1] += f", {self.shared_notes[name]}"
-        primary = f"{next(iter(self.prompts))}/top1"
-        if len(self.prompts) > 1:
-            primary = "mean_top1"
-            metrics["mean_top1"] = mean(top1)
-        wrong = int((~finite(seen.embed)).sum())
-        if wrong:
-            sizes.append(f"{wrong} embeddings not finite and counted as wrong")
-        rows = result_rows.join(tables)
-        return EvalResult(
-            metrics, primary, "; ".join(sizes), len(seen.broken), rows, self.protocol
-        )
+            told = self.shared_notes.get(name, "")
+            told = f", {told}" if told else ""
+            sets.append(
+                Classified(name, names, seen, kept, numbers, seen.embed, classes, told)
+            )
+        return Reading(seen, sets)
 
     def metric_units(self) -> dict[str, str]:
         """See types.Evaluator."""
