@@ -19,6 +19,7 @@ from clipjax import (
     library,
     loaded,
     registry,
+    reliability,
     results,
     testing,
 )
@@ -141,6 +142,7 @@ def names(tmp_path_factory):
             "clipjax": clipjax,
             "results": results,
             "class_recalls": class_recalls,
+            "reliability": reliability,
             "np": np,
             "clip": clip,
             "image": image,

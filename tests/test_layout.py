@@ -22,6 +22,7 @@ LEVELS = [
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + ["results", "row_files", "result_tables", "class_recalls", "comparison"]
+    + ["reliability"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + ["item_errors", "encoded", "data_wait", "embeddings", "identity"]
     + ["match_cutoff"],

@@ -5,7 +5,7 @@ means of values by image, by drawing images again (Efron 1979).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from clipjax.evals.common.intervals import Z, wilson
 DRAWS = 1000
 _CLOSE = 1e-8  # of a range: what float32's rounding changes, averaged over images
 _REACH = 8.0  # beyond it lies one draw in 10^15
+_HELD = 2**21  # numbers, as float64
 Interval = tuple[float, float]
 
 
@@ -150,6 +151,52 @@ def ratios_over_images(
         low, high = float(ratio) + min(interval[0], 0), float(ratio) + interval[1]
         found.append((max(low, 0.0), max(high, float(ratio))))
     return found
+
+
+def statistics_over_images(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    images: int,
+    ends: Sequence[Interval],
+    draws: int = DRAWS,
+) -> list[Interval]:
+    """The intervals of numbers that are no means, such as sums of absolute values.
+
+    Drawing images again adds the bias of such a number once more. So the interval is
+    the middle 95 % of the draws, shifted until their mean is the value: that of the
+    number of so many images, not of its limit for many. If no draw differs, it reaches
+    as `means_over_images`.
+
+    Args:
+      statistic: how often each image is drawn, float [d images] -> float [d k].
+      ends: of the range of each of the k, which its interval does not leave.
+    """
+    rng = np.random.default_rng(0)
+    values = statistic(np.ones((1, images)))[0]
+    parts = []
+    for count in parts_of(draws, images):
+        taken = [
+            np.bincount(rng.integers(0, images, images), minlength=images)
+            for _ in range(count)
+        ]
+        parts.append(statistic(np.array(taken, float)))
+    found = []
+    for value, drawn, (least, most) in zip(
+        values, np.concatenate(parts).T, ends, strict=True
+    ):
+        if np.allclose(drawn, value, rtol=0, atol=_CLOSE * (most - least)):
+            reach = (most - least) * _unseen(np.arange(images))
+            low, high = value - reach, value + reach
+        else:
+            shifted = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + value
+            low, high = _holding(shifted, float(value))
+        found.append((max(float(low), least), min(float(high), most)))
+    return found
+
+
+def parts_of(draws: int, images: int) -> list[int]:
+    """How many draws to make at a time, so that little memory is held."""
+    most = max(1, _HELD // max(images, 1))
+    return [min(most, draws - done) for done in range(0, draws, most)]
 
 
 def _unseen(groups: np.ndarray) -> float:
