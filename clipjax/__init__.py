@@ -13,6 +13,7 @@ from clipjax.types import BadExample, UserError
 
 if typing.TYPE_CHECKING:
     from clipjax.comparison.compared import compare_evaluations
+    from clipjax.embedding_copies import find_similar
     from clipjax.embedding_job import embed_data
     from clipjax.embeddings.stored import read_embeddings
     from clipjax.item_errors import BadItem, ItemError
@@ -29,6 +30,7 @@ __all__ = [
     "compare_evaluations",
     "embed_data",
     "evaluate_model",
+    "find_similar",
     "load",
     "read_embeddings",
     "train_model",
@@ -61,6 +63,10 @@ def __getattr__(name: str) -> typing.Any:
         from clipjax import embedding_job
 
         return embedding_job.embed_data
+    if name == "find_similar":
+        from clipjax import embedding_copies
+
+        return embedding_copies.find_similar
     if name == "read_embeddings":
         from clipjax.embeddings import stored
 

@@ -25,7 +25,7 @@ LEVELS = [
     + ["reliability"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + ["item_errors", "encoded", "data_wait", "embeddings", "identity"]
-    + ["match_cutoff"],
+    + ["match_cutoff", "embedding_copies"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
     + ["config_options", "config_parts", "config_sections"],
     ["option_checks", "batch_sizes"],
