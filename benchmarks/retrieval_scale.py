@@ -2,8 +2,9 @@
 
     python benchmarks/retrieval_scale.py
     python benchmarks/retrieval_scale.py --images 5000 --rounds 7
+    python benchmarks/retrieval_scale.py --width 16 --part whole
 
-The embeddings are random, of unit norm, float32 [images 512] and five captions an
+The embeddings are random, of unit norm, float32 [images width], and five captions an
 image. They are evaluated as stored ones, which are mapped, so no model takes part. Two
 things are measured:
 
@@ -25,12 +26,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-WIDTH, CAPTIONS = 512, 5
+CAPTIONS = 5
 
 
-def unit_rows(count: int, seed: int) -> np.ndarray:
-    """float32 [count WIDTH] of unit norm."""
-    rows = np.random.default_rng(seed).standard_normal((count, WIDTH), np.float32)
+def unit_rows(count: int, width: int, seed: int) -> np.ndarray:
+    """float32 [count width] of unit norm."""
+    rows = np.random.default_rng(seed).standard_normal((count, width), np.float32)
     for start in range(0, count, 4096):
         part = rows[start : start + 4096]
         part /= np.linalg.norm(part, axis=1, keepdims=True)
@@ -177,14 +178,20 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description="see the file's first lines")
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--queries", type=int, default=1024, help="in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--part", choices=("whole", "rounds", "both"), default="both")
     args = parser.parse_args()
 
-    images, texts = unit_rows(args.images, 0), unit_rows(args.images * CAPTIONS, 1)
+    images = unit_rows(args.images, args.width, 0)
+    texts = unit_rows(args.images * CAPTIONS, args.width, 1)
     held = (images.nbytes + texts.nbytes) / 2**30
-    print(f"{len(images)} images x {len(texts)} captions, {held:.2f} GiB", flush=True)
+    print(
+        f"{len(images)} images x {len(texts)} captions, {args.width} wide, "
+        f"{held:.2f} GiB",
+        flush=True,
+    )
     own = np.arange(len(texts)).reshape(-1, CAPTIONS)
     owner = np.repeat(np.arange(len(images)), CAPTIONS)[:, None]
     sides = {

@@ -17,6 +17,7 @@ from clipjax import (
     evaluation_request,
     result_tables,
     results,
+    setup_check,
 )
 from clipjax.engine import (
     distributed,
@@ -167,8 +168,11 @@ def evaluate(
         console.print(result_tables.table(sweep[1.0]))
         if request.classes:
             console.print(result_tables.class_tables(sweep[1.0]))
+    checked = {} if request.base else _check_setup(ready, sweep[1.0], console)
     if (out or keep) and jax.process_index() == 0:
-        meta = ready.meta(step, None if request.base else ready.own_identity())
+        meta = checked | ready.meta(
+            step, None if request.base else ready.own_identity()
+        )
         written = {"": (sweep[1.0], meta)} if not request.base else {}
         if request.base:
             meta["interpolate"] = request.base
@@ -177,6 +181,25 @@ def evaluate(
         place = out or top / evaluation_request.folder_name(wanted, step)
         say(evaluation.keep(place, written))
     return sweep
+
+
+def _check_setup(
+    ready: evaluation_request.Prepared, found: dict[str, EvalResult], console: Console
+) -> dict[str, Any]:
+    """Tries other settings of a released model that is near chance, and says what
+    explains it; returns what results keep of it.
+    """
+    label = setup_check.suspect(ready, found)
+    if not label:
+        return {}
+    what = f"{label} is near chance: trying other settings of the model on a few images"
+    with Activity(console) as activity, activity.doing(what) as task:
+        base, trials = setup_check.try_others(
+            ready, label, found[label], task.part(label)
+        )
+    for line in setup_check.told(label, base, trials):
+        console.print(line, soft_wrap=True)
+    return {"setup_check": setup_check.as_meta(label, base, trials)}
 
 
 def _check_writable(folder: pathlib.Path) -> None:

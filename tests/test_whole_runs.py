@@ -75,7 +75,7 @@ def by_hand(clip, flowers):
     texts = clip.encode_text([TEMPLATE.format(name) for name in names])
     labels = np.repeat(np.arange(len(names)), [len(group) for group in files])
     scores = images @ texts.T
-    # The tokenizer, which differs by process, may have the same ids for two names.
+    # Texts that the random weights cannot tell apart tie.
     best = scores == scores.max(axis=1, keepdims=True)
     return (best[np.arange(len(labels)), labels] / best.sum(axis=1)).mean()
 

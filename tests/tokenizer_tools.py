@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
 import io
 import itertools
@@ -104,15 +105,38 @@ def unigram_json():
     return made.to_str()
 
 
+def _merges(words):
+    """The merges of byte pair encoding, as long as a pair is there twice; of those
+    equally frequent the last by name, which the library leaves to chance.
+    """
+    merges = []
+    while True:
+        counts = collections.Counter()
+        for word, count in words.items():
+            for pair in itertools.pairwise(word):
+                counts[pair] += count
+        best = max(counts, key=lambda pair: (counts[pair], pair), default=None)
+        if best is None or counts[best] < 2:
+            return merges
+        merges.append(best)
+        words = {_merged(word, best): count for word, count in words.items()}
+
+
+def _merged(word, pair):
+    found = []
+    for piece in word:
+        if found and (found[-1], piece) == pair:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return tuple(found)
+
+
 def clip_json():
     """CLIP's form: bytes of words with </w>, framed as RoBERTa does."""
     import tokenizers
 
-    made = tokenizers.Tokenizer(
-        tokenizers.models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>")
-    )
-    made.normalizer = tokenizers.normalizers.Lowercase()
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    before = tokenizers.pre_tokenizers.Sequence(
         [
             tokenizers.pre_tokenizers.Split(
                 tokenizers.Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"),
@@ -122,14 +146,27 @@ def clip_json():
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=700,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>",
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        show_progress=False,
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    split = (before.pre_tokenize_str(text.lower()) for text in corpus())
+    words = collections.Counter(word for pieces in split for word, _ in pieces)
+    merges = _merges({(*word[:-1], f"{word[-1]}</w>"): n for word, n in words.items()})
+    tokens = [
+        *("<|startoftext|>", "<|endoftext|>"),
+        *alphabet,
+        *(f"{letter}</w>" for letter in alphabet),
+        *(one + other for one, other in merges),
+    ]
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            {token: number for number, token in enumerate(tokens)},
+            merges,
+            unk_token="<|endoftext|>",
+            end_of_word_suffix="</w>",
+        )
     )
-    made.train_from_iterator([*corpus(), " ".join(string.printable)], trainer)
+    made.add_special_tokens(tokens[:2])
+    made.normalizer = tokenizers.normalizers.Lowercase()
+    made.pre_tokenizer = before
     made.post_processor = tokenizers.processors.RobertaProcessing(
         ("<|endoftext|>", 1), ("<|startoftext|>", 0), False, False
     )

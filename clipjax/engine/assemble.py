@@ -150,15 +150,17 @@ def encoder(
     *,
     batch_size: int = 64,
     threads: int = 0,
+    prepare: Callable[[Any], np.ndarray] | None = None,
 ) -> Encoder:
     """The encoder of a run's evaluators.
 
     learnt: a classifier's classes. batch_size: per device. threads: 0: the run's.
+    prepare: in place of the run's preprocessing.
     """
     return Encoder(
         model,
         tokenizer,
-        preprocess(config),
+        prepare or preprocess(config),
         batch_size=batch_size * (mesh.size if mesh else 1),
         mesh=mesh,
         threads=threads or max(2, config.data.threads, config.data.workers),
