@@ -1,7 +1,8 @@
 """Temperature scaling: logits divided by one number (arXiv 1706.04599).
 
 The number is that of the least cross entropy on labelled images. As a function of its
-inverse the cross entropy is convex, so Newton's method inside a bracket finds it.
+inverse the cross entropy is convex: its slopes at both ends say whether there is a
+least one, and Newton's method inside a bracket finds it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-_LIMIT = 1e4  # the temperature lies between 1 / _LIMIT and _LIMIT
 _ITERATIONS = 100
-_CLOSE = 1e-10  # of the inverse temperature
+_STEP = 4.0  # the most by which an iteration multiplies or divides
+_CLOSE = 1e-8  # of the inverse temperature; the last step squares it
+_WIDE = 1e4  # an interval that reaches so many times its value says nothing
 _EQUAL = 1e-5  # a standard deviation of an image's logits that is rounding
 
 # Gives the images' logits float64 [q c] and labels int [q], some images at a time.
@@ -58,33 +60,29 @@ def fit(blocks: Blocks, groups: np.ndarray) -> Temperature:
       blocks: of at least one image, finite.
       groups: int [n], the images that vary together, such as copies of one.
     """
-    least, most = 1 / _LIMIT, _LIMIT
-    at_least, at_most = _slope(blocks, least), _slope(blocks, most)
-    if at_least.spread <= _EQUAL:
+    ends = _ends(blocks)
+    if ends.spread <= _EQUAL:
         return Temperature(1.0, problem="all classes tie, so the temperature stays 1")
-    if at_least.mean >= 0:
+    if ends.at_zero >= 0:
         why = "no temperature fits: confidence tells nothing of the images to fit"
         return Temperature(math.nan, problem=why)
-    if at_most.mean <= 0:
+    if ends.at_infinity <= 0:
         why = "no temperature fits: none of the images to fit is wrong"
         return Temperature(math.nan, problem=why)
-    inverse, low, high = 1.0, least, most
-    found = _slope(blocks, inverse)
+    inverse, low, high = 1.0, 0.0, math.inf
     for _ in range(_ITERATIONS):
-        if found.mean > 0:
-            high = inverse
-        else:
-            low = inverse
-        step = found.mean / found.curvature if found.curvature > 0 else math.inf
-        tried = inverse - step
-        if not low < tried < high:
-            tried = math.sqrt(low * high)
-        done = abs(tried - inverse) <= _CLOSE * inverse
-        inverse = tried
         found = _slope(blocks, inverse)
-        if done or found.mean == 0:
+        low, high = (low, inverse) if found.mean > 0 else (inverse, high)
+        tried = inverse - found.mean / max(found.curvature, 1e-300)
+        tried = min(max(tried, inverse / _STEP), inverse * _STEP)
+        if not low <= tried <= high:
+            tried = math.sqrt(low * high)
+        change, inverse = abs(tried - inverse), tried
+        if change <= _CLOSE * inverse:
             break
-    return Temperature(1 / inverse, *_interval(inverse, found, groups))
+    return Temperature(
+        1 / inverse, *_interval(inverse, _slope(blocks, inverse), groups)
+    )
 
 
 def judge(blocks: Blocks, temperature: float) -> Judged:
@@ -100,16 +98,37 @@ def judge(blocks: Blocks, temperature: float) -> Judged:
     return Judged(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+class _Ends(NamedTuple):
+    """The mean derivatives of the cross entropy by the inverse temperature, if that is
+    0 and if it is infinite; and the largest standard deviation of an image's logits.
+    """
+
+    at_zero: float
+    at_infinity: float
+    spread: float
+
+
+def _ends(blocks: Blocks) -> _Ends:
+    zero, infinity, spread = [], [], 0.0
+    for logits, labels in blocks():
+        own = logits[np.arange(len(labels)), labels]
+        zero.append(logits.mean(axis=1) - own)
+        infinity.append(logits.max(axis=1) - own)
+        spread = max(spread, float(logits.std(axis=1).max(initial=0)))
+    at_zero, at_infinity = (
+        float(np.concatenate(parts).mean()) for parts in (zero, infinity)
+    )
+    return _Ends(at_zero, at_infinity, spread)
+
+
 class _Slope(NamedTuple):
     """The derivatives of the cross entropy by the inverse temperature.
 
-    slopes: float64 [n], each image's first. curvature: the mean second. spread: the
-    largest standard deviation of an image's logits.
+    slopes: float64 [n], each image's first. curvature: the mean second.
     """
 
     slopes: np.ndarray
     curvature: float
-    spread: float
 
     @property
     def mean(self) -> float:
@@ -117,16 +136,17 @@ class _Slope(NamedTuple):
 
 
 def _slope(blocks: Blocks, inverse: float) -> _Slope:
-    slopes, curvature, spread = [], 0.0, 0.0
+    slopes, curvature = [], 0.0
     for logits, labels in blocks():
         logits = logits - logits.max(axis=1, keepdims=True)
-        shares, _ = _softmax(logits * inverse, labels)
-        means = (shares * logits).sum(axis=1)
+        weights = np.exp(logits * inverse)
+        total = weights.sum(axis=1)
+        means = np.einsum("qc,qc->q", weights, logits) / total
         slopes.append(means - logits[np.arange(len(labels)), labels])
-        curvature += float((shares * (logits - means[:, None]) ** 2).sum())
-        spread = max(spread, float(logits.std(axis=1).max(initial=0)))
+        squares = np.einsum("qc,qc,qc->q", weights, logits, logits) / total
+        curvature += float(np.maximum(squares - means**2, 0).sum())
     every = np.concatenate(slopes)
-    return _Slope(every, curvature / len(every), spread)
+    return _Slope(every, curvature / len(every))
 
 
 def _softmax(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +172,6 @@ def _interval(
     error = math.sqrt(float((sums**2).sum()) * count / (count - 1))
     error /= len(found.slopes) * found.curvature * inverse
     half = float(scipy.special.stdtrit(count - 1, 0.975)) * error
-    if not half < math.log(_LIMIT):
+    if not half < math.log(_WIDE):
         return None, None
     return math.exp(-half) / inverse, math.exp(half) / inverse
