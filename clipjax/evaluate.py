@@ -10,8 +10,11 @@ on a run's best, latest or a numbered checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
+import signal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -24,6 +27,21 @@ from clipjax import (
 )
 from clipjax.types import UserError
 
+if TYPE_CHECKING:
+    from clipjax import evaluation_request
+
+# Flags that --follow does not take, and why.
+_NOT_FOLLOWED = {
+    "checkpoint": "or evaluate that one without --follow",
+    "interpolate": "which is of one checkpoint",
+    "alphas": "which needs --interpolate",
+    "out": "as the results go to the run's evaluations/STEP",
+    "suite": "which is of models that are there",
+    "embeddings": "which are of one checkpoint",
+    "classes": "which prints tables of one model",
+    "preprocess": "as a run has its own",
+}
+
 HELP = """\
 usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                                   [--noema] [--preprocess NAME] [--out DIR]
@@ -33,6 +51,9 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                                   [--embeddings DIR] [--classes]
                                   [--config FILE.py:evals=NAME,data=NAME ...]
        python -m clipjax.evaluate --suite FILE --model MODEL,MODEL,... --out DIR
+       python -m clipjax.evaluate --follow RUN [--noema] [--evals=...] [--data=...]
+                                  [--config FILE.py ...] [--poll 5]
+                                  [--follow_timeout 3600]
 
   --model MODEL        a run, as given to clipjax.train, or a released model, which
                        needs --evals and --data: a folder, a file or hf-hub:ORG/NAME
@@ -59,6 +80,11 @@ usage: python -m clipjax.evaluate --model MODEL [--checkpoint best|latest|STEP]
                        --config.evals... and --config.data.eval... flags), not the run's
   --suite FILE         named evaluations in JSON, for several models, with one table.csv
                        and table.md; started again, it makes what is missing
+  --follow RUN         evaluates each checkpoint of a run, while it trains elsewhere, as
+                       it is saved, until the run has ended; started again, it goes on
+  --poll 5             seconds between looks at the run's folder
+  --follow_timeout 3600    the run is taken for ended after so many seconds without a
+                       new checkpoint or metric; 0: only once its last step is saved
 
 evaluators: {evals}
 """
@@ -78,35 +104,13 @@ def main(argv: list[str]) -> int:
 
     host.fast_cpu_flags()
     host.keep_memory()
+    if any(_flag_name(item) == "follow" for item in argv[1:]):
+        return _follow(argv)
     if commandline.flag_value(argv, "suite"):
         return _suite(argv)
-    value = commandline.config_value(argv)
-    other = commandline.load_file(value) if value else None
-    chosen = other.copy_and_resolve_references() if other is not None else None
-    data, rest = data_flags.read(argv[1:])
-    evals, rest = evals_flags.read(rest)
-    values = commandline.parse(
-        [argv[0], *rest],
-        other,
-        data="",
-        evals="",
-        model="",
-        workdir="",
-        checkpoint="best",
-        ema=True,
-        preprocess="",
-        out="",
-        embeddings="",
-        classes=False,
-        interpolate="",
-        alphas="",
-    )
-    model = commandline.model_flag(values.model, values.workdir)
-    name = ""
-    if value:
-        name = pathlib.Path(commandline.split_value(value)[0]).stem
-        config_check.validate(other, chosen)
-        _only_evaluation(argv)
+    options = dict(checkpoint="best", preprocess="", out="", embeddings="")
+    options |= dict(interpolate="", alphas="")
+    values, request = _request(argv, {**options, "classes": False})
     shares = (1.0,)
     if values.classes and values.interpolate:
         raise UserError("--classes is of one model: leave --interpolate out")
@@ -115,25 +119,102 @@ def main(argv: list[str]) -> int:
     elif values.alphas:
         raise UserError("--alphas needs --interpolate DIR, the run to come from")
 
-    from clipjax import evaluation_request, results, whole_runs
+    from clipjax import results, whole_runs
 
     out = results.new_folder(values.out) if values.out else None
-    request = evaluation_request.Request(
-        model=model,
+    request = dataclasses.replace(
+        request,
         checkpoint=values.checkpoint,
-        ema=values.ema,
         preprocess=values.preprocess,
-        evals=evals,
-        data=data,
         embeddings=values.embeddings,
         classes=values.classes,
-        other=other,
-        other_name=name,
         base=values.interpolate,
         shares=shares,
     )
     whole_runs.evaluate(request, out)
     return 0
+
+
+def _request(
+    argv: list[str], options: dict[str, Any]
+) -> tuple[Any, evaluation_request.Request]:
+    """The flags, and a request of those that say what is evaluated on which data.
+
+    options: further flags, and their defaults.
+    """
+    value = commandline.config_value(argv)
+    other = commandline.load_file(value) if value else None
+    chosen = other.copy_and_resolve_references() if other is not None else None
+    data, rest = data_flags.read(argv[1:])
+    evals, rest = evals_flags.read(rest)
+    flags = {"data": "", "evals": "", "model": "", "workdir": "", "ema": True}
+    flags["follow"] = ""  # known, for the nearest to a flag with a typing mistake
+    values = commandline.parse([argv[0], *rest], other, **flags, **options)
+    model = commandline.model_flag(values.model, values.workdir)
+    name = ""
+    if value:
+        name = pathlib.Path(commandline.split_value(value)[0]).stem
+        config_check.validate(other, chosen)
+        _only_evaluation(argv)
+    from clipjax.evaluation_request import Request
+
+    return values, Request(
+        model=model,
+        ema=values.ema,
+        evals=evals,
+        data=data,
+        other=other,
+        other_name=name,
+    )
+
+
+def _follow(argv: list[str]) -> int:
+    """--follow RUN, --follow=RUN, or --follow with --workdir or --model."""
+    rest, run = [], ""
+    items = iter(enumerate(argv))
+    for i, item in items:
+        if _flag_name(item) != "follow" or not i:
+            rest.append(item)
+            continue
+        run = item.partition("=")[2]
+        following = argv[i + 1] if i + 1 < len(argv) else "-"
+        if "=" not in item and not following.startswith("-"):
+            run = following
+            next(items)
+    for item in rest[1:]:
+        name = _flag_name(item)
+        if name in _NOT_FOLLOWED:
+            raise UserError(
+                f"--follow evaluates every checkpoint of a run as it is saved: leave "
+                f"--{name} out, {_NOT_FOLLOWED[name]}"
+            )
+    if run:
+        rest.append(f"--model={run}")
+    from clipjax import follow, preempt
+
+    options = {"poll": follow.POLL, "follow_timeout": follow.TIMEOUT}
+    values, request = _request(rest, options)
+    for name, least in (("poll", 1), ("follow_timeout", 0)):
+        if getattr(values, name) < least:
+            raise UserError(
+                f"--{name}={getattr(values, name)}: give {least} or more seconds"
+            )
+    console = Console(highlight=False, markup=False)
+    try:
+        with preempt.interrupt_by_signals():
+            follow.follow(
+                request, console, poll=values.poll, timeout=values.follow_timeout
+            )
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        name = signal.Signals(number).name
+        console.print(f"stopped by {name}; the same command goes on", soft_wrap=True)
+        return 128 + number
+    return 0
+
+
+def _flag_name(item: str) -> str:
+    return item.lstrip("-").partition("=")[0] if item.startswith("-") else ""
 
 
 def _suite(argv: list[str]) -> int:

@@ -160,8 +160,15 @@ def look_up(request: Request) -> Wanted:
     return Wanted(request, what, own, workdir, stored)
 
 
-def prepare(wanted: Wanted, say: Callable[[str], None]) -> Prepared:
+def prepare(
+    wanted: Wanted,
+    say: Callable[[str], None],
+    *,
+    weights: tuple[Variables, int] | None = None,
+) -> Prepared:
     """Reads the model and the data, and makes the evaluators.
+
+    weights: a run's variables and their step, if the caller reads these itself.
 
     Raises UserError if the model does not suit an evaluator, or the data or embeddings
     are not those that they were.
@@ -174,6 +181,7 @@ def prepare(wanted: Wanted, say: Callable[[str], None]) -> Prepared:
         request.ema,
         config=own,
         preprocess="" if only_base else request.preprocess,
+        weights=weights,
     )
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
     model, variables = parts.model, parts.variables

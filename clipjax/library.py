@@ -136,10 +136,12 @@ def read(
     dtype: str | None = None,
     config: Config | None = None,
     preprocess: str = "",
+    weights: tuple[Variables, int] | None = None,
 ) -> Parts:
     """Reads what `load` loads, and raises as it does.
 
-    config: the run's, if the caller has read it.
+    config: the run's, if the caller has read it. weights: its variables and their
+    step, if the caller reads these itself.
     """
     try:
         if read_model.is_foreign(name):
@@ -149,7 +151,7 @@ def read(
                 f"preprocess={preprocess}: {name} is a run, which has its own: leave "
                 "it out"
             )
-        return _read_run(name, str(checkpoint), ema, dtype, config)
+        return _read_run(name, str(checkpoint), ema, dtype, config, weights)
     except OSError as error:
         raise UserError(atomic_files.describe_os_error(error)) from error
 
@@ -166,7 +168,12 @@ def run_config(name: str) -> Config:
 
 
 def _read_run(
-    name: str, checkpoint: str, ema: bool, dtype: str | None, config: Config | None
+    name: str,
+    checkpoint: str,
+    ema: bool,
+    dtype: str | None,
+    config: Config | None,
+    weights: tuple[Variables, int] | None,
 ) -> Parts:
     # Only here, because what runs need takes as long to import as all the rest.
     from clipjax.engine import assemble, classes
@@ -180,7 +187,7 @@ def _read_run(
             )
         own.model.precision = dtype
     tokenizer = assemble.saved_tokenizer(own, folder)
-    variables, step = assemble.load_variables(folder, checkpoint, ema)
+    variables, step = weights or assemble.load_variables(folder, checkpoint, ema)
     return Parts(
         own,
         assemble.model(own, tokenizer),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 # A closing terminal (SIGHUP) and Ctrl-\ (SIGQUIT) count too, unless nohup ignores them.
@@ -30,6 +30,37 @@ def defer_interrupt() -> Iterator[None]:
             before(signal.SIGINT, frames[0])
 
 
+@contextlib.contextmanager
+def interrupt_by_signals() -> Iterator[None]:
+    """Signals of SIGNALS raise KeyboardInterrupt, with their number as its argument.
+
+    In another thread than the main one it does nothing.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    with _handled_by(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # other threads get no signals
+        return
+    previous = {}
+    for name in SIGNALS:
+        number = getattr(signal, name)
+        if name in ALWAYS or signal.getsignal(number) != signal.SIG_IGN:
+            previous[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
 class StopRequest:
     """Set by the first signal of SIGNALS; a second SIGINT interrupts at once.
 
@@ -41,20 +72,14 @@ class StopRequest:
     def __init__(self) -> None:
         self._signal = 0
         self._interrupted = False
-        self._previous: dict[int, object] = {}
+        self._handled = _handled_by(self._receive)
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is not threading.main_thread():
-            return self  # which gets no signals
-        for name in SIGNALS:
-            number = getattr(signal, name)
-            if name in ALWAYS or signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._receive)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handled.__exit__(None, None, None)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT and not self._interrupted:

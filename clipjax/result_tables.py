@@ -115,6 +115,22 @@ def sweep_table(sweep: Mapping[float, Mapping[str, EvalResult]]) -> Table:
     return rows
 
 
+def main_metric(label: str, result: EvalResult, *, intervals: bool = False) -> str:
+    """An evaluator's primary metric in a line, with chance and broken examples.
+
+    intervals: with its 95 % interval too.
+    """
+    metric = result.metrics[result.primary]
+    ends = interval(metric) if intervals else ""
+    beside = [f"95 % interval {ends}"] if ends else []
+    beside += [f"chance {chance(metric)}"] if chance(metric) else []
+    line = f"{label} {result.primary} {quantity(metric)}"
+    line += f" ({', '.join(beside)})" if beside else ""
+    if result.broken:
+        line += f", {result.broken} unreadable examples left out"
+    return line
+
+
 def text(results: Mapping[str, EvalResult], width: int = 80) -> str:
     """The table as plain lines, for logs and pipes."""
     file = io.StringIO()

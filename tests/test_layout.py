@@ -16,7 +16,7 @@ TESTS = ROOT / "tests"
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
-    + ["evaluation_request", "leak_check", "setup_check"],
+    + ["evaluation_request", "follow", "leak_check", "setup_check"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
     + ["stored_evaluation"],
     ["engine"],

@@ -97,3 +97,15 @@ def test_a_sweep_shows_each_unit():
         ["0", "25.00", "%", "100.00", "%", "1235", "px"],
         ["0.5", "25.00", "%", "100.00", "%", "1235", "px"],
     ]
+
+
+def test_the_main_metric_in_a_line():
+    metric = Metric(0.3, 0.02, "fraction", low=0.27, high=0.33, n=1000)
+    result = EvalResult({"r@1": metric}, "r@1", "1000 images", broken=3)
+    line = result_tables.main_metric("retrieval", result, intervals=True)
+    assert line == (
+        "retrieval r@1 30.00 % (95 % interval 27.00 - 33.00, chance 2.00 %), "
+        "3 unreadable examples left out"
+    )
+    bare = EvalResult({"gap": Metric(0.5)}, "gap", "9 images")
+    assert result_tables.main_metric("mine", bare, intervals=True) == "mine gap 0.5"

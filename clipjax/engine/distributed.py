@@ -77,6 +77,18 @@ def initialise(timeout: float) -> None:
     atexit.register(group.finish)
 
 
+def refuse_several(what: str) -> None:
+    """Raises UserError, naming `what`, if the environment says that this process is
+    one of several, as `initialise` looks for it.
+    """
+    place = _from_environment() or _detected(60.0)
+    if place is not None and place.count > 1:
+        raise UserError(
+            f"{what} runs in one process, and this one is started as one of "
+            f"{place.count}: start it once, outside of their launcher"
+        )
+
+
 def _from_environment() -> Place | None:
     """The place that JAX_COORDINATOR_ADDRESS and its two companions set."""
     env = os.environ

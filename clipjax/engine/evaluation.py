@@ -151,14 +151,7 @@ class Evaluation:
         parts = []
         if "val_loss" in metrics:
             parts.append(f"validation loss {metrics['val_loss'].value:.4f}")
-        for label, result in found.items():
-            metric = result.metrics[result.primary]
-            text = f"{label} {result.primary} {result_tables.quantity(metric)}"
-            if chance := result_tables.chance(metric):
-                text += f" (chance {chance})"
-            if result.broken:
-                text += f", {result.broken} unreadable examples left out"
-            parts.append(text)
+        parts += [result_tables.main_metric(*pair) for pair in found.items()]
         self._progress.say(
             f"evaluated step {step} in {duration(seconds)}: {', '.join(parts)}"
         )

@@ -96,12 +96,10 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     source = assemble.source(config.data.train, "--config.data.train.")
     epoch_size = pipeline.epoch_size(source, config.data.unit)
     steps_per_epoch = pipeline.steps_per_epoch(source, config.data.unit, batch)
-    # Rounded up, so that an epoch visits every example; 1e-9 is for rounding errors.
-    steps = math.ceil(config.train.epochs * epoch_size / batch - 1e-9)
-    total_steps = config.train.steps or steps
-    if total_steps > INT:
+    total = total_steps(config, epoch_size)
+    if total > INT:
         raise UserError(
-            f"train.epochs={config.train.epochs:g}: {total_steps:,} steps, and {INT:,} "
+            f"train.epochs={config.train.epochs:g}: {total:,} steps, and {INT:,} "
             "are the most"
         )
     for name in initial.starts(config).values() if anew else ():
@@ -127,7 +125,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         embed_dim=encoded[model.image_output].shape[1],
         global_batch=batch,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=total,
         mesh=mesh,
     )
     loss = assemble.loss(config, spec, model.image_output)
@@ -140,7 +138,7 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
     parameters = fresh["params"]
     groups = config.optim.groups + (lora.FROZEN if config.lora.rank else ())
     optim = factory.make(
-        config.optim, total_steps, steps_per_epoch, parameters, groups=groups
+        config.optim, total, steps_per_epoch, parameters, groups=groups
     )
     start = config.model.get("logit_scale_init")
     if anew and not config.init_from and start and "logit_scale" in parameters:
@@ -187,7 +185,16 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
         text_buckets=_buckets(config, model, source, tokenizer),
         epoch_size=epoch_size,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=total,
+    )
+
+
+def total_steps(config: Config, epoch_size: int) -> int:
+    """The steps of a run on epochs of so many images or pairs."""
+    # Rounded up, so that an epoch visits every example; 1e-9 is for rounding errors.
+    batch = config.data.batch_size
+    return config.train.steps or math.ceil(
+        config.train.epochs * epoch_size / batch - 1e-9
     )
 
 

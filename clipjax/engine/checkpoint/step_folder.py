@@ -7,6 +7,7 @@ steps that were moved away for new ones. On several hosts only process 0 writes 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import math
@@ -15,7 +16,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipjax import atomic_files
 from clipjax.engine.checkpoint import manifest, orbax_log
@@ -27,6 +28,23 @@ BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 _PRUNED = ".pruned"
 _PROBE_BYTES = 2**20
+
+
+class Mark(NamedTuple):
+    """What tells a file from a later one of the same name.
+
+    time: of its last change, in nanoseconds. number, size: of the file.
+    """
+
+    time: int
+    number: int
+    size: int
+
+    @classmethod
+    def of(cls, path: pathlib.Path) -> Mark:
+        """A file's; raises OSError."""
+        status = path.stat()
+        return cls(status.st_mtime_ns, status.st_ino, status.st_size)
 
 
 class Store:
@@ -46,6 +64,15 @@ class Store:
     def steps(self) -> list[int]:
         """The committed steps, damaged ones included, ascending."""
         return _numbered(self.folder, "")
+
+    def whole(self) -> dict[int, Mark]:
+        """The steps that are saved and have a manifest, ascending, and its mark."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):  # the run removes one just now
+            for step in self.steps():
+                with contextlib.suppress(FileNotFoundError):
+                    found[step] = Mark.of(self._manifest(step))
+        return found
 
     def item(self, step: int, name: str) -> Any:
         """The value of a step's JSON item; raises one of BROKEN."""

@@ -422,3 +422,19 @@ def test_killed_at_any_moment(tmp_path):
 @pytest.mark.slow
 def test_killed_at_many_moments(tmp_path):
     kill_again_and_again(tmp_path, kills=60, seed=1)
+
+
+def test_whole_steps_have_a_manifest_and_a_mark(opened, tmp_path):
+    store = step_folder.Store(tmp_path / "run", print)
+    assert store.whole() == {}
+    fill(opened(keep=9), 1, 2, 3)
+    first = store.whole()
+    assert list(first) == [1, 2, 3]
+    manifests = store.folder / "manifests"
+    (manifests / "2.json").rename(tmp_path / "2.json")  # its save is not finished
+    shutil.rmtree(store.path(1))  # half deleted
+    (store.folder / "4.orbax-checkpoint-tmp-1").mkdir()
+    assert list(store.whole()) == [3]
+    shutil.copyfile(tmp_path / "2.json", manifests / "2.json")  # it is saved again
+    assert store.whole()[2] != first[2]
+    assert store.whole()[3] == first[3]
