@@ -16,7 +16,7 @@ from clipjax.evals.common.intervals import Hits, share
 from clipjax.types import Metric, Rows, UserError
 
 MEASURED = "measured"  # the half of the images that metrics are of
-NEEDED = ("label_set", "half", "right", "confidence", "scaled_confidence")
+NEEDED = ("label_set", "half", "hit", "confidence", "scaled_confidence")
 
 
 class Bin(NamedTuple):
@@ -60,7 +60,7 @@ def bins(
     for a count below 1.
 
     >>> rows = {"key": ["1", "2"], "label_set": ["pet"] * 2, "half": ["measured"] * 2,
-    ...         "right": [1.0, 0.0], "confidence": [0.9, 0.7],
+    ...         "hit": [1.0, 0.0], "confidence": [0.9, 0.7],
     ...         "scaled_confidence": [0.8, 0.6]}
     >>> found = reliability.bins(rows, count=2)
     >>> found[1].low, found[1].count, found[1].confidence, found[1].accuracy.value
@@ -85,7 +85,7 @@ def bins(
     kept &= np.array([half == MEASURED for half in rows["half"]], bool)
     if label_set:
         kept &= np.array([name == label_set for name in rows["label_set"]], bool)
-    confidence, right = column[kept], np.asarray(rows["right"], float)[kept]
+    confidence, right = column[kept], np.asarray(rows["hit"], float)[kept]
     if equal_mass:
         own = confidence_bins.of_equal_mass(confidence, count)
         numbers = np.unique(own).tolist()

@@ -17,7 +17,7 @@ def rows_of(label_set="pet"):
         "key": [f"{i}.png" for i in range(8)],
         "label_set": [label_set] * 8,
         "half": ["measured"] * 6 + ["fit", "measured"],
-        "right": np.array(right),
+        "hit": np.array(right),
         "confidence": np.array(confidence),
         "scaled_confidence": np.array(confidence) / 2,
     }

@@ -44,9 +44,9 @@ class Queries(NamedTuple):
 def of(name: str, rows: Rows) -> Queries | None:
     """The queries of a metric; None if the rows have no values for it.
 
-    Known are the metrics of retrieval, of classes (zeroshot, classification), the
-    accuracies of caption choices and of a match cut-off, and of any evaluator those
-    that are the mean of the column of their name.
+    Known are the metrics of retrieval, of classes (zeroshot, classification) and of
+    calibration, the accuracies of caption choices and of a match cut-off, and of any
+    evaluator those that are the mean of the column of their name.
 
     name: the metric's.
     """
@@ -59,6 +59,8 @@ def of(name: str, rows: Rows) -> Queries | None:
             return _hits(rows, np.arange(len(rows["key"])), 1, rows["label_set"])
     if "hit" in rows and "scores" in rows and (match := _CHOICES.fullmatch(name)):
         return _of_choices(match["kind"], bool(match["macro"]), rows)
+    if "confidence" in rows and "half" in rows:
+        return _of_calibration(name, rows)
     if "hit" in rows and "half" in rows and name in _MATCHES:
         return _of_matches(_MATCHES[name], rows)
     column = rows.get(name)
@@ -136,6 +138,24 @@ def _of_matches(kind: bool | None, rows: Rows) -> Queries | None:
     if not len(places) or not np.isfinite(hits[places]).all():
         return None
     return _mean_of_parts(hits, places, match)
+
+
+def _of_calibration(name: str, rows: Rows) -> Queries | None:
+    """The mean over images of the measured half, and over label sets, of a column."""
+    sets = np.array(rows["label_set"])
+    taken = np.array(rows["half"]) == "measured"
+    label_set, _, rest = name.partition("/")
+    if name == "mean_ece":
+        name = "ece"
+    elif label_set in rows["label_set"]:
+        name, taken = rest, taken & (sets == label_set)
+    column = rows.get("hit" if name == "accuracy" else name)
+    places = np.flatnonzero(taken)
+    if not isinstance(column, np.ndarray) or not len(places):
+        return None
+    if column.dtype.kind != "f" or not np.isfinite(column[places]).all():
+        return None
+    return _mean_of_parts(column, places, sets)
 
 
 def _hits(rows: Rows, places: np.ndarray, k: int, parts) -> Queries:

@@ -74,7 +74,7 @@ class SharedRows:
             words.append(repr(first["captions"][place][0]))
         if "scores" in first:
             words = [first["protocol"][place], repr(first["captions"][place][0])]
-        if "half" in first:
+        if "match" in first:
             kind = "right" if first["match"][place] else "wrong"
             words = [f"{kind} pair", repr(first["captions"][place][0])]
         if "label_set" in first:

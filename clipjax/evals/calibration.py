@@ -155,8 +155,9 @@ class Calibration:
 
         Rows: one per image and label set: key, label_set, label, prediction,
         label_name, prediction_name (-1 and "" if the output is not finite), half ("fit"
-        or "measured"), right (the probability that the prediction is, below 1 if it
-        ties), confidence and scaled_confidence (NaN if there is none).
+        or "measured"), hit (how likely the prediction is right, below 1 if it
+        ties), confidence and scaled_confidence (NaN if there is none), and a column of
+        their name for the metrics that are means over measured images, NaN for others.
 
         Raises UserError if the model gives no logit_scale, and as zeroshot's and
         classification's `run`.
@@ -235,6 +236,7 @@ class _Part:
             "": self._judge(every, 1.0),
             SCALED: self._judge(every, self._fit.value),
         }
+        self._columns: dict[str, np.ndarray] = {}  # see rows
         notes = [data.size, f"{len(measured)} measured"]
         if len(every) < count:
             notes.append(f"{count - len(every)} outputs not finite and left out")
@@ -256,7 +258,7 @@ class _Part:
         return before | alone | {f"{SCALED}{name}": x for name, x in after.items()}
 
     def rows(self) -> Rows:
-        """See Calibration.run."""
+        """See Calibration.run; after `metrics`."""
         data, nearest = self._data, self._ranks.nearest
         assert nearest is not None  # it was asked for
         predicted = nearest[:, 0]
@@ -268,63 +270,65 @@ class _Part:
             "label_name": [data.names[at] for at in data.labels],
             "prediction_name": [data.names[at] if at >= 0 else "" for at in predicted],
             "half": [HALVES[half] for half in self._half],
-            "right": self._right,
+            "hit": self._right,
             "confidence": self._judged[""].confidence,
             "scaled_confidence": self._judged[SCALED].confidence,
+            **self._columns,
         }
 
     def _measures(self, start: str) -> dict[str, Metric]:
         """Those of UNITS. start: "" or SCALED."""
         taken = self._measured
         judged = Judged(*(column[taken] for column in self._judged[start]))
-        if not np.isfinite(judged.confidence).all() or not len(taken):
+        nothing = not len(taken) or not np.isfinite(judged.confidence).all()
+        if nothing:
+            judged = Judged(*np.full((3, len(taken)), np.nan))
+        confidence, right = judged.confidence, self._right[taken]
+        ways = [
+            confidence_bins.of_equal_width(confidence, self._bins),
+            confidence_bins.of_equal_mass(confidence, self._bins),
+        ]
+        columns = {
+            name: confidence_bins.by_image(confidence, right, way)
+            for name, way in zip(ERRORS, ways, strict=True)
+        } | {
+            "overconfidence": 100 * (confidence - right),
+            "nll": judged.loss,
+            "brier": judged.brier,
+        }
+        for name, column in columns.items():
+            whole = self._columns[f"{start}{name}"] = np.full(len(self._half), np.nan)
+            whole[taken] = column
+        if nothing:
             return {
                 name: Metric(math.nan, unit=unit, higher_is_better=False, n=0)
                 for name, unit in UNITS.items()
             }
-        right = self._right[taken]
         _, groups = np.unique(self._groups[taken], return_inverse=True)
-        ways = [
-            confidence_bins.of_equal_width(judged.confidence, self._bins),
-            confidence_bins.of_equal_mass(judged.confidence, self._bins),
-        ]
-        errors = confidence_bins.errors(judged.confidence, right, ways, groups)
-        expected = confidence_bins.if_calibrated(judged.confidence, ways, groups)
-        found = self._means(judged, right, groups)
+        errors = confidence_bins.errors(confidence, right, ways, groups)
+        expected = confidence_bins.if_calibrated(confidence, ways, groups)
+        found = self._means(columns, groups)
         for name, error, chance in zip(ERRORS, errors, expected, strict=True):
             found |= {name: error, f"ideal_{name}": chance}
         return {name: found[name] for name in UNITS}
 
     def _means(
-        self, judged: Judged, right: np.ndarray, groups: np.ndarray
+        self, columns: dict[str, np.ndarray], groups: np.ndarray
     ) -> dict[str, Metric]:
-        """The metrics that are means over images."""
-        count, classes = len(right), len(self._data.names)
-        columns = {
-            "overconfidence": 100 * (judged.confidence - right),
-            "nll": judged.loss,
-            "brier": judged.brier,
-        }
+        """The metrics that are means over images, of their columns."""
+        count, classes = len(groups), len(self._data.names)
         uninformed = {"nll": math.log(classes), "brier": 1 - 1 / classes}
-        most = max(uninformed["nll"], float(judged.loss.max()))
-        ends = [(-100.0, 100.0), (0.0, most), (0.0, 2.0)]
+        most = max(uninformed["nll"], float(columns["nll"].max()))
+        ends = {"overconfidence": (-100.0, 100.0), "nll": (0, most), "brier": (0, 2)}
         units = int(groups.max()) + 1
-        by_unit = np.stack(
-            [np.bincount(groups, own) for own in columns.values()], axis=1
-        )
-        intervals = means_over_images(by_unit * units / count, ends)
+        by_unit = [np.bincount(groups, columns[name]) * units / count for name in ends]
+        intervals = means_over_images(np.stack(by_unit, axis=1), list(ends.values()))
         metrics = {}
-        for (name, own), (low, high) in zip(columns.items(), intervals, strict=True):
-            value = float(own.mean())
-            metrics[name] = Metric(
-                value,
-                uninformed.get(name),
-                UNITS[name],
-                False,
-                min(low, value),
-                max(high, value),
-                count,
-            )
+        for name, (low, high) in zip(ends, intervals, strict=True):
+            value = float(columns[name].mean())
+            bounds = min(low, value), max(high, value)
+            chance = uninformed.get(name)
+            metrics[name] = Metric(value, chance, UNITS[name], False, *bounds, count)
         return metrics
 
     def _accuracy(self) -> Metric:

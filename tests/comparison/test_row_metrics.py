@@ -108,6 +108,35 @@ def test_a_match_cutoff():
     assert row_metrics.of("accuracy", rows) is None
 
 
+def test_calibration():
+    """Of the measured half, by label set; `mean_ece` weighs the sets alike."""
+    nan = np.nan
+    rows = {
+        "key": ["1", "2", "3", "1", "2"],
+        "label_set": ["pet"] * 3 + ["size"] * 2,
+        "half": ["measured", "measured", "fit", "fit", "measured"],
+        "confidence": np.full(5, 0.5),
+        "hit": np.array([1.0, 0.5, 0.0, 0.0, 1.0]),
+        "ece": np.array([0.2, 0.4, nan, nan, 0.1]),
+        "scaled/ece": np.array([0.1, 0.1, nan, nan, nan]),
+    }
+    for name, value, places in (
+        ("mean_ece", 0.2, [0, 1, 4]),
+        ("pet/ece", 0.3, [0, 1]),
+        ("pet/scaled/ece", 0.1, [0, 1]),
+        ("pet/accuracy", 0.75, [0, 1]),
+        ("size/ece", 0.1, [4]),
+    ):
+        found = row_metrics.of(name, rows)
+        assert found is not None and found.metric == pytest.approx(value), name
+        assert found.places.tolist() == places
+    for name in ("size/scaled/ece", "pet/temperature", "pet/ideal_ece", "pet/key"):
+        assert row_metrics.of(name, rows) is None
+    alone = {name: column[:3] for name, column in rows.items()}
+    found = row_metrics.of("ece", alone)  # a classifier's
+    assert found is not None and found.metric == pytest.approx(0.3)
+
+
 def test_a_column_of_the_metrics_name():
     values = np.array([1.0, 2.0, 6.0])
     rows = {

@@ -7,7 +7,9 @@ import pytest
 import scipy.optimize
 from evals_tools import Data, Table, Words, crop, pixels, values
 
-from clipjax import reliability, testing
+import clipjax
+from clipjax import reliability, results, testing
+from clipjax.comparison import row_metrics
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
 from clipjax.evals import calibration, classification, zeroshot
@@ -146,7 +148,7 @@ def test_numbers_from_the_rows(temperature):
     )
     assert metrics["temperature"] == pytest.approx(math.exp(best.x), rel=1e-5)
     right = logits.argmax(axis=1) == labels
-    assert (rows["right"] == right).all()
+    assert (rows["hit"] == right).all()
     assert rows["prediction"].tolist() == logits.argmax(axis=1).tolist()
     assert rows["label"].tolist() == labels.tolist()
     for start, t in (("", 1.0), ("scaled/", metrics["temperature"])):
@@ -181,6 +183,12 @@ def test_numbers_from_the_rows(temperature):
             ]
             assert metrics[f"{start}{name}"] == pytest.approx(sum(gaps) / 151)
     assert metrics["accuracy"] == pytest.approx(right[measured].mean())
+    for name, metric in metrics.items():
+        paired = row_metrics.of(name, rows)
+        if "ideal" in name or name == "temperature":
+            assert paired is None, name
+        else:
+            assert paired is not None and paired.metric == pytest.approx(metric), name
     for name, metric in found.metrics.items():
         assert metric.low < metric.value < metric.high, name
         assert metric.n == (150 if name == "temperature" else 151)
@@ -237,8 +245,8 @@ def test_zero_shot_is_the_softmax_of_scaled_cosines():
         assert found.rows["confidence"][at] == pytest.approx(shares.max(axis=1), 1e-4)
         expected = shares.max(axis=1, keepdims=True) - shares < 1e-6
         hits = expected[np.arange(40), own] / expected.sum(axis=1)
-        assert found.rows["right"][at] == pytest.approx(hits)
-    assert 0.5 in found.rows["right"]
+        assert found.rows["hit"][at] == pytest.approx(hits)
+    assert 0.5 in found.rows["hit"]
     zero = zeroshot.make(inputs, templates=("{}",)).run(variables).rows
     for name in ("key", "label_set", "label", "label_name", "prediction_name"):
         assert list(found.rows[name]) == list(zero[name])
@@ -285,7 +293,7 @@ def test_what_is_not_finite_is_left_out():
     assert rows["prediction"][[3, 7, 20]].tolist() == [-1] * 3
     good = set(range(50)) - {3, 7, 20}
     measured = sorted(good & set(of_half(found, "measured").tolist()))
-    expected = brute(rows["confidence"][measured], rows["right"][measured], 15)
+    expected = brute(rows["confidence"][measured], rows["hit"][measured], 15)
     assert found.metrics["ece"].value == pytest.approx(expected)
     assert found.metrics["ece"].n == len(measured)
     assert found.metrics["temperature"].n == len(good) - len(measured)
@@ -360,6 +368,27 @@ def test_copies_stay_together():
         one, other = together.metrics[name], apart.metrics[name]
         assert one.high - one.low > 1.4 * (other.high - other.low), name
     assert "same_image" in together.protocol and "same_image" not in apart.protocol
+
+
+def test_two_models_are_compared(tmp_path):
+    """A sharper one is worse calibrated; each image's values are paired."""
+    meta = {"evals": {"calibration": {"name": "calibration"}}}
+    places, found = [], []
+    for name, sharper in (("one", 1.0), ("two", 3.0)):
+        found.append(run(*drawn(6, 400, sharper=sharper)))
+        saved = {"": ({"calibration": found[-1]}, meta)}
+        places.append(results.save(tmp_path / name, saved)[0])
+    compared = clipjax.compare_evaluations(*places)
+    by_name = {one.metric: one for one in compared.differences}
+    assert {"ece", "nll", "brier", "accuracy", "scaled/ece"} <= by_name.keys()
+    for name, one in by_name.items():
+        before, after = (result.metrics[name].value for result in found)
+        assert one.difference == pytest.approx(after - before, abs=1e-9), name
+        assert one.n == one.images == 200
+    assert by_name["ece"].low > 0 and by_name["nll"].p < 0.01
+    assert by_name["accuracy"].p == 1
+    flips = compared.flips(by_name["nll"], 3)
+    assert all(flip.query.startswith("kind=c") for side in flips for flip in side)
 
 
 @pytest.mark.parametrize(

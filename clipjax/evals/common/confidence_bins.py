@@ -72,6 +72,18 @@ def errors(
     ]
 
 
+def by_image(
+    confidence: np.ndarray, right: np.ndarray, bin_of: np.ndarray
+) -> np.ndarray:
+    """float64 [n], whose mean is the calibration error: confidence - right of each
+    image, with the other sign in bins that are right more often than they say.
+
+    Args: as of `errors`.
+    """
+    gaps = confidence - right
+    return gaps * np.sign(np.bincount(bin_of, gaps))[bin_of]
+
+
 def if_calibrated(
     confidence: np.ndarray, bins_of: Sequence[np.ndarray], groups: np.ndarray
 ) -> list[Metric]:
