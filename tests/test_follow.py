@@ -164,24 +164,29 @@ def test_checkpoints_that_appear(run, monkeypatch, capsys):
     assert "the same results are there already" in printed
 
 
-@pytest.mark.parametrize("moment", ["hashed", "restored"])
-def test_a_step_pruned_while_it_is_read(moment, run, quick, monkeypatch):
+@pytest.mark.parametrize("moment", ["hashed", "found", "opened"])
+def test_a_step_pruned_while_it_is_read(moment, run, quick, monkeypatch, capfd):
     run.begin().save(2, 4, 6)
-    at, name = {"hashed": (manifest, "check"), "restored": (Checkpoints, "_complete")}[
-        moment
-    ]
+    at, name = (manifest, "check") if moment == "hashed" else (Checkpoints, "_complete")
     original = getattr(at, name)
 
-    def pruning(*args):
+    def prune():
         if (run.saves / "2").exists():
             run.remove(2)
-        return original(*args)
+
+    def pruning(*args):
+        if moment != "opened":
+            prune()
+        found = original(*args)
+        prune()
+        return found
 
     monkeypatch.setattr(at, name, pruning)
     steps, lines = following(run)
     assert steps == [4, 6]
     assert lines.count("step 2 was removed while it was read: skipped") == 1
     assert run.evaluations() == ["4", "6"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_step_pruned_before_its_turn(run, quick, monkeypatch):
@@ -293,6 +298,17 @@ def test_a_run_that_never_comes(run, quick):
     with pytest.raises(UserError, match="has no checkpoint yet, and nothing new"):
         following(run, timeout=0.1)
     assert not (run.folder / results.FOLDER).exists()
+
+
+def test_a_length_in_epochs(run, quick):
+    run.begin().save(6)
+    config = json.loads((run.folder / "config.json").read_text())
+    config["train"] |= {"steps": 0, "epochs": 0.6}  # of 160 images in batches of 16
+    (run.folder / "config.json").write_text(json.dumps(config))
+    assert following(run)[1][-1].endswith("has ended at step 6: 1 step evaluated")
+    config["train"]["epochs"] = 0.7
+    (run.folder / "config.json").write_text(json.dumps(config))
+    assert " at step 6 of 7: 0 steps" in following(run, timeout=0.1)[1][-1]
 
 
 def test_metrics_are_signs_of_life(run, quick):

@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from clipjax import atomic_files
@@ -68,9 +68,9 @@ class Store:
     def whole(self) -> dict[int, Mark]:
         """The steps that are saved and have a manifest, ascending, and its mark."""
         found = {}
-        with contextlib.suppress(FileNotFoundError):  # the run removes one just now
+        with _may_vanish():
             for step in self.steps():
-                with contextlib.suppress(FileNotFoundError):
+                with _may_vanish():
                     found[step] = Mark.of(self._manifest(step))
         return found
 
@@ -267,6 +267,17 @@ class Store:
 
     def _manifest(self, step: int) -> pathlib.Path:
         return self._manifests / f"{step}.json"
+
+
+@contextlib.contextmanager
+def _may_vanish() -> Iterator[None]:
+    """Ends the block if another process, perhaps of another machine, has just removed
+    what it reads."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
 
 
 def _remove(folder: pathlib.Path) -> None:
