@@ -57,7 +57,7 @@ def bins(
       equal_mass: bins of equal numbers of images, not of equal width.
 
     Raises UserError for rows of another evaluator, if there is no such label set, or
-    for a count below 1.
+    for a count out of range.
 
     >>> rows = {"key": ["1", "2"], "label_set": ["pet"] * 2, "half": ["measured"] * 2,
     ...         "hit": [1.0, 0.0], "confidence": [0.9, 0.7],
@@ -66,8 +66,8 @@ def bins(
     >>> found[1].low, found[1].count, found[1].confidence, found[1].accuracy.value
     (0.5, 2, 0.8, 0.5)
     """
-    if count < 1:
-        raise UserError(f"count={count}: there must be one bin or more")
+    if not 1 <= count <= confidence_bins.MOST:
+        raise UserError(f"count={count}: use 1 to {confidence_bins.MOST:,} bins")
     missing = [name for name in NEEDED if name not in rows]
     if missing:
         raise UserError(

@@ -87,6 +87,8 @@ def test_other_rows_are_refused():
         reliability.bins({"key": ["a"], "label_set": ["pet"], "rank": [1.0]})
     with pytest.raises(UserError, match="count=0"):
         reliability.bins(rows_of(), 0)
+    with pytest.raises(UserError, match="count=1000000000: use 1 to 10,000 bins"):
+        reliability.bins(rows_of(), 10**9)
 
 
 def test_no_images_are_no_error():

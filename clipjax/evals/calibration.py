@@ -77,10 +77,10 @@ def make(
       UserError: if an option is out of range, the data has no labels, and as the `make`
         of these evaluators.
     """
-    if bins < 1 or seed < 0 or max_samples < 0:
+    if not 1 <= bins <= confidence_bins.MOST or seed < 0 or max_samples < 0:
         raise UserError(
             f"evals=calibration: bins={bins}, seed={seed}, max_samples={max_samples}: "
-            "use bins from 1 on, seed and max_samples from 0 on"
+            f"use bins from 1 to {confidence_bins.MOST:,}, and the others from 0 on"
         )
     if not inputs.source.class_names:
         raise UserError(

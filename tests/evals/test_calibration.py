@@ -394,7 +394,8 @@ def test_two_models_are_compared(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bins": 0}, "bins=0.*: use bins from 1 on"),
+        ({"bins": 0}, "bins=0.*: use bins from 1 to 10,000"),
+        ({"bins": 10**12}, "bins=1000000000000.*: use bins from 1 to 10,000"),
         ({"seed": -1}, "seed=-1"),
         ({"max_samples": -1}, "max_samples=-1"),
         ({"templates": ("{}",)}, "templates=.* this model is a classifier: leave it"),

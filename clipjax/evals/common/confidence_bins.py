@@ -17,6 +17,8 @@ import numpy as np
 from clipjax.evals.common import bootstrap
 from clipjax.types import Metric
 
+MOST = 10_000  # bins
+
 
 def of_equal_width(confidence: np.ndarray, bins: int) -> np.ndarray:
     """int [n] from 0: the bin of each confidence in [0, 1].
