@@ -22,8 +22,7 @@ from clipjax import (
     result_tables,
     results,
 )
-from clipjax.config_check import LENGTH_KEYS
-from clipjax.engine import assemble, distributed, evaluation
+from clipjax.engine import assemble, distributed, evaluation, resume
 from clipjax.engine import run as runs
 from clipjax.engine.activity import Activity, Task, duration
 from clipjax.engine.checkpoint.step_folder import BROKEN, Mark, Store
@@ -322,14 +321,14 @@ class _Files:
         for name, old in meaning.items():
             if self._meaning[name] != old:
                 found[name] = "one content", "another"
-        length = {key: found.pop(key) for key in LENGTH_KEYS if key in found}
+        allowed = {key: found.pop(key) for key in [*found] if resume.may_change(key)}
         if found:
             lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
             raise UserError(
                 f"{self._workdir} is not the run that it was when --follow began "
                 f"({'; '.join(lines)}): start --follow again for the one that is there"
             )
-        for key, (old, new) in length.items():
+        for key, (old, new) in allowed.items():
             say(f"{key} was {old} and is {new}")
 
     def _now(self) -> list[Mark | None]:

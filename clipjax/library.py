@@ -88,7 +88,9 @@ def load(
     elif read_model.is_foreign(str(name)):
         cutoff = match_cutoff.of_released(str(name))
     else:
-        cutoff = match_cutoff.of_run(str(name), now)
+        flags = [] if str(checkpoint) == "best" else [f"--checkpoint {checkpoint}"]
+        flags += [] if ema else ["--noema"]
+        cutoff = match_cutoff.of_run(str(name), now, flags)
     variables = parts.variables
     if dtype == "bfloat16":
         variables = jax.tree.map(_half, variables)

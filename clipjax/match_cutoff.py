@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipjax import identity, paths, results
@@ -42,10 +42,10 @@ class Cutoff(NamedTuple):
         return self.sigmoid
 
 
-def of_run(run: str, now: Identity) -> Cutoff:
+def of_run(run: str, now: Identity, flags: Sequence[str] = ()) -> Cutoff:
     """The cut-off of a run's newest evaluation by `evals=match` of this model.
 
-    now: gives the model's identity.
+    now: gives the model's identity. flags: of `evaluate`, for the same weights.
     """
     now = functools.cache(now)
     others = []
@@ -64,8 +64,9 @@ def of_run(run: str, now: Identity) -> Cutoff:
     more = f" for these weights ({others[0]})" if others else ""
     return Cutoff(
         None,
-        f"{run} has no match cut-off{more}: {_HOW} --workdir {paths.shell(run)} "
-        f"--evals={EVALS}, and load the model again",
+        f"{run} has no match cut-off{more}: {_HOW} --workdir "
+        f"{' '.join([paths.shell(run), *flags])} --evals={EVALS}, and load the model "
+        "again",
     )
 
 

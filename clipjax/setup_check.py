@@ -17,6 +17,7 @@ import numpy as np
 from scipy import optimize
 
 from clipjax import registry
+from clipjax.data.annotations import class_synonyms
 from clipjax.encoder import Progress
 from clipjax.engine import assemble, sharding
 from clipjax.evals import retrieval, zeroshot
@@ -32,6 +33,7 @@ from clipjax.weights.tower_description import IMAGENET
 IMAGES = 64
 _NEAR = 0.05  # of the way from chance to 1
 _PER_CLASS = 4  # images, so that an order of the classes can be fitted
+_MOST_CLASSES = 2000  # of which one is fitted: the time grows with their cube
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _CONSTANTS = {
     "CLIP's": (layers.MEAN, layers.STD),
@@ -52,8 +54,8 @@ _FIXES = {
     "preprocessor_config.json, mean and std in open_clip's",
     "preprocess": "name the resize in the model's files, or leave it out there and "
     "give --preprocess",
-    "order": "put the class names into the order of the labels, by "
-    "--evals.zeroshot.class_names_file",
+    "order": "put the class names into the order of the labels, by this evaluator's "
+    "class_names_file",
 }
 
 
@@ -73,13 +75,10 @@ class _Variant(NamedTuple):
 
 
 def near_chance(metric: Metric) -> bool:
-    """Whether a share is at most a twentieth of the way from chance to 1 above chance;
-    of few images none is known to be.
-    """
+    """Whether a share is at most a twentieth of the way from chance to 1 above it."""
     if metric.chance is None or metric.unit != "fraction":
         return False
-    few = metric.n is not None and metric.n < IMAGES // 2
-    return not few and metric.value <= metric.chance + _NEAR * (1 - metric.chance)
+    return metric.value <= metric.chance + _NEAR * (1 - metric.chance)
 
 
 def suspect(ready: Prepared, found: Mapping[str, EvalResult]) -> str:
@@ -92,10 +91,11 @@ def suspect(ready: Prepared, found: Mapping[str, EvalResult]) -> str:
     if not isinstance(ready.model, two_tower.TwoTowerModel):
         return ""
     for label, evaluator in ready.evaluators.items():
+        if not isinstance(evaluator, zeroshot.ZeroShot | retrieval.Retrieval):
+            continue
         result = found[label]
-        if isinstance(
-            evaluator, zeroshot.ZeroShot | retrieval.Retrieval
-        ) and near_chance(result.metrics[result.primary]):
+        enough = len(evaluator.indices) >= IMAGES // 2
+        if enough and near_chance(result.metrics[result.primary]):
             return label
     return ""
 
@@ -103,7 +103,8 @@ def suspect(ready: Prepared, found: Mapping[str, EvalResult]) -> str:
 def try_others(
     ready: Prepared, label: str, result: EvalResult, progress: Progress | None
 ) -> tuple[Metric, list[Trial]]:
-    """The primary metric of a few images as the model is set, and with other settings.
+    """The primary metric of a few images as the model is set, and with other settings,
+    none if it is not near chance there, as in a gallery that is very large.
 
     label, result: of an evaluator that `suspect` names. An order of class names is
     tried on all its images, which are not encoded again for it.
@@ -117,6 +118,8 @@ def try_others(
         few = dataclasses.replace(
             few, prompts={name: texts[:1] for name, texts in few.prompts.items()}
         )
+    else:  # what the gallery of another source or protocol would need is left out
+        few = dataclasses.replace(few, protocols=("standard",), same=())
     assert isinstance(ready.model, two_tower.TwoTowerModel)  # `suspect` says so
     own = _Variant("", "", ready.model, ready.parts.preprocess)
     variants = [own, *_variants(own, ready.parts.config.data.image_size)]
@@ -133,16 +136,23 @@ def try_others(
         plain = plain or inputs
         one = dataclasses.replace(few, inputs=inputs).run(variables)
         tried.append(Trial(variant.setting, one.metrics[one.primary], variant.kind))
+        if number == 0 and not near_chance(tried[0].metric):
+            return tried[0].metric, []
     if isinstance(evaluator, zeroshot.ZeroShot):
-        tried += _orders(result.rows)
+        classes = next(iter(evaluator.classes.values()))
+        tried += _orders(result.rows, [class_synonyms.join(own) for own in classes])
     return tried[0].metric, tried[1:]
 
 
 def told(label: str, base: Metric, trials: Sequence[Trial]) -> list[str]:
     """What to say: the best setting whose interval lies above that of the model's own
-    setting, and how to choose it; or that there is none.
+    setting and above chance, and how to choose it; or that there is none; nothing if
+    none was tried.
     """
-    better = [x for x in trials if _low(x.metric) > _high(base)]
+    if not trials:
+        return []
+    least = _high(base)
+    better = [x for x in trials if _low(x.metric) > max(least, x.metric.chance or 0.0)]
     what = f"{label} is near chance, {_percent(base)} on a few images"
     if not better:
         kinds = ", ".join(dict.fromkeys(_WORDS[trial.kind] for trial in trials))
@@ -251,43 +261,44 @@ def _with(model: two_tower.TwoTowerModel, **fields: Any) -> two_tower.TwoTowerMo
     return dataclasses.replace(model, module=model.module.clone(**fields))
 
 
-def _orders(rows: Rows) -> list[Trial]:
-    """The accuracy if the names of the classes were in other orders.
+def _orders(rows: Rows, names: Sequence[str]) -> list[Trial]:
+    """The accuracy if the names of the classes were in other orders. Chance is the
+    share of the most frequent class: a model that always says it needs no order.
 
-    rows: of `result_rows.by_class`; the first label set's are taken.
+    rows: of `result_rows.by_class`; the first label set's are taken. names: of its
+      classes.
     """
     sets = np.array(rows["label_set"])
     taken = sets == sets[0]
     label, prediction = (
         np.asarray(rows[name])[taken] for name in ("label", "prediction")
     )
-    names: dict[int, str] = {}
-    for column in ("label", "prediction"):
-        numbers = np.asarray(rows[column])[taken].tolist()
-        names |= zip(numbers, np.array(rows[f"{column}_name"])[taken], strict=True)
-    names.pop(-1, None)  # of outputs that are not finite
-    count = max(names) + 1
+    count = len(names)
+
+    def trial(setting: str, right: np.ndarray, some: np.ndarray) -> Trial:
+        hits = (prediction[some] == right[some]) & (prediction[some] >= 0)
+        most = np.bincount(label[some], minlength=count).max() / len(hits)
+        return Trial(setting, share(Hits(hits.astype(float), None, most)), "order")
+
+    every = np.ones(len(label), bool)
+    by_name = np.array(sorted(range(count), key=names.__getitem__))
+    rank_of = np.argsort(by_name)
     tried = [
-        _order("labels that count from 1", prediction, label - 1),
-        _order("labels that lag by 1", prediction, label + 1),
+        trial("labels that count from 1", label - 1, every),
+        trial("labels that lag by 1", label + 1, every),
+        trial("the class names in alphabetical order", by_name[label], every),
+        trial(
+            "labels in the alphabetical order of the class names",
+            rank_of[label],
+            every,
+        ),
     ]
-    if len(names) == count:
-        by_name = np.array(sorted(range(count), key=names.__getitem__))
-        words = "the class names in alphabetical order"
-        tried.append(_order(words, prediction, by_name[label]))
-        words = "labels in the alphabetical order of the class names"
-        tried.append(_order(words, prediction, np.argsort(by_name)[label]))
-    if len(label) >= 2 * _PER_CLASS * count:
+    if len(label) >= 2 * _PER_CLASS * count and count <= _MOST_CLASSES:
         fit = np.arange(len(label)) % 2 == 0
         seen = fit & (prediction >= 0)
         counts = np.zeros((count, count))
         np.add.at(counts, (label[seen], prediction[seen]), 1)
-        order = optimize.linear_sum_assignment(-counts)[1]
+        order = optimize.linear_sum_assignment(counts, maximize=True)[1]
         words = "another order of the class names, which half of the images show"
-        tried.append(_order(words, prediction[~fit], order[label[~fit]]))
+        tried.append(trial(words, order[label], ~fit))
     return tried
-
-
-def _order(setting: str, prediction: np.ndarray, right: np.ndarray) -> Trial:
-    hits = (prediction == right).astype(float)
-    return Trial(setting, share(Hits(hits)), "order")

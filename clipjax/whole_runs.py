@@ -168,18 +168,21 @@ def evaluate(
         console.print(result_tables.table(sweep[1.0]))
         if request.classes:
             console.print(result_tables.class_tables(sweep[1.0]))
-    checked = {} if request.base else _check_setup(ready, sweep[1.0], console)
-    if (out or keep) and jax.process_index() == 0:
-        meta = checked | ready.meta(
-            step, None if request.base else ready.own_identity()
-        )
-        written = {"": (sweep[1.0], meta)} if not request.base else {}
-        if request.base:
-            meta["interpolate"] = request.base
-            for share, found in sweep.items():
-                written[f"share-{share:.15g}"] = found, {**meta, "share": share}
-        place = out or top / evaluation_request.folder_name(wanted, step)
-        say(evaluation.keep(place, written))
+    checked: dict[str, Any] = {}
+    try:
+        if not request.base and (out or keep or not console.quiet):
+            checked = _check_setup(ready, sweep[1.0], console)
+    finally:  # an interrupt there loses nothing
+        if (out or keep) and jax.process_index() == 0:
+            own_identity = None if request.base else ready.own_identity()
+            meta = checked | ready.meta(step, own_identity)
+            written = {"": (sweep[1.0], meta)} if not request.base else {}
+            if request.base:
+                meta["interpolate"] = request.base
+                for share, found in sweep.items():
+                    written[f"share-{share:.15g}"] = found, {**meta, "share": share}
+            place = out or top / evaluation_request.folder_name(wanted, step)
+            say(evaluation.keep(place, written))
     return sweep
 
 
@@ -193,13 +196,18 @@ def _check_setup(
     if not label:
         return {}
     what = f"{label} is near chance: trying other settings of the model on a few images"
-    with Activity(console) as activity, activity.doing(what) as task:
-        base, trials = setup_check.try_others(
-            ready, label, found[label], task.part(label)
-        )
+    try:
+        with Activity(console) as activity, activity.doing(what) as task:
+            base, trials = setup_check.try_others(
+                ready, label, found[label], task.part(label)
+            )
+    except Exception as error:  # the evaluation is done, and this only explains it
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        console.print(f"other settings could not be tried: {why}", soft_wrap=True)
+        return {}
     for line in setup_check.told(label, base, trials):
         console.print(line, soft_wrap=True)
-    return {"setup_check": setup_check.as_meta(label, base, trials)}
+    return {"setup_check": setup_check.as_meta(label, base, trials)} if trials else {}
 
 
 def _check_writable(folder: pathlib.Path) -> None:

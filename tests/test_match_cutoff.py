@@ -197,6 +197,9 @@ def test_a_run_without_any(run):
     shutil.rmtree(run / "evaluations")
     with pytest.raises(UserError, match="has no match cut-off: fit one on captioned"):
         clipjax.load(run).match_probability("gone.jpg", "a dog")
+    other = clipjax.load(run, checkpoint="latest", ema=False)
+    with pytest.raises(UserError, match="--checkpoint latest --noema --evals=match,"):
+        other.match_probability("gone.jpg", "a dog")
 
 
 def test_a_folder_that_has_none(run, tmp_path):

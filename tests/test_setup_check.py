@@ -211,13 +211,41 @@ def test_nothing_explains_random_labels(three, tmp_path, capsys):
     assert "is near chance" not in printed or f"{kinds} explains it" in printed
 
 
+def test_a_check_that_fails_loses_no_evaluation(three, tmp_path, capsys, monkeypatch):
+    images = pictures(60, 2)
+    data = written(tmp_path / "data", images, np.arange(60) % 3)
+    monkeypatch.setattr(setup_check, "near_chance", lambda metric: True)
+
+    def fail(*args):
+        raise MemoryError("no room\nleft")
+
+    monkeypatch.setattr(setup_check, "try_others", fail)
+    found = evaluated(released(tmp_path / "model"), data, three, tmp_path)
+    printed = capsys.readouterr().out
+    assert "other settings could not be tried: MemoryError: no room left\n" in printed
+    assert found.results["zeroshot"].metrics["class/top1"].n == 60
+
+
+@pytest.mark.thorough
+def test_retrieval_with_copies(tmp_path, capsys):
+    """What other evaluators and protocols ask of the images is not asked again."""
+    argv = [
+        *("evaluate", f"--model={released_tools.hf(tmp_path / 'm')}", "--data=scenes"),
+        *("--evals=retrieval", "--evals.retrieval.same_image=True"),
+        *("--data.size=64", "--data.eval_size=64", "--data.resolution=16"),
+        f"--out={tmp_path / 'o'}",
+    ]
+    assert evaluate.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "(activation, constants for pixels, resize) explains it" in printed
+
+
 @pytest.mark.parametrize(
     ("value", "chance", "n", "near"),
     [
         (0.02, 0.01, 5000, True),
         (0.0594, 0.01, 5000, True),
         (0.06, 0.01, 5000, False),
-        (0.0, 0.5, 31, False),
         (0.5, 0.5, 32, True),
         (0.3, None, 500, False),
     ],
@@ -227,19 +255,28 @@ def test_near_chance(value, chance, n, near):
     assert setup_check.near_chance(metric) is near
 
 
+def rows_of(label, prediction):
+    return {"label_set": ["class"] * len(label), "label": label} | {
+        "prediction": prediction
+    }
+
+
 def test_orders_by_hand():
     """Classes 0 to 2 are called c, a, b; the labels are those of a, b, c."""
     names = ["c", "a", "b"]
     label = np.array([0, 1, 2, 0, 1, 2])
     prediction = np.array([1, 2, 0, 1, 2, 1])  # the names a b c a b a
-    rows = {
-        "label_set": ["class"] * 6,
-        "label": label,
-        "prediction": prediction,
-        "label_name": [names[i] for i in label],
-        "prediction_name": [names[i] for i in prediction],
-    }
-    found = {x.setting: x.metric.value for x in setup_check._orders(rows)}
+    rows = rows_of(label, prediction)
+    found = {x.setting: x.metric.value for x in setup_check._orders(rows, names)}
     assert found["the class names in alphabetical order"] == pytest.approx(5 / 6)
     assert found["labels that lag by 1"] == pytest.approx(4 / 6)
     assert len(found) == 4  # too few images to fit an order
+
+
+def test_an_order_explains_no_model_that_always_says_the_same():
+    label = np.array([0] * 20 + [1] * 80)
+    for said in (0, -1):
+        trials = setup_check._orders(rows_of(label, np.full(100, said)), ["b", "a"])
+        base = Metric(0.2, 0.5, "fraction", low=0.1, high=0.3)
+        (line,) = setup_check.told("zeroshot", base, trials)
+        assert line.endswith("(order of class names) explains it")

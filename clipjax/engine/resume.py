@@ -42,6 +42,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value: its length, the place of the same
+    data, and the limit that older versions saved with every loss."""
+    return (
+        key in config_check.LENGTH_KEYS
+        or key == LIMIT_KEY
+        or DATA_PATH.fullmatch(key) is not None
+    )
+
+
 def load_config(workdir: pathlib.Path) -> Config:
     """A run directory's config.
 

@@ -188,7 +188,8 @@ class Match:
 
     def _units(self, reading: Reading) -> np.ndarray:
         """int [n] from 0: the same for copies of an image."""
-        if reading.digests is None:
+        # Another evaluator of the same source may have asked for digests.
+        if not self.same_image or reading.digests is None:
             return np.arange(len(reading.keys))
         return np.unique(reading.digests, return_inverse=True)[1]
 

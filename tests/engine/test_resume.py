@@ -138,6 +138,13 @@ def test_extend_allows_no_other_key(copy):
         train(tiny(train__steps=10, seed=1), copy, extend=True)
 
 
+def test_what_a_resumed_run_may_have_otherwise():
+    allowed = ["train.steps", "train.epochs", "train.max_logit_scale"]
+    allowed += ["data.train.path", "data.train.parts"]
+    assert all(map(resume.may_change, allowed))
+    assert not any(map(resume.may_change, ["data.eval.path", "train.ema", "model"]))
+
+
 def test_how_keys_may_change(copy):
     config = tiny(
         data__workers=3,

@@ -247,6 +247,12 @@ def test_copies_of_an_image():
         number = int(key.split()[1])
         assert own == (query == number + 12 * key.startswith("copy"))
         assert own or query % 12 != number
+    # Digests that another evaluator of the source asks for change nothing.
+    plain = match.make(Inputs(table_encoder(captions), inputs.source)).run(table)
+    shared = Inputs(table_encoder(captions), inputs.source)
+    evaluator = match.make(shared)
+    shared.need_digests()
+    assert values(evaluator.run(table)) == values(plain)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def statistics_over_images(
     images: int,
     ends: Sequence[Interval],
     draws: int = DRAWS,
+    held: int = 0,
 ) -> list[Interval]:
     """The intervals of numbers that are no means, such as sums of absolute values.
 
@@ -168,12 +169,13 @@ def statistics_over_images(
 
     Args:
       statistic: how often each image is drawn, float [d images] -> float [d k].
+      held: how many numbers per draw it holds, if more than images.
       ends: of the range of each of the k, which its interval does not leave.
     """
     rng = np.random.default_rng(0)
     values = statistic(np.ones((1, images)))[0]
     parts = []
-    for count in parts_of(draws, images):
+    for count in parts_of(draws, max(images, held)):
         taken = [
             np.bincount(rng.integers(0, images, images), minlength=images)
             for _ in range(count)

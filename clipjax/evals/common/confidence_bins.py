@@ -67,7 +67,10 @@ def errors(
 
     whole = _errors(gaps[None], ways)[0] / len(gaps)
     ends = [(0.0, 1.0)] * len(ways)
-    intervals = bootstrap.statistics_over_images(drawn, int(groups.max()) + 1, ends)
+    drawn_from = int(groups.max()) + 1
+    intervals = bootstrap.statistics_over_images(
+        drawn, drawn_from, ends, held=len(gaps)
+    )
     return [
         _metric(value, *interval, len(gaps))
         for value, interval in zip(whole.tolist(), intervals, strict=True)
