@@ -122,6 +122,7 @@ def wait_for(words, said, seconds=60.0):
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 def test_checkpoints_that_appear(run, monkeypatch, capsys):
     made, make = [], Encoder.__init__
     monkeypatch.setattr(

@@ -9,7 +9,6 @@ import json
 import numpy as np
 import pytest
 import released_tools
-from marks import mostly
 from PIL import Image
 from safetensors import numpy
 
@@ -168,7 +167,8 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("kind", mostly(WRONG, ["activation"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", WRONG)
 def test_a_setting_that_the_files_have_wrong(kind, right, two, tmp_path, capsys):
     (file, fields), words = WRONG[kind]
     folder = changed(released(tmp_path / "model"), file, **fields)

@@ -307,6 +307,7 @@ def test_a_run_from_when_every_loss_had_a_limit_goes_on(tmp_path):
         resume.check(workdir, other, False, said.append)
 
 
+@pytest.mark.thorough
 def test_starting_from_another_run(alone, tmp_path, monkeypatch):
     taken = []
     take = initial.take
@@ -344,6 +345,7 @@ def test_every_step_is_due_at_the_end():
     assert [s for s in range(1, 9) if step_log.due(s, 1, 8)] == list(range(1, 9))
 
 
+@pytest.mark.thorough
 def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch):
     """Tables of averages and temperatures, a queue, momenta of two optimizers."""
     config = tiny(

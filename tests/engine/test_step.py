@@ -67,6 +67,7 @@ def test_same_loss_and_gradient_on_1_2_and_8_devices(x64):
             assert distance < (1e-10 if x64 else 1e-5)
 
 
+@pytest.mark.thorough
 def test_dropout_follows_the_step():
     state, step = fresh(tiny.model(dropout=0.5))
     batch = tiny.batch()

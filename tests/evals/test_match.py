@@ -128,6 +128,7 @@ def test_a_known_truth_is_recovered():
         assert metrics[name].high - metrics[name].low < abs(value) / 2, name
 
 
+@pytest.mark.thorough
 def test_intervals_hold_the_truth():
     """In 100 draws of 60 images with two captions: normal similarities of variance
     0.04^2 + 2 * 0.02^2, of which pairs of one image, or caption, share a part.

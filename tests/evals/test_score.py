@@ -154,6 +154,7 @@ def test_a_run_keeps_the_best_checkpoint_by_it(trained):
     assert Store(trained, print).best_metric() == ("score/mean", "max")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_one_device")
 def test_evaluate_gives_it_beside_its_parts(trained, tmp_path, capsys):
     place = tmp_path / "found"

@@ -399,6 +399,7 @@ def gradient(loss, given):
     return np.asarray(jax.jit(jax.grad(value))(given["image_embed"]))
 
 
+@pytest.mark.thorough
 def test_fastclip_against_sogclr():
     """The scalings of the official code, measured there: 1 / 2t of SogCLR's in v1, half
     of it in v3."""

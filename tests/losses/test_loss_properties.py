@@ -84,6 +84,7 @@ def test_masked_pairs_in_blocks_and_on_devices(case):
     loss_contract.splitting_changes_nothing(subject(case, same_image="mask"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", SYMMETRIC)
 def test_towers_may_change_places(case):
     with jax.enable_x64(True):
@@ -327,6 +328,7 @@ def test_the_largest_batches_trace(case):
     assert value.shape == ()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["clip", "siglip", "sogclr"])
 def test_one_example_on_each_device(case):
     mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "fsdp"))
@@ -485,6 +487,7 @@ def test_a_large_queue_is_split_over_devices():
     assert found["queue_id"].shard_shape((16, 2**12)) == (2, 2**12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("hinge", [False, True])
 @pytest.mark.parametrize("block", [0, 5])
 def test_masked_surrogates_by_hand(hinge, block):
@@ -532,6 +535,7 @@ def test_fixed_weights_carry_no_gradient():
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["clip", "xbm", "tri_modal"])
 def test_accuracy_is_of_all_pairs_whatever_the_mode(case):
     """Of one image alone, masked pairs would leave nothing to get wrong."""

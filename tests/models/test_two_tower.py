@@ -217,6 +217,7 @@ def test_the_towers_draw_different_masks(monkeypatch):
     assert len(drawn) == len(set(drawn)) == 8
 
 
+@pytest.mark.thorough
 def test_dropout_does_not_depend_on_the_devices():
     model = make_model({"dropout": 0.3, "patch_dropout": 0.5}, {"dropout": 0.3})
     variables, batch, key = init(model), make_batch(b=16), jax.random.key(5)

@@ -342,6 +342,7 @@ def test_only_the_text_changes_and_with_draws_of_its_own():
     assert len(set(drawn.tolist())) > len(drawn) // 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{"threads": 2}, {"workers": 1}])
 def test_workers_threads_and_resumption_change_nothing(options):
     whole = taken(4, text_augment=Renumber(), threads=0)
