@@ -86,7 +86,8 @@ def test_shares_and_epochs_for_any_parts(sizes, weights, unit, size):
     parts = np.searchsorted(ends, [p.index for p in planned], side="right")
     for part, weight in enumerate(weights):
         share = weight / sum(weights) * count
-        assert abs((parts == part).sum() - share) <= 1 + 0.02 * share
+        # Each other part can be one example ahead of it, or behind.
+        assert abs((parts == part).sum() - share) <= len(sizes) - 1 + 0.02 * share
         mine = [
             (p.index, p.caption)
             for p, q in zip(planned, parts, strict=True)
