@@ -165,6 +165,7 @@ def test_checkpoints_that_appear(run, monkeypatch, capsys):
     assert "the same results are there already" in printed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["hashed", "found", "opened"])
 def test_a_step_pruned_while_it_is_read(moment, run, quick, monkeypatch, capfd):
     run.begin().save(2, 4, 6)

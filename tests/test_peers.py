@@ -10,7 +10,6 @@ import sys
 import time
 
 import pytest
-from marks import mostly
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What each process does: it meets the others, then what its argument says.
@@ -151,7 +150,8 @@ def test_if_none_moves_none_is_blamed(start):
         assert "none of the 2 processes has made progress for 5 s" in errors
 
 
-@pytest.mark.parametrize("act", mostly(["busy", "work"], ["work"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("act", ["busy", "work"])
 def test_who_works_or_waits_with_a_timeout_is_waited_for(start, act):
     for process in start("", act, timeout=4):
         assert "finished" in ends(process, 0)[0]

@@ -185,6 +185,7 @@ def test_a_setting_that_the_files_have_wrong(kind, right, two, tmp_path, capsys)
     assert kept["as it is"]["value"] < 0.05 and kept["evaluator"] == "zeroshot"
 
 
+@pytest.mark.thorough
 def test_class_names_in_another_order(right, three, tmp_path, capsys):
     images = pictures(200, 1)
     said = choices(right, images, three)

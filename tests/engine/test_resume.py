@@ -163,6 +163,7 @@ def test_another_evaluator_may_come(copy):
     assert "complete" in train(tiny(evals=True), copy)
 
 
+@pytest.mark.thorough
 def test_extend_goes_on(copy):
     said = train(tiny(log__every=1, train__steps=10), copy, extend=True)
     assert said.resumed == 8 and said.outcome.step == 10

@@ -51,6 +51,7 @@ def loss_and_gradient(model, variables, layout):
     return float(value), flat
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("x64", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_same_loss_and_gradient_on_1_2_and_8_devices(x64):
     with jax.enable_x64(x64):
@@ -157,6 +158,7 @@ def test_what_was_not_finite_is_said():
     assert not said
 
 
+@pytest.mark.thorough
 def test_the_logit_scale_is_clamped():
     state, step = fresh(tiny.model(logit_scale_init=99.9), arg="optim=sgd")
     state = state.replace(params={**state.params, "logit_scale": jnp.float32(7.0)})

@@ -70,6 +70,7 @@ def size(run, name="1"):
     return results.read(run / "evaluations" / name).results["retrieval"].size
 
 
+@pytest.mark.thorough
 def test_a_run_is_evaluated_on_its_own_data_from_any_folder(top):
     assert evaluate.main(["evaluate", "--workdir", str(top / "run")]) == 0
     assert size(top / "run").startswith("12 images")
