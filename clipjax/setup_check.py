@@ -21,6 +21,7 @@ from clipjax.data.annotations import class_synonyms
 from clipjax.encoder import Progress
 from clipjax.engine import assemble, sharding
 from clipjax.evals import retrieval, zeroshot
+from clipjax.evals.common.altered_inputs import SharedTexts
 from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.intervals import Hits, share
 from clipjax.evals.common.ranking import spread
@@ -188,24 +189,6 @@ def _high(metric: Metric) -> float:
     return metric.value if metric.high is None else metric.high
 
 
-class _OtherImages(Inputs):
-    """The inputs of another encoder with the texts of `plain`, whose tower it has."""
-
-    def __init__(self, encoder: Any, plain: Inputs):
-        super().__init__(encoder, plain.source)
-        self._plain = plain
-
-    def texts(
-        self,
-        variables: Variables,
-        texts: Sequence[str],
-        *,
-        progress: Progress | None = None,
-    ) -> np.ndarray:
-        """See Inputs.texts."""
-        return self._plain.texts(variables, texts, progress=progress)
-
-
 def _inputs(
     ready: Prepared, variant: _Variant, given: Inputs, plain: Inputs | None
 ) -> Inputs:
@@ -219,7 +202,7 @@ def _inputs(
     )
     if plain is None:
         return Inputs(encoder, given.source)
-    return _OtherImages(encoder, plain)
+    return SharedTexts(encoder, plain)
 
 
 def _variants(own: _Variant, image_size: int) -> Iterator[_Variant]:

@@ -1,4 +1,4 @@
-"""The inputs of an evaluator whose images are altered before they are encoded."""
+"""The inputs of an evaluator whose images are encoded otherwise, with the same texts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,33 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from clipjax.encoder import Progress
+from clipjax.encoder import Encoder, Progress
 from clipjax.evals.common.inputs import Inputs, Seen
 from clipjax.types import UserError, Variables
 
 
-class AlteredInputs(Inputs):
+class SharedTexts(Inputs):
+    """The images of another encoder, with the texts that `plain` encodes and keeps.
+
+    encoder: of a model with the same text tower.
+    """
+
+    def __init__(self, encoder: Encoder, plain: Inputs):
+        super().__init__(encoder, plain.source)
+        self._plain = plain
+
+    def texts(
+        self,
+        variables: Variables,
+        texts: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """See Inputs.texts."""
+        return self._plain.texts(variables, texts, progress=progress)
+
+
+class AlteredInputs(SharedTexts):
     """As `inputs`, with the images that it can read altered; texts are its own.
 
     alter: an image's key and uint8 [s s 3], as preprocessed -> the same, altered; None
@@ -24,8 +45,7 @@ class AlteredInputs(Inputs):
         inputs: Inputs,
         alter: Callable[[str, np.ndarray], np.ndarray] | None = None,
     ):
-        super().__init__(inputs.encoder, inputs.source)
-        self._plain = inputs
+        super().__init__(inputs.encoder, inputs)
         self._alter = alter
 
     def images(
@@ -61,13 +81,3 @@ class AlteredInputs(Inputs):
             embed[kept] = found.embed
             seen = seen._replace(embed=embed)
         return seen._replace(keys=[str(index) for index in indices])
-
-    def texts(
-        self,
-        variables: Variables,
-        texts: Sequence[str],
-        *,
-        progress: Progress | None = None,
-    ) -> np.ndarray:
-        """See Inputs.texts."""
-        return self._plain.texts(variables, texts, progress=progress)
