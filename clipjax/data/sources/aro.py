@@ -42,11 +42,7 @@ def make(split: str, *, path: str = "", part: str = "", images: str = "") -> Box
     Raises UserError for another split than "test", missing files and a list of another
     form.
     """
-    if split != "test":
-        raise UserError(
-            f"data=aro has the split test only, not {split!r}: set "
-            f"{local.set_by('split', 'test')}"
-        )
+    local.check_split("aro", split, "test")
     if part and part not in PARTS:
         raise UserError(f"data=aro: part={part!r}: use {' or '.join(PARTS)}")
     base = local.folder(path, "ARO's lists and images")

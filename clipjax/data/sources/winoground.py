@@ -48,11 +48,7 @@ def make(
     Raises UserError for another split than "test", missing files and a list of another
     form.
     """
-    if split != "test":
-        raise UserError(
-            f"data=winoground has the split test only, not {split!r}: set "
-            f"{local.set_by('split', 'test')}"
-        )
+    local.check_split("winoground", split, "test")
     base = local.folder(path, "Winoground's pairs")
     table = _find(base)
     if table is None:

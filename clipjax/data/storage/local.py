@@ -61,6 +61,15 @@ def set_by(option: str, value: str) -> str:
     return f"{_FLAG.get()}{option}={value}"
 
 
+def check_split(source: str, split: str, only: str) -> None:
+    """Raises UserError unless a split is the only one that a source has."""
+    if split != only:
+        raise UserError(
+            f"data={source} has the split {only} only, not {split!r}: set "
+            f"{set_by('split', only)}"
+        )
+
+
 def set_path() -> str:
     """Says how to set the data folder, for a message."""
     return f"set it with {set_by('path', 'FOLDER')}; docs/data.md says how to get some"
