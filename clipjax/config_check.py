@@ -96,13 +96,23 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
 
 def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple]:
     """Keys that change results and differ: path -> (saved value, config's value)."""
-    old, new = flat(saved), flat(config)
+    return {
+        path: values
+        for path, values in changes(saved, config).items()
+        if not any(re.fullmatch(pattern, path) for pattern in HOW_KEYS)
+    }
+
+
+def changes(
+    before: Mapping[str, Any] | Config, after: Mapping[str, Any] | Config
+) -> dict[str, tuple]:
+    """All keys that differ: path -> (value before, value after)."""
+    old, new = flat(before), flat(after)
     absent = "(absent)"
     return {
         path: (old.get(path, absent), new.get(path, absent))
         for path in sorted({*old, *new})
         if old.get(path, absent) != new.get(path, absent)
-        and not any(re.fullmatch(pattern, path) for pattern in HOW_KEYS)
     }
 
 

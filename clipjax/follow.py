@@ -343,13 +343,9 @@ def _differences(old: Wanted, new: Wanted) -> dict[str, tuple]:
     """What differs of two lookups of a request: key -> (old, new)."""
     assert old.own is not None and new.own is not None  # they are of a run
     found = config_check.differences(config_check.to_dict(old.own), new.own)
-    before, after = (config_check.flat(one.what) for one in (old, new))
-    for key in sorted({*before, *after}):
-        if key.startswith(("evals.", "data.eval.")):
-            values = before.get(key, "(absent)"), after.get(key, "(absent)")
-            if values[0] != values[1]:
-                found[key] = values
-    return found
+    asked = config_check.changes(old.what, new.what)
+    evaluation = ("evals.", "data.eval.")
+    return found | {x: both for x, both in asked.items() if x.startswith(evaluation)}
 
 
 def _mark(place: pathlib.Path) -> Mark | None:
