@@ -28,7 +28,7 @@ from clipjax.evals.common.ranking import spread
 from clipjax.evaluation_request import Prepared
 from clipjax.models import two_tower
 from clipjax.models.common import layers
-from clipjax.types import EvalResult, Metric, Rows, Variables
+from clipjax.types import EvalResult, Metric, Rows
 from clipjax.weights.tower_description import IMAGENET
 
 IMAGES = 64

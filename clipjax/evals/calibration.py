@@ -23,7 +23,7 @@ from clipjax.evals.common import confidence_bins, protocol, result_rows, tempera
 from clipjax.evals.common.bootstrap import means_over_images
 from clipjax.evals.common.classified import Classified
 from clipjax.evals.common.inputs import Inputs
-from clipjax.evals.common.intervals import Hits, mean_interval, share
+from clipjax.evals.common.intervals import Hits, mean_of_metrics, share
 from clipjax.evals.common.match_pairs import HALVES
 from clipjax.evals.common.temperature import Judged, Temperature
 from clipjax.pulse import pulse
@@ -179,7 +179,7 @@ class Calibration:
         if len(reading.sets) > 1:
             primary = "mean_ece"
             found = [metrics[f"{data.label_set}/ece"] for data in reading.sets]
-            metrics = {primary: _mean(found)} | metrics
+            metrics = {primary: mean_of_metrics(found, [0] * len(found))} | metrics
         return EvalResult(
             metrics,
             primary,
@@ -376,11 +376,3 @@ def _halves(groups: np.ndarray, seed: int) -> np.ndarray:
     half = np.full(count, MEASURED)
     half[np.random.default_rng(seed).permutation(count)[: count // 2]] = FIT
     return half[groups]
-
-
-def _mean(metrics: list[Metric]) -> Metric:
-    """The mean over label sets, whose images are the same."""
-    value = float(np.mean([one.value for one in metrics]))
-    low, high = mean_interval(metrics, [0] * len(metrics)) or (None, None)
-    n = sum(one.n or 0 for one in metrics)
-    return Metric(value, None, "fraction", False, low, high, n)

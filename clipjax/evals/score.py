@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
-
 from clipjax import registry
 from clipjax.evals.common import protocol
-from clipjax.evals.common.intervals import mean_interval
+from clipjax.evals.common.intervals import mean_of_metrics
 from clipjax.types import Announced, EvalResult, Metric, UserError
 
 SUMMARY = True  # made of other evaluators' results; see types.Summary
@@ -134,18 +132,7 @@ class Score:
             )
         values = list(parts.values())
         groups = [self.data[name.partition("/")[0]] for name in names]
-        low, high = mean_interval(values, groups) or (None, None)
-        chances = [part.chance for part in values if part.chance is not None]
-        counts = [part.n for part in values if part.n is not None]
-        mean = Metric(
-            float(np.mean([part.value for part in values])),
-            float(np.mean(chances)) if len(chances) == len(values) else None,
-            first.unit,
-            first.higher_is_better,
-            low,
-            high,
-            sum(counts) if len(counts) == len(values) else None,
-        )
+        mean = mean_of_metrics(values, groups)
         labels = dict.fromkeys(name.partition("/")[0] for name in names)
         how = [f"{label}: {results[label].protocol}" for label in labels]
         what = f"mean of {', '.join(names)}"

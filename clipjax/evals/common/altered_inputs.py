@@ -1,4 +1,4 @@
-"""The inputs of an evaluator whose images are encoded otherwise, with the same texts."""
+"""Inputs whose images are encoded otherwise than those of others, with their texts."""
 
 from __future__ import annotations
 

@@ -137,16 +137,7 @@ def _mean(parts: Sequence[Metric]) -> Metric:
     """Of macro accuracies of kinds, whose images may be the same."""
     if not parts:
         return Metric(float("nan"), unit="fraction", n=0)
-    low, high = intervals.mean_interval(parts, [0] * len(parts)) or (None, None)
-    chances = [part.chance for part in parts if part.chance is not None]
-    return Metric(
-        float(np.mean([part.value for part in parts])),
-        float(np.mean(chances)),
-        "fraction",
-        low=low,
-        high=high,
-        n=sum(part.n or 0 for part in parts),
-    )
+    return intervals.mean_of_metrics(parts, [0] * len(parts))
 
 
 def _exact(name: str, metric: Metric) -> Metric:

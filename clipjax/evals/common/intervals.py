@@ -69,6 +69,26 @@ def mean(parts: Sequence[Hits]) -> Metric:
     return _metric(value, n, _by_images(parts, value), chance)
 
 
+def mean_of_metrics(parts: Sequence[Metric], groups: Sequence[int]) -> Metric:
+    """The mean of metrics of one unit and direction, at least one.
+
+    groups: as of `mean_interval`. Chance is the mean of theirs, n the sum; None unless
+    all have one.
+    """
+    low, high = mean_interval(parts, groups) or (None, None)
+    chances = [part.chance for part in parts if part.chance is not None]
+    counts = [part.n for part in parts if part.n is not None]
+    return Metric(
+        float(np.mean([part.value for part in parts])),
+        float(np.mean(chances)) if len(chances) == len(parts) else None,
+        parts[0].unit,
+        parts[0].higher_is_better,
+        low,
+        high,
+        sum(counts) if len(counts) == len(parts) else None,
+    )
+
+
 def mean_interval(
     parts: Sequence[Metric], groups: Sequence[int]
 ) -> tuple[float, float] | None:
