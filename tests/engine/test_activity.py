@@ -15,6 +15,7 @@ from clipjax.engine.progress import Progress
 
 def lines_of(task, seconds):
     """The seconds at which a plain line of the task would be printed."""
+    task.began = 0.0  # whole seconds from here on are exact
     return [now for now in range(seconds) if task.due(task.began + now)]
 
 
