@@ -17,8 +17,9 @@ from jax._src import compilation_cache as cache
 from jax.sharding import AxisType
 from rich.console import Console
 
-from clipjax.engine import assemble, distributed, loop, metrics, sharding
+from clipjax.engine import assemble, distributed, loop, sharding
 from clipjax.preempt import StopRequest
+from clipjax.run_record import metric_log
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -113,4 +114,4 @@ def saved(workdir, which="latest"):
 
 def rows(workdir, name="train/loss"):
     """[(step, value)] of the metric rows that have it."""
-    return [(row["step"], row[name]) for row in metrics.read(workdir) if name in row]
+    return [(row["step"], row[name]) for row in metric_log.rows(workdir) if name in row]

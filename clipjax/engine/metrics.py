@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipjax import atomic_files
+from clipjax.run_record import metric_log
 from clipjax.types import UserError
 
 
@@ -33,12 +34,16 @@ class MetricWriter:
         self, workdir: str | os.PathLike, resume_step: int, *, tensorboard: bool
     ):
         self._folder = pathlib.Path(workdir)
-        self._jsonl_path = self._folder / "metrics.jsonl"
+        self._jsonl_path = self._folder / metric_log.FILE
         self._csv_path = self._folder / "metrics.csv"
         self._columns: list[str] = []
         self._events = None
         with _user_error():
-            rows = [row for row in read(self._folder) if row["step"] <= resume_step]
+            rows = [
+                row
+                for row in metric_log.rows(self._folder)
+                if row["step"] <= resume_step
+            ]
             self._rows = rows
             with atomic_files.open_to_write(self._jsonl_path) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -133,17 +138,3 @@ class _Events:
         with atomic_files.name_errors(self._folder):
             self._writer.write_event(self._event(wall_time=time.time(), **fields))
             self._writer.flush()
-
-
-def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl, without truncated lines."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = atomic_files.parse_json(line)
-                rows.append({**row, "step": int(row["step"])})
-            except (ValueError, TypeError, KeyError):
-                continue
-    return rows

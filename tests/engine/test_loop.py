@@ -16,7 +16,6 @@ from clipjax.engine import (
     assemble,
     evaluation,
     initial,
-    metrics,
     resume,
     run,
 )
@@ -24,6 +23,7 @@ from clipjax.engine.activity import Activity
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.engine.progress import Progress
+from clipjax.run_record import metric_log
 from clipjax.types import Metric, UserError
 from run_tools import rows, saved, tiny, train
 
@@ -181,7 +181,7 @@ def test_the_best_checkpoint_is_that_of_the_first_named_evaluator(tmp_path):
     """
     config = tiny("evals=zeroshot@scenes+retrieval", evals=True, train__steps=2)
     assert list(train(config, tmp_path).outcome.results) == ["zeroshot", "retrieval"]
-    row = metrics.read(tmp_path)[-1]
+    row = [*metric_log.rows(tmp_path)][-1]
     (first,) = {name for name in row if name == "eval/zeroshot/mean_top1"}
     assert row["eval/primary"] == row[first]
     store = Store(tmp_path, print)
@@ -211,7 +211,7 @@ def test_the_moving_average_is_evaluated(lively, parts):
     made, state = parts
     logged = {
         name.removeprefix("eval/"): value
-        for name, value in metrics.read(workdir)[-1].items()
+        for name, value in [*metric_log.rows(workdir)][-1].items()
         if name.startswith("eval/")
     }
     assert {"val_loss", "primary", "retrieval/mean_recall@1"} <= logged.keys()

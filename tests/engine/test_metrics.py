@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
-from clipjax.engine import metrics
 from clipjax.engine.metrics import MetricWriter
+from clipjax.run_record import metric_log
 
 
 def write(folder, resume_step, *rows, tensorboard=False):
@@ -64,7 +64,7 @@ def test_rows_after_the_restored_step_are_dropped(tmp_path):
     write(tmp_path, 0, *[(step, {"a": step}) for step in (1, 2, 3, 4)])
     write(tmp_path, 2, (3, {"a": 30.0}))
     wanted = [(1, 1.0), (2, 2.0), (3, 30.0)]
-    assert [(row["step"], row["a"]) for row in metrics.read(tmp_path)] == wanted
+    assert [(row["step"], row["a"]) for row in metric_log.rows(tmp_path)] == wanted
     assert [(int(r["step"]), float(r["a"])) for r in table(tmp_path)] == wanted
 
 
@@ -82,7 +82,7 @@ def test_rows_survive_a_kill(tmp_path):
     writer.write_scalars(1, {"a": 1.0})
     # Read before it is closed:
     assert scalars(tmp_path) == [(1, "a", 1.0)]
-    assert [row["a"] for row in metrics.read(tmp_path)] == [1.0]
+    assert [row["a"] for row in metric_log.rows(tmp_path)] == [1.0]
     assert [row["a"] for row in table(tmp_path)] == ["1.0"]
     writer.close()
 
@@ -95,12 +95,12 @@ def test_half_a_line_is_dropped(tmp_path_factory, cut):
     path = folder / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    kept = [row["step"] for row in metrics.read(folder)]
+    kept = [row["step"] for row in metric_log.rows(folder)]
     last = len(whole.splitlines()[-1])
     # Without its newline only, a line is whole.
     assert kept == ([1, 2] if cut == 1 else [1] if cut <= last + 2 else [])
     write(folder, 2, (3, {"a": 3.0}))
-    steps = [row["step"] for row in metrics.read(folder)]
+    steps = [row["step"] for row in metric_log.rows(folder)]
     assert steps == [*kept, 3] == [int(row["step"]) for row in table(folder)]
 
 
@@ -109,13 +109,13 @@ def test_other_bytes_in_the_file_are_dropped(tmp_path):
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'\xff\x00\n[1]\n{"step": null}\n{"a": 1}\n{"step": 2, "a"')
     write(tmp_path, 9, (10, {"a": 3.0}))
-    assert [row["step"] for row in metrics.read(tmp_path)] == [1, 10]
+    assert [row["step"] for row in metric_log.rows(tmp_path)] == [1, 10]
 
 
 def test_values_that_are_not_finite_come_back(tmp_path):
     write(tmp_path, 0, (1, {"a": math.nan, "b": math.inf}))
     write(tmp_path, 1)
-    (row,) = metrics.read(tmp_path)
+    (row,) = metric_log.rows(tmp_path)
     assert math.isnan(row["a"]) and row["b"] == math.inf
     assert table(tmp_path)[0]["b"] == "inf"
 
@@ -124,4 +124,4 @@ def test_values_that_are_not_finite_come_back(tmp_path):
 def test_nothing_to_read(tmp_path, text):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
-    assert metrics.read(tmp_path) == []
+    assert list(metric_log.rows(tmp_path)) == []

@@ -1,0 +1,154 @@
+"""A run's metrics.jsonl, read as it grows: series of numbers by name.
+
+A row is a JSON object on a line: "step", "time" (seconds since 1970) and numbers.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from clipjax import atomic_files
+
+FILE = "metrics.jsonl"
+_LONGEST = 2**22  # bytes of a line; a longer one is no row
+_MARK = 256  # bytes by which a file is known again
+_LARGEST_STEP = 2**63 - 1
+
+Row = dict[str, float]
+
+
+def rows(workdir: str | os.PathLike) -> Iterator[Row]:
+    """The rows of a run's metrics.jsonl, without broken lines; none without the file.
+
+    Raises OSError if it cannot be read.
+    """
+    path = pathlib.Path(workdir) / FILE
+    if path.exists():
+        with path.open("rb") as file:
+            for line in _lines(file):
+                if (row := _parse(line)) is not None:
+                    yield row
+
+
+class MetricLog:
+    """The numbers of a run's metrics.jsonl so far; it is only read.
+
+    Attributes:
+      broken: lines that are no row. A last line without its end is none yet, because
+        the run may be writing it.
+
+    >>> log = MetricLog("runs/quickstart")
+    >>> log.update()
+    True
+    >>> steps, times, values = log.series("train/loss")
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self.path = pathlib.Path(workdir) / FILE
+        self._forget()
+
+    def _forget(self) -> None:
+        self.broken = 0
+        self._end = 0  # bytes that were read
+        self._last = b""  # the end of them
+        self._steps = array.array("q")
+        self._times = array.array("d")
+        # Name -> (rows that have it, its values there).
+        self._series: dict[str, tuple[array.array, array.array]] = {}
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self._steps)
+
+    def update(self) -> bool:
+        """Reads what was added since the last call; returns whether anything changed.
+
+        A run that resumes replaces the file, and then all of it is read again.
+
+        Raises OSError if the file is there and cannot be read.
+        """
+        before = self._end, len(self)
+        try:
+            with self.path.open("rb") as file:
+                if not self._goes_on(file):
+                    self._forget()
+                    before = -1, 0
+                file.seek(self._end)
+                for line in _lines(file):
+                    if not self._take(line):
+                        break
+        except FileNotFoundError:
+            if self._end:
+                self._forget()
+        return before != (self._end, len(self))
+
+    def names(self) -> list[str]:
+        """The names of all numbers, in the order in which they first came."""
+        return list(self._series)
+
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The steps [n] int64, times [n] float64 and values [n] float64 of a number, in
+        the order of the file; n = 0 if there is none of this name.
+
+        times: seconds since 1970, NaN in rows without one.
+        """
+        at, values = self._series.get(name, ((), ()))
+        places = np.array(at, np.int64)
+        steps, times = np.array(self._steps, np.int64), np.array(self._times)
+        return steps[places], times[places], np.array(values, np.float64)
+
+    def last(self, name: str) -> float | None:
+        """A number's last value; None if there is none of this name."""
+        return self._series[name][1][-1] if name in self._series else None
+
+    def last_step(self) -> int | None:
+        """The step of the last row; None without rows."""
+        return self._steps[-1] if self._steps else None
+
+    def _goes_on(self, file: BinaryIO) -> bool:
+        """Whether the file still begins with what was read."""
+        file.seek(self._end - len(self._last))
+        return file.read(len(self._last)) == self._last
+
+    def _take(self, line: bytes) -> bool:
+        """Adds a line's row; False if it may still be growing."""
+        row = _parse(line)
+        if row is None:
+            if not line.endswith(b"\n") and len(line) < _LONGEST:
+                return False
+            self.broken += bool(line.strip())
+        else:
+            index = len(self)
+            self._steps.append(int(row.pop("step")))
+            self._times.append(row.pop("time", np.nan))
+            for name, value in row.items():
+                if name not in self._series:
+                    self._series[name] = array.array("I"), array.array("d")
+                at, values = self._series[name]
+                at.append(index)
+                values.append(value)
+        self._end += len(line)
+        self._last = line[-_MARK:]
+        return True
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(_LONGEST):
+        yield line
+
+
+def _parse(line: bytes) -> Row | None:
+    """A line's row, whose step is an int; None if it is broken."""
+    try:
+        row: dict[str, Any] = atomic_files.parse_json(line)
+        step = int(row["step"])
+        found = {name: float(value) for name, value in row.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+    return {**found, "step": step} if 0 <= step <= _LARGEST_STEP else None
