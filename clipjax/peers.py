@@ -45,6 +45,7 @@ class Peers:
         self.index, self.count = index, count
         self.timeout = timeout or math.inf
         self.last_saved: Callable[[], str] = lambda: ""
+        self.ending: Callable[[str], None] = lambda why: None
         self._address = address
         self._change = threading.Condition()
         self._links: dict[int, Link] = {}
@@ -292,6 +293,8 @@ class Peers:
         saved = ""
         with contextlib.suppress(Exception):  # the reason is printed in any case
             saved = self.last_saved()
+        with contextlib.suppress(Exception):
+            self.ending(why)
         line = f"error: {why}{saved and '; '}{saved}. Start all processes again\n"
         sys.stdout.flush()
         os.write(2, line.encode("utf-8", "backslashreplace"))

@@ -21,7 +21,14 @@ LEVELS = [
     + ["stored_evaluation"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
-    + ["results", "row_files", "result_tables", "class_recalls", "comparison"]
+    + [
+        "results",
+        "row_files",
+        "run_record",
+        "result_tables",
+        "class_recalls",
+        "comparison",
+    ]
     + ["reliability"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + ["item_errors", "encoded", "data_wait", "embeddings", "identity"]
@@ -119,6 +126,7 @@ TESTED_BY = {
     "engine/embedded": "test_embedding_job",
     "engine/part_encoding": "test_embedding_job",
     "engine/progress": "engine/test_loop",
+    "engine/recording": "run_record/test_heartbeat",
     "engine/relay": "scenarios/test_hosts engine/test_distributed",
     "engine/run": "engine/test_loop",
     "engine/sharding": "engine/test_step",

@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from clipjax.run_record.heartbeat import Warnings
+
+# Lines that begin so are kept for who looks at the run from elsewhere.
+WARNINGS = ("warning: ", "hint: ")
 # Seconds of a task before its first plain line. Between further ones: this share of the
 # task's time so far, within the range.
 FIRST = 2.0
@@ -38,6 +42,7 @@ class Task:
     def __init__(self, what: str):
         self.what = what
         self.began = time.monotonic()
+        self.began_at = time.time()
         self._told: float | None = None
         self._part = self._count = ""
 
@@ -49,8 +54,12 @@ class Task:
         self._part, self._count = f": {name}", ""
         return self
 
-    def text(self) -> str:
+    def doing(self) -> str:
+        """What is done, without numbers that only a line of its own has."""
         return f"{self.what}{self._part}{self._count}"
+
+    def text(self) -> str:
+        return self.doing()
 
     def due(self, now: float) -> bool:
         """Whether it is time for a plain line, which is printed then."""
@@ -73,10 +82,14 @@ class Activity:
     """Shows the last task that was begun and is not done; use it in `with`.
 
     console: a quiet one shows nothing.
+
+    Attributes:
+      warnings: what `say` was told that is a warning, and all that `warn` was.
     """
 
     def __init__(self, console: Console):
         self.console = console
+        self.warnings = Warnings()
         self._tasks: list[Task] = []
         self._lock = threading.RLock()
         self._end = threading.Event()
@@ -110,7 +123,21 @@ class Activity:
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
+        if text.startswith(WARNINGS):
+            self.warnings.add(text)
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Prints a warning."""
+        self.say(f"{WARNINGS[0]}{text}")
+
+    def now(self) -> tuple[str, float]:
+        """The last task that was begun and is not done, and since when, in seconds
+        since 1970; empty and 0.0 if there is none.
+        """
+        with self._lock:
+            task = self._tasks[-1] if self._tasks else None
+        return (task.doing(), round(task.began_at, 3)) if task else ("", 0.0)
 
     def tell(self, task: Task, always: bool = False) -> None:
         """Prints a task's line if it is due, and not on a terminal; or always."""

@@ -26,6 +26,7 @@ from clipjax.engine import (
     datasets,
     initial,
     lost_text_report,
+    recording,
     resume,
     sharding,
     shared_memory,
@@ -123,26 +124,36 @@ def _train(
         every_keep=config.checkpoint.keep_every,
         best_metric=config.checkpoint.best,
         best_mode=config.checkpoint.best_mode,
-        warn=say,
+        warn=activity.warn,
     )
-    with StopRequest() as stop, saves:
+    record = recording.heartbeat(run, activity)
+    with StopRequest() as stop, record, saves:
         if group := peers.group():
             group.last_saved = lambda: _last_saved(saves)
+            group.ending = record.fail_now
         say(_summary(run))
         say(write_model.describe_limits(run.config, run.model, run.tokenizer))
         with activity.doing("making or reading the first state"):
             state, start, replaced = _start(run, saves, say)
+        record.position = lambda: (start, None)
         on_primary(lambda: _save_parts(run))
         run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
         if start >= run.total_steps:
             say(f"complete: all {run.total_steps} steps of {workdir} are done")
             if told := describe_missing(run, start):
                 say(told)
+            record.ended()
             return _with_best(Outcome(start, run.total_steps, {}), saves)
         with contextlib.ExitStack() as stack:
-            outcome = _loop(run, saves, stop, state, start, replaced, activity, stack)
+            progress = Progress(
+                activity, run.total_steps, start, config.data.batch_size
+            )
+            record.position = progress.position
+            stack.enter_context(activity.doing(progress))
+            outcome = _loop(run, saves, stop, state, start, replaced, progress, stack)
         with activity.doing(f"finishing the save of step {outcome.step}"):
             saves.wait()
+        record.ended(outcome.stopped_by)
         return _with_best(outcome, saves)
 
 
@@ -222,12 +233,10 @@ def _loop(
     state: states.TrainState,
     start: int,
     replaced: int,
-    activity: Activity,
+    progress: Progress,
     stack: contextlib.ExitStack,
 ) -> Outcome:
-    config, total = run.config, run.total_steps
-    progress = Progress(activity, total, start, config.data.batch_size)
-    stack.enter_context(activity.doing(progress))
+    config, total, activity = run.config, run.total_steps, progress.activity
     train_step = jit_step(run)
     evaluation = Evaluation(run, progress)
     source = batches(run, start)

@@ -21,21 +21,22 @@ class Progress(Task):
 
     def __init__(self, activity: Activity, total_steps: int, step: int, images: int):
         """images: the number per global batch; 1 / images is an accuracy's chance."""
-        super().__init__("")
+        super().__init__("training")
         self.activity = activity
         self._total = total_steps
         self._images = images
-        self._first = self._step = step
+        self._first = self._step = self._running = step
         self._begin = self.began
         self._mark = (self._begin, step)
         self._waited = 0.0
         self._values: Mapping[str, float] = {}
+        self._pace = 0.0  # seconds per step, 0.0: unknown
         self._final = False
-        self.say = activity.say
+        self.say, self.warn = activity.say, activity.warn
 
     def at(self, step: int) -> None:
         """Takes the step that is being computed."""
-        self._step = step
+        self._step = self._running = step
 
     def first_step(self, step: int) -> None:
         """Says how long the first step took; rates begin after it."""
@@ -73,6 +74,8 @@ class Progress(Task):
     def show(self, step: int, values: Mapping[str, float], final: bool = False) -> None:
         """Takes a logged step's numbers; prints them if they are due, or final."""
         self._step, self._values = step, values
+        if step > self._first:
+            self._pace = (time.monotonic() - self._begin) / (step - self._first)
         self.activity.tell(self, always=final)
         self._final = final
 
@@ -83,11 +86,18 @@ class Progress(Task):
         width = len(str(self._total))
         parts = [f"step {self._step:>{width}}/{self._total}"]
         parts += self._numbers(self._values)
-        done = self._step - self._first
-        if done > 0 and self._values and self._step < self._total:
-            spent = time.monotonic() - self._begin
-            parts.append(f"left {duration(spent / done * (self._total - self._step))}")
+        if left := self._left(self._step):
+            parts.append(f"left {duration(left)}")
         return "  ".join(parts)
+
+    def position(self) -> tuple[int, float | None]:
+        """The step that runs, and the seconds until the last one is done, at the pace
+        of those that are logged; None: not known.
+        """
+        return self._running, self._left(self._running)
+
+    def _left(self, step: int) -> float | None:
+        return self._pace * (self._total - step) if self._pace else None
 
     def _numbers(self, values: Mapping[str, float]) -> list[str]:
         if not values:

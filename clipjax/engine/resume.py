@@ -158,8 +158,9 @@ def check(
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
                 say(
-                    f"{key} was {before.get(key)!r} and is {now.get(key)!r}: results "
-                    "will not be bit-identical to an uninterrupted run's"
+                    f"warning: {key} was {before.get(key)!r} and is "
+                    f"{now.get(key)!r}: results will not be bit-identical to an "
+                    "uninterrupted run's"
                 )
     return False
 

@@ -91,7 +91,7 @@ class StepLog:
             return
         for notes in gather(json.dumps(self._source.take_broken())):
             for key, reason in json.loads(notes):
-                self._progress.say(f"replaced a broken example, {key}: {reason}")
+                self._progress.warn(f"replaced a broken example, {key}: {reason}")
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         run = self._run
