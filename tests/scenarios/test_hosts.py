@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from port_tools import free_port
 
 from run_tools import ROOT, rows, saved
 
@@ -57,9 +57,7 @@ def launch(tmp_path):
     made = []
 
     def run(name, count, *flags, own=None, leave_out=()):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         new = [
             start(tmp_path, name, count, i, port, *flags, *(own or {}).get(i, ()))
             for i in range(count)
