@@ -55,7 +55,7 @@ class Copy:
     def begin(self):
         self.manifests.mkdir(parents=True)
         for name in FILES:
-            shutil.copy(self.source / name, self.folder / name)
+            self._whole(self.source / name, self.folder / name)
         return self
 
     def half(self, step, of=None):
@@ -64,7 +64,11 @@ class Copy:
 
     def seal(self, step, of=None):
         of = self.source / "checkpoints" / "manifests" / f"{of or step}.json"
-        shutil.copyfile(of, self.manifests / f"{step}.json")
+        self._whole(of, self.manifests / f"{step}.json")
+
+    def _whole(self, source, place):
+        """A follower never sees a part of it, as of what a run writes."""
+        shutil.copyfile(source, self.folder / "copied.tmp").replace(place)
 
     def save(self, *steps):
         for step in steps:
@@ -313,21 +317,37 @@ def test_a_length_in_epochs(run, quick):
     assert " at step 6 of 7: 0 steps" in following(run, timeout=0.1)[1][-1]
 
 
-def test_metrics_are_signs_of_life(run, quick):
+class Clock:
+    """In place of the module `time`: the run does something after each wait."""
+
+    def __init__(self, then):
+        self.now, self.waits, self.then = 0.0, 0, then
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.waits += 1
+        self.then(self.waits)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_metrics_are_signs_of_life(run, quick, monkeypatch, alive):
+    """For ten times as long as a run without any sign is waited for."""
+
+    def then(wait):
+        if alive and wait % 40 == 0:
+            with (run.folder / "metrics.jsonl").open("a") as file:
+                file.write("{}\n")
+        if wait == 500:
+            run.save(6)
+
     run.begin().save(2)
-    said, found = io.StringIO(), []
-    target = lambda: found.append(following(run, timeout=0.5, said=said))  # noqa: E731
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    wait_for("evaluated step 2", said)
-    for _ in range(12):
-        time.sleep(0.1)
-        with (run.folder / "metrics.jsonl").open("a") as file:
-            file.write("{}\n")
-    assert thread.is_alive()
-    run.save(6)
-    thread.join(30)
-    assert found[0][0] == [2, 6]
+    monkeypatch.setattr(follow, "time", Clock(then))
+    steps, lines = following(run, timeout=0.5)
+    assert steps == ([2, 6] if alive else [2])
+    assert ("is taken for ended at step 2 of 6" in lines[-1]) == (not alive)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +454,9 @@ def test_beside_a_run_that_trains(tmp_path):
     argv += ["--config", str(ROOT / "tests" / "config_tiny.py:evals=none")]
     argv += ["--config.train.steps=40", "--config.checkpoint.every=5"]
     argv += ["--config.checkpoint.keep=1", "--config.train.val_batches=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Steps of one device, which wait for no others where there are few cores.
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
     )
