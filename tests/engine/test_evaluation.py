@@ -49,9 +49,10 @@ def test_the_best_checkpoint_has_the_smallest(trained):
     assert Checkpoints(workdir, read_only=True).steps() == sorted({best, 8})
     assert Store(workdir, print).best_metric() == (METRIC, "min")
     assert f"{METRIC.replace('/', ' ')} " in said
-    evaluated, kept = said.splitlines()[-2:]
+    lines = said.splitlines()  # a slow machine tells more of what takes long
+    evaluated = next(line for line in lines if line.startswith("evaluated step 8"))
     assert evaluated.endswith(" degrees (chance 90 degrees)")
-    assert kept.endswith(f": {workdir / 'evaluations' / '8'}")
+    assert any(line.endswith(f": {workdir / 'evaluations' / '8'}") for line in lines)
 
 
 def test_evaluate_prints_its_unit(trained, capsys, tmp_path):
