@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+import time
 import zlib
 from collections.abc import Callable
 
 import jax
 
 from clipjax import atomic_files, cache
+
+FRESH = 2.0  # seconds for which another process may still be writing an entry
 
 
 def enable_cache(say: Callable[[str], None]) -> None:
@@ -37,7 +40,8 @@ def enable_cache(say: Callable[[str], None]) -> None:
 def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
     """Entries whose compressed content is truncated or damaged.
 
-    Entries with the name, size and time of an earlier check are not read again.
+    Entries with the name, size and time of an earlier check are not read again. Nor are
+    those that changed less than FRESH seconds ago.
     """
     listing = folder / "checked.txt"
     checked = set(listing.read_text().splitlines()) if listing.exists() else set()
@@ -45,6 +49,8 @@ def unreadable(folder: pathlib.Path) -> list[pathlib.Path]:
     for path in sorted(folder.glob("*-cache")):
         try:
             status = path.stat()
+            if 0 <= time.time() - status.st_mtime < FRESH:
+                continue
             mark = f"{path.name} {status.st_size} {status.st_mtime_ns}"
             if mark not in checked and not _readable(path.read_bytes()):
                 bad.append(path)

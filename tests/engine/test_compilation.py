@@ -1,6 +1,7 @@
 """The compilation cache: unreadable entries go, whole ones stay."""
 
 import os
+import time
 import zlib
 
 import jax
@@ -29,7 +30,13 @@ def entry(cache, name="jit_f-1-cache", content=b"x" * 1000):
     cache.mkdir(exist_ok=True)
     path = cache / name
     path.write_bytes(zlib.compress(content))
+    made_before(path, 9.0)
     return path
+
+
+def made_before(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
 
 
 def test_jax_is_told(cache):
@@ -44,8 +51,23 @@ def test_unreadable_entries_are_deleted(cache, harm):
     if harm == "flip":
         content[len(content) // 2] ^= 1
     bad.write_bytes({"cut": content[:-3], "empty": b"", "flip": content}[harm])
+    made_before(bad, 9.0)
     assert enable() == ["deleted an unreadable compilation-cache entry: jit_f-1-cache"]
     assert not bad.exists() and good.exists()
+
+
+@pytest.mark.parametrize(("age", "stays"), [(100.0, True), (900.0, False), (-9, False)])
+def test_what_another_process_is_writing_stays(cache, age, stays, monkeypatch):
+    """An entry of a clock that is ahead does not stay for ever."""
+    monkeypatch.setattr(compilation, "FRESH", 500.0)
+    path = entry(cache)
+    path.write_bytes(path.read_bytes()[:-3])
+    made_before(path, age)
+    said = enable()
+    assert path.exists() == stays == (said == [])
+    if stays:
+        made_before(path, 900.0)
+        assert len(enable()) == 1 and not path.exists()
 
 
 def test_damage_after_a_check_is_found(cache):
@@ -73,8 +95,12 @@ def test_what_jax_writes_is_readable(cache):
     compilation_cache.reset_cache()  # jax looks at the folder only once
     try:
         jax.jit(lambda x: x * 3 + 1)(2.0)
-        assert list(cache.glob("*-cache"))
-        assert enable() == []
+        made = list(cache.glob("*-cache"))
+        for path in made:
+            made_before(path, 9.0)
+        assert made and enable() == []
+        listing = (cache / "checked.txt").read_text()
+        assert all(path.name in listing for path in made)
     finally:
         compilation_cache.reset_cache()
 
