@@ -62,7 +62,8 @@ def test_copies_are_right_beside_the_usual_numbers(seed):
     options = {"protocols": ("standard", "pair_diagonal")}
     result = retrieval.make(inputs, same_image=True, **options).run(params)
     usual = retrieval.make(inputs, **options).run(params)
-    assert inputs.source.reads == [*range(14)]  # the digests are of the same pass
+    # The digests are of the same pass; threads read in any order.
+    assert sorted(inputs.source.reads) == [*range(14)]
 
     found = values(result)
     for name, value in expected(table[picture], texts, owner, picture).items():
