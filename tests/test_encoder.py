@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from encoder_tools import (
     png_bytes,
 )
 from PIL import Image
+from port_tools import free_port
 
 from clipjax.encoder import Encoder
 from clipjax.engine.sharding import make_mesh, replicated
@@ -104,13 +104,14 @@ def test_a_source_that_raises_is_masked_and_other_errors_pass_through():
                 raise self.error
             return Example(make_pictures(3)[index])
 
+    before = set(threading.enumerate())
     encoder = make_encoder(batch_size=2)
     found = encoder.images(make_variables(), Faulty(BadExample("torn")))
     assert found.valid.tolist() == [True, False, True]
     assert found.broken == [("example 1", "torn")]
     with pytest.raises(OSError, match="disk"):
         encoder.images(make_variables(), Faulty(OSError("disk")))
-    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_preprocess_that_changes_its_shape_is_an_error():
@@ -264,9 +265,7 @@ print("read", sorted(read))
 
 @pytest.mark.thorough
 def test_two_processes_read_their_own_rows_and_return_the_whole():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     here = pathlib.Path(__file__).parent
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -284,7 +283,7 @@ def test_two_processes_read_their_own_rows_and_return_the_whole():
         for i in range(2)
     ]
     try:
-        results = [process.communicate(timeout=120) for process in processes]
+        results = [process.communicate(timeout=250) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -295,10 +294,12 @@ def test_two_processes_read_their_own_rows_and_return_the_whole():
 
 
 def test_an_image_that_hangs_is_an_error_in_time():
+    free = threading.Event()
+
     class Stuck(list):
         def __getitem__(self, index):
             if index == 5:
-                time.sleep(10**6)
+                free.wait(200)
             return super().__getitem__(index)
 
         def key_of(self, index):
@@ -306,6 +307,10 @@ def test_an_image_that_hangs_is_an_error_in_time():
 
     pictures = Stuck(np.zeros((8, 4, 4, 3), np.uint8))
     begin = time.monotonic()
-    with pytest.raises(UserError, match=r"shard/5 has not been read for 0.5 s"):
-        make_encoder(timeout=0.5, batch_size=4).images(make_variables(), pictures)
-    assert time.monotonic() - begin < 8
+    try:
+        # Longer than a busy machine takes for the images before.
+        with pytest.raises(UserError, match=r"shard/5 has not been read for 2 s"):
+            make_encoder(timeout=2.0, batch_size=4).images(make_variables(), pictures)
+        assert time.monotonic() - begin < 100
+    finally:
+        free.set()
