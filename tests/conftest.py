@@ -22,6 +22,10 @@ import jaxtyping
 import pytest
 from absl import flags
 
+# What is printed has one form, whatever the terminal and the user's settings.
+os.environ.update(COLUMNS="80", LINES="25", TERM="xterm")
+for _name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
 # Before these are imported: the shapes on their signatures are checked at each call.
 jaxtyping.install_import_hook(
     ["clipjax.models", "clipjax.losses", "clipjax.engine.gradients"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from multiprocessing import shared_memory as system
 
@@ -12,6 +13,7 @@ from clipjax.engine import shared_memory
 from clipjax.types import UserError
 
 SHM = pathlib.Path("/dev/shm")
+OTHERS = f"psm_{os.getpid():08x}"  # which no other test process makes
 pytestmark = pytest.mark.skipif(not SHM.is_dir(), reason="no /dev/shm")
 
 
@@ -36,7 +38,7 @@ def test_the_next_start_frees_what_its_record_names(tmp_path, piece):
     other = shared_memory.begin(tmp_path / "..", 0, said.append)
     assert first.startswith("psm_") and other == "" and said == []
     left = [piece(f"{first}{n}") for n in range(3)]
-    foreign = [piece(f"psm_{first[4:-1]}"), piece(f"x{first}"), piece("psm_0badcafe")]
+    foreign = [piece(f"psm_{first[4:-1]}"), piece(f"x{first}"), piece(OTHERS)]
     second = shared_memory.begin(tmp_path, 2, said.append)
     assert second != first
     assert not any(path.exists() for path in left)
@@ -72,8 +74,8 @@ def test_a_damaged_record_is_said_and_made_anew(tmp_path, record, piece):
 
 
 def test_a_record_that_names_everything_names_nothing(tmp_path, piece):
-    other = piece("psm_0badcaf0")
-    record = {"names_begin_with": ["", "psm_", "psm_0bad", 3]}
+    other = piece(OTHERS)
+    record = {"names_begin_with": ["", "psm_", OTHERS[:8], 3]}
     (tmp_path / shared_memory.FILE).write_text(json.dumps(record))
     shared_memory.begin(tmp_path, 1, print)
     assert other.exists()
