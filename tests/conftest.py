@@ -21,6 +21,7 @@ import jax
 import jaxtyping
 import pytest
 from absl import flags
+from hypothesis.internal.conjecture import providers
 
 # What is printed has one form, whatever the terminal and the user's settings.
 os.environ.update(COLUMNS="80", LINES="25", TERM="xterm")
@@ -34,8 +35,16 @@ jaxtyping.install_import_hook(
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no fault of what is tested, and neither is an example that an
 # earlier change did not meet: the same ones come each time.
-hypothesis.settings.register_profile("any_machine", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "any_machine",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("any_machine")
+# Examples also hold constants of the modules imported so far, which are others with
+# every order of the test files; see test_same_examples.py.
+providers._get_local_constants = lambda: providers._local_constants
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
