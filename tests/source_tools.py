@@ -1,12 +1,16 @@
 """What the tests of sources share: a small image, and the promises of every source."""
 
 import io
+import itertools
+import os
 import tarfile
 
 import numpy as np
 from PIL import Image
 
 from clipjax.testing import source_contract
+
+TIMES = itertools.count(10**18)  # nanoseconds, of the tars that were written
 
 
 def jpeg(seed=0):
@@ -17,7 +21,11 @@ def jpeg(seed=0):
 
 
 def write_tar(path, members):
-    """members: (name, bytes) pairs, or TarInfo for a member without content."""
+    """members: (name, bytes) pairs, or TarInfo for a member without content.
+
+    Each file has a time of its own: indexes know it by that, and many disks give two
+    files of a few milliseconds the same.
+    """
     with tarfile.open(path, "w") as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):
@@ -26,6 +34,7 @@ def write_tar(path, members):
             info = tarfile.TarInfo(member[0])
             info.size = len(member[1])
             tar.addfile(info, io.BytesIO(member[1]))
+    os.utime(path, ns=(next(TIMES),) * 2)
     return path
 
 
