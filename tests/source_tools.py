@@ -1,8 +1,10 @@
 """What the tests of sources share: a small image, and the promises of every source."""
 
+import contextlib
 import io
 import itertools
 import os
+import pathlib
 import tarfile
 
 import numpy as np
@@ -36,6 +38,18 @@ def write_tar(path, members):
             tar.addfile(info, io.BytesIO(member[1]))
     os.utime(path, ns=(next(TIMES),) * 2)
     return path
+
+
+def count_open(folder):
+    """How many descriptors this process has of a folder's files; others may come and
+    go at any time.
+    """
+    links = pathlib.Path("/proc/self/fd").iterdir()
+    names = []
+    for link in links:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            names.append(os.readlink(link))
+    return sum(name.startswith(f"{folder}/") for name in names)
 
 
 def check_contract(source):

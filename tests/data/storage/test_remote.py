@@ -6,11 +6,12 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import types
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from source_tools import check_contract, jpeg, write_tar
+from source_tools import check_contract, count_open, jpeg, write_tar
 
 from clipjax.data.containers import tar_index
 from clipjax.data.sources import captions, webdataset
@@ -28,7 +29,7 @@ def cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     waited = []
-    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    monkeypatch.setattr(remote, "time", types.SimpleNamespace(sleep=waited.append))
     return waited
 
 
@@ -230,10 +231,6 @@ def test_a_damaged_remote_shard_is_as_a_local_one(shop, tmp_path):
             assert getattr(here, name).tolist() == getattr(there, name).tolist()
 
 
-def count_descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts /proc/self/fd")
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_many_shards_need_few_handles(count, tmp_path):
@@ -242,13 +239,13 @@ def test_many_shards_need_few_handles(count, tmp_path):
         os.link(one, tmp_path / f"train-{i:05}.tar")
     pattern = f"train-{{00000..{count - 1:05}}}.tar"
     webdataset.make("train", path=str(tmp_path), shards=pattern)
-    before = count_descriptors()
+    assert count_open(tmp_path) == 0
     source = webdataset.make("train", path=str(tmp_path), shards=pattern)
     assert len(source) == count
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         found = list(pool.map(source.__getitem__, range(count)))
     assert [e.key for e in found] == [f"train-{i:05}.tar:a" for i in range(count)]
-    assert count_descriptors() - before <= 64
+    assert count_open(tmp_path) == 64
 
 
 def test_fsspec_is_imported_for_remote_folders_alone(tmp_path):

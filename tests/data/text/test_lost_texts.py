@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import types
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,8 @@ def test_a_sample_is_said_and_spread(monkeypatch):
 
 def test_slow_sources_are_not_waited_for(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(lost_texts.time, "monotonic", lambda: next(clock))
+    ticking = types.SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr(lost_texts, "time", ticking)
     lost = lost_texts.count(
         (("a dog",) for _ in itertools.count()), 10**9, tokenizer("words")
     )
