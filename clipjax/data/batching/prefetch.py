@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 Result = TypeVar("Result")
 
 PATIENCE = 10.0  # seconds that `close` waits for running calls
+NAMING = 1.0  # seconds that reading the key of an example that hangs may take
 
 
 class Late(Exception):
@@ -130,7 +131,7 @@ def name_of(examples: Any, index: int) -> str:
     """The name of an example that hangs: its key, if reading that does not hang."""
     if read := getattr(examples, "key_of", None):
         with contextlib.suppress(Exception):  # reading the key may fail or hang too
-            return Ahead(read, range(index, index + 1), threads=1, depth=0).take(1.0)
+            return Ahead(read, range(index, index + 1), threads=1, depth=0).take(NAMING)
     return f"example {index}"
 
 

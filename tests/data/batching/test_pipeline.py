@@ -417,6 +417,6 @@ def test_ending_early_is_silent(tmp_path, options, closing):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(here=here, options=options, closing=closing))
     ran = subprocess.run(
-        [sys.executable, program], capture_output=True, text=True, timeout=120
+        [sys.executable, program], capture_output=True, text=True, timeout=250
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")

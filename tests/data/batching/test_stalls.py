@@ -10,19 +10,25 @@ import time
 import pytest
 from pipeline_tools import Noise, Tiny, Tokens
 
-from clipjax.data.batching import pipeline
+from clipjax.data.batching import pipeline, prefetch
 from clipjax.data.batching.prefetch import Ahead, Late
 from clipjax.types import UserError
 
 # At step 3, from 0, of batches of 4 from seed 0; see `test_the_stuck_one_is_of_step_3`.
 STUCK = 12
+REACHED = threading.Event()
 
 
 class Stuck(Tiny):
     """One example is never read."""
 
+    def __init__(self):
+        super().__init__()
+        REACHED.clear()
+
     def __getitem__(self, index):
         if index == STUCK:
+            REACHED.set()
             time.sleep(10**6)
         return super().__getitem__(index)
 
@@ -33,19 +39,33 @@ def made_of(source, **options):
     )
 
 
+def at_the_stuck_one(made, timeout):
+    """The same batches, at the one that hangs; the first ones take what they take."""
+    for _ in range(3):
+        next(made)
+    made._timeout = timeout
+    return made
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_the_stuck_one_is_of_step_3():
     steps = [pipeline.plan(Tiny(), seed=0, global_batch=4, step=s) for s in range(4)]
     assert [STUCK in [p.index for p in step] for step in steps] == [0, 0, 0, 1]
 
 
 def test_a_thread_that_hangs_is_an_error_that_names_the_example():
-    made = made_of(Stuck(), threads=2, timeout=1.0)
-    for _ in range(3):
-        next(made)
+    made = at_the_stuck_one(made_of(Stuck(), threads=2), timeout=1.0)
+    assert REACHED.wait(60)
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"step 4 has not come for 1 s.*example 12;"):
         next(made)
-    assert 0.9 <= time.monotonic() - begin < 5
+    assert 0.9 <= time.monotonic() - begin < prefetch.PATIENCE  # it does not wait more
     assert all(t.daemon for t in threading.enumerate() if "clipjax" in t.name)
     with pytest.raises(ValueError, match="closed"):
         next(made)
@@ -70,10 +90,13 @@ class Named(Stuck):
         pytest.param(True, "example 12", marks=pytest.mark.slow),
     ],
 )
-def test_the_key_is_named_where_it_can_be_had(hangs, name):
-    made = made_of(Named(hangs), timeout=1.0)
+def test_the_key_is_named_where_it_can_be_had(hangs, name, monkeypatch):
+    if not hangs:
+        monkeypatch.setattr(prefetch, "NAMING", 60.0)
+    made = at_the_stuck_one(made_of(Named(hangs)), timeout=0.5)
+    assert REACHED.wait(60)
     with pytest.raises(UserError, match=f"hangs in reading {name};"):
-        list(made)
+        next(made)
 
 
 class Slow(Tiny):
@@ -109,9 +132,10 @@ def test_ahead_keeps_order_and_depth():
     made = Ahead(call, range(5, 25), threads=3, depth=4)
     assert begun == []
     assert made.take(0) == 5
-    time.sleep(0.1)
+    wait_for(lambda: len(begun) == 5)
+    time.sleep(0.1)  # in which no other begins
     assert sorted(begun) == list(range(5, 10))
-    assert [made.take(9) for _ in range(19)] == list(range(6, 25))
+    assert [made.take(60) for _ in range(19)] == list(range(6, 25))
     with pytest.raises(StopIteration):
         made.take(0)
     assert made.close() and made.close()
@@ -125,10 +149,10 @@ def test_ahead_passes_errors_on(threads):
         return n
 
     made = Ahead(call, range(9), threads=threads, depth=1)
-    assert made.take(5) == 0
+    assert made.take(60) == 0
     with pytest.raises(TimeoutError, match="the store's own"):
-        made.take(5)
-    assert made.take(5) == 2
+        made.take(60)
+    assert made.take(60) == 2
     assert made.close()
 
 
@@ -156,14 +180,12 @@ def test_ahead_finishes_once_and_says_what_does_not_end():
 PROGRAM = """
 import sys
 sys.path[:0] = {places!r}
-from test_stalls import Stuck, made_of
+from test_stalls import Stuck, at_the_stuck_one, made_of
 from clipjax.data.batching import workers
 from clipjax.types import UserError
 
 if __name__ == "__main__":
-    made = made_of(Stuck(), {options})
-    for _ in range(3):
-        next(made)
+    made = at_the_stuck_one(made_of(Stuck(), {options}), timeout=2.0)
     print(*workers.pids())
     try:
         {then}
@@ -174,46 +196,43 @@ if __name__ == "__main__":
 
 
 def ended(tmp_path, options, then="next(made)"):
-    """(what a process said, the seconds it took to end)."""
+    """What a process said that ended by itself."""
     here = pathlib.Path(__file__)
     places = [str(here.parent), str(here.parents[2])]  # this file, and its tools
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(places=places, options=options, then=then))
-    begin = time.monotonic()
     ran = subprocess.run(
-        [sys.executable, program], capture_output=True, text=True, timeout=60
+        [sys.executable, program], capture_output=True, text=True, timeout=250
     )
     # What a killed worker had in shared memory is freed after it, and that is said.
     said = [line for line in ran.stderr.splitlines() if "resource_tracker" not in line]
     assert (ran.returncode, [line for line in said if "warn(" not in line]) == (0, [])
-    return ran.stdout.splitlines(), time.monotonic() - begin
+    return ran.stdout.splitlines()
 
 
 @pytest.mark.slow
 def test_a_process_with_a_hanging_thread_ends(tmp_path):
-    (pids, said, left), seconds = ended(tmp_path, "timeout=0.5")
-    assert "example 12;" in said and (pids, left) == ("", "[]") and seconds < 9
+    pids, said, left = ended(tmp_path, "threads=2")
+    assert "example 12;" in said and (pids, left) == ("", "[]")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_hangs_is_named_and_killed(tmp_path, workers):
-    (pids, said, left), seconds = ended(tmp_path, f"workers={workers}, timeout=15.0")
+    pids, said, left = ended(tmp_path, f"workers={workers}")
     pids = re.findall(r"\d+", pids)
     assert len(pids) == workers and left == "[]"
     (named,) = re.findall(r"worker process (\d+) hangs, and was killed", said)
-    assert named in pids and "step 4 has not come for 15 s" in said
-    assert seconds < 50
+    assert named in pids and "step 4 has not come for 2 s" in said
 
 
 @pytest.mark.slow
 def test_closing_does_not_wait_for_a_worker_that_hangs(tmp_path):
-    (_, left), seconds = ended(tmp_path, "workers=2", "made.close()")
-    assert left == "[]" and seconds < 40
+    _, left = ended(tmp_path, "workers=2", "made.close()")
+    assert left == "[]"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["workers=2", "threads=2"])
 def test_leaving_does_not_wait_for_what_hangs(tmp_path, options):
-    lines, seconds = ended(tmp_path, options, "pass")
-    assert len(lines) == 2 and seconds < 60
+    assert len(ended(tmp_path, options, "pass")) == 2
