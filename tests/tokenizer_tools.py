@@ -6,6 +6,7 @@ import collections
 import importlib.util
 import io
 import itertools
+import math
 import string
 
 import varied_texts
@@ -84,23 +85,27 @@ def sentence_piece_model(path, **options):
 
 
 def unigram_json():
-    """T5's form: a Unigram model and </s> after the text; no padding section."""
+    """T5's form: a Unigram model and </s> after the text; no padding section.
+
+    Its scores are counted, since the library's trainer gives others each time.
+    """
     import tokenizers
 
-    made = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    words = collections.Counter(
+        f"\u2581{word}" for text in corpus() for word in text.split()
+    )
+    counts = words + collections.Counter("".join(words.elements()))
+    total = counts.total()
+    special = ["<pad>", "</s>", "<unk>"]
+    vocab = [(name, 0.0) for name in special]
+    vocab += [(piece, math.log(n / total)) for piece, n in sorted(counts.items())]
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram(vocab, unk_id=2))
     made.normalizer = tokenizers.normalizers.NFKC()
     made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    trainer = tokenizers.trainers.UnigramTrainer(
-        vocab_size=120,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    made.train_from_iterator(corpus(), trainer)
     made.post_processor = tokenizers.processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
-    made.add_special_tokens(["<extra_id_0>"])
+    made.add_special_tokens([*special, "<extra_id_0>"])
     made.add_tokens(["\n\n"])
     return made.to_str()
 

@@ -429,6 +429,7 @@ def published(monkeypatch):
         thread.start()
         address = f"http://localhost:{server.server_address[1]}/{clip_bpe.FILE}"
         monkeypatch.setattr(clip_vocab, "URL", address)
+        monkeypatch.setenv("no_proxy", "localhost")
         yield content
         server.shutdown()
         thread.join()
