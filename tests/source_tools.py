@@ -36,7 +36,8 @@ def write_tar(path, members):
             info = tarfile.TarInfo(member[0])
             info.size = len(member[1])
             tar.addfile(info, io.BytesIO(member[1]))
-    os.utime(path, ns=(next(TIMES),) * 2)
+    now = next(TIMES)
+    os.utime(path, ns=(now, now))
     return path
 
 
