@@ -9,6 +9,8 @@ medians of
 
 - decode: reading, decoding and resizing alone, in as many threads as embed has
 - encode: the compiled image tower alone, on batches that are decoded already
+- product: operations per second of the tower's most common matrix product, of which
+  encode reaches a share, and which no program exceeds that multiplies as XLA does
 - allowed: on a CPU, whose cores do both, 1 / (1 / decode + 1 / encode); on an
   accelerator the smaller of the two
 - embed: the whole job, until all is on the disk, without compilation
@@ -34,44 +36,20 @@ import tarfile
 import tempfile
 import time
 
+import released_clip
+
 TAR = "val-0.tar"
 
 
 def write_inputs(folder: pathlib.Path, images: int, tiny: bool) -> None:
     """The model as open_clip reads it, and the pictures."""
-    import jax
-    import numpy as np
-    from PIL import Image
-
-    from clipjax import config, registry
-    from clipjax.models import two_tower
-    from clipjax.weights import write_model
-
-    chosen = config.base(None, image="vit", tokenizer="clip_bpe", preprocess="openai")
-    tokenizer = config.create("tokenizer", chosen.data.tokenizer, None, None)
-    small = {"width": 64, "depth": 1, "heads": 1} if tiny else {}
-    options = {"activation": "quick_gelu", **small}
-    image = registry.load("image", "vit")(224, variant="B/32", **options)
-    sizes = tokenizer.vocab_size, tokenizer.context_length
-    text = registry.load("text", "transformer")(*sizes, **options)
-    model = two_tower.make(image, text)
-    variables = jax.jit(model.init)(jax.random.key(0))
-    written = folder / "model", "open_clip", chosen
-    write_model.write(*written, model, variables, tokenizer)
-    draw = np.random.default_rng(0)
+    released_clip.write_model(folder / "model", "open_clip", tiny)
     (folder / "data").mkdir()
     with tarfile.open(folder / "data" / TAR, "w") as tar:
-        for number in range(images):
-            colors = draw.integers(0, 256, (24, 32, 3), np.uint8)
-            picture = Image.fromarray(colors).resize(
-                (640, 480), Image.Resampling.BICUBIC
-            )
-            stream = io.BytesIO()
-            picture.save(stream, "JPEG", quality=90)
+        for number, picture in enumerate(released_clip.pictures(images)):
             member = tarfile.TarInfo(f"{number:06}.jpg")
-            member.size = stream.tell()
-            stream.seek(0)
-            tar.addfile(member, stream)
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
 
 
 class Ours:
@@ -121,6 +99,31 @@ class Ours:
             before = after
         np.asarray(before)
         return count * self._batch / (time.perf_counter() - begin)
+
+    def product(self) -> float:
+        """Operations per second of [batch * tokens, width] x [width, 4 * width]."""
+        import jax
+        import jax.numpy as jnp
+
+        rows, width = self._batch * 50, 768
+        left, right = jnp.ones((rows, width)), jnp.ones((width, 4 * width))
+        multiply = jax.jit(jnp.matmul)
+        multiply(left, right).block_until_ready()
+        begin = time.perf_counter()
+        for _ in range(10):
+            product = multiply(left, right)
+        product.block_until_ready()
+        return 10 * 2 * rows * width * 4 * width / (time.perf_counter() - begin)
+
+    def operations(self) -> float:
+        """Of the tower per image, as XLA counts them in the compiled program."""
+        import jax
+        import numpy as np
+
+        size = self._read.config.data.image_size
+        pixels = jax.ShapeDtypeStruct((self._batch, size, size, 3), np.uint8)
+        counts = self._encode.lower(self._variables, pixels).compile().cost_analysis()
+        return counts["flops"] / self._batch
 
     def embed(self) -> tuple[float, float]:
         """Images per second, and the share of the time that was a wait for data."""
@@ -205,7 +208,7 @@ def main() -> None:
     if not python and importlib.util.find_spec("open_clip"):
         python = sys.executable
     rates: dict[str, list[float]] = {"decode": [], "encode": [], "embed": []}
-    waits = []
+    waits, products = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_inputs(folder, args.images, args.tiny)
@@ -213,12 +216,14 @@ def main() -> None:
         for _ in range(args.rounds):
             rates["decode"].append(ours.decode())
             rates["encode"].append(ours.encode())
+            products.append(ours.product())
             rate, waited = ours.embed()
             rates["embed"].append(rate)
             waits.append(waited)
             if python:
                 found = called_peer(python, folder, args.batch)
                 rates.setdefault("open_clip", []).append(found)
+        operations = ours.operations()
     print(
         f"{args.images} images, batches of {args.batch}, {args.threads} threads, "
         f"{args.rounds} rounds on {ours.device}"
@@ -231,6 +236,9 @@ def main() -> None:
         runs = ", ".join(f"{one:.1f}" for one in rates[key])
         print(f"{key:10} {value:9.1f} images/s  ({runs})")
     print(f"{'allowed':10} {allowed:9.1f} images/s")
+    product = statistics.median(products)
+    share = encode * operations / product
+    print(f"product: {product / 1e9:.0f} GFLOP/s, of which encode reaches {share:.0%}")
     print(f"embed / allowed: {middle['embed'] / allowed:.3f}")
     print(f"waited for data: {statistics.median(waits):.0%} of the time")
     if "open_clip" in middle:

@@ -28,6 +28,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import released_clip
+
 CASES = ("image", "text", "images")
 TEXT = "a photo of a small dog that runs over a meadow in the evening sun"
 PICTURES = 64
@@ -35,28 +37,9 @@ PICTURES = 64
 
 def write_inputs(folder: pathlib.Path) -> None:
     """Writes the model as transformers saves it, and the pictures."""
-    import jax
-    import numpy as np
-    from PIL import Image
-
-    from clipjax import config, registry
-    from clipjax.models import two_tower
-    from clipjax.weights import write_model
-
-    chosen = config.base(None, image="vit", tokenizer="clip_bpe", preprocess="openai")
-    tokenizer = config.create("tokenizer", chosen.data.tokenizer, None, None)
-    options = {"activation": "quick_gelu"}
-    image = registry.load("image", "vit")(224, variant="B/32", **options)
-    sizes = tokenizer.vocab_size, tokenizer.context_length
-    text = registry.load("text", "transformer")(*sizes, **options)
-    model = two_tower.make(image, text)
-    variables = jax.jit(model.init)(jax.random.key(0))
-    write_model.write(folder / "model", "hf", chosen, model, variables, tokenizer)
-    draw = np.random.default_rng(0)
-    for number in range(PICTURES):
-        small = draw.integers(0, 256, (24, 32, 3), np.uint8)
-        picture = Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{number:02}.jpg", quality=90)
+    released_clip.write_model(folder / "model", "hf")
+    for number, picture in enumerate(released_clip.pictures(PICTURES)):
+        (folder / f"{number:02}.jpg").write_bytes(picture)
 
 
 def ours(folder: pathlib.Path):
