@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "evaluate": "evaluate a run or a released model",
     "compare": "compare evaluations of several models, query by query",
+    "report": "a run, or several, as one page to look at",
     "embed": "write a data set's embeddings to disk",
     "export": "write a model for transformers or open_clip",
     "prepare": "convert, inspect, verify and subset data",

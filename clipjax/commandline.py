@@ -216,6 +216,19 @@ def _define(values: flags.FlagValues, others: dict[str, str | bool | int]) -> No
             flags.DEFINE_string(name, default, "", flag_values=values)
 
 
+def places(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are no flags, such as folders, and the rest."""
+    names, left, items = [], argv[:1], iter(argv[1:])
+    for item in items:
+        if not item.startswith("-"):
+            names.append(item)
+            continue
+        left.append(item)
+        if "=" not in item and (value := next(items, None)) is not None:
+            left.append(value)
+    return names, left
+
+
 def _without_config(argv: list[str]) -> list[str]:
     """A command line without --config FILE or --config=FILE."""
     left, items = [], iter(argv)

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(help_pages.help_text(argv, HELP))
         return 0
-    names, left = _names(argv)
+    names, left = commandline.places(argv)
     values = commandline.parse(left, None, evals="", metric="", show=0, out="")
     if values.show < 0:
         raise UserError(f"--show={values.show}: use 0 or more")
@@ -62,19 +62,6 @@ def main(argv: list[str]) -> int:
         compared.write(found, out)
         console.print(f"written: {out}", soft_wrap=True)
     return 0
-
-
-def _names(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The folders of a command line, and the rest of it."""
-    names, left, items = [], argv[:1], iter(argv[1:])
-    for item in items:
-        if not item.startswith("-"):
-            names.append(item)
-            continue
-        left.append(item)
-        if "=" not in item and (value := next(items, None)) is not None:
-            left.append(value)
-    return names, left
 
 
 def _words(text: str) -> list[str]:

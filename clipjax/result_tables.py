@@ -178,7 +178,8 @@ def interval(metric: Metric) -> str:
     return " - ".join(_number(end, metric.unit) for end in (metric.low, metric.high))
 
 
-def _ratio(metric: Metric) -> str:
+def times_chance(metric: Metric) -> str:
+    """The ratio of value and chance; empty if it says nothing."""
     base = metric.chance or 0.0
     if not (metric.higher_is_better and base > 0 and math.isfinite(metric.value)):
         return ""
@@ -189,5 +190,5 @@ _COLUMNS = {
     "value": quantity,
     "95 % interval": interval,
     "chance": chance,
-    "times chance": _ratio,
+    "times chance": times_chance,
 }

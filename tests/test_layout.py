@@ -16,7 +16,8 @@ TESTS = ROOT / "tests"
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
-    + ["evaluation_request", "follow", "leak_check", "setup_check"],
+    + ["evaluation_request", "follow", "leak_check", "setup_check"]
+    + ["report", "report_parts"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
     + ["stored_evaluation"],
     ["engine"],
@@ -163,6 +164,8 @@ TESTED_BY = {
     "pulse": "test_peers",
     "registry": "test_config scenarios/test_config_files",
     "text_batches": "test_encoder test_loaded",
+    "report_parts/*": "test_report",
+    "report_parts/*_cards": "report_parts/test_cards",
     "testing/*": "testing/test_contracts",
     "train": "scenarios/test_commands",
     "types": "engine/test_step",

@@ -54,8 +54,8 @@ def test_mistakes(capsys, monkeypatch):
     status, out, err = called(capsys, monkeypatch, "clipjax", "trian")
     assert (status, out) == (2, "")
     assert err == (
-        "error: 'trian' is no command. Did you mean 'train'? Use train, evaluate, "
-        "compare, embed, export, prepare, testing; clipjax alone explains them\n"
+        "error: 'trian' is no command. Did you mean 'train'? Use "
+        f"{', '.join(commands.COMMANDS)}; clipjax alone explains them\n"
     )
     status, _, err = called(capsys, monkeypatch, "clipjax", "train")
     assert status == 2

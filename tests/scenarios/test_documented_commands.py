@@ -16,7 +16,16 @@ import pytest
 from documented import ROOT
 
 import run_tools
-from clipjax import compare, config_check, embed, evaluate, export, prepare, train
+from clipjax import (
+    compare,
+    config_check,
+    embed,
+    evaluate,
+    export,
+    prepare,
+    report,
+    train,
+)
 from clipjax.testing import __main__ as testing
 
 MAINS = {
@@ -26,6 +35,7 @@ MAINS = {
     "clipjax.embed": embed,
     "clipjax.export": export,
     "clipjax.prepare": prepare,
+    "clipjax.report": report,
     "clipjax.testing": testing,
 }
 # What a training command is made smaller by, if its config has the key.
