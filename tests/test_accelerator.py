@@ -48,7 +48,7 @@ def wait_for(condition, seconds=60):
 def test_what_fails_is_recorded_and_the_next_part_runs(tmp_path):
     out = tmp_path / "out.json"
     names = ("raises", "dies", "absent", "good")
-    parts = {"hangs": part("hangs", 3)} | {name: part(name) for name in names}
+    parts = {"hangs": part("hangs", 8)} | {name: part(name) for name in names}
     parts["missing"] = runner.Part("accelerator.no_such:measure", 30)
     returned = runner.run(parts, out, facts=lambda: {"cpu": "some"})
     found = json.loads(out.read_text())

@@ -299,22 +299,22 @@ def test_data_that_hang(model, tmp_path, monkeypatch):
 
     def hanging(self, index):
         if index == 4:
-            free.wait(60)
+            free.wait(200)
         return read(self, index)
 
     monkeypatch.setattr(scenes.Scenes, "__getitem__", hanging)
     copied = shutil.copytree(model, tmp_path / "run")
     settings = (copied / "config.json").read_text()
     (copied / "config.json").write_text(
-        settings.replace('"timeout": 600.0', '"timeout": 0.5', 1)
+        settings.replace('"timeout": 600.0', '"timeout": 2.0', 1)
     )
     begin = time.monotonic()
     try:
-        with pytest.raises(UserError, match="val/4 has not been read for 0.5 s"):
+        with pytest.raises(UserError, match="val/4 has not been read for 2 s"):
             embed(copied, tmp_path / "emb", threads=2)
     finally:
         free.set()
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 100
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -17,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from checkpoint_helpers import assert_same, fill, small
 from fault_tools import small_files
+from port_tools import free_port
 
 from clipjax.engine.checkpoint import manifest, step_folder
 from clipjax.engine.checkpoint.saves import Checkpoints
@@ -254,9 +254,7 @@ except UserError:
 
 @pytest.mark.thorough
 def test_two_processes(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     tests = str(pathlib.Path(__file__).parents[2])
     env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join([tests, str(pathlib.Path(tests).parent)])
@@ -271,7 +269,7 @@ def test_two_processes(tmp_path):
         for index in range(2)
     ]
     try:
-        found = [host.communicate(timeout=90) for host in hosts]
+        found = [host.communicate(timeout=250) for host in hosts]
     finally:
         for host in hosts:
             host.kill()
