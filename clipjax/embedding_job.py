@@ -15,14 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from clipjax import (
     atomic_files,
     config,
     data_flags,
-    identity,
     library,
     option_checks,
     paths,
@@ -33,7 +31,7 @@ from clipjax.embeddings import parts
 from clipjax.embeddings.header import Header
 from clipjax.embeddings.stored import broken_rows, read_table
 from clipjax.embeddings.text_file import TextFile
-from clipjax.engine import assemble, datasets, sharding
+from clipjax.engine import assemble, datasets
 from clipjax.engine.activity import Activity, Task
 from clipjax.engine.compilation import enable_cache
 from clipjax.engine.embedded import Embedded
@@ -168,7 +166,7 @@ def embed(request: Request, console: Console) -> Embedded:
     except OSError as error:
         raise UserError(atomic_files.describe_os_error(error)) from error
     what = "texts" if isinstance(job.given, TextFile) else "images"
-    for line in done.lines(what, f"{job.mesh.size} x {jax.devices()[0].device_kind}"):
+    for line in done.lines(what, job.devices):
         say(line)
     return done
 
@@ -190,15 +188,8 @@ class _Job:
             preprocess=request.preprocess,
         )
         self.given, data = _given(request, read.config)
-        self.mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-        encoder = assemble.encoder(
-            read.config,
-            read.model,
-            read.tokenizer,
-            self.mesh,
-            read.classes,
-            batch_size=request.batch_size,
-            threads=request.threads or len(os.sched_getaffinity(0)),
+        encoder, variables, self.devices = library.on_all_devices(
+            read, batch_size=request.batch_size, threads=request.threads
         )
         lines = isinstance(self.given, TextFile)
         captions = isinstance(self.given, TextFile) or self.given.max_captions > 0
@@ -211,7 +202,7 @@ class _Job:
             if features:
                 encoder.check_pooled(side)
         self.header = Header(
-            model=_named(request.model, read),
+            model=library.named(request.model, read),
             data=data,
             image_output="" if lines else encoder.image_output,
             examples=len(self.given),
@@ -222,7 +213,7 @@ class _Job:
         )
         self._encoder = PartEncoder(
             encoder,
-            jax.device_put(read.variables, sharding.replicated(self.mesh)),
+            variables,
             request.dtype,
             features,
             captions,
@@ -306,16 +297,6 @@ class _Job:
             yield write
             if last is not None:
                 last.result()
-
-
-def _named(model: str, read: library.Parts) -> dict[str, Any]:
-    """A model's name, step and identity."""
-    foreign = read_model.is_foreign(model)
-    return {
-        "name": read_model.short_name(model) if foreign else pathlib.Path(model).name,
-        "step": read.step,
-        **identity.identity(read.config, read.model, read.variables, read.tokenizer),
-    }
 
 
 def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, Any]]:

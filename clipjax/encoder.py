@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ from clipjax.data.class_lists import NONE, Classes
 from clipjax.data.text.cleaning import check
 from clipjax.data_wait import DataWait
 from clipjax.encoded import Images, Stopped, Texts
-from clipjax.image_batches import ImageBatches
+from clipjax.encoded_batches import fetched
+from clipjax.image_batches import ImageBatches, Note
 from clipjax.multihost import gather
-from clipjax.pulse import pulse
 from clipjax.text_batches import TextBatches
 from clipjax.types import (
     BadExample,
@@ -210,18 +210,8 @@ class Encoder:
         """
         if pooled:
             self.check_pooled("image")
-        batches = ImageBatches(
-            examples,
-            indices,
-            keep,
-            self._preprocess,
-            shape=self.image_shape,
-            sizes=self._sizes,
-            rows=self._rows,
-            threads=self._threads,
-            timeout=self._timeout,
-            skip_broken=skip_broken,
-            alter=alter,
+        batches = self._batches(
+            examples, indices, keep, skip_broken=skip_broken, alter=alter
         )
         handed = 0
 
@@ -232,7 +222,8 @@ class Encoder:
                 meanwhile([note.value if note.reason is None else None for note in new])
 
         encode = self._pool_image if pooled else self._encode_image
-        arrays = self._encode(encode, variables, batches, progress, hand_over, wait)
+        options = {"progress": progress, "meanwhile": hand_over, "wait": wait}
+        arrays = self._encode(encode, variables, batches, **options)
         if batches.error is not None:
             place, key, reason = batches.error
             raise Stopped(reason or "", key, place, arrays[0])
@@ -248,6 +239,38 @@ class Encoder:
             array[~valid] = 0
         reasons = [broken[place] for place in sorted(broken)]
         return Images(arrays[0], valid, kept, reasons, arrays[1] if pooled else None)
+
+    def image_stream(
+        self,
+        variables: Variables,
+        examples: Any,
+        *,
+        progress: Progress | None = None,
+        wait: DataWait | None = None,
+    ) -> Generator[tuple[np.ndarray, list[Note]]]:
+        """As `images`, but yields each batch's embeddings and outcomes as soon as they
+        are there, and holds no others; for one process.
+        """
+        batches = self._batches(examples, None, None, skip_broken=True)
+        options = {"put": self._put, "progress": progress, "wait": wait}
+        done = 0
+        for embed, *_ in fetched(self._encode_image, variables, batches, **options):
+            notes = batches.notes[done : done + len(embed)]
+            done += len(notes)
+            yield embed[: len(notes)], notes
+
+    def _batches(
+        self, examples: Any, indices: Any, keep: Any, **options: Any
+    ) -> ImageBatches:
+        return ImageBatches(
+            *(examples, indices, keep, self._preprocess),
+            shape=self.image_shape,
+            sizes=self._sizes,
+            rows=self._rows,
+            threads=self._threads,
+            timeout=self._timeout,
+            **options,
+        )
 
     def texts(
         self,
@@ -326,7 +349,7 @@ class Encoder:
             skip_broken=skip_broken,
         )
         encode = self._pool_text if pooled else self._encode_text
-        arrays = self._encode(encode, variables, batches, progress)
+        arrays = self._encode(encode, variables, batches, progress=progress)
         if (error := batches.error) is not None:
             key = error.key or f"text {batches.total}"
             raise Stopped(error.reason, key, batches.total, arrays[0])
@@ -353,40 +376,13 @@ class Encoder:
         encode: Callable[..., tuple[jax.Array, ...]],
         variables: Variables,
         batches: ImageBatches | TextBatches,
-        progress: Progress | None,
-        meanwhile: Callable[[], None] | None = None,
-        wait: DataWait | None = None,
+        **options: Any,
     ) -> list[np.ndarray]:
         """Each output, concatenated over all batches, without the padding.
 
-        meanwhile: called while the device works on a batch.
+        options: of encoded_batches.fetched.
         """
-        parts = []
-        done, total = 0, batches.expected
-
-        def fetch(outputs: tuple[jax.Array, ...]) -> None:
-            nonlocal done
-            parts.append([np.asarray(output, np.float32) for output in outputs])
-            done += len(parts[-1][0])
-            pulse.beat()
-            if progress is not None:
-                progress(min(done, batches.total), total)
-
-        before = None
-        for batch in batches if wait is None else wait.over(batches):
-            after = encode(variables, *(self._put(array) for array in batch))
-            if wait is not None:
-                wait.follow(after)
-            if meanwhile is not None:
-                meanwhile()
-            # One batch late, so that the device has work while the host waits.
-            if before is not None:
-                fetch(before)
-            before = after
-        if before is None:  # there are none: their width, without compiling
-            shapes = jax.eval_shape(encode, variables, *batches.blank(1))
-            return [np.zeros((0, *shape.shape[1:]), np.float32) for shape in shapes]
-        fetch(before)
+        parts = list(fetched(encode, variables, batches, put=self._put, **options))
         return [
             np.concatenate(outputs)[: batches.total]
             for outputs in zip(*parts, strict=True)

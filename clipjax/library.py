@@ -158,6 +158,44 @@ def read(
         raise UserError(atomic_files.describe_os_error(error)) from error
 
 
+def named(name: str, parts: Parts) -> dict[str, Any]:
+    """A model's name, step and identity, as what is made from it stores them.
+
+    name: as `load` takes it.
+    """
+    foreign = read_model.is_foreign(name)
+    return {
+        "name": read_model.short_name(name) if foreign else pathlib.Path(name).name,
+        "step": parts.step,
+        **identity.identity(
+            parts.config, parts.model, parts.variables, parts.tokenizer
+        ),
+    }
+
+
+def on_all_devices(
+    parts: Parts, *, batch_size: int, threads: int
+) -> tuple[Encoder, Variables, str]:
+    """An encoder over all devices, the variables on them, and "2 x NVIDIA H100".
+
+    batch_size: per device. threads: that read and decode; 0: one per CPU.
+    """
+    from clipjax.engine import assemble, sharding  # here: as below
+
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+    encoder = assemble.encoder(
+        parts.config,
+        parts.model,
+        parts.tokenizer,
+        mesh,
+        parts.classes,
+        batch_size=batch_size,
+        threads=threads or len(os.sched_getaffinity(0)),
+    )
+    variables = jax.device_put(parts.variables, sharding.replicated(mesh))
+    return encoder, variables, f"{mesh.size} x {jax.devices()[0].device_kind}"
+
+
 def run_config(name: str) -> Config:
     """The config of a run; raises UserError, with the nearest released model if there
     is no such folder."""
