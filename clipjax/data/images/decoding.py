@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, features
 
+from clipjax.data.images import camera_formats
 from clipjax.types import BadExample
 
 # Pillow tries these plugins only, because others (EPS) start external programs.
@@ -139,6 +140,8 @@ def open_picture(image: Picture) -> Image.Image:
         raise BadExample("the image is empty (0 bytes)")
     data = bytes(image)
     try:
+        if camera_formats.is_heif(data):
+            return camera_formats.open_heif(data)
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise BadExample(
@@ -146,7 +149,7 @@ def open_picture(image: Picture) -> Image.Image:
         ) from error
     except Image.DecompressionBombError as error:
         raise BadExample(f"the image is too large: {_reason(error)}") from error
-    except MemoryError:
+    except (BadExample, MemoryError):
         raise
     except Exception as error:  # as above
         raise BadExample(f"the image cannot be opened: {_reason(error)}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import os
+from collections.abc import Callable, Collection
 
 from clipjax.data.images import decoding
 from clipjax.data.storage import file_contents, local
@@ -36,26 +37,39 @@ def is_image(place: str | os.PathLike[str]) -> bool:
         return False
 
 
-def find(place: str | os.PathLike[str], others: Suffixes) -> list[str]:
+def find(
+    place: str | os.PathLike[str],
+    others: Suffixes,
+    *,
+    also: Collection[str] = (),
+    excluded: Callable[[str], bool] | None = None,
+    unreadable: Callable[[OSError], None] | None = None,
+) -> list[str]:
     """Sorted paths of the images at any depth; follows links, skips hidden files and
     folders. Adds the suffixes of files that are not images to `others`.
+
+    also: further suffixes of images. excluded: whether to leave out a folder, by its
+    path. unreadable: called with the error of each folder that cannot be listed.
     """
     images, seen = [], set()
-    for folder, inner, names in os.walk(place, followlinks=True):
+    for folder, inner, names in os.walk(place, onerror=unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a parent, or a second link to one folder
             inner.clear()
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if excluded is not None:
+            inner[:] = [n for n in inner if not excluded(os.path.join(folder, n))]
         for name in names:
             if name.startswith("."):
                 continue
             path = os.path.join(folder, name)
-            if is_image(path):
+            suffix = file_contents.suffix_of(name)
+            if suffix in also or is_image(path):
                 images.append(path)
             else:
-                others[file_contents.suffix_of(name)] += 1
+                others[suffix] += 1
     return sorted(images)
 
 
