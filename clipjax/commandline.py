@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from absl import flags
 from ml_collections import config_flags
@@ -216,19 +216,6 @@ def _define(values: flags.FlagValues, others: dict[str, str | bool | int]) -> No
             flags.DEFINE_string(name, default, "", flag_values=values)
 
 
-def places(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The words of a command line that are no flags, such as folders, and the rest."""
-    names, left, items = [], argv[:1], iter(argv[1:])
-    for item in items:
-        if not item.startswith("-"):
-            names.append(item)
-            continue
-        left.append(item)
-        if "=" not in item and (value := next(items, None)) is not None:
-            left.append(value)
-    return names, left
-
-
 def _without_config(argv: list[str]) -> list[str]:
     """A command line without --config FILE or --config=FILE."""
     left, items = [], iter(argv)
@@ -367,6 +354,26 @@ def flag_value(argv: list[str], name: str) -> str:
         if flag in (f"--{name}", f"-{name}"):
             found = value if equals else next(iter(argv[i + 1 :]), "")
     return found
+
+
+def split_words(
+    argv: list[str], switches: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The words of a command line that belong to no flag, and the rest of it.
+
+    switches: the flags that take no value. A dash alone, or with a space after it, is
+    a word.
+    """
+    words, rest, items = [], argv[:1], iter(argv[1:])
+    for item in items:
+        if not item.startswith("-") or item == "-" or item.startswith("- "):
+            words.append(item)
+            continue
+        rest.append(item)
+        alone = "=" in item or item.lstrip("-") in switches
+        if not alone and (value := next(items, None)) is not None:
+            rest.append(value)
+    return words, rest
 
 
 def model_flag(model: str, workdir: str) -> str:

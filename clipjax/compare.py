@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(help_pages.help_text(argv, HELP))
         return 0
-    names, left = commandline.places(argv)
+    names, left = commandline.split_words(argv)
     values = commandline.parse(left, None, evals="", metric="", show=0, out="")
     if values.show < 0:
         raise UserError(f"--show={values.show}: use 0 or more")

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from clipjax import atomic_files, paths, registry
-from clipjax.data.images.perceptual_hash import BITS
+from clipjax.data.images import perceptual_hash
 from clipjax.data.prepare import copies
 from clipjax.data.prepare.copies import Copies, Pair, Side
 from clipjax.data.storage import local
 from clipjax.data_flags import DataFlags
 from clipjax.types import Source, UserError
 
-NEAR = 4  # differing bits by default; docs/prepare.md has its measured errors
-MOST_NEAR = 16
 SHOWN = 20  # pairs that are printed
 # What is being done -> the context of its progress (done, total).
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -41,8 +39,7 @@ def check_flags(values: Any, against: DataFlags) -> None:
     given = [flag for flag in ("near", "out") if values[flag].present]
     if given and not against:
         raise UserError(f"--{given[0]} needs --against: the data to compare with")
-    if not 0 <= near <= MOST_NEAR:
-        raise UserError(f"--near={near}: use 0 to {MOST_NEAR} of {BITS} bits")
+    perceptual_hash.check_near(near)
     if not out:
         return
     path = paths.local(out, "the output")

@@ -27,6 +27,7 @@ from clipjax import (
     paths,
     registry,
 )
+from clipjax.data.images import perceptual_hash
 from clipjax.engine.activity import Activity
 from clipjax.types import Source, UserError
 
@@ -89,7 +90,7 @@ FLAGS: dict[str, dict[str, str | bool | int]] = {
         **{"dedup": False, "decode": True, "shard_size": 1000, "out_split": ""},
     },
     "inspect": {"out": "inspection", "samples": 24, "seed": 0},
-    "verify": {"near": leak_check.NEAR, "out": ""},
+    "verify": {"near": perceptual_hash.NEAR, "out": ""},
     "tiny": {
         **{"out": "", "to": "imagefolder", "resize": 0, "quality": 95, "seed": 0},
         **{"classes": 5, "per_class": 20, "label_set": ""},
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> int:
     threads = len(os.sched_getaffinity(0))
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
-        text = HELP.format(sources=sources, threads=threads, near=leak_check.NEAR)
+        text = HELP.format(sources=sources, threads=threads, near=perceptual_hash.NEAR)
         print(help_pages.help_text(argv, text))
         return 0
     action = argv[1] if len(argv) > 1 else ""

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(help_pages.help_text(argv, HELP))
         return 0
-    names, left = commandline.places(argv)
+    names, left = commandline.split_words(argv)
     values = commandline.parse(left, None, out="report.html", max_mb="10", watch=0)
     if not names:
         raise UserError(

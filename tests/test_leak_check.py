@@ -11,7 +11,7 @@ from image_tools import encoded, motif
 from PIL import Image
 
 from clipjax import leak_check, prepare
-from clipjax.data.images import decoding
+from clipjax.data.images import decoding, perceptual_hash
 from clipjax.data.prepare import copies
 from clipjax.types import BadExample, Example
 
@@ -82,7 +82,7 @@ def test_copies_are_found_by_what_they_share(capsys):
     }
     assert pairs == FOUND and len(told["pairs"]) == 4
     distances = [pair["distance"] for pair in told["pairs"]]
-    assert sorted(distances)[:2] == [0, 0] and max(distances) <= leak_check.NEAR
+    assert sorted(distances)[:2] == [0, 0] and max(distances) <= perceptual_hash.NEAR
     counts = {"same bytes": 1, "same pixels": 1, "nearly the same": 2}
     assert told["images"] == counts
     checked, against = told["checked"], told["against"]

@@ -9,7 +9,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from clipjax.types import UserError
+
 BITS = 64
+# Differing bits of pictures that are nearly the same, by default and at most;
+# docs/prepare.md has the measured errors.
+NEAR, MOST_NEAR = 4, 16
 _SIDE, _LOW = 32, 8  # of the small grey picture; frequencies per axis
 # Photographs have 3 or more. Below 2 grey levels JPEG's noise decides the bits.
 _PLAIN = 2.0
@@ -37,6 +42,12 @@ def of_picture(picture: Image.Image) -> int | None:
     if np.median(np.abs(apart)) < _PLAIN * 2 * _SIDE:
         return None
     return int(np.packbits((apart > 0).ravel()).view(">u8")[0])
+
+
+def check_near(most: int) -> None:
+    """Raises UserError for a --near that is no useful number of bits."""
+    if not 0 <= most <= MOST_NEAR:
+        raise UserError(f"--near={most}: use 0 to {MOST_NEAR} of {BITS} bits")
 
 
 def near(hashes: np.ndarray, others: np.ndarray, most: int) -> np.ndarray:

@@ -177,7 +177,7 @@ def spread(total: int, count: int) -> np.ndarray:
 def _keep_best(scores: np.ndarray, places: np.ndarray, best: np.ndarray) -> None:
     """Fills places [n k] and best [n], as `Ranks`, by scores [n m]."""
     k = min(places.shape[1], scores.shape[1])
-    rows, at = np.nonzero(scores >= _bound(scores, k)[:, None])
+    rows, at = np.nonzero(scores >= bound(scores, k)[:, None])
     values = scores[rows, at]
     order = np.lexsort((at, -values, rows))  # of those that tie the first
     rows, at, values = rows[order], at[order], values[order]
@@ -188,7 +188,7 @@ def _keep_best(scores: np.ndarray, places: np.ndarray, best: np.ndarray) -> None
     best[rows[first]] = values[first]
 
 
-def _bound(scores: np.ndarray, k: int) -> np.ndarray:
+def bound(scores: np.ndarray, k: int) -> np.ndarray:
     """float32 [n], what the k best of each row [n m] are not below.
 
     It is the k-th best of the largest scores of disjoint groups, for which a row is
