@@ -39,6 +39,7 @@ NOT_RUN = {
     "bash benchmarks/accelerator.sh": "accelerator",
     "--config configs/reports/five_losses.py --config.init_image": "network (weights)",
     "python -m pytest": "the tests themselves",
+    "python -m clipjax.search query dog -": "a pipe",
     "python benchmarks/single_item.py": "an environment with other libraries",
     "python -m clipjax.testing loss=my_package.my_loss": "a name for the reader's own",
 }

@@ -255,6 +255,7 @@ TO_RUN = BUILDERS | {
     "DATA/flickr8k_original_200": captions,
     "DATA/flowers": labelled("train", "test"),
     "DATA/pictures": labelled("train", "val", count=10),
+    "PHOTOS": labelled(""),
     "a.jpg": picture,
     "b.jpg": picture,
     "suite.json": lambda place: place.write_text('{"own": {}}'),

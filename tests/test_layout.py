@@ -15,6 +15,7 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
+    + ["search", "search_index"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
     + ["evaluation_request", "follow", "leak_check", "setup_check"]
     + ["report", "report_parts"],
@@ -32,7 +33,14 @@ LEVELS = [
     ]
     + ["reliability"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
-    + ["item_errors", "encoded", "data_wait", "embeddings", "identity"]
+    + [
+        "item_errors",
+        "encoded",
+        "encoded_batches",
+        "data_wait",
+        "embeddings",
+        "identity",
+    ]
     + ["match_cutoff", "embedding_copies"],
     ["config", "config_addresses", "config_check", "config_keys", "config_limits"]
     + ["config_options", "config_parts", "config_sections"],
@@ -114,6 +122,7 @@ TESTED_BY = {
     "embed": "test_embedding_job",
     "embeddings/*": "embeddings/test_stored test_embedding_job",
     "encoded": "test_encoder",
+    "encoded_batches": "test_encoder search_index/test_index_job",
     "downloads": "data/tokenizers/test_tokenizer_readers",
     "engine/fitting": "engine/test_architecture",
     "engine/assemble": "scenarios/test_report_configs",
@@ -166,6 +175,7 @@ TESTED_BY = {
     "text_batches": "test_encoder test_loaded",
     "report_parts/*": "test_report",
     "report_parts/*_cards": "report_parts/test_cards",
+    "search_index/*": "test_search search_index/test_index_job",
     "testing/*": "testing/test_contracts",
     "train": "scenarios/test_commands",
     "types": "engine/test_step",

@@ -24,6 +24,7 @@ from clipjax import (
     export,
     prepare,
     report,
+    search,
     train,
 )
 from clipjax.testing import __main__ as testing
@@ -36,6 +37,7 @@ MAINS = {
     "clipjax.export": export,
     "clipjax.prepare": prepare,
     "clipjax.report": report,
+    "clipjax.search": search,
     "clipjax.testing": testing,
 }
 # What a training command is made smaller by, if its config has the key.
@@ -75,6 +77,8 @@ BENCHMARKS = {
     "loss_memory.py": "--width 16 --block 16 --timed 64 --seconds 0.1 --bound 256 "
     "--losses clip",
     "near_copies.py": "--data.max_samples=10",
+    "photo_index.py": "--rounds 1 --batch 4 --threads 1",
+    "photo_search.py": "--photos 300 --width 8 --rounds 1 --top 3",
     "train_step.py": "--rounds 1 --steps 1 --case tiny --batch 2 --length 8",
 }
 # What a page's snippet leaves to its reader.

@@ -1,0 +1,296 @@
+"""What `python -m clipjax.search` does: index, query, duplicates, status."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from clipjax import commandline, identity, paths
+from clipjax.data.images import perceptual_hash
+from clipjax.engine.activity import Activity
+from clipjax.preempt import StopRequest
+from clipjax.search_index import photo_gallery, same_photos, vector_file
+from clipjax.search_index.photo_gallery import Card, Chip, Section
+from clipjax.search_index.photo_table import Photos, Row, readable
+from clipjax.search_index.query_parts import Part, parse
+from clipjax.types import UserError
+
+if TYPE_CHECKING:
+    from clipjax.search_index.photo_query import Answer, Hit
+
+NOTHING = 1  # the status of a query that nothing matches, as grep's
+MOST = 10_000  # photos that a query lists
+_PAGE = 500  # photos on a page of duplicates
+
+
+def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
+    """Brings the index up to date with folders; the exit status.
+
+    names: the folders; those of the index if empty.
+    """
+    from clipjax.engine import host  # here: what needs jax
+
+    host.fast_cpu_flags()
+    host.keep_memory()
+    from clipjax.search_index import index_job
+    from clipjax.search_index.index_model import IndexModel
+
+    for flag in ("threads", "batch_size"):
+        if values[flag].value < 1:
+            raise UserError(f"--{flag}={values[flag].value}: use 1 or more")
+    folders = [index_job.folder_of(name, paths.local(name, "photos")) for name in names]
+    given = values.model or values.workdir
+    if given:
+        commandline.model_flag(values.model, values.workdir)
+    if not db.parent.is_dir():
+        raise UserError(f"{db.parent} is no folder: name another --db")
+    console = Console(highlight=False, markup=False)
+    is_new = not db.is_file() or not db.stat().st_size
+    if is_new and not given:
+        commandline.model_flag("", "")  # which says that a model is needed
+    if is_new and not folders:
+        raise UserError("no folder of photos given: index PHOTOS --model MODEL")
+    model, about = None, {}
+    with StopRequest() as stop, Activity(console) as activity:
+        if given:
+            with activity.doing("reading the model"):
+                model = IndexModel.chosen(given, values)
+                about = model.about() if is_new else {}
+        with Photos(db, write=True) as table:
+            if table.new:
+                table.begin(about)
+            about = table.about()
+            if model is not None:
+                model.check(about, db)
+            known = table.folders()
+            for folder in folders or known:
+                exclude = known.get(folder, "")
+                known[folder] = values.exclude if values["exclude"].present else exclude
+            chosen = {folder: known[folder] for folder in folders or known}
+            with vector_file.Vectors(
+                vector_file.beside(db), about["width"], write=True
+            ) as vectors:
+                job = index_job.Job(table, vectors, stop)
+                with activity.doing("looking for changes") as task:
+                    rows = job.look(chosen, task)
+                devices = ""
+                if rows:
+                    if model is None:
+                        with activity.doing("reading the model"):
+                            model = IndexModel.stored(about, values)
+                            model.check(about, db)
+                    with activity.doing("compiling"):
+                        model.compile()
+                    devices = model.devices
+                    with activity.doing("encoding") as task:
+                        job.encode(rows, model.encoder, model.variables, task)
+                lines = job.done.lines(table, devices)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return 128 + job.done.stopped_by if job.done.stopped_by else 0
+
+
+def query(db: pathlib.Path, words: Sequence[str], values: Any) -> int:
+    """Prints the photos that are most like a query; the exit status."""
+    parts = parse(words)
+    prior, threshold = _probability("prior", values.prior), None
+    if values.threshold:
+        threshold = _probability("threshold", values.threshold)
+    if not 1 <= values.top <= MOST:
+        raise UserError(f"--top={values.top}: use 1 to {MOST}")
+    place = photo_gallery.check(values.html) if values.html else None
+    console = Console(stderr=True, highlight=False, markup=False)
+    with Photos(db) as table, Activity(console) as activity:
+        about = table.about()
+        from clipjax.engine import host  # here: what needs jax
+
+        host.fast_cpu_flags()
+        from clipjax.search_index.index_model import loaded
+        from clipjax.search_index.photo_query import answer
+
+        with activity.doing("reading the model"):
+            clip = loaded(about, values.model, values.match)
+            now = identity.identity(
+                clip.config, clip.model, clip.variables, clip.tokenizer
+            )
+            identity.check(about["model"], now, str(db))
+        with activity.doing("searching"):
+            found = answer(
+                table, clip, parts, top=values.top, threshold=threshold, prior=prior
+            )
+    nothing = "" if found.hits else _nothing(found, threshold)
+    if values.paths or values.null:
+        _print_paths([hit.row for hit in found.hits], values.null)
+        if nothing:
+            print(nothing, file=sys.stderr)
+    else:
+        for line in _table(found.hits):
+            print(line)
+        if nothing:
+            print(nothing)
+    if place is not None:
+        _query_page(place, db, parts, found, nothing, threshold)
+        print(f"written to {place}", file=sys.stderr)
+    return 0 if found.hits else NOTHING
+
+
+def _probability(flag: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise UserError(f"--{flag}={text}: use a probability above 0 and below 1")
+    return value
+
+
+def _nothing(found: Answer, threshold: float | None) -> str:
+    if not found.searched:
+        return "nothing matches: the index has no photos"
+    said = f"nothing matches: of {found.searched:,} photos "
+    if found.best is None or found.best.probability is None:
+        return f"{said}none passes --threshold={threshold:g}"
+    return (
+        f"{said}{readable(found.best.row.path)} is nearest, with probability "
+        f"{found.best.probability:.2g} (--threshold={threshold:g})"
+    )
+
+
+def _table(hits: Sequence[Hit]) -> list[str]:
+    """A line per photo: its match probability if known, its cosine, its path."""
+    if not hits:
+        return []
+    judged = hits[0].probability is not None
+    lines = ["match  cosine  photo" if judged else "cosine  photo"]
+    for hit in hits:
+        match = f"{hit.probability:>5.2f}  " if hit.probability is not None else ""
+        gone = "" if hit.there else "  (gone)"
+        lines.append(f"{match}{hit.cosine:>6.3f}  {readable(hit.row.path)}{gone}")
+    return lines
+
+
+def _print_paths(rows: Sequence[Row], null: bool) -> None:
+    """Paths as the system has them, for other programs; what is gone is left out."""
+    end = b"\0" if null else b"\n"
+    sys.stdout.flush()
+    out = getattr(sys.stdout, "buffer", None)
+    for row in rows:
+        if not os.path.lexists(row.path):
+            continue
+        if out is None:  # a stream of text in place of stdout
+            print(readable(row.path), end=end.decode())
+        else:
+            out.write(row.path + end)
+    if out is not None:
+        out.flush()
+
+
+def _query_page(
+    place: pathlib.Path,
+    db: pathlib.Path,
+    parts: Sequence[Part],
+    found: Answer,
+    nothing: str,
+    threshold: float | None,
+) -> None:
+    cards = []
+    for number, hit in enumerate(found.hits, 1):
+        note = f"cosine {hit.cosine:.3f}"
+        if hit.probability is not None:
+            note = f"match {hit.probability:.0%} · {note}"
+        cards.append(Card(hit.row, note, str(number), hit.probability))
+    title = " ".join(_signed(part, at) for at, part in enumerate(parts))
+    chips = [Chip(part.label, "plus" if part.weight > 0 else "minus") for part in parts]
+    least = f", with probability {threshold:g} or more" if threshold else ""
+    count = f"{len(cards):,} of {found.searched:,} photos in {db.name}{least}"
+    photo_gallery.write(
+        place,
+        title,
+        [Section(cards)] if cards else [],
+        chips=chips if len(parts) > 1 else (),
+        facts=[count],
+        empty=nothing,
+    )
+
+
+def _signed(part: Part, at: int) -> str:
+    sign = "− " if part.weight < 0 else "+ " if at else ""
+    return f"{sign}{part.label}"
+
+
+def duplicates(db: pathlib.Path, values: Any) -> int:
+    """Prints the groups of copies; the exit status."""
+    perceptual_hash.check_near(values.near)
+    place = photo_gallery.check(values.html) if values.html else None
+    console = Console(stderr=True, highlight=False, markup=False)
+    with Photos(db) as table, Activity(console) as activity:
+        with activity.doing("comparing photos") as task:
+            found = same_photos.groups(table, values.near, task)
+        whole, _ = table.counts()
+    more = sum(len(group.rows) - 1 for group in found)
+    size = sum(row.size for group in found for row in group.rows[1:])
+    count = (
+        f"{len(found):,} groups of copies among {whole:,} photos: {more:,} more than "
+        f"one of each ({size / 1e6:,.1f} MB)"
+    )
+    if values.paths or values.null:
+        _print_paths([row for group in found for row in group.rows[1:]], values.null)
+    else:
+        for group in found:
+            for row, bits in zip(group.rows, group.bits, strict=True):
+                same = row is group.rows[0]
+                print(f"{_facts(row)}  {_alike(bits, same):<18}  {readable(row.path)}")
+            print()
+        print(count)
+    if place is not None:
+        sections, shown = [], 0
+        for group in found:
+            if shown >= _PAGE:
+                break
+            shown += len(group.rows)
+            cards = [
+                Card(
+                    row, f"{_facts(row).strip()} · {_alike(bits, row is group.rows[0])}"
+                )
+                for row, bits in zip(group.rows, group.bits, strict=True)
+            ]
+            sections.append(Section(cards, f"{len(cards)} copies"))
+        facts = [count]
+        if len(sections) < len(found):
+            facts.append(f"the first {len(sections):,} groups")
+        empty = "" if found else "No two photos are copies of each other."
+        photo_gallery.write(place, "Copies", sections, facts=facts, empty=empty)
+        print(f"written to {place}", file=sys.stderr)
+    return 0
+
+
+def _facts(row: Row) -> str:
+    size = f"{row.width} x {row.height}"
+    return f"{size:>11}  {row.size / 1e6:>6.2f} MB"
+
+
+def _alike(bits: int | None, first: bool) -> str:
+    if first:
+        return "the best one"
+    return "the same bytes" if bits is None else f"{bits} bits differ"
+
+
+def status(db: pathlib.Path) -> int:
+    """Prints what an index has, and every broken file; the exit status."""
+    with Photos(db) as table:
+        about, (whole, broken) = table.about(), table.counts()
+        model = about["model"]
+        step = f", step {model['step']}" if model["step"] else ""
+        print(f"{db}: {whole:,} photos, {broken:,} broken files")
+        print(f"model: {about['place']}{step}; {about['width']} numbers per photo")
+        for folder, exclude in table.folders().items():
+            left_out = f" (without {exclude})" if exclude else ""
+            print(f"folder: {readable(folder)}{left_out}")
+        for row in table.rows("WHERE slot IS NULL ORDER BY path"):
+            print(f"broken: {readable(row.path)}: {row.reason}")
+    return 0

@@ -1,0 +1,138 @@
+"""A page of photos: one file, its thumbnails inside, that needs no script."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+from concurrent import futures
+
+from PIL import Image
+
+from clipjax import atomic_files, paths
+from clipjax.data.images import decoding
+from clipjax.search_index import photo_reading
+from clipjax.search_index.photo_table import Row, readable
+from clipjax.types import BadExample, UserError
+
+SIDE = 480  # pixels of a thumbnail's longer side, sharp on a phone's two columns
+_QUALITY = 78
+_TEMPLATE = pathlib.Path(__file__).with_name("photo_gallery.html")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A photo on the page. note: a line below its name. share: in [0, 1], the length of
+    a bar, None for none. badge: a few characters on the picture.
+    """
+
+    row: Row
+    note: str = ""
+    badge: str = ""
+    share: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Photos below a heading, "" for none."""
+
+    cards: Sequence[Card]
+    heading: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A part of a query. kind: "plus", "minus" or "plain"."""
+
+    text: str
+    kind: str = "plain"
+
+
+def check(html: str) -> pathlib.Path:
+    """The place of a page. Raises UserError if it cannot be written, or without jinja2.
+
+    html: as the user wrote it.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise UserError("--html needs jinja2: pip install 'clipjax[look]'") from error
+    place = paths.local(html, "the page")
+    if place.is_dir():
+        raise UserError(f"--html={html} is a folder: name a file in it")
+    try:
+        atomic_files.check_place(place.parent)
+    except OSError as error:
+        raise UserError(
+            f"--html={html} cannot be written ({error.strerror}): choose another place"
+        ) from error
+    return place
+
+
+def write(
+    place: pathlib.Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    chips: Sequence[Chip] = (),
+    facts: Sequence[str] = (),
+    empty: str = "",
+) -> None:
+    """Writes a page. title: plain text. facts: lines below it. empty: what the page
+    says in place of photos, if there are none.
+    """
+    import jinja2
+
+    cards = [card for section in sections for card in section.cards]
+    with futures.ThreadPoolExecutor() as pool:
+        pictures = dict(
+            zip(
+                (card.row.path for card in cards),
+                pool.map(thumbnail, (card.row for card in cards)),
+                strict=True,
+            )
+        )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["name"] = lambda row: readable(os.path.basename(row.path))
+    environment.filters["folder"] = lambda row: readable(os.path.dirname(row.path))
+    environment.filters["address"] = lambda row: pathlib.Path(row.name).as_uri()
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        sections=sections,
+        chips=chips,
+        facts=facts,
+        empty=empty,
+        pictures=pictures,
+    )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files.open_to_write(place) as file:
+        file.write(page)
+
+
+def thumbnail(row: Row) -> tuple[str, int, int] | None:
+    """A photo's small JPEG as a data address, its width and height.
+
+    None if the photo cannot be read any more.
+    """
+    try:
+        _, data = photo_reading.read(row.path)
+        picture = decoding.decode(_small(row.name, data), at_least=(2 * SIDE, 2 * SIDE))
+    except (BadExample, OSError):
+        return None
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=_QUALITY, optimize=True)
+    text = base64.b64encode(stream.getvalue()).decode()
+    return f"data:image/jpeg;base64,{text}", picture.width, picture.height
+
+
+def _small(name: str, data: bytes) -> decoding.Picture:
+    """What `decode` takes: encoded bytes, which it may decode at a smaller size."""
+    if photo_reading.is_raw(name):
+        return photo_reading.picture(name, data)
+    return data

@@ -1,0 +1,402 @@
+"""Searching one's own photos: from the command line to lines, paths and pages."""
+
+import base64
+import functools
+import html.parser
+import io
+import os
+import pathlib
+import shutil
+import sqlite3
+import sys
+import types
+import urllib.parse
+
+import embedding_tools
+import numpy as np
+import pytest
+import released_tools
+from command_tools import failure
+from image_tools import bomb, encoded, motif
+from PIL import Image
+
+import clipjax
+from clipjax import commandline, identity, library, results, search
+from clipjax.search_index import index_model
+from clipjax.types import EvalResult, Metric
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
+ODD = 'it\'s <img src=x onerror=alert(1)> "x".png'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return embedding_tools.run(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def clip(model):
+    return clipjax.load(model)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """A model is read and compiled once, though each query is a command of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = types.SimpleNamespace(load=functools.cache(clipjax.load))
+        patch.setattr(index_model, "clipjax", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Nine photos, two of them copies of others, and broken ones."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(encoded(motif(number)))
+    (folder / ODD).write_bytes(encoded(motif(6)))
+    shutil.copy(folder / "1.png", folder / "same.png")
+    small = motif(3).resize((80, 60))
+    (folder / "small.jpg").write_bytes(encoded(small, "JPEG", quality=90))
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    (folder / "huge.png").write_bytes(bomb())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def db(model, folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("index") / "x.clipjax"
+    assert called("index", folder, f"--model={model}", f"--db={place}") == 0
+    return place
+
+
+def called(*words):
+    return search.main(["search", *(str(word) for word in words)])
+
+
+def asked(capsys, *words):
+    """The status and the lines of a query."""
+    capsys.readouterr()
+    status = called(*words)
+    return status, capsys.readouterr().out.splitlines()
+
+
+def images(folder):
+    names = sorted(path.name for path in folder.iterdir())
+    return [folder / n for n in names if n not in ("broken.jpg", "huge.png")]
+
+
+def test_the_index_says_what_it_did(model, folder, tmp_path, capsys):
+    place = tmp_path / "y.clipjax"
+    status, lines = asked(
+        capsys, "index", folder, f"--model={model}", f"--db={place}", "--exclude=a,b"
+    )
+    assert status == 0
+    while not lines[0].startswith("encoded"):  # on a slow machine it says what it does
+        lines = lines[1:]
+    assert lines[0].startswith("encoded 9 photos in 0:0") and "photos/s on" in lines[0]
+    assert lines[1].startswith("11 new, 0 changed, 0 moved, 0 copied, 0 deleted, 0 un")
+    assert lines[2].startswith("broken, skipped: 2 files (all: python -m clipjax.sear")
+    assert lines[3].startswith(f"  {folder}/broken.jpg: not an image of a known format")
+    assert "huge.png: the image is too large" in lines[4]
+    assert lines[5] == f"{place}: 9 photos"
+    # Again, without naming anything, and without reading the model.
+    shutil.move(str(model), str(model) + "-moved")
+    try:
+        status, lines = asked(capsys, "index", f"--db={place}")
+        assert status == 0 and lines[0].endswith("0 deleted, 11 unchanged")
+    finally:
+        shutil.move(str(model) + "-moved", str(model))
+    status, lines = asked(capsys, "status", f"--db={place}")
+    assert lines[:3] == [
+        f"{place}: 9 photos, 2 broken files",
+        f"model: {model}, step 2; 16 numbers per photo",
+        f"folder: {folder} (without a,b)",
+    ]
+    assert len(lines) == 5
+
+
+def test_queries_are_those_of_the_library(db, clip, folder, capsys):
+    names = images(folder)
+    embeds = clip.encode_image(names).astype(np.float64)
+    circle, stars = clip.encode_text(["a red circle", "two stars"]).astype(np.float64)
+    wanted = {
+        ("a red circle",): circle,
+        ("a red circle", "+", "0.5*two stars"): circle + 0.5 * stars,
+        ("a red circle - 2*two stars",): circle - 2 * stars,
+        (folder / "2.png",): embeds[names.index(folder / "2.png")],
+        (folder / "2.png", "a red circle"): embeds[names.index(folder / "2.png")]
+        + circle,
+    }
+    for words, vector in wanted.items():
+        status, lines = asked(capsys, "query", *words, f"--db={db}", "--top=20")
+        assert status == 0 and lines[0] == "cosine  photo" and len(lines) == 10
+        cosines = embeds @ (vector / np.linalg.norm(vector))
+        found = [line.split(maxsplit=1) for line in lines[1:]]
+        for cosine, path in found:
+            at = names.index(pathlib.Path(path))
+            assert float(cosine) == pytest.approx(cosines[at], abs=6e-4)
+        told = [float(cosine) for cosine, _ in found]
+        assert told == sorted(told, reverse=True)
+    assert (
+        asked(capsys, "query", "a red circle", f"--db={db}", "--top=2")[1][1:]
+        == (asked(capsys, "query", "a red circle", f"--db={db}")[1][1:3])
+    )
+    # Copies tie, and are beside each other.
+    lines = asked(capsys, "query", folder / "1.png", f"--db={db}", "--top=2")[1][1:]
+    assert {line.split()[1] for line in lines} == {
+        f"{folder}/1.png",
+        f"{folder}/same.png",
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted(model, db, clip, folder, tmp_path_factory):
+    """An evaluation with a cut-off in the middle of a text's cosines."""
+    cosines = clip.similarity(images(folder), "a red circle")
+    slope, middle = 50.0, float(np.median(cosines)) + 1e-4
+    metrics = {"slope": Metric(slope), "intercept": Metric(-slope * middle)}
+    found = EvalResult(metrics, "slope", "12 images")
+    parts = library.read(str(model), "best", True)
+    now = identity.identity(parts.config, parts.model, parts.variables, parts.tokenizer)
+    meta = {"evals": {"match": {"name": "match"}}, "identity": now}
+    place = tmp_path_factory.mktemp("fit") / "x"
+    return results.save(place, {"": ({"match": found}, meta)})[0]
+
+
+def test_a_threshold(db, fitted, folder, capsys):
+    match = clipjax.load(db_model(db), match=fitted).match_probability
+    names = images(folder)
+    likely = dict(
+        zip(map(str, names), match(names, "a red circle").tolist(), strict=True)
+    )
+    unlikely = dict(
+        zip(map(str, names), match(names, "two stars").tolist(), strict=True)
+    )
+    flags = f"--db={db}", f"--match={fitted}"
+    status, lines = asked(capsys, "query", "a red circle", *flags, "--threshold=0.5")
+    assert status == 0 and lines[0] == "match  cosine  photo"
+    assert {line.split(maxsplit=2)[2] for line in lines[1:]} == {
+        name for name, p in likely.items() if p >= 0.5
+    }
+    assert 0 < len(lines) - 1 < 9
+    for line in lines[1:]:
+        probability, _, name = line.split(maxsplit=2)
+        assert float(probability) == pytest.approx(likely[name], abs=6e-3)
+    # Of more parts: each positive one with at least it, each negative one with less.
+    one = max(likely, key=lambda name: likely[name] - unlikely[name])
+    least = (likely[one] + unlikely[one]) / 2
+    words = (
+        "query",
+        "a red circle",
+        "-",
+        "two stars",
+        *flags,
+        f"--threshold={least:.9f}",
+    )
+    _, lines = asked(capsys, *words)
+    expected = {n for n in likely if likely[n] >= least > unlikely[n]}
+    assert {line.split(maxsplit=2)[-1] for line in lines[1:]} == expected >= {one}
+    status, lines = asked(capsys, "query", "a red circle", *flags, "--threshold=0.999")
+    best = max(likely, key=lambda name: likely[name])
+    assert status == 1 and lines == [
+        f"nothing matches: of 9 photos {best} is nearest, with probability "
+        f"{likely[best]:.2g} (--threshold=0.999)"
+    ]
+    status = called("query", "a red circle", *flags, "--threshold=0.999", "--paths")
+    printed = capsys.readouterr()
+    assert status == 1 and printed.out == "" and "nothing matches" in printed.err
+    words = "query", f"{folder}/1.png", *flags, "--threshold=0.5"
+    assert "--threshold judges texts" in failure(capsys, search.main, *words)
+
+
+def db_model(db):
+    (value,) = (
+        sqlite3.connect(db)
+        .execute("SELECT value FROM about WHERE key = 'place'")
+        .fetchone()
+    )
+    return value.strip('"')
+
+
+def test_a_model_without_a_cut_off(db, capsys):
+    words = "query", "a red circle", f"--db={db}", "--threshold=0.5"
+    told = failure(capsys, search.main, *words)
+    assert "has no match cut-off: fit one on captioned data by python -m" in told
+
+
+def test_paths_for_pipes(model, tmp_path, capfdbinary):
+    odd = os.fsencode(tmp_path / "photos") + b"/\xff new\nline.png"
+    (tmp_path / "photos").mkdir()
+    with open(odd, "wb") as file:
+        file.write(encoded(motif(0)))
+    (tmp_path / "photos" / "a b.png").write_bytes(encoded(motif(1)))
+    flag = f"--db={tmp_path / 'x.clipjax'}"
+    assert called("index", tmp_path / "photos", f"--model={model}", flag) == 0
+    capfdbinary.readouterr()
+    assert called("query", "a red circle", "-0", flag) == 0
+    out = capfdbinary.readouterr().out
+    plain = os.fsencode(tmp_path / "photos" / "a b.png")
+    assert sorted(out.split(b"\0")) == sorted([odd, plain, b""])
+    assert called("query", "a red circle", flag) == 0
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert len(lines) == 3 and any(b"/\\udcff new\\nline.png" in x for x in lines)
+    (tmp_path / "photos" / "a b.png").unlink()
+    assert called("query", "a red circle", flag) == 0
+    assert b"a b.png  (gone)" in capfdbinary.readouterr().out
+    assert called("query", "a red circle", "--paths", flag) == 0
+    assert capfdbinary.readouterr().out == odd + b"\n"
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(place.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def check_page(place, expected):
+    """A page needs nothing but itself, and shows these photos."""
+    page = Page(place)
+    names = {name for name, _ in page.tags}
+    assert not names & {"script", "iframe", "object", "form", "link", "base"}
+    assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
+    for image in page.all("img"):
+        head, _, data = image["src"].partition(",")
+        assert head == "data:image/jpeg;base64"
+        shown = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert shown.size == (int(image["width"]), int(image["height"]))
+    links = [urllib.parse.unquote(a["href"]) for a in page.all("a")]
+    assert links == [f"file://{path}" for path in expected]
+    assert len(page.all("img")) == len(expected)
+    return page
+
+
+def test_a_page_of_a_query(db, folder, tmp_path, capsys):
+    place = tmp_path / "deep" / "found.html"
+    words = "<b>&\"dog\" + a 'cat'", f"--db={db}", f"--html={place}"
+    status, lines = asked(capsys, "query", *words)
+    assert status == 0
+    found = [line.split(maxsplit=1)[1] for line in lines[1:]]
+    page = check_page(place, found)
+    assert ODD in page.text and "9 of 9 photos in x.clipjax" in page.text
+    assert page.text.count("<b>&\"dog\" + a 'cat'") == 2  # the title and the heading
+    assert "<b>" not in place.read_text(encoding="utf-8")
+    again = asked(capsys, "query", *words)
+    assert again == (status, lines)
+
+
+def test_duplicates(db, folder, tmp_path, capsys):
+    place = tmp_path / "copies.html"
+    status, lines = asked(capsys, "duplicates", f"--db={db}", f"--html={place}")
+    assert status == 0
+    groups = "\n".join(lines[:-1]).strip().split("\n\n")
+    names = [[pathlib.Path(x.split()[-1]).name for x in g.splitlines()] for g in groups]
+    assert names == [["1.png", "same.png"], ["3.png", "small.jpg"]]
+    assert "the same bytes" in groups[0] and "80 x 60" in groups[1]
+    assert " bits differ" in groups[1] and "the best one" in groups[1]
+    assert lines[-1].startswith("2 groups of copies among 9 photos: 2 more than one of")
+    check_page(place, [folder / n for n in sum(names, [])])
+    _, paths = asked(capsys, "duplicates", f"--db={db}", "--paths")
+    assert paths == [f"{folder}/same.png", f"{folder}/small.jpg"]
+    # Without help of other bits only the same bytes remain, as a brute force says.
+    _, lines = asked(capsys, "duplicates", f"--db={db}", "--near=16")
+    assert sum("best one" in line for line in lines) >= 2
+
+
+@pytest.mark.thorough
+def test_another_model_is_refused(db, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = released_tools.hf(tmp_path / "other")
+    flag = f"--db={db}"
+    for words in (
+        ("index", str(folder), f"--model={other}", flag),
+        ("query", "a red circle", f"--model={other}", flag),
+    ):
+        told = failure(capsys, search.main, *words)
+        assert "is of a model with other weights" in told and "step 2" in told
+
+
+def test_mistakes(db, folder, tmp_path, capsys, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+
+    def told(*words):
+        return failure(capsys, search.main, *words)
+
+    flag = f"--db={db}"
+    assert "no action given. Use index, query, duplicates, status" in told()
+    assert "'queri' is no action. Did you mean 'query'?" in told("queri")
+    assert "photos.clipjax: there is no such index: make one" in told(
+        "query", "a red circle"
+    )
+    assert "no --model given" in told("index", str(folder))
+    assert "no folder of photos given" in told("index", f"--model={model}")
+    assert "gone does not exist: name a folder" in told("index", "gone", flag)
+    assert "1.png is no folder" in told("index", f"{folder}/1.png", flag)
+    assert "status takes no words" in told("status", "a", flag)
+    assert "no query given" in told("query", flag)
+    assert "use a probability above 0" in told("query", "a", "--threshold=1", flag)
+    assert "--prior=x: use a probab" in told("query", "a", "--prior=x", flag)
+    assert "--top=0: use 1 to 10000" in told("query", "a", "--top=0", flag)
+    assert "--near=17: use 0 to 16" in told("duplicates", "--near=17", flag)
+    assert "cancel out" in told("query", "a star - a star", flag)
+    assert "broken.jpg cannot be used: not an" in told(
+        "query", f"{folder}/broken.jpg", flag
+    )
+    assert "is a folder: name a file" in told("query", "a", f"--html={folder}", flag)
+    (tmp_path / "text").write_text("no database " * 100)
+    assert "text is no index of photos" in told("status", "--db=text")
+    assert "text is no index of photos" in told("index", f"--db={tmp_path}/text")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert "needs jinja2: pip install 'clipjax[look]'" in told(
+        "query", "a", "--html=x.html", flag
+    )
+
+
+@pytest.mark.thorough
+def test_an_index_without_vectors(db, tmp_path, capsys):
+    for name in (db.name, f"{db.name}.vectors"):
+        shutil.copy(db.with_name(name), tmp_path / name)
+    copy = tmp_path / db.name
+    os.truncate(tmp_path / f"{db.name}.vectors", 100)
+    words = "query", "a red circle", f"--db={copy}"
+    assert "has 1 of 9 vectors: index the photos again" in failure(
+        capsys, search.main, *words
+    )
+    (tmp_path / f"{db.name}.vectors").unlink()
+    assert "is missing, which has the photos' vectors" in failure(
+        capsys, search.main, *words
+    )
+
+
+@pytest.mark.thorough
+def test_duplicates_and_status_start_without_jax(db):
+    import subprocess
+
+    code = (
+        "import sys; from clipjax import search\n"
+        f"search.main(['search', 'duplicates', '--db={db}'])\n"
+        f"search.main(['search', 'status', '--db={db}'])\n"
+        "print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_words_of_a_command_line():
+    argv = ["c", "a", "-", "--top", "3", "- b", "--paths", "d", "--db=x", "-"]
+    assert commandline.split_words(argv, ["paths"]) == (
+        ["a", "-", "- b", "d", "-"],
+        ["c", "--top", "3", "--paths", "--db=x"],
+    )
