@@ -1,5 +1,6 @@
 """A strict test process: 8 emulated devices, rank promotion raises, flags parsed."""
 
+import contextlib
 import os
 from importlib.metadata import version
 
@@ -21,7 +22,6 @@ import jax
 import jaxtyping
 import pytest
 from absl import flags
-from hypothesis.internal.conjecture import providers
 
 # What is printed has one form, whatever the terminal and the user's settings.
 os.environ.update(COLUMNS="80", LINES="25", TERM="xterm")
@@ -43,8 +43,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any_machine")
 # Examples also hold constants of the modules imported so far, which are others with
-# every order of the test files; see test_same_examples.py.
-providers._get_local_constants = lambda: providers._local_constants
+# every order of the test files; see test_same_examples.py. Not part of its public face,
+# so other versions may lack it.
+with contextlib.suppress(ImportError):
+    from hypothesis.internal.conjecture import providers
+
+    if hasattr(providers, "_local_constants"):
+        providers._get_local_constants = lambda: providers._local_constants
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
