@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "compare evaluations of several models, query by query",
     "report": "a run, or several, as one page to look at",
     "embed": "write a data set's embeddings to disk",
+    "monitor": "look at runs while they train",
     "search": "search your photos by words, by images, and for copies",
     "export": "write a model for transformers or open_clip",
     "prepare": "convert, inspect, verify and subset data",

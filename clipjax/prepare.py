@@ -20,6 +20,7 @@ from rich.console import Console
 
 from clipjax import (
     atomic_files,
+    byte_sizes,
     commandline,
     data_flags,
     help_pages,
@@ -264,7 +265,7 @@ def _write(
     options: Any,
 ) -> None:
     """Converts a source and prints what was written."""
-    from clipjax.data.prepare import convert, survey_text
+    from clipjax.data.prepare import convert
 
     split, start = name or described["split"], time.monotonic()
     with _bar(console, f"{split} -> {out}") as progress:
@@ -274,11 +275,11 @@ def _write(
     captions = sum(int(shard.counts().sum()) for shard in shards)
     many = f"{len(shards)} shard{'s' * (len(shards) > 1)}"
     line = f"{split}: {examples:,} examples, {captions:,} captions in {many}, "
-    line += survey_text.size(sum(shard.bytes for shard in shards))
+    line += byte_sizes.text(sum(shard.bytes for shard in shards))
     if made.done_before:
         console.print(f"{line}: there already, as asked for")
     else:
-        line += f" from {survey_text.size(made.read)} of images"
+        line += f" from {byte_sizes.text(made.read)} of images"
         kept = f", {made.kept_shards} of the shards kept" if made.kept_shards else ""
         console.print(f"{line}, in {time.monotonic() - start:.1f} s{kept}")
     _tell_broken(console, made.broken, f"left out, listed in {out / split}.json")

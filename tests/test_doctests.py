@@ -25,6 +25,7 @@ from clipjax import (
 )
 from clipjax.data.class_lists import Classes
 from clipjax.encoder import Encoder
+from clipjax.run_record import status
 from clipjax.types import EvalResult, Metric
 from run_tools import one_device
 
@@ -120,6 +121,8 @@ def names(tmp_path_factory):
         found = EvalResult({"top1": Metric(0.5)}, "top1", "1 image", rows=ROWS)
         place = pathlib.Path("runs/quickstart/evaluations/2")
         results.save(place, {"": ({"retrieval": found}, {"step": 2})})
+        ended = status.Status("finished", step=2, total_steps=2)
+        status.write(pathlib.Path("runs/quickstart"), ended, sync=False)
         for name, values in {"a": [2.0, 3.0], "b": [1.0, 3.0]}.items():
             place = pathlib.Path(f"runs/{name}/evaluations/2")
             rows = {"key": ["1.png", "2.png"], "loss": np.array(values)}
@@ -143,6 +146,7 @@ def names(tmp_path_factory):
             "results": results,
             "class_recalls": class_recalls,
             "reliability": reliability,
+            "status": status,
             "np": np,
             "clip": clip,
             "image": image,

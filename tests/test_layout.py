@@ -15,12 +15,13 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
+    + ["monitor"]
     + ["search", "search_index"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
     + ["evaluation_request", "follow", "leak_check", "setup_check"]
     + ["report", "report_parts"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
-    + ["stored_evaluation"],
+    + ["stored_evaluation", "monitoring"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + [
@@ -50,6 +51,7 @@ LEVELS = [
     ["paths"],
     ["peers"],
     ["links", "pulse", "atomic_files", "param_paths", "preempt", "malloc"]
+    + ["byte_sizes"]
     + ["probabilities"],
     ["types"],
     ["eval_types"],
@@ -80,6 +82,7 @@ HOMES = {
 TESTED_BY = {
     "__main__": "scenarios/test_command_names",
     "batch_sizes": "test_encoder",
+    "byte_sizes": "monitoring/test_screen test_prepare",
     "cache": "test_paths",
     "commandline": "scenarios/test_commands",
     "data_flags": "scenarios/test_run_data test_prepare",

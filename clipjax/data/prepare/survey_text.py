@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from clipjax import byte_sizes
 from clipjax.data.prepare.survey import Survey, spread, usable
 
 SHOWN = 20  # largest number of classes in a table
@@ -19,7 +20,7 @@ def counts(survey: Survey) -> list[tuple[str, str]]:
         ("examples", f"{survey.examples:,}"),
         ("broken", f"{len(survey.broken):,}"),
         ("images", ", ".join(f"{n:,} {f}" for f, n in survey.formats.most_common())),
-        ("image bytes", size(sum(survey.size)) if any(survey.size) else ""),
+        ("image bytes", byte_sizes.text(sum(survey.size)) if any(survey.size) else ""),
     ]
     if survey.words:
         without = sum(n == 0 for n in survey.captions)
@@ -87,16 +88,6 @@ def number(value: float) -> str:
     if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def size(count: int) -> str:
-    """A number of bytes as short text with a unit."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:,.3g} TB"
 
 
 def tables(survey: Survey, title: str) -> Group:
