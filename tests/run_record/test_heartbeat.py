@@ -49,15 +49,21 @@ def copy(complete, tmp_path):
     return shutil.copytree(complete, tmp_path / "copy")
 
 
+@pytest.mark.thorough
+def test_an_evaluation_is_said(tmp_path, beats):
+    train(tiny(evals=True, train__eval_every=4), tmp_path)
+    activities = " | ".join(dict.fromkeys(one.activity for one in beats))
+    assert "evaluating step 4: validation loss" in activities
+    assert "evaluating step 8: retrieval" in activities
+
+
 def test_a_run_from_its_start_to_its_end(tmp_path, beats):
     began = time.time()
-    train(tiny(evals=True, train__eval_every=4), tmp_path)
+    train(tiny(), tmp_path)
     assert {one.state for one in beats[:-1]} == {"running"}
     activities = " | ".join(dict.fromkeys(one.activity for one in beats))
     for word in ("first state", "compiling the training step", "training", "saving"):
         assert word in activities
-    assert "evaluating step 4: validation loss" in activities
-    assert "evaluating step 8: retrieval" in activities
     steps = [one.step for one in beats]
     assert steps == sorted(steps) and (steps[0], steps[-1]) == (0, 8)
     assert any(one.seconds_left for one in beats)
