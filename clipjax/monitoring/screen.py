@@ -12,7 +12,6 @@ from rich.text import Text
 
 from clipjax import byte_sizes
 from clipjax.engine.activity import duration
-from clipjax.monitoring.curves import curve
 from clipjax.monitoring.snapshot import (
     ABSENT,
     BAD,
@@ -24,6 +23,7 @@ from clipjax.monitoring.snapshot import (
     WAIT,
     Snapshot,
 )
+from clipjax.monitoring.text_curve import curve
 from clipjax.run_record import status as statuses
 
 WARNINGS = 5  # the last ones that are shown

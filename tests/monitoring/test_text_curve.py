@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from clipjax.monitoring.curves import curve
+from clipjax.monitoring.text_curve import curve
 
 
 def cells(lines):
