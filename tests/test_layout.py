@@ -3,6 +3,7 @@
 import ast
 import collections
 import fnmatch
+import functools
 import pathlib
 import re
 import subprocess
@@ -195,13 +196,16 @@ def level(part: str) -> int:
     return next(i for i, names in enumerate(LEVELS) if part in names)
 
 
-def imports(path: pathlib.Path):
+@functools.cache
+def imports(path: pathlib.Path) -> list[str]:
     """Every dotted name that a file imports."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def files():
