@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import mostly
 
 from clipjax.models.text import bert, distilbert
 from clipjax.types import UserError
@@ -47,9 +48,14 @@ def batch(length=LENGTH):
         (bert.make(30522, 512, pool="pooler"), 109_482_240),
         (bert.make(30522, 128, variant="tiny", pool="pooler"), 4_385_920),
         (distilbert.make(30522, 512), 66_362_880),
-        (bert.make(250_002, 512, **ROBERTA), 277_453_056),
-        (bert.make(250_002, 512, variant="large", **ROBERTA), 558_840_832),
         (bert.make(50_265, 77, **ROBERTA), 124_055_040),
+        *mostly(
+            [
+                (bert.make(250_002, 512, **ROBERTA), 277_453_056),
+                (bert.make(250_002, 512, variant="large", **ROBERTA), 558_840_832),
+            ],
+            [],
+        ),
     ],
 )
 def test_published_parameter_counts(tower, count):
