@@ -19,17 +19,21 @@ if typing.TYPE_CHECKING:
     from clipjax.item_errors import BadItem, ItemError
     from clipjax.library import load
     from clipjax.loaded import Loaded
+    from clipjax.saliency.explanation import Explanation, attention_heads, explain
     from clipjax.whole_runs import evaluate_model, train_model
 
 __all__ = [
     "BadExample",
     "BadItem",
+    "Explanation",
     "ItemError",
     "Loaded",
     "UserError",
+    "attention_heads",
     "compare_evaluations",
     "embed_data",
     "evaluate_model",
+    "explain",
     "find_similar",
     "load",
     "read_embeddings",
@@ -51,6 +55,10 @@ def __getattr__(name: str) -> typing.Any:
         from clipjax import item_errors
 
         return getattr(item_errors, name)
+    if name in ("Explanation", "attention_heads", "explain"):
+        from clipjax.saliency import explanation
+
+        return getattr(explanation, name)
     if name in ("evaluate_model", "train_model"):
         from clipjax import whole_runs
 

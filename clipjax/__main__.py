@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": "write a data set's embeddings to disk",
     "monitor": "look at runs while they train",
     "search": "search your photos by words, by images, and for copies",
+    "maps": "draw what a model looks at, for texts",
     "export": "write a model for transformers or open_clip",
     "prepare": "convert, inspect, verify and subset data",
     "testing": "check components of your own against their contracts",

@@ -307,13 +307,26 @@ def _given(request: Request, own: Config) -> tuple[Source | TextFile, dict[str, 
     if request.texts:
         file = TextFile(paths.local(request.texts, "a file of texts"))
         return file, {"texts": str(file.path), "digest": file.digest}
-    if read_model.is_foreign(request.model):
-        own = config.base(None, evals="none")
-        if not request.data.name:
-            raise UserError(
-                f"{request.model} is a released model, which has no data of its own: "
-                "name them by --data=imagefolder --data.path=FOLDER, or --texts=FILE"
-            )
-    section = datasets.resolve(request.data.put(own)).data.eval
-    source = assemble.source(section, data_flags.FLAG)
+    section, source = source_of(request.model, own, request.data, ", or --texts=FILE")
     return source, datasets.describe_source(section, source)
+
+
+def source_of(
+    model: str, own: Config, data: data_flags.DataFlags, otherwise: str = ""
+) -> tuple[Config, Source]:
+    """The source that a command line names for a model, and its section.
+
+    own: the model's config, whose evaluation data are those of a run. otherwise: what
+    the command takes in place of data, for messages.
+
+    Raises UserError if a released model gets no data, and for missing or empty data.
+    """
+    if read_model.is_foreign(model):
+        own = config.base(None, evals="none")
+        if not data.name:
+            raise UserError(
+                f"{model} is a released model, which has no data of its own: name them "
+                f"by --data=imagefolder --data.path=FOLDER{otherwise}"
+            )
+    section = datasets.resolve(data.put(own)).data.eval
+    return section, assemble.source(section, data_flags.FLAG)

@@ -1,7 +1,6 @@
 """A strict test process: 8 emulated devices, rank promotion raises, flags parsed."""
 
 import contextlib
-import gc
 import os
 from importlib.metadata import version
 
@@ -54,17 +53,6 @@ with contextlib.suppress(ImportError):
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection():
-    """What collecting makes stays until the end: not looked through, then or later."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import ast
 import collections
 import fnmatch
-import functools
 import pathlib
 import re
 import subprocess
@@ -20,9 +19,9 @@ LEVELS = [
     + ["search", "search_index"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
     + ["evaluation_request", "follow", "leak_check", "setup_check"]
-    + ["report", "report_parts"],
+    + ["report", "report_parts", "maps"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
-    + ["stored_evaluation", "monitoring"],
+    + ["stored_evaluation", "monitoring", "saliency"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + [
@@ -163,6 +162,7 @@ TESTED_BY = {
     "losses/*": "losses/test_loss_goldens losses/test_loss_properties",
     "losses/common/*": "losses/test_loss_properties losses/test_losses",
     "malloc": "engine/test_host",
+    "maps": "saliency/test_explanation",
     "models/common/*": "models/test_towers models/test_conv_towers",
     "models/released": "engine/test_architecture",
     "models/image/*": "models/test_towers models/test_conv_towers",
@@ -180,6 +180,9 @@ TESTED_BY = {
     "report_parts/*": "test_report",
     "report_parts/*_cards": "report_parts/test_cards",
     "search_index/*": "test_search search_index/test_index_job",
+    "saliency/dense": "saliency/test_image_maps",
+    "saliency/relevance": "parity/test_map_parity saliency/test_image_maps",
+    "saliency/sheets": "saliency/test_explanation",
     "testing/*": "testing/test_contracts",
     "train": "scenarios/test_commands",
     "types": "engine/test_step",
@@ -196,16 +199,13 @@ def level(part: str) -> int:
     return next(i for i, names in enumerate(LEVELS) if part in names)
 
 
-@functools.cache
-def imports(path: pathlib.Path) -> list[str]:
+def imports(path: pathlib.Path):
     """Every dotted name that a file imports."""
-    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return names
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def files():

@@ -34,18 +34,19 @@ STEPS = 8
 
 def eventful(**changes):
     """Broken examples, two bad steps in a row, averages, an evaluation each 2 steps."""
-    usual = {
-        "evals": True,
-        "data__train__nth": 10,
-        "loss__first": 2,
-        "loss__last": 3,
-        "train__ema": 0.5,
-        "train__eval_every": 2,
-        "train__val_batches": 1,
-        "checkpoint__every": 1,
-        "log__every": 1,
-    }
-    return tiny("data=parts.faulty_source,loss=parts.faulty_loss", **usual | changes)
+    return tiny(
+        "data=parts.faulty_source,loss=parts.faulty_loss",
+        evals=True,
+        data__train__nth=10,
+        loss__first=2,
+        loss__last=3,
+        train__ema=0.5,
+        train__eval_every=2,
+        train__val_batches=1,
+        checkpoint__every=1,
+        log__every=1,
+        **changes,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,7 @@ def test_steps_that_are_not_finite_are_counted(lively):
 
 
 def test_too_many_in_a_row_end_the_run(tmp_path):
-    quiet = {"evals": False, "train__eval_every": 0, "train__val_batches": 0}
-    config = eventful(train__max_bad_steps=2, **quiet)
+    config = eventful(train__max_bad_steps=2)
     with pytest.raises(UserError) as error:
         train(config, tmp_path)
     text = str(error.value)

@@ -15,7 +15,6 @@ from evals_tools import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import some_examples
 
 from clipjax import registry
 from clipjax.engine.sharding import make_mesh, replicated
@@ -84,9 +83,8 @@ def _check(result, prefix, direction, expected):
         assert got == pytest.approx(value, abs=1e-9), (prefix, direction, name)
 
 
-@some_examples(
-    10,
-    40,
+@settings(max_examples=40, deadline=None)
+@given(
     seed=st.integers(0, 2**20),
     n=st.integers(2, 9),
     most=st.integers(1, 4),

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from marks import mostly
 
 from clipjax import registry
 from clipjax.engine.gradients import at_least_float32
@@ -75,10 +74,7 @@ def double():
         yield
 
 
-@pytest.fixture(
-    params=mostly(BLOCKS, [0]),
-    ids=["whole", "blocks"],
-)
+@pytest.fixture(params=BLOCKS, ids=["whole", "blocks"])
 def block(request):
     return request.param
 
@@ -106,19 +102,7 @@ STATELESS = [
 ]
 
 
-def in_blocks():
-    """STATELESS whole and in blocks; thorough: blocks of a loss's later cases."""
-    seen = set()
-    for block in BLOCKS:
-        for name, *case in STATELESS:
-            marks = [pytest.mark.thorough] * (block > 0 and name in seen)
-            seen |= {name} if block else set()
-            yield pytest.param(name, *case, block, marks=marks)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "temperature", "golden", "block"), in_blocks()
-)
+@pytest.mark.parametrize(("name", "options", "temperature", "golden"), STATELESS)
 def test_stateless(name, options, temperature, golden, block):
     loss = make(name, block=block, **options)
     ((value, state, _),) = run(loss, outputs(temperature))

@@ -24,7 +24,7 @@ SYMMETRIC = [
 ]
 
 # One of each kind: a softmax, pairs alone, tables by id, scalars, a queue.
-KINDS = ("clip", "siglip", "sogclr", "onlineclr", "xbm")
+KINDS = ("clip", "siglip", "sogclr", "fastclip v2", "onlineclr", "xbm")
 # What the whole contract is checked for: every loss of the registry.
 CASES = tiny.LOSSES | {"cross_entropy": ({}, {}), "tri_modal": ({}, {})}
 
@@ -70,13 +70,15 @@ def test_every_loss_is_here():
     assert {case.split()[0] for case in CASES} == set(registry.names("loss"))
 
 
-@pytest.mark.parametrize("case", mostly(CASES, ("clip", "sogclr", "cross_entropy")))
+@pytest.mark.parametrize(
+    "case", mostly(CASES, ("clip", "sogclr", "onlineclr", "vicreg", "cross_entropy"))
+)
 def test_contract(case):
     testing.check_loss(case.split()[0], **CASES[case][0])
 
 
 @pytest.mark.parametrize(
-    "case", mostly(("clip", "siglip", "sogclr", "hn_nce"), ["sogclr"])
+    "case", mostly(("clip", "siglip", "sogclr", "hn_nce"), ("clip", "sogclr"))
 )
 def test_masked_pairs_in_blocks_and_on_devices(case):
     loss_contract.splitting_changes_nothing(subject(case, same_image="mask"))
@@ -101,7 +103,7 @@ def test_towers_may_change_places(case):
 TRUE_GRADIENT = ["clip", "cyclip", "hcl", "hn_nce", "siglip", "vicreg", "xbm"]
 
 
-@pytest.mark.parametrize("case", mostly(TRUE_GRADIENT, ("clip", "siglip", "hcl")))
+@pytest.mark.parametrize("case", TRUE_GRADIENT)
 def test_gradient_by_differences(case):
     with jax.enable_x64(True):
         loss = tiny.any_loss(case)
@@ -134,7 +136,7 @@ SHARP = {
 }
 
 
-@pytest.mark.parametrize("case", mostly(SHARP, ("sogclr", "onlineclr")))
+@pytest.mark.parametrize("case", mostly(SHARP, ("sogclr", "onlineclr", "fastclip v2")))
 def test_sharp_temperatures_of_its_own(case):
     least = 0.01 if case == "fastclip v2" else 0.005
     loss_contract.stays_finite(subject(case, **{SHARP[case]: least}))
@@ -164,7 +166,7 @@ def test_a_batch_of_one_is_refused_by_tri_modal():
         tiny.loss(1, "tri_modal")(*example(1, 0), {}, 0)
 
 
-@pytest.mark.parametrize("case", mostly(["sogclr", "isogclr", "fastclip"], ["sogclr"]))
+@pytest.mark.parametrize("case", ["sogclr", "isogclr", "fastclip"])
 def test_repeated_ids_have_one_result(case):
     """Rows of one id bring their mean; the order of writing cannot matter."""
     loss = tiny.any_loss(case)
@@ -236,7 +238,7 @@ def test_ten_thousand_steps(case):
     assert (pull > 1e-4).all()
 
 
-@pytest.mark.parametrize("case", mostly(["clip", "siglip"], ["clip"]))
+@pytest.mark.parametrize("case", ["clip", "siglip"])
 def test_several_captions_of_one_image(case):
     """By hand, over two captions of image 0 and one of image 1."""
     out, _ = example(3, 9)
@@ -372,7 +374,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("case", BY_HAND)
-@pytest.mark.parametrize("block", mostly([0, 5], [5]))
+@pytest.mark.parametrize("block", [0, 5])
 def test_masked_pairs_by_hand(case, block):
     """Losses of images of three, two and one captions."""
     with jax.enable_x64(True):
@@ -410,7 +412,7 @@ POSITIVE = {
 
 
 @pytest.mark.parametrize("case", POSITIVE)
-@pytest.mark.parametrize("block", mostly([0, 5], [5]))
+@pytest.mark.parametrize("block", [0, 5])
 def test_several_matches_by_hand(case, block):
     with jax.enable_x64(True):
         out, batch = example(6, 15, jnp.float64)
@@ -424,7 +426,7 @@ def test_several_matches_by_hand(case, block):
         assert float(value) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize("block", mostly([0, 5], [5]))
+@pytest.mark.parametrize("block", [0, 5])
 def test_onlineclr_with_several_matches(block):
     """At the first step the objective's own gradient, and a state by hand."""
     with jax.enable_x64(True):

@@ -1,7 +1,5 @@
 """Losses against golden numbers recomputed in NumPy float64."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import model_tools
@@ -27,25 +25,19 @@ def outputs(temperature, dtype=np.float64, **more):
     }
 
 
-@functools.cache
-def jitted(loss):
-    """Compiled as one program, for a moment's sake."""
-    return jax.jit(loss)
-
-
 @pytest.mark.parametrize(
     ("temperature", "golden"),
     [(0.5, 1.0526379876), (0.07, 2.8738777336), (0.01, 18.6956120698)],
 )
 def test_clip_golden(temperature, golden):
     with jax.enable_x64(True):
-        value, state, metrics = jitted(tiny.loss())(outputs(temperature), {}, {}, 0)
+        value, state, metrics = tiny.loss()(outputs(temperature), {}, {}, 0)
         assert value.dtype == jnp.float64
         assert float(value) == pytest.approx(golden, abs=1e-9)
         assert state == {}
         assert float(metrics["image_to_text_accuracy"]) == pytest.approx(1 / 3)
         assert float(metrics["text_to_image_accuracy"]) == pytest.approx(1 / 3)
-    value, _, _ = jitted(tiny.loss())(outputs(temperature, np.float32), {}, {}, 0)
+    value, _, _ = tiny.loss()(outputs(temperature, np.float32), {}, {}, 0)
     assert float(value) == pytest.approx(golden, rel=1e-6)
 
 
@@ -58,7 +50,7 @@ def test_clip_gradient_is_the_closed_form():
         def value(image):
             return tiny.loss()({**given, "image_embed": image}, {}, {}, 0)[0]
 
-        gradient = jax.jit(jax.grad(value))(given["image_embed"])
+        gradient = jax.grad(value)(given["image_embed"])
         s = IMAGE @ TEXT.T / tau
         rows = np.exp(s) / np.exp(s).sum(1, keepdims=True)
         columns = np.exp(s) / np.exp(s).sum(0, keepdims=True)
@@ -69,16 +61,17 @@ def test_clip_gradient_is_the_closed_form():
 def test_clip_of_identical_embeddings_is_ln_b():
     ones = jnp.ones((3, 2))
     same = {"image_embed": ones, "text_embed": ones, "logit_scale": jnp.float32(100)}
-    value, _, metrics = jitted(tiny.loss())(same, {}, {}, 0)
+    value, _, metrics = tiny.loss()(same, {}, {}, 0)
     assert float(value) == pytest.approx(np.log(3), rel=1e-5)
     # A collapsed model guesses.
     assert float(metrics["image_to_text_accuracy"]) == pytest.approx(1 / 3)
 
 
 def test_a_bias_leaves_the_softmax_loss_as_it_is():
-    plain, _, _ = jitted(tiny.loss())(outputs(0.5, np.float32), {}, {}, 0)
-    given = outputs(0.5, np.float32, logit_bias=jnp.float32(-3.0))
-    biased, _, _ = jitted(tiny.loss())(given, {}, {}, 0)
+    plain, _, _ = tiny.loss()(outputs(0.5, np.float32), {}, {}, 0)
+    biased, _, _ = tiny.loss()(
+        outputs(0.5, np.float32, logit_bias=jnp.float32(-3.0)), {}, {}, 0
+    )
     assert float(biased) == pytest.approx(float(plain), rel=1e-5)
 
 
@@ -91,8 +84,7 @@ def test_label_smoothing_by_hand():
         return -(target * log).sum(1).mean()
 
     expected = (cross_entropy(s) + cross_entropy(s.T)) / 2
-    loss = jitted(tiny.loss(label_smoothing=0.2))
-    value, _, _ = loss(outputs(0.5, np.float32), {}, {}, 0)
+    value, _, _ = tiny.loss(label_smoothing=0.2)(outputs(0.5, np.float32), {}, {}, 0)
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
@@ -100,8 +92,8 @@ def test_a_sum_of_losses():
     clip, cyclip = tiny.loss(), tiny.loss(name="cyclip")
     both = CombinedLoss((("clip", 1.0, clip), ("cyclip", 0.5, cyclip)))
     given = outputs(0.5, np.float32)
-    value, state, metrics = jitted(both)(given, {}, both.init(), 0)
-    parts = [float(jitted(loss)(given, {}, {}, 0)[0]) for loss in (clip, cyclip)]
+    value, state, metrics = both(given, {}, both.init(), 0)
+    parts = [float(loss(given, {}, {}, 0)[0]) for loss in (clip, cyclip)]
     assert float(value) == pytest.approx(parts[0] + 0.5 * parts[1], rel=1e-6)
     assert state == {"clip": {}, "cyclip": {}}
     assert float(metrics["cyclip_loss"]) == pytest.approx(parts[1], rel=1e-6)
@@ -112,7 +104,7 @@ def classify(logits, label, weights=None, **options):
     if weights is not None:
         batch["label_weights"] = jnp.asarray(weights)
     loss = tiny.loss(name="cross_entropy", **options)
-    value, _, metrics = jitted(loss)({"logits": jnp.asarray(logits)}, batch, {}, 0)
+    value, _, metrics = loss({"logits": jnp.asarray(logits)}, batch, {}, 0)
     return float(value), float(metrics["accuracy"])
 
 
@@ -149,7 +141,7 @@ def test_an_expander_is_what_vicreg_looks_at():
     assert found["image_expanded"].shape == (8, 24)
     loss = tiny.loss(name="vicreg")
     swapped = {**found, "image_expanded": found["text_expanded"]}
-    assert float(jitted(loss)(swapped, batch, {}, 0)[2]["invariance"]) == 0
+    assert float(loss(swapped, batch, {}, 0)[2]["invariance"]) == 0
     outputs = jax.eval_shape(model.encode_image, variables, batch["image"])
     assert "image_expanded" not in outputs
 

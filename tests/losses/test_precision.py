@@ -20,8 +20,9 @@ CASES = [
 ]
 
 
-# By default the contracts of the others look at it: see test_loss_properties.
-@pytest.mark.parametrize(("case", "options"), mostly(CASES, [("xbm", {})]))
+@pytest.mark.parametrize(
+    ("case", "options"), mostly(CASES, [("clip", {}), ("sogclr", {}), ("xbm", {})])
+)
 def test_of_value_and_gradient(case, options):
     """Whole and in blocks."""
     options = tiny.LOSSES.get(case, ({},))[0] | options

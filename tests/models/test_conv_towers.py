@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from marks import mostly
 from model_tools import LENGTH, VOCAB, assert_close, jit, make_batch
 from shape_checks import unchecked
 
@@ -105,9 +104,7 @@ def run(tower, variables, image, train, key=None):
 @pytest.mark.parametrize(
     ("kind", "variant", "size"),
     [
-        pytest.param(*key, marks=pytest.mark.slow)
-        if key[:2] not in QUICK
-        else pytest.param(*key, marks=[pytest.mark.thorough] * (key[0] != "resnet"))
+        pytest.param(*key, marks=[] if key[:2] in QUICK else pytest.mark.slow)
         for key in PUBLISHED
     ],
 )
@@ -133,7 +130,7 @@ def test_shapes(kind):
     assert outputs["tokens"].shape == (3, 4, d)
 
 
-@pytest.mark.parametrize("train", mostly([False, True], [True]))
+@pytest.mark.parametrize("train", [False, True])
 def test_outputs_follow_the_order_of_images(train):
     tower = resnet.make(64, **TINY["resnet"])
     variables, image = noise(shapes(tower)[0]), images(tower)
@@ -319,7 +316,7 @@ def objective(module, variables, image):
     return value, variables["params"]
 
 
-@pytest.mark.parametrize("kind", mostly(TINY, ["resnet"]))
+@pytest.mark.parametrize("kind", TINY)
 def test_float64_computes_in_float64(kind):
     tower = MAKE[kind](32, **TINY[kind])
     variables = noise(shapes(tower)[0], "float64")
@@ -344,7 +341,7 @@ def test_bfloat16_is_near_float32():
     assert_close(near["pooled"].astype("float32"), exact["pooled"], 0.05)
 
 
-@pytest.mark.parametrize("kind", mostly(["resnet", "convnext"], ["resnet"]))
+@pytest.mark.parametrize("kind", ["resnet", "convnext"])
 def test_remat_keeps_less(kind):
     options = TINY[kind] | ({"drop_path": 0.4} if kind == "convnext" else {})
 

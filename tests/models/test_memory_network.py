@@ -161,7 +161,6 @@ def test_the_first_version_has_its_parameters(configs):
     assert set(parameters(decoding)) == {*less, "audio_decoder", "logit_scale"}
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("size", "vocab", "expected"),
     [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,8 +90,7 @@ def test_fixed_positions():
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 NARROW = {"depths": (1, 1, 1, 1)}
-# Every tower of the registry, small; the contracts of a ViT and a
-# transformer run by default.
+# Every tower of the registry, small; the first three run by default.
 TOWERS = [
     ("image", "vit", {"variant": "B/4", "dropout": 0.3, "patch_dropout": 0.5, **SMALL}),
     ("image", "resnet", {"variant": "18", "width": 4, **NARROW}),
@@ -108,12 +105,7 @@ TOWERS = [
     ("text", "distilbert", SMALL),
 ]
 CONTRACTS = [
-    pytest.param(
-        *case,
-        marks=pytest.mark.slow
-        if number > 2
-        else [pytest.mark.thorough] * (case[1] == "resnet"),
-    )
+    pytest.param(*case, marks=pytest.mark.slow if number > 2 else [])
     for number, case in enumerate(TOWERS)
 ]
 
@@ -131,15 +123,12 @@ def test_contract(family, name, options):
 
 @pytest.mark.parametrize(
     "options",
-    mostly(
-        [
-            {"causal": False, "pool": "mean"},
-            {"causal": False, "pool": "cls"},
-            {"pool": "mean"},
-            {"causal": False, "pool": "eot"},
-        ],
-        [{"causal": False, "pool": "mean"}, {"causal": False, "pool": "eot"}],
-    ),
+    [
+        {"causal": False, "pool": "mean"},
+        {"causal": False, "pool": "cls"},
+        {"pool": "mean"},
+        {"causal": False, "pool": "eot"},
+    ],
 )
 def test_padding_does_not_change_the_text(options):
     one = contract.component("text", "transformer", {**SMALL, **options})
@@ -217,30 +206,17 @@ def test_attention_is_softmax_attention():
     query, key, value = jnp.asarray(draw.standard_normal((3, 2, 5, 3, 4)), "f4")
     mask = jnp.array([[1, 1, 1, 0, 0], [1, 0, 1, 0, 1]], bool)
     for causal, key_mask in ((False, None), (True, None), (False, mask), (True, mask)):
-        reference = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-        rows = None if key_mask is None else key_mask[:, None, None]
-        expected = jit(reference)(query, key, value, mask=rows)
-        found = jit(layers.attention, static_argnums=3)(
-            query, key, value, causal, key_mask
+        expected = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=causal,
+            mask=None if key_mask is None else key_mask[:, None, None],
         )
+        found = layers.attention(query, key, value, causal, key_mask)
         np.testing.assert_allclose(found, expected, atol=1e-5)
     # Logits this large overflow an exponential that is not shifted.
     assert np.isfinite(layers.attention(100 * query, 100 * key, value)).all()
-
-
-def test_attention_weights_can_be_asked_for():
-    model = make_model()
-    variables, batch = init(model), make_batch()
-    inputs = batch["image"], batch["text"], batch["text_mask"]
-    apply = jit(
-        functools.partial(model.module.apply, mutable=["intermediates"]),
-        static_argnums=4,
-    )
-    _, found = apply(variables, *inputs, False)
-    blocks = found["intermediates"]["image"]["transformer"]
-    (weights,) = blocks["block_0"]["attention"]["attention_weights"]
-    assert weights.shape == (4, 2, 17, 17)
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_layer_norm_survives_a_large_mean():

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from marks import mostly
 from model_tools import (
     LENGTH,
     assert_close,
@@ -32,15 +31,12 @@ from clipjax.types import UserError
 
 @pytest.mark.parametrize(
     ("variant", "embed_dim", "count"),
-    mostly(
-        [
-            ("B/16", 512, 149_620_737),
-            ("B/32", 512, 151_277_313),
-            ("L/14", 768, 427_616_513),
-            ("H/14", 1024, 986_109_441),
-        ],
-        [("B/16", 512, 149_620_737)],
-    ),
+    [
+        ("B/16", 512, 149_620_737),
+        ("B/32", 512, 151_277_313),
+        ("L/14", 768, 427_616_513),
+        ("H/14", 1024, 986_109_441),
+    ],
 )
 def test_published_parameter_counts(variant, embed_dim, count):
     text = transformer.make(49_408, 77, variant=variant[0])
@@ -131,9 +127,7 @@ def test_zero_features_give_finite_gradients():
 COCA = ({"pool": "query", "pool_width": 10, "pool_heads": 5}, {"pool": "appended"})
 
 
-@pytest.mark.parametrize(
-    ("image", "text"), mostly([({}, {}), COCA], [({}, {})]), ids=["clip", "coca"]
-)
+@pytest.mark.parametrize(("image", "text"), [({}, {}), COCA], ids=["clip", "coca"])
 def test_float64_parameters_compute_in_float64(image, text):
     model, batch = make_model(image, text), make_batch()
     with jax.enable_x64(True):
@@ -210,7 +204,7 @@ def test_the_towers_draw_different_masks(monkeypatch):
     bernoulli = jax.random.bernoulli
 
     def spy(key, p=0.5, shape=None, **options):
-        drawn.append(jax.random.key_data(key))
+        drawn.append(jax.random.key_data(key).tobytes())
         return bernoulli(key, p, shape, **options)
 
     model = make_model({"dropout": 0.5}, {"dropout": 0.5})
@@ -218,15 +212,9 @@ def test_the_towers_draw_different_masks(monkeypatch):
     monkeypatch.setattr(jax.random, "bernoulli", spy)
     monkeypatch.setattr("flax.linen.stochastic.random.bernoulli", spy)
     batch = jax.tree.map(jnp.asarray, make_batch())
-
-    def keys():
-        drawn.clear()
-        model.apply(variables, batch, True, jax.random.key(0))
-        return list(drawn)
-
-    found = {key.tobytes() for key in jax.device_get(jax.jit(keys)())}
+    model.apply(variables, batch, True, jax.random.key(0))
     # After the embeddings and thrice in the block, in either tower.
-    assert len(drawn) == len(found) == 8
+    assert len(drawn) == len(set(drawn)) == 8
 
 
 @pytest.mark.thorough

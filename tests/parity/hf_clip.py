@@ -208,8 +208,8 @@ def our_results(case: Case) -> dict[str, np.ndarray]:
     }
 
 
-def their_results(case: Case) -> dict[str, np.ndarray]:
-    """The same of Hugging Face's model; needs the parity extra."""
+def their_model(case: Case, **options):
+    """Hugging Face's model with weights made from their names."""
     torch = import_torch()
     from transformers import CLIPConfig, CLIPModel
 
@@ -229,15 +229,29 @@ def their_results(case: Case) -> dict[str, np.ndarray]:
         vision_config=tower(case.image)
         | {"image_size": case.image_size, "patch_size": case.patch},
         projection_dim=case.embed_dim,
+        **options,
     )
     theirs = CLIPModel(config).eval()
     arrays = {name: weight(name, shape) for name, shape in shapes(case).items()}
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
     theirs.load_state_dict(tensors, strict=True)
+    return theirs
+
+
+def their_inputs(case: Case):
+    """Normalised pixels and ids, as their model takes them."""
+    torch = import_torch()
     given = inputs(case)
     pixels = (given["image"] / 255 - layers.MEAN) / layers.STD
     pixels = torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
-    text = torch.tensor(given["text"])
+    return pixels, torch.tensor(given["text"])
+
+
+def their_results(case: Case) -> dict[str, np.ndarray]:
+    """The same of Hugging Face's model; needs the parity extra."""
+    torch = import_torch()
+    theirs = their_model(case)
+    pixels, text = their_inputs(case)
     with torch.no_grad():
         # Through the parts, whose outputs before normalisation keep their names.
         image = theirs.vision_model(pixel_values=pixels).pooler_output

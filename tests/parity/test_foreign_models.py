@@ -11,7 +11,6 @@ import model_tools
 import numpy as np
 import pytest
 from foreign_models import CASES
-from marks import mostly
 
 from clipjax import config
 from clipjax.data.tokenizers import clip_bpe
@@ -44,14 +43,7 @@ def golden(name):
     return json.loads(str(found.pop("shapes"))), found
 
 
-# Of the same formats as others, with some other options.
-ALIKE = ("vit_custom_text", "eva02_enormous")
-
-
-@pytest.mark.parametrize(
-    "name",
-    mostly(make_weight_goldens.OFTEN, {*make_weight_goldens.OFTEN} - {*ALIKE}),
-)
+@pytest.mark.parametrize("name", make_weight_goldens.OFTEN)
 def test_goldens(tmp_path, name):
     shapes, expected = golden(name)
     # Logits that hardly differ would hide an error.
@@ -60,7 +52,7 @@ def test_goldens(tmp_path, name):
     assert_near(foreign_models.our_results(tmp_path), expected)
 
 
-@pytest.mark.parametrize("name", mostly(["hf_clip_legacy", "hf_siglip"], ["hf_siglip"]))
+@pytest.mark.parametrize("name", ["hf_clip_legacy", "hf_siglip"])
 def test_the_library_gives_the_goldens_too(tmp_path, name):
     """One by one and together, whatever the batches and texts are padded to."""
     shapes, expected = golden(name)

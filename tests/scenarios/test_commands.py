@@ -22,16 +22,12 @@ from clipjax.engine import memory_check, resume
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-FEW = "--config.data.train.size=320"  # captions that the tokenizer counts
 TINY = [
-    FEW,
     "--config.train.steps=4",
     "--config.train.val_batches=1",
     "--config.data.batch_size=16",
     "--config.data.image_size=16",
     "--config.data.train.eval_size=24",
-    "--config.data.eval.eval_size=64",
-    "--config.evals.zeroshot.data.eval_size=64",
     "--config.model.image.width=32",
     "--config.model.image.depth=1",
     "--config.model.image.heads=2",
@@ -92,7 +88,7 @@ def elsewhere(tmp_path, monkeypatch):
             ["30", "8 devices"],
         ),
         (
-            [f"--config={QUICKSTART}", FEW, "--config.model.image.variant=B16"],
+            [f"--config={QUICKSTART}", "--config.model.image.variant=B16"],
             ["'B16'", "'B/16'"],
         ),
         ([f"--config={QUICKSTART}:data=webdataset"], ["data.train.path"]),
@@ -118,15 +114,11 @@ def elsewhere(tmp_path, monkeypatch):
             ["data.augment.scale"],
         ),
         (
-            [f"--config={QUICKSTART}", FEW, "--config.data.eval.split=foo"],
+            [f"--config={QUICKSTART}", "--config.data.eval.split=foo"],
             ["foo", "heldout"],
         ),
         (
-            [
-                f"--config={QUICKSTART}",
-                FEW,
-                "--config.evals.zeroshot.label_sets=('shap',)",
-            ],
+            [f"--config={QUICKSTART}", "--config.evals.zeroshot.label_sets=('shap',)"],
             ["shap"],
         ),
     ],

@@ -22,6 +22,7 @@ from clipjax import (
     embed,
     evaluate,
     export,
+    maps,
     monitor,
     prepare,
     report,
@@ -36,6 +37,7 @@ MAINS = {
     "clipjax.compare": compare,
     "clipjax.embed": embed,
     "clipjax.export": export,
+    "clipjax.maps": maps,
     "clipjax.monitor": monitor,
     "clipjax.prepare": prepare,
     "clipjax.report": report,
@@ -81,6 +83,7 @@ BENCHMARKS = {
     "near_copies.py": "--data.max_samples=10",
     "photo_index.py": "--rounds 1 --batch 4 --threads 1",
     "photo_search.py": "--photos 300 --width 8 --rounds 1 --top 3",
+    "pointing.py": "--scenes 4",
     "train_step.py": "--rounds 1 --steps 1 --case tiny --batch 2 --length 8",
 }
 # What a page's snippet leaves to its reader.

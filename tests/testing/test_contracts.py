@@ -4,7 +4,6 @@ That ours pass is tested beside them: losses/, models/, data/, optim/.
 """
 
 import dataclasses
-import functools
 import importlib
 import os
 import pathlib
@@ -269,13 +268,7 @@ def test_a_broken_tower(family, fault, check, message):
     with pytest.raises(AssertionError, match=message):
         getattr(tower_contract, check)(broken_tower(family, fault))
     if fault not in ("blocks", "reserved"):
-        without_a_fault(family, check)
-
-
-@functools.cache
-def without_a_fault(family, check):
-    """So that the check fails for a fault alone."""
-    getattr(tower_contract, check)(broken_tower(family, ""))
+        getattr(tower_contract, check)(broken_tower(family, ""))
 
 
 class Block(nn.Module):
@@ -423,12 +416,9 @@ class Altered:
     ],
 )
 def test_a_broken_source(fault, message):
+    source_contract.check(Altered(""))
     with pytest.raises(AssertionError, match=message):
         source_contract.check(Altered(fault))
-
-
-def test_a_source_without_a_fault():
-    source_contract.check(Altered(""))
 
 
 def test_a_source_made_again(monkeypatch):

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from marks import mostly
 
 from clipjax import registry, testing
 from clipjax.evals.common.inputs import Inputs
@@ -13,13 +12,7 @@ from clipjax.types import EvalResult, Metric
 QUICK = {"corruptions": {"severities": (3,)}}  # options of those that take long
 
 
-# Checked by default in tests/evals, in a file of their own.
-APART = {"calibration", "caption_choice", "few_shot", "geometry"}
-APART |= {"knn", "match", "pair_choice", "probe"}
-NAMES = [*registry.names("evals"), "examples.alignment"]
-
-
-@pytest.mark.parametrize("name", mostly(NAMES, {*NAMES} - APART))
+@pytest.mark.parametrize("name", [*registry.names("evals"), "examples.alignment"])
 def test_contract(name):
     testing.check_evaluator(name, **QUICK.get(name, {}))
 

@@ -4,7 +4,8 @@ Every example is a pure function of (seed, split, index), so that every image's 
 truth is known and nothing is downloaded. Splits:
 
 - train: shape-colour combinations outside HELD_OUT; a scene's last caption omits
-  something ("a star above a ring", "the colour is red").
+  something ("a star above a ring", "the colour is red"); with the option `parts` its
+  last two name one object ("a red star").
 - val: other scenes like those of training.
 - heldout: every scene has at least one object with a HELD_OUT combination; training
   shows its shape and its colour, but never together.
@@ -21,7 +22,7 @@ import itertools
 import numpy as np
 
 from clipjax.data.synthetic import scene_grammar
-from clipjax.data.synthetic.scene_drawing import MOST, render
+from clipjax.data.synthetic.scene_drawing import MOST, render, render_with_boxes
 from clipjax.data.synthetic.scene_grammar import Kind, Scene, pick
 from clipjax.types import Example, UserError
 
@@ -67,10 +68,13 @@ class Scenes:
     class_names = scene_grammar.CLASS_NAMES
     templates = scene_grammar.TEMPLATES
 
-    def __init__(self, split: str, seed: int, size: int, resolution: int):
+    def __init__(
+        self, split: str, seed: int, size: int, resolution: int, parts: bool = False
+    ):
         self.split = split
         self.seed = seed
         self.resolution = resolution
+        self.parts = parts
         self.caption_counts = np.full(size, scene_grammar.CAPTIONS, np.int32)
         self._gallery = None
         if split != "train":
@@ -82,6 +86,15 @@ class Scenes:
     def scene(self, index: int) -> Scene:
         """Returns an example's ground truth."""
         return self._scene(index, self._rng(index))
+
+    def boxes(self, index: int) -> np.ndarray:
+        """Returns the box of each of `scene(index)`'s objects in the example's image,
+        int64 [objects 4] in pixels; see scene_drawing.render_with_boxes.
+        """
+        rng = self._rng(index)
+        scene = self._scene(index, rng)
+        self._describe(scene, rng)
+        return render_with_boxes(scene, self.resolution, rng)[1]
 
     def __getitem__(self, index: int) -> Example:
         """Returns an example with image uint8 [resolution resolution 3].
@@ -109,9 +122,11 @@ class Scenes:
 
     def _describe(self, scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
         captions = scene_grammar.describe(scene, rng)
-        if self.split == "train":
-            captions = (*captions[:-1], scene_grammar.describe_briefly(scene, rng))
-        return captions
+        if self.split != "train":
+            return captions
+        if self.parts:
+            return captions[0], *(scene_grammar.describe_part(scene, rng) for _ in "ab")
+        return (*captions[:-1], scene_grammar.describe_briefly(scene, rng))
 
     def _scene(self, index: int, rng: np.random.Generator) -> Scene:
         if not 0 <= index < len(self):
@@ -132,6 +147,7 @@ def make(
     size: int = 20_000,
     eval_size: int = 500,
     resolution: int = 64,
+    parts: bool = False,
 ) -> Scenes:
     """Makes one split.
 
@@ -141,6 +157,8 @@ def make(
       size: number of examples in an epoch of training.
       eval_size: number of examples in each other split, at most MAX_EVAL_SIZE.
       resolution: side of the images in pixels.
+      parts: in training, two of a scene's three captions name one of its objects alone
+        ("a red star"), so that a model learns what each word is about; for maps.
 
     Raises:
       UserError: for an unknown split or a number out of range.
@@ -157,7 +175,8 @@ def make(
             raise UserError(
                 f"data=scenes: {name}={value} is out of range; use {low} to {high}"
             )
-    return Scenes(split, seed, size if split == "train" else eval_size, resolution)
+    length = size if split == "train" else eval_size
+    return Scenes(split, seed, length, resolution, parts)
 
 
 def _draw(

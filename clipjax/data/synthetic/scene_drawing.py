@@ -51,15 +51,27 @@ _NORMALS = {
 
 def render(scene: Scene, resolution: int, rng: np.random.Generator) -> np.ndarray:
     """Returns uint8 [resolution resolution 3]; the layout is drawn from `rng`."""
+    return render_with_boxes(scene, resolution, rng)[0]
+
+
+def render_with_boxes(
+    scene: Scene, resolution: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `render` does, and int64 [objects 4]: the first column and row of
+    each object's box, and the first beyond it. A box holds all pixels of which the
+    object covers at least half (if there are none, those it covers most of).
+    """
     image = np.empty((resolution, resolution, 3), np.float32)
     image[:] = _colour(scene.background, rng, 1)
+    boxes = []
     for kind, cell in zip(scene.kinds, _cells(scene, rng), strict=True):
         radius = _between(rng, *_RADIUS[kind.size])
         shift = min(1 / 6 - _REACH * radius, _SHIFT)
         y, x = ((2 * at + 1) / 6 + _between(rng, -shift, shift) for at in cell)
         tilt = _between(rng, -_TILT, _TILT)
-        _paint(image, kind.shape, _colour(kind.colour, rng, 3), x, y, radius, tilt)
-    return (image + 0.5).astype(np.uint8)
+        colour = _colour(kind.colour, rng, 3)
+        boxes.append(_paint(image, kind.shape, colour, x, y, radius, tilt))
+    return (image + 0.5).astype(np.uint8), np.array(boxes)
 
 
 def _cells(scene: Scene, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -87,8 +99,8 @@ def _paint(
     y: float,
     radius: float,
     tilt: float,
-) -> None:
-    """Blends one object into float32 [h h 3], in place."""
+) -> tuple[int, int, int, int]:
+    """Blends one object into float32 [h h 3], in place; returns its box."""
     side = image.shape[0]
     x, y, radius = x * side, y * side, radius * side
     reach = _REACH * radius + 1
@@ -103,6 +115,14 @@ def _paint(
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     region = image[top:bottom, left:right]
     region += cover * (colour - region)
+    cover = cover[..., 0]
+    rows, columns = np.nonzero(cover >= min(0.5, cover.max()))
+    return (
+        left + int(columns.min()),
+        top + int(rows.min()),
+        left + int(columns.max()) + 1,
+        top + int(rows.max()) + 1,
+    )
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

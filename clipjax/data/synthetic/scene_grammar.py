@@ -45,6 +45,7 @@ CAPTIONS = 3  # per scene
 # Probability that a short description names each property. Colours are rare, because
 # they alone distinguish most scenes; captions without them teach shapes.
 _SAID = {"size": 0.4, "colour": 0.25, "place": 0.4}
+_PART_SAID = {"size": 0.2, "colour": 0.8}  # of a description of one object
 _SYNONYMS = {
     "circle": ("circle", "disc"),
     "cross": ("cross", "plus"),
@@ -145,6 +146,16 @@ def describe_briefly(scene: Scene, rng: np.random.Generator) -> str:
     known = labels(scene)
     name = pick(rng, tuple(known))
     return pick(rng, TEMPLATES[name]).format(CLASS_NAMES[name][known[name]])
+
+
+def describe_part(scene: Scene, rng: np.random.Generator) -> str:
+    """A true caption of one of the scene's objects alone: its shape, mostly its colour,
+    sometimes its size.
+    """
+    kind = pick(rng, scene.kinds)
+    named = [name for name, share in _PART_SAID.items() if rng.random() < share]
+    noun = _a(_noun(kind, rng, named))
+    return f"a picture of {noun}" if rng.random() < 0.3 else noun
 
 
 def _body(

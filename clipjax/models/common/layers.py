@@ -20,6 +20,8 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from clipjax.models.common import taps
+
 
 def _recomputed(
     function: Callable[..., Array], static_argnums: tuple[int, ...] = ()
@@ -178,7 +180,11 @@ def attention(
 
     `causal` and `key_mask` are those of `attention_weights`. bfloat16 on an NVIDIA GPU
     without a key mask goes to cuDNN's fused kernel, whose memory is linear in n.
+    `taps.attention` may put a function in place of this one.
     """
+    if (mix := taps.in_place_of_attention()) is not None:
+        if (mixed := mix(query, key, value, causal, key_mask)) is not None:
+            return mixed
     if key_mask is None and query.shape == key.shape and _has_fused_kernel(query):
         return fused_attention(query, key, value, causal)
     weights, sums = attention_weights(query, key, causal, key_mask)
@@ -247,9 +253,6 @@ class SelfAttention(nn.Module):
         qkv = Dense(3 * d, d**-0.5, dtype=self.dtype, name="qkv")(x)
         split = jnp.split(qkv, 3, axis=-1)
         query, key, value = (part.reshape(b, n, self.heads, -1) for part in split)
-        if self.is_mutable_collection("intermediates") and not self.is_initializing():
-            weights, sums = attention_weights(query, key, self.causal, key_mask)
-            self.sow("intermediates", "attention_weights", weights / sums)
         mixed = attention(query, key, value, self.causal, key_mask).reshape(b, n, d)
         std = d**-0.5 * (2 * self.depth) ** -0.5
         return Dense(d, std, dtype=self.dtype, name="out")(mixed)

@@ -81,9 +81,8 @@ def test_without_text_or_labels():
 @pytest.mark.parametrize("size", [4, 5, 13])
 def test_an_image_epoch_visits_every_image_once(size):
     source = Tiny()
-    ids = joined(batches(source, 56 // size, size=size), "image_id")
-    assert len(ids) // 13 == 4
-    for epoch in range(4):
+    ids = joined(batches(source, 40, size=size), "image_id")
+    for epoch in range(len(ids) // 13):
         part = ids[13 * epoch : 13 * (epoch + 1)]
         assert sorted(part) == list(range(13))
 
@@ -115,12 +114,12 @@ def test_epochs_differ_in_order_captions_and_draws():
 
 def test_captions_are_drawn_evenly():
     source = Tiny(counts=[3, 2] * 50)
-    plan = pipeline.plan(source, seed=3, global_batch=1600, step=0)
+    plan = pipeline.plan(source, seed=3, global_batch=6000, step=0)
     counts = collections.Counter((item.index % 2, item.caption) for item in plan)
-    # 800 draws each from the images of three captions and of two; 5 deviations.
+    # 3000 draws each from the images of three captions and of two; 5 deviations.
     assert set(counts) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
     for (two, _), count in counts.items():
-        assert abs(count - (400 if two else 800 / 3)) < 71
+        assert abs(count - (1500 if two else 1000)) < 140
 
 
 def test_the_order_of_ten_million_is_computed_not_stored():
@@ -211,13 +210,7 @@ def test_processes_split_the_global_batch():
         assert (left["image"][..., 1:] != right["image"][..., 1:]).any((1, 2, 3)).all()
 
 
-@pytest.mark.parametrize(
-    "options",
-    mostly(
-        [{"threads": 1}, {"threads": 3}, {"workers": 2}],
-        [{"threads": 1}, {"threads": 3}],
-    ),
-)
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 3}, {"workers": 2}])
 def test_threads_and_workers_change_nothing(options):
     source = Tiny(broken=[2, 7])
     expected = batches(source, 9, start=5)
@@ -269,7 +262,7 @@ def test_replacing_leaves_the_others_alone():
 
 
 def test_replacements_vary():
-    found = batches(Tiny(broken=[4]), 60)
+    found = batches(Tiny(broken=[4]), 120)
     others = joined(found, "image_id")[joined(found, "replaced")]
     assert len(set(others.tolist())) > 5
 

@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import some_examples
 from pipeline_tools import Tiny, Tokens, assert_same, batches, joined
 from source_tools import check_contract, jpeg
 
@@ -70,14 +70,13 @@ def test_golden_order_of_a_mixture():
 GOLDEN = [0, 2, 3, 1, 0, 4, 2, 1, 5, 0, 1, 6]
 
 
-@some_examples(
-    4,
-    12,
+@given(
     sizes=st.lists(st.integers(20, 40), min_size=2, max_size=4),
     weights=st.lists(st.floats(0.1, 10), min_size=4, max_size=4),
     unit=st.sampled_from(["image", "pair"]),
     size=st.integers(1, 6),
 )
+@settings(deadline=None, max_examples=12)
 def test_shares_and_epochs_for_any_parts(sizes, weights, unit, size):
     weights = weights[: len(sizes)]
     source = Mixture({str(i): Tiny(n) for i, n in enumerate(sizes)}, weights)

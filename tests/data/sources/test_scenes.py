@@ -417,3 +417,49 @@ def test_is_registered():
     assert registry.load("data", "scenes") is scenes.make
     known = {"seed", "size", "eval_size", "resolution"}
     assert set(registry.options(scenes.make)) == known
+
+
+@given(st.sampled_from(GALLERIES), st.integers(0, 99), st.sampled_from([32, 64, 97]))
+@settings(max_examples=15)
+def test_boxes_hold_their_objects(split, index, resolution):
+    """Outside all boxes is background; each side of a box touches its object."""
+    source = scenes.make(split, eval_size=100, resolution=resolution)
+    scene, boxes = source.scene(index), source.boxes(index)
+    image = source[index].image.astype(int)
+    ground = np.array(scene_drawing.RGB[scene.background])
+    outside, furthest = np.ones(image.shape[:2], bool), 0
+    assert len(boxes) == len(scene.kinds)
+    for kind, (left, top, right, bottom) in zip(scene.kinds, boxes, strict=True):
+        outside[top:bottom, left:right] = False
+        colour = np.array(scene_drawing.RGB[kind.colour])
+        furthest = np.maximum(furthest, np.abs(colour - ground))
+        inside = image[top:bottom, left:right]
+        closer = np.abs(inside - colour).sum(-1) - np.abs(inside - ground).sum(-1)
+        for edge in (closer[0], closer[-1], closer[:, 0], closer[:, -1]):
+            assert edge.min() < 6 * (scene_drawing.JITTER + 1)
+    # At most half covered.
+    off = np.abs(image - ground) - furthest / 2
+    assert off[outside].max() <= 1.5 * scene_drawing.JITTER + 1
+
+
+def test_parts_name_one_object():
+    source, plain = scenes.make("train", parts=True), scenes.make("train")
+    seen = collections.Counter()
+    for index in range(300):
+        scene, captions = source.scene(index), source.captions_of(index)
+        assert scene == plain.scene(index)
+        assert captions[0] == plain.captions_of(index)[0]
+        assert len(captions) == source.caption_counts[index]
+        for caption in captions[1:]:
+            words = caption.removeprefix("a picture of ").split()
+            assert words.pop(0) in ("a", "an")
+            words = {MEANING.get(word, word) for word in words}
+            fits = [
+                kind
+                for kind in scene.kinds
+                if words <= {kind.size, kind.colour, kind.shape} and kind.shape in words
+            ]
+            assert fits, (caption, scene)
+            seen["colour"] += len(words) > 1
+            seen["several"] += len(set(scene.kinds)) > 1
+    assert 0.7 < seen["colour"] / 600 < 0.95 and seen["several"] > 200

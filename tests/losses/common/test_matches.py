@@ -166,15 +166,12 @@ def make(case, mesh=None, **options):
 
 
 def cases():
-    """(case, same_image, same_caption, block): few by default; slow: most."""
+    """(case, same_image, same_caption, block): few by default, slow: all."""
     few = {
         *(("clip", "negative", mode, 0) for mode in ("mask", "positive")),
-        *((case, "mask", "positive", 4) for case in ("siglip", "onlineclr")),
-        ("sogclr", "negative", "mask", 0),
-    }
-    more = {
-        ("dcl", "mask", "positive", 4),
+        *((case, "mask", "positive", 4) for case in ("siglip", "onlineclr", "dcl")),
         ("sogclr hinge", "mask", "mask", 4),
+        ("sogclr", "negative", "mask", 0),
         ("tri_modal", "positive", "positive", 4),
     }
     for case in BY_HAND:
@@ -183,8 +180,7 @@ def cases():
                 continue
             for block in (0, 4):
                 one = case, image, caption, block
-                rare = pytest.mark.thorough if one in more else pytest.mark.slow
-                marks = [] if one in few else [rare]
+                marks = [] if one in few else [pytest.mark.slow]
                 yield pytest.param(*one, marks=marks)
 
 

@@ -1,0 +1,1 @@
+"""Maps of where in an image, and at which words, a model looks."""
