@@ -15,7 +15,7 @@ from clipjax.data.images import perceptual_hash
 from clipjax.engine.activity import Activity
 from clipjax.preempt import StopRequest
 from clipjax.search_index import photo_gallery, same_photos, vector_file
-from clipjax.search_index.photo_gallery import Card, Chip, Section
+from clipjax.search_index.photo_gallery import Card, Section, Words
 from clipjax.search_index.photo_table import Photos, Row, readable
 from clipjax.search_index.query_parts import Part, parse
 from clipjax.types import UserError
@@ -134,7 +134,7 @@ def query(db: pathlib.Path, words: Sequence[str], values: Any) -> int:
         if nothing:
             print(nothing)
     if place is not None:
-        _query_page(place, db, parts, found, nothing, threshold)
+        _query_page(place, parts, found, threshold)
         print(f"written to {place}", file=sys.stderr)
     return 0 if found.hits else NOTHING
 
@@ -192,35 +192,41 @@ def _print_paths(rows: Sequence[Row], null: bool) -> None:
 
 def _query_page(
     place: pathlib.Path,
-    db: pathlib.Path,
     parts: Sequence[Part],
     found: Answer,
-    nothing: str,
     threshold: float | None,
 ) -> None:
-    cards = []
-    for number, hit in enumerate(found.hits, 1):
-        note = f"cosine {hit.cosine:.3f}"
-        if hit.probability is not None:
-            note = f"match {hit.probability:.0%} · {note}"
-        cards.append(Card(hit.row, note, str(number), hit.probability))
-    title = " ".join(_signed(part, at) for at, part in enumerate(parts))
-    chips = [Chip(part.label, "plus" if part.weight > 0 else "minus") for part in parts]
-    least = f", with probability {threshold:g} or more" if threshold else ""
-    count = f"{len(cards):,} of {found.searched:,} photos in {db.name}{least}"
+    cards = [_card(hit, str(number)) for number, hit in enumerate(found.hits, 1)]
+    sections = [Section(cards)] if cards else []
+    if found.best is not None:
+        sections = [Section([_card(found.best, "")], "The nearest one")]
+    heading = [
+        Words(part.label, "minus" if part.weight < 0 else "plus" if at else "plain")
+        for at, part in enumerate(parts)
+    ]
+    least = f" with probability {threshold:g} or more" if threshold else ""
+    count = f"{len(cards):,} of {found.searched:,} photos"
     photo_gallery.write(
         place,
-        title,
-        [Section(cards)] if cards else [],
-        chips=chips if len(parts) > 1 else (),
-        facts=[count],
-        empty=nothing,
+        heading,
+        sections,
+        facts=[f"{count}, that match{least}" if least else count] if cards else [],
+        empty="" if cards else f"None of {found.searched:,} photos matches{least}.",
     )
 
 
-def _signed(part: Part, at: int) -> str:
-    sign = "− " if part.weight < 0 else "+ " if at else ""
-    return f"{sign}{part.label}"
+def _card(hit: Hit, badge: str) -> Card:
+    notes = [f"cosine {hit.cosine:.3f}"]
+    if hit.probability is not None:
+        notes.insert(0, f"match {_percent(hit.probability)}")
+    return Card(hit.row, notes, badge, hit.probability)
+
+
+def _percent(share: float) -> str:
+    """A probability in percent, which is 0 or 100 of none."""
+    if share < 0.01:
+        return "< 1 %"
+    return "> 99 %" if share > 0.99 else f"{share:.0%}".replace("%", " %")
 
 
 def duplicates(db: pathlib.Path, values: Any) -> int:
@@ -234,9 +240,10 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
         whole, _ = table.counts()
     more = sum(len(group.rows) - 1 for group in found)
     size = sum(row.size for group in found for row in group.rows[1:])
+    groups = "1 group" if len(found) == 1 else f"{len(found):,} groups"
     count = (
-        f"{len(found):,} groups of copies among {whole:,} photos: {more:,} more than "
-        f"one of each ({size / 1e6:,.1f} MB)"
+        f"{groups} of copies among {whole:,} photos: {more:,} more than one of each "
+        f"({size / 1e6:,.1f} MB)"
     )
     if values.paths or values.null:
         _print_paths([row for group in found for row in group.rows[1:]], values.null)
@@ -244,7 +251,9 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
         for group in found:
             for row, bits in zip(group.rows, group.bits, strict=True):
                 same = row is group.rows[0]
-                print(f"{_facts(row)}  {_alike(bits, same):<18}  {readable(row.path)}")
+                print(
+                    f"{_size(row):<22}  {_alike(bits, same):<14}  {readable(row.path)}"
+                )
             print()
         print(count)
     if place is not None:
@@ -254,9 +263,7 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
                 break
             shown += len(group.rows)
             cards = [
-                Card(
-                    row, f"{_facts(row).strip()} · {_alike(bits, row is group.rows[0])}"
-                )
+                Card(row, (_size(row), _alike(bits, row is group.rows[0])))
                 for row, bits in zip(group.rows, group.bits, strict=True)
             ]
             sections.append(Section(cards, f"{len(cards)} copies"))
@@ -264,19 +271,20 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
         if len(sections) < len(found):
             facts.append(f"the first {len(sections):,} groups")
         empty = "" if found else "No two photos are copies of each other."
-        photo_gallery.write(place, "Copies", sections, facts=facts, empty=empty)
+        heading = [Words("Copies")]
+        photo_gallery.write(place, heading, sections, facts=facts, empty=empty)
         print(f"written to {place}", file=sys.stderr)
     return 0
 
 
-def _facts(row: Row) -> str:
-    size = f"{row.width} x {row.height}"
-    return f"{size:>11}  {row.size / 1e6:>6.2f} MB"
+def _size(row: Row) -> str:
+    """500 x 400, 160 kB"""
+    return f"{row.width} x {row.height}, {-(-row.size // 1000):,} kB"
 
 
 def _alike(bits: int | None, first: bool) -> str:
     if first:
-        return "the best one"
+        return "the largest"
     return "the same bytes" if bits is None else f"{bits} bits differ"
 
 

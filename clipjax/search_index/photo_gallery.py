@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import statistics
 from collections.abc import Sequence
 from concurrent import futures
 
@@ -25,12 +26,12 @@ _TEMPLATE = pathlib.Path(__file__).with_name("photo_gallery.html")
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """A photo on the page. note: a line below its name. share: in [0, 1], the length of
-    a bar, None for none. badge: a few characters on the picture.
+    """A photo on the page. notes: a few words each, below its name. share: in [0, 1],
+    the length of a bar, None for none. badge: a few characters on the picture.
     """
 
     row: Row
-    note: str = ""
+    notes: Sequence[str] = ()
     badge: str = ""
     share: float | None = None
 
@@ -44,8 +45,8 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """A part of a query. kind: "plus", "minus" or "plain"."""
+class Words:
+    """A part of a page's title. kind: "plus", "minus" or "plain"."""
 
     text: str
     kind: str = "plain"
@@ -74,15 +75,14 @@ def check(html: str) -> pathlib.Path:
 
 def write(
     place: pathlib.Path,
-    title: str,
+    heading: Sequence[Words],
     sections: Sequence[Section],
     *,
-    chips: Sequence[Chip] = (),
     facts: Sequence[str] = (),
     empty: str = "",
 ) -> None:
-    """Writes a page. title: plain text. facts: lines below it. empty: what the page
-    says in place of photos, if there are none.
+    """Writes a page. facts: lines below the heading. empty: what the page says if
+    nothing was found.
     """
     import jinja2
 
@@ -99,19 +99,37 @@ def write(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters["name"] = lambda row: readable(os.path.basename(row.path))
-    environment.filters["folder"] = lambda row: readable(os.path.dirname(row.path))
+    common = _common([card.row for card in cards])
+
+    def folder(row: Row) -> str:
+        """Below the common one; "" for that itself."""
+        inside = os.path.relpath(os.path.dirname(row.path), common or b"/")
+        return "" if inside == b"." else readable(inside if common else row.path)
+
+    environment.filters["folder"] = folder
     environment.filters["address"] = lambda row: pathlib.Path(row.name).as_uri()
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title,
+        heading=heading,
         sections=sections,
-        chips=chips,
-        facts=facts,
+        facts=[*facts, f"in {readable(common)}"] if common else facts,
         empty=empty,
         pictures=pictures,
+        shape=_shape([one[1] / one[2] for one in pictures.values() if one]),
     )
     place.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.open_to_write(place) as file:
         file.write(page)
+
+
+def _shape(aspects: Sequence[float]) -> float:
+    """Width / height of the frames: that of most photos, which are shown whole."""
+    return min(max(statistics.median(aspects or [4 / 3]), 3 / 4), 3 / 2)
+
+
+def _common(rows: Sequence[Row]) -> bytes:
+    """The folder that holds all photos; b"" if it is the root, or there are none."""
+    folders = {os.path.dirname(row.path) for row in rows}
+    return os.path.commonpath(folders).rstrip(b"/") if folders else b""
 
 
 def thumbnail(row: Row) -> tuple[str, int, int] | None:
