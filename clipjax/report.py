@@ -6,6 +6,7 @@ python -m clipjax.report runs/x runs/y --out both.html,both.md
 
 from __future__ import annotations
 
+import os
 import pathlib
 import time
 
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> int:
     if not outs:
         raise UserError("--out names no file: give one such as report.html")
 
+    # A run may be using the machine's accelerator.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from clipjax.report_parts import html_page, run_files
 
     html_page.check()

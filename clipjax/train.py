@@ -45,8 +45,9 @@ examples:
 """
 
 
-def read_command(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
-    """The checked config of a command line, its own flags, and the run's folder.
+def read_command(argv: list[str]) -> tuple[Config, Any, pathlib.Path, dict]:
+    """The checked config of a command line, its own flags, the run's folder, and the
+    keys that flags change: key -> (the file's value, the config's).
 
     Raises UserError if no config is given, or it cannot be trained.
     """
@@ -78,7 +79,8 @@ def read_command(argv: list[str]) -> tuple[Config, Any, pathlib.Path]:
             architecture.settle(chosen),
         )
     config_check.validate(config, chosen)
-    return config, values, paths.local(workdir, "a run")
+    changed = config_check.changes(chosen, config)
+    return config, values, paths.local(workdir, "a run"), changed
 
 
 def _workdir(argv: list[str]) -> str:
@@ -99,7 +101,7 @@ def main(argv: list[str]) -> int:
 
     host.fast_cpu_flags()  # before jax starts its backend
     host.keep_memory()
-    config, values, folder = read_command(argv)
+    config, values, folder, changed = read_command(argv)
     workdir = values.workdir or _workdir(argv)
 
     import jax
@@ -115,9 +117,14 @@ def main(argv: list[str]) -> int:
         return 0
     from clipjax import result_tables
     from clipjax.engine import loop
+    from clipjax.engine.starts import Start
 
+    command = f"python -m clipjax.train {shlex.join(argv[1:])}"
+    start = Start(command, commandline.config_value(argv) or "", changed)
     console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
-    outcome = loop.train(config, folder, extend=values.extend, console=console)
+    outcome = loop.train(
+        config, folder, extend=values.extend, console=console, start=start
+    )
     if outcome.stopped_by:
         console.print(f"saved; the same command goes on from step {outcome.step}")
         return 128 + outcome.stopped_by

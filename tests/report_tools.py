@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import tarfile
 
 import numpy as np
@@ -28,12 +29,17 @@ def saved_run(folder: pathlib.Path, name: str = "run") -> pathlib.Path:
     return (folder / "run").rename(folder / name)
 
 
-def run(folder: pathlib.Path, name: str = "run", **changes) -> pathlib.Path:
+def run(
+    folder: pathlib.Path, name: str = "run", *, model: bool = False, **changes
+) -> pathlib.Path:
     """A run of 40 logged steps with a retrieval and a classification.
 
-    changes: of `evaluate`.
+    model: whether it keeps its checkpoint, which takes seconds to compile. changes: of
+    `evaluate`.
     """
     place = saved_run(folder, name)
+    if not model:
+        shutil.rmtree(place / "checkpoints")
     config = json.loads((place / "config.json").read_text())
     config["train"]["steps"] = 40
     (place / "config.json").write_text(json.dumps(config))

@@ -23,6 +23,7 @@ from clipjax.engine import (
     lost_text_report,
     resume,
     sharding,
+    step_program,
     writers,
 )
 from clipjax.engine.compilation import enable_cache
@@ -90,20 +91,18 @@ def describe(config: Config, workdir: pathlib.Path) -> None:
         caption = example.captions[item.caption] if example.captions else ""
         print(f"  {example.key}: {caption}")
     compiled = jit_step(run).lower(run.template, batch).compile()
-    cost = compiled.cost_analysis() or {}
-    flops = cost.get("flops", float("nan"))
-    pair_flops = flops * run.mesh.size / config.data.batch_size
-    print(
-        f"one step: {flops / 1e9:.3g} GFLOP on each device, "
-        f"{pair_flops / 1e9:.3g} per image-text pair"
-    )
-    memory = compiled.memory_analysis()
-    if memory is not None:
-        state = memory.argument_size_in_bytes / 2**20
-        temporary = memory.temp_size_in_bytes / 2**20
+    program = step_program.describe(compiled, batch, run.mesh.size)
+    if program.flops is not None:
+        each, pair = program.flops / run.mesh.size, config.data.batch_size
         print(
-            f"memory on each device: {state:,.0f} MiB of state and batch, "
-            f"{temporary:,.0f} MiB of temporaries"
+            f"one step: {each / 1e9:.3g} GFLOP on each device, "
+            f"{program.flops / pair / 1e9:.3g} per image-text pair"
+        )
+    if program.state is not None and program.temporaries is not None:
+        print(
+            f"memory on each device: {(program.state + program.batch) / 2**20:,.0f} "
+            f"MiB of state and batch, {program.temporaries / 2**20:,.0f} MiB of "
+            "temporaries"
         )
     print(f"device: {run.mesh.size} x {jax.devices()[0].device_kind}")
     print(f"dtype of parameters: {jnp.result_type(*jax.tree.leaves(params))}")

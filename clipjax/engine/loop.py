@@ -30,6 +30,8 @@ from clipjax.engine import (
     resume,
     sharding,
     shared_memory,
+    starts,
+    step_program,
     writers,
 )
 from clipjax.engine import state as states
@@ -40,6 +42,7 @@ from clipjax.engine.evaluation import Evaluation, describe_missing
 from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
+from clipjax.engine.starts import Start
 from clipjax.engine.step import check_start
 from clipjax.engine.step_log import StepLog, due
 from clipjax.multihost import on_primary, same
@@ -74,11 +77,14 @@ def train(
     *,
     extend: bool = False,
     console: Console | None = None,
+    start: Start | None = None,
 ) -> Outcome:
     """Trains to the end of the config's run; resumes a run that workdir holds.
 
     Precedence, which is printed: resume > start from the weights that `init_from`,
     `init_image_from` and `init_text_from` name > scratch.
+
+    start: the command that calls it, which the run's folder keeps.
 
     Raises:
       UserError: for anything that the user can fix: bad config, missing data, a run
@@ -86,11 +92,15 @@ def train(
     """
     workdir = paths.local(workdir, "a run")
     with Activity(console or Console(quiet=jax.process_index() > 0)) as activity:
-        return _train(config, workdir, extend, activity)
+        return _train(config, workdir, extend, activity, start)
 
 
 def _train(
-    config: Config, workdir: pathlib.Path, extend: bool, activity: Activity
+    config: Config,
+    workdir: pathlib.Path,
+    extend: bool,
+    activity: Activity,
+    command: Start | None,
 ) -> Outcome:
     say = activity.say
     enable_cache(say)
@@ -144,6 +154,9 @@ def _train(
                 say(told)
             record.ended()
             return _with_best(Outcome(start, run.total_steps, {}), saves)
+        if command is not None:
+            added = command
+            on_primary(lambda: starts.add(workdir, added, start))
         with contextlib.ExitStack() as stack:
             progress = Progress(
                 activity, run.total_steps, start, config.data.batch_size
@@ -279,6 +292,13 @@ def _loop(
             jax.transfer_guard("disallow"),  # a step never waits for the host
             _doing(activity, first, "compiling the training step"),
         ):
+            if first:  # the call below takes what this has compiled
+                program = train_step.lower(state, batch).compile()
+                if jax.process_index() == 0:
+                    size = run.mesh.size
+                    stack.callback(
+                        step_program.record(run.workdir, program, batch, size)
+                    )
             state, metrics = train_step(state, batch)
         if one_at_a_time:
             jax.block_until_ready(metrics)

@@ -39,8 +39,7 @@ def _memory(run: RunFiles) -> Table:
     params = sizes.get("params", 0)
     ema = sizes.get("ema", 0)
     averaged = ema if ema > params / 2 else None  # a run without one has a placeholder
-    memory = run.program.get("memory") or {}
-    temporary = _count(memory.get("temporaries"))
+    temporary = _count(run.program.get("temporaries"))
     rows = [
         ("parameters", params or None, "the state's"),
         ("optimizer", sizes.get("opt_state"), "the state's"),
@@ -51,7 +50,7 @@ def _memory(run: RunFiles) -> Table:
             max(temporary - params, 0) if temporary is not None else None,
             "temporaries of the compiled step, without gradients",
         ),
-        ("batch", _count(memory.get("batch")), "its arrays"),
+        ("batch", _count(run.program.get("batch")), "its arrays"),
     ]
     lines = [
         [name, how, parameter_counts.memory(size) if size is not None else NOT]
@@ -76,7 +75,7 @@ def _memory(run: RunFiles) -> Table:
 def _peak(run: RunFiles) -> float | None:
     if run.status is not None and run.status.device_memory:
         return run.status.device_memory.get("peak")
-    return _count(run.program.get("peak_memory"))
+    return _count(run.program.get("peak"))
 
 
 def _time(run: RunFiles) -> list[tuple[str, str]]:
@@ -84,7 +83,7 @@ def _time(run: RunFiles) -> list[tuple[str, str]]:
     _, rates = run.series("time/images_per_second")
     rate = float(np.nanmedian(rates)) if len(rates) else math.nan
     _, waits = run.series("time/data_wait_share")
-    flops = _count(run.program.get("flops_per_step"))
+    flops = _count(run.program.get("flops"))
     batch = run.section("data").get("batch_size")
     steps = run.log.last_step() or 0
     pair = flops / batch if flops and batch else None

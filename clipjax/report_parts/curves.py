@@ -99,7 +99,7 @@ def scatter(
     for number, (name, points) in enumerate(groups):
         axes.scatter(
             *points.T,
-            s=9,
+            s=17,
             color=_colour(number),
             alpha=0.75,
             linewidths=0,

@@ -56,9 +56,11 @@ class Examples:
         if known := pictures.known((self._of, key)):
             return known
         example = self.example(key, index)
-        if example is None:
-            return ""
-        return pictures.add((self._of, key), example.image)
+        return "" if example is None else self.keep(pictures, example)
+
+    def keep(self, pictures: Pictures, example: Example) -> str:
+        """The name of the picture of an example of this source."""
+        return pictures.add((self._of, example.key), example.image)
 
     def example(self, key: str, index: int = -1) -> Example | None:
         """An example whose key is this one; None, perhaps with `gap`, if there is

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from clipjax.report_parts import (
     cost_sections,
     curve_sections,
+    data_section,
+    embedding_section,
     health,
     loss_phases,
     reproduction,
@@ -49,6 +51,8 @@ def _own_sections(
         sections.append(Section("Course of training", blocks))
     sections.append(result_sections.evaluation_section(run))
     sections.append(result_sections.example_section(run, sources, pictures))
+    sections.append(embedding_section.embedding_section(run, sources, pictures))
+    sections.append(data_section.data_section(run, sources, pictures))
     sections.append(cost_sections.cost_section(run))
     sections.append(reproduction.configuration_section(run))
     return sections

@@ -67,7 +67,10 @@ def page(tmp_path_factory):
     long = "W" * 300  # a word that no line holds
     count = report_tools.IMAGES * report_tools.CAPTIONS
     texts = [f"<script>throw 1</script> {n} {long}" for n in range(count)]
-    runs = [report_tools.run(folder, name, captions=texts) for name in ("a", "b" * 80)]
+    runs = [
+        report_tools.run(folder, name, captions=texts, model=name == "a")
+        for name in ("a", "b" * 80)
+    ]
     out = folder / "r.html"
     assert report.main(["report", str(runs[0]), f"--out={out}"]) == 0
     two = folder / "two.html"
