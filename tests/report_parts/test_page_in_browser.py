@@ -8,44 +8,6 @@ from clipjax import report
 
 pytestmark = [pytest.mark.thorough, browser_tools.needs_browser]
 
-# The contrast of each text with what lies behind it (WCAG 2.2), the lowest first.
-CONTRASTS = """
-const canvas = document.createElement('canvas').getContext(
-  '2d', {willReadFrequently: true});
-function rgba(colour) {
-  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-  return [r, g, b, a / 255];
-}
-function light([r, g, b]) {
-  const [x, y, z] = [r, g, b].map(v => v / 255).map(
-    v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-}
-function over(top, below) {
-  return [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
-}
-function behind(node) {
-  const chain = [];
-  for (let at = node; at; at = at.parentElement)
-    chain.push(rgba(getComputedStyle(at).backgroundColor));
-  let colour = [255, 255, 255];
-  for (const layer of chain.reverse()) colour = over(layer, colour);
-  return colour;
-}
-const found = [];
-const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walk.nextNode()) {
-  const node = walk.currentNode.parentElement;
-  if (!walk.currentNode.data.trim() || !node.getClientRects().length) continue;
-  const style = getComputedStyle(node);
-  const ink = rgba(node.namespaceURI.endsWith('svg') ? style.fill : style.color);
-  const paper = behind(node);
-  const [a, b] = [light(over(ink, paper)), light(paper)].sort((x, y) => y - x);
-  found.push([(a + 0.05) / (b + 0.05), walk.currentNode.data.trim().slice(0, 40)]);
-}
-return found.sort((x, y) => x[0] - y[0]);
-"""
 PICTURES = """
 const uris = [...document.querySelectorAll('image')].map(x => x.getAttribute('href'));
 const load = uri => {
@@ -94,7 +56,7 @@ def test_page(page, width):
                 widths = window.wait(PICTURES)
                 assert isinstance(widths, list) and widths and min(widths) > 0
                 assert window.run(DANGLING) == []
-                found = window.run(CONTRASTS)
+                found = window.run(browser_tools.CONTRASTS)
                 assert len(found) > 200
                 assert found[0][0] >= 4.5, found[:5]
                 back = window.run(
