@@ -12,6 +12,7 @@ import sys
 import types
 import urllib.parse
 
+import browser_tools
 import embedding_tools
 import numpy as np
 import pytest
@@ -299,6 +300,38 @@ def test_a_page_of_a_query(db, folder, tmp_path, capsys):
     assert "<b>" not in place.read_text(encoding="utf-8")
     again = asked(capsys, "query", *words)
     assert again == (status, lines)
+
+
+@pytest.mark.thorough
+@browser_tools.needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_in_a_browser(db, fitted, width, tmp_path, capsys):
+    flags = f"--db={db}", f"--match={fitted}"
+    pages = {name: tmp_path / f"{name}.html" for name in ("many", "none", "copies")}
+    long = "red " * 60 + "W" * 300
+    called("query", long, "-", "a circle", *flags, f"--html={pages['many']}")
+    none = "--threshold=0.9999"
+    assert called("query", "a star", none, *flags, f"--html={pages['none']}") == 1
+    called("duplicates", f"--db={db}", f"--html={pages['copies']}")
+    with browser_tools.browser(width) as window:
+        for name, page in pages.items():
+            for dark in (False, True):
+                window.open(page, dark=dark)
+                assert window.log() == []
+                sizes = "const e = document.documentElement; "
+                sizes += "return [e.scrollWidth, e.clientWidth]"
+                assert len(set(window.run(sizes))) == 1
+                shown = window.run(
+                    "return [...document.images].map(x => [x.complete, x.naturalWidth])"
+                )
+                count = {"many": 9, "none": 1, "copies": 4}[name]
+                assert len(shown) == count and all(a and b for a, b in shown)
+                contrasts = window.run(browser_tools.CONTRASTS)
+                assert contrasts[0][0] >= 4.5, contrasts[:3]
+                back = window.run(
+                    "return getComputedStyle(document.body).backgroundColor"
+                )
+                assert (sum(map(int, back[4:-1].split(","))) > 380) != dark
 
 
 def test_duplicates(db, folder, tmp_path, capsys):
