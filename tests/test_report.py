@@ -34,7 +34,7 @@ def whole(tmp_path_factory):
 def test_page_holds_the_numbers_and_no_other_file(whole):
     _, page, _ = whole
     text = html.unescape(re.sub("<[^>]*>", " ", page))
-    assert "62.50 %" in text and "50.00 - 75.00" in text and "chance 12.50 %" in text
+    assert "31.25 %" in text and "20.00 - 45.00" in text and "chance 12.50 %" in text
     assert "40 of 40" in text  # steps
     assert "Image to captions: hits (1 of 8)" in text
     assert "Caption to images: misses (12 of 24)" in text
@@ -62,7 +62,7 @@ def test_markdown_has_its_pictures_beside_it(whole):
     named = set(re.findall(r'(?:\]\(|src=")(a_files/[^)"]*)', text))
     there = {f"a_files/{x.name}" for x in (folder / "a_files").iterdir()}
     assert named == there and len(named) > 8
-    assert "62.50 %" in text and "## Evaluation" in text
+    assert "31.25 %" in text and "## Evaluation" in text
 
 
 def test_captions_and_keys_are_no_markup(here):

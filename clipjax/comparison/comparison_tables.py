@@ -71,19 +71,26 @@ def _differences(found: Sequence[Difference], letter: str) -> Table:
         above = group
         unit = {"fraction": "%", "rank": "", "": ""}.get(one.unit, f" {one.unit}")
         start = "   " if group else "  "
-        cells = [
-            _number(one.baseline, one.unit),
-            _number(one.value, one.unit),
-            _number(one.difference, one.unit, "+"),
-            " ".join(_number(end, one.unit, "+") for end in (one.low, one.high)),
-            _chance(one.p),
-            _chance(one.p_holm),
+        texts = [
+            *numbers(one),
+            p_value(one.p),
+            p_value(one.p_holm),
             f"{one.better}/{one.worse}",
             str(one.n),
         ]
         sure = "bold" if one.p_holm < 0.05 else ""
-        rows.add_row(Text(f"{start}{name}{unit}"), *map(Text, cells), style=sure)
+        rows.add_row(Text(f"{start}{name}{unit}"), *map(Text, texts), style=sure)
     return rows
+
+
+def numbers(one: Difference) -> list[str]:
+    """A difference's two values, itself and its interval, without the unit."""
+    return [
+        _number(one.baseline, one.unit),
+        _number(one.value, one.unit),
+        _number(one.difference, one.unit, "+"),
+        " ".join(_number(end, one.unit, "+") for end in (one.low, one.high)),
+    ]
 
 
 def _flips(comparison: Comparison, one: Difference, show: int) -> Iterator[Text]:
@@ -126,7 +133,8 @@ def _number(value: float, unit: str, sign: str = "") -> str:
     return f"{value:{sign}.1f}" if unit == "rank" else f"{value:{sign}.4g}"
 
 
-def _chance(p: float) -> str:
+def p_value(p: float) -> str:
+    """p with four digits, without the zero before the point."""
     return "<.0001" if p < 0.0001 else f"{p:.4f}".removeprefix("0")
 
 

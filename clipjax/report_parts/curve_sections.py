@@ -67,7 +67,8 @@ def _lines(
 def _loss(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, {"train/loss": "training", "eval/val_loss": "validation"})
     chances = {round(run.last("train/uninformed_loss"), 3) for run in runs}
-    levels = [Level(value, "chance") for value in chances if np.isfinite(value)][:1]
+    chances = {value for value in chances if np.isfinite(value)}
+    levels = [Level(value, "chance") for value in chances if len(chances) == 1]
     return curves.chart(
         "Loss", "loss", lines, levels=levels, by_run=len(runs) > 1
     )  # fmt: skip

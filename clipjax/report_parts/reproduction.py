@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from clipjax import config_check, paths
 from clipjax.report_parts.page import Code, Facts, Fold, Section, Table, Text
@@ -47,22 +46,6 @@ def configuration_section(run: RunFiles) -> Section:
         blocks.append(Fold("Environment", [Facts(pairs)]))
     blocks += _again(run)
     return Section("Configuration", blocks)
-
-
-def differences_section(runs: Sequence[RunFiles]) -> Section:
-    """The keys that differ between several runs."""
-    flats = [config_check.flat(run.config) for run in runs]
-    keys = sorted(set().union(*flats))
-    lines = []
-    for key in keys:
-        values = [short(flat[key]) if key in flat else "" for flat in flats]
-        if len(set(values)) > 1:
-            lines.append([key, *values])
-    if not lines:
-        return Section("Differences", [Text("The configs are equal.")])
-    head = ["key", *(run.name for run in runs)]
-    table = Table(head, lines, texts=len(head))
-    return Section("Differences", [table])
 
 
 def _again(run: RunFiles) -> list[object]:

@@ -64,8 +64,8 @@ def how_good(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def tiles(run: RunFiles, several: bool = False) -> list[Tile]:
-    """The main numbers of a run."""
+def tiles(run: RunFiles, most: int = 0) -> list[Tile]:
+    """The main numbers of a run. most: how many, with the run's name; 0: all of it."""
     found = []
     for evaluation in run.evaluations[:1]:
         for label, result in evaluation.results.items():
@@ -75,9 +75,9 @@ def tiles(run: RunFiles, several: bool = False) -> list[Tile]:
             if chance := result_tables.chance(metric):
                 parts.append(f"chance {chance}")
             what = f"{label} {result.primary}".replace("_", " ")
-            what = f"{run.name}: {what}" if several else what
+            what = f"{run.name}: {what}" if most else what
             found.append(Tile(result_tables.quantity(metric), what, ", ".join(parts)))
-    return found[: 2 if several else 3]
+    return found[: most or 6]
 
 
 def try_next(run: RunFiles, checks: list[Check]) -> list[str]:

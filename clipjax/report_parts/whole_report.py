@@ -13,11 +13,12 @@ from clipjax.report_parts import (
     loss_phases,
     reproduction,
     result_sections,
+    several_runs,
     verdict,
 )
 from clipjax.report_parts.example_source import Sources
 from clipjax.report_parts.loss_phases import Course
-from clipjax.report_parts.page import Checks, Fold, Page, Section, Steps, Table, Text
+from clipjax.report_parts.page import Checks, Fold, Page, Section, Steps, Text
 from clipjax.report_parts.run_files import RunFiles
 from clipjax.report_parts.thumbnails import Pictures
 
@@ -64,20 +65,23 @@ def _of_several(
     sources: Sources,
     pictures: Pictures,
 ) -> Page:
-    names = [run.name for run in runs]
+    few = len(runs) == 2
     sections = [
-        Section("Side by side", [_side_by_side(runs, courses)]),
+        several_runs.side_by_side(runs, courses),
         curve_sections.curve_section(runs),
-        reproduction.differences_section(runs),
+        several_runs.config_section(runs),
     ]
     for run, course in zip(runs, courses, strict=True):
-        inner: list[object] = list(_verdict(run, course).blocks)
+        inner: list[object] = [] if few else [Text(verdict.trained(run))]
+        inner += _verdict(run, course).blocks
         for section in _own_sections(run, course, sources, pictures):
             inner.append(Fold(section.title, section.blocks))
         sections.append(Section(run.name, inner))
-    lead = [f"{run.name}: {verdict.trained(run)}" for run in runs]
-    tiles = [tile for run in runs for tile in verdict.tiles(run, several=True)]
-    return Page(" and ".join(names), lead, tiles, sections)
+    names = [run.name for run in runs]
+    title = f"{', '.join(names[:-1])} and {names[-1]}"
+    lead = [f"{run.name}: {verdict.trained(run)}" for run in runs] if few else []
+    tiles = [tile for run in runs for tile in verdict.tiles(run, 2 if few else 1)]
+    return Page(title, lead, tiles, sections)
 
 
 def _verdict(run: RunFiles, course: Course | None) -> Section:
@@ -91,24 +95,3 @@ def _verdict(run: RunFiles, course: Course | None) -> Section:
     if run.gaps:
         blocks.append(Text(f"Not there: {' '.join(run.gaps)}", "gap"))
     return Section("Verdict", blocks)
-
-
-def _side_by_side(
-    runs: Sequence[RunFiles], courses: Sequence[Course | None]
-) -> Table:  # fmt: skip
-    """A line per run with its main numbers."""
-    head, lines = ["run"], []
-    for run, course in zip(runs, courses, strict=True):
-        numbers = {
-            "steps": f"{run.log.last_step() or 0:,}",
-            "lowest loss": f"{course.best:.3f}" if course else "",
-            "last loss": f"{course.last:.3f}" if course else "",
-            "time": curve_sections.duration_words(run),
-        }
-        for tile in verdict.tiles(run):
-            ends = f" ({tile.small.partition(', chance')[0]})" if tile.small else ""
-            numbers[tile.what] = f"{tile.big}{ends}"
-        lines.append((run.name, numbers))
-        head += [name for name in numbers if name not in head]
-    table = [[name, *(x.get(key, "") for key in head[1:])] for name, x in lines]
-    return Table(head, table)
