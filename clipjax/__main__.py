@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "compare evaluations of several models, query by query",
     "report": "a run, or several, as one page to look at",
     "embed": "write a data set's embeddings to disk",
+    "doctor": "check a machine and a config before training",
     "monitor": "look at runs while they train",
     "search": "search your photos by words, by images, and for copies",
     "maps": "draw what a model looks at, for texts",

@@ -5,16 +5,13 @@ The same command resumes a run that was stopped.
 
 from __future__ import annotations
 
-import pathlib
 import shlex
 import typing
-from typing import Any
 
 from rich.console import Console
 
-from clipjax import commandline, config_check, help_pages, paths
-from clipjax import config as configs
-from clipjax.types import Config, UserError
+from clipjax import commandline, help_pages, paths, run_command
+from clipjax.types import Config
 
 if typing.TYPE_CHECKING:
     from clipjax.engine.loop import Outcome
@@ -45,50 +42,6 @@ examples:
 """
 
 
-def read_command(argv: list[str]) -> tuple[Config, Any, pathlib.Path, dict]:
-    """The checked config of a command line, its own flags, the run's folder, and the
-    keys that flags change: key -> (the file's value, the config's).
-
-    Raises UserError if no config is given, or it cannot be trained.
-    """
-    from clipjax.engine import architecture
-
-    value = commandline.config_value(argv)
-    if not value:
-        raise UserError(
-            "no --config given. Start with "
-            "python -m clipjax.train --config configs/quickstart.py"
-        )
-    config = commandline.load_file(value)
-    workdir = commandline.flag_value(argv, "workdir") or _workdir(argv)
-    before = None
-    if config.model.name == architecture.NAME:
-        key = f"config.{architecture.KEY}"
-        path = commandline.flag_value(argv, key) or config.model.path
-        words = configs.component_words(commandline.split_value(value)[1])
-        key = f"config.{architecture.PREPROCESS_KEY}"
-        preprocess = commandline.flag_value(argv, key) or config.model.preprocess
-        folder = paths.local(workdir, "a run")
-        architecture.begin(config, path, folder, words, preprocess)
-        before = config.copy_and_resolve_references()
-    chosen = config.copy_and_resolve_references()
-    values = commandline.parse(argv, config, workdir="", extend=False, dry_run=False)
-    if before is not None:
-        config, chosen = (
-            architecture.settle(config, before),
-            architecture.settle(chosen),
-        )
-    config_check.validate(config, chosen)
-    changed = config_check.changes(chosen, config)
-    return config, values, paths.local(workdir, "a run"), changed
-
-
-def _workdir(argv: list[str]) -> str:
-    """The folder of a run whose command names none."""
-    value = commandline.config_value(argv) or ""
-    return f"runs/{pathlib.Path(commandline.split_value(value)[0]).stem}"
-
-
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(
@@ -101,8 +54,10 @@ def main(argv: list[str]) -> int:
 
     host.fast_cpu_flags()  # before jax starts its backend
     host.keep_memory()
-    config, values, folder, changed = read_command(argv)
-    workdir = values.workdir or _workdir(argv)
+    config, values, folder, changed = run_command.read(
+        "train", argv, extend=False, dry_run=False
+    )
+    workdir = run_command.workdir(argv)
 
     import jax
 

@@ -9,7 +9,7 @@ import shlex
 import zlib
 from typing import Any
 
-from clipjax import train
+from clipjax import run_command
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -93,7 +93,7 @@ def reason(command: str) -> str | None:
 
 def opened(words: list[str]) -> Any:
     """The config of a training command's words, as clipjax.train makes it."""
-    return train.read_command(["train", *words])[0]
+    return run_command.read("train", ["train", *words], extend=False, dry_run=False)[0]
 
 
 def _commands(line: str) -> list[str]:

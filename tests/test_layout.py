@@ -15,13 +15,13 @@ TESTS = ROOT / "tests"
 # A module may import from its own level and from those below (further right).
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
-    + ["monitor"]
+    + ["monitor", "doctor"]
     + ["search", "search_index"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
     + ["evaluation_request", "follow", "leak_check", "setup_check"]
     + ["report", "report_parts", "maps"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
-    + ["stored_evaluation", "monitoring", "saliency"],
+    + ["stored_evaluation", "monitoring", "saliency", "run_command", "checkup"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + [
@@ -86,6 +86,7 @@ TESTED_BY = {
     "cache": "test_paths",
     "commandline": "scenarios/test_commands",
     "data_flags": "scenarios/test_run_data test_prepare",
+    "checkup/*": "test_doctor",
     "comparison/differences": "comparison/test_compared",
     "comparison/matching": "comparison/test_compared",
     "comparison/shared_rows": "comparison/test_compared",
@@ -127,6 +128,7 @@ TESTED_BY = {
     "encoded": "test_encoder",
     "encoded_batches": "test_encoder search_index/test_index_job",
     "downloads": "data/tokenizers/test_tokenizer_readers",
+    "engine/first_state": "engine/test_initial",
     "engine/fitting": "engine/test_architecture",
     "engine/assemble": "scenarios/test_report_configs",
     "engine/checkpoint/layout": "engine/checkpoint/test_saves",
@@ -176,6 +178,7 @@ TESTED_BY = {
     "probabilities": "test_loaded",
     "pulse": "test_peers",
     "registry": "test_config scenarios/test_config_files",
+    "run_command": "scenarios/test_commands",
     "text_batches": "test_encoder test_loaded",
     "report_parts/*": "test_report",
     "report_parts/*_cards": "report_parts/test_cards",

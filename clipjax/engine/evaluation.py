@@ -19,13 +19,14 @@ from clipjax import (
     results,
 )
 from clipjax.data.batching import pipeline
+from clipjax.data.batching.batches import TrainBatches
 from clipjax.engine import assemble, sharding
 from clipjax.engine import state as states
 from clipjax.engine.activity import Task, duration
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run
 from clipjax.engine.step import make_loss_step
-from clipjax.types import Config, EvalResult, Metric, UserError
+from clipjax.types import Config, EvalResult, Metric, Source, UserError
 
 
 def facts(config: Config, step: int, ema: bool, **more: Any) -> dict[str, Any]:
@@ -80,6 +81,31 @@ def _last_folder(run: Run, step: int) -> pathlib.Path:
     plain = run.config.train.ema > 0 and not run.config.train.eval_ema
     name = results.folder_name(step, "noema" if plain else "")
     return run.workdir / results.FOLDER / name
+
+
+def loss_batches(run: Run, source: Source, size: int, count: int) -> TrainBatches:
+    """So many batches of a source in a fixed order, as a validation loss takes them.
+
+    size: images per global batch.
+    """
+    data = run.config.data
+    return pipeline.train_batches(
+        source,
+        run.tokenizer,
+        assemble.EvalPreprocess(assemble.preprocess(run.config)),
+        seed=0,
+        global_batch=size,
+        start_step=0,
+        total_steps=count,
+        unit="image",
+        label_set=data.label_set,
+        workers=0,
+        threads=data.threads,
+        timeout=data.timeout,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        on_broken="replace",
+    )
 
 
 class Evaluation:
@@ -168,23 +194,7 @@ class Evaluation:
         if size == 0:
             return Metric(float("nan"), higher_is_better=False, n=0)
         count = min(run.config.train.val_batches, usable // size)
-        batches = pipeline.train_batches(
-            source,
-            run.tokenizer,
-            assemble.EvalPreprocess(assemble.preprocess(run.config)),
-            seed=0,
-            global_batch=size,
-            start_step=0,
-            total_steps=count,
-            unit="image",
-            label_set=data.label_set,
-            workers=0,
-            threads=data.threads,
-            timeout=data.timeout,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            on_broken="replace",
-        )
+        batches = loss_batches(run, source, size, count)
         try:
             values = []
             for done in range(count):

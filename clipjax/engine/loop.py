@@ -24,7 +24,7 @@ from clipjax.engine import (
     assemble,
     classes,
     datasets,
-    initial,
+    first_state,
     lost_text_report,
     recording,
     resume,
@@ -43,7 +43,6 @@ from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare
 from clipjax.engine.starts import Start
-from clipjax.engine.step import check_start
 from clipjax.engine.step_log import StepLog, due
 from clipjax.multihost import on_primary, same
 from clipjax.preempt import StopRequest
@@ -220,21 +219,8 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
             )
         say(f"resuming {run.workdir} from step {step} of {run.total_steps}")
         return state, step, meta["replaced"]
-    initial_weights = [
-        initial.read(key, config, run.model, run.tokenizer, say)
-        for key in initial.starts(config)
-    ]
-    for weights in initial_weights:
-        if not weights.side:  # a tower starts without its run's temperature
-            limit = config.train.max_logit_scale
-            check_start(weights.what, weights.params, run.optim.frozen, limit)
-        initial.check_arrays(weights, run.template)
-    state = states.initialise(
-        run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
-    )
-    for weights in initial_weights:
-        state = initial.take(weights, state, run.template, say)
-    if not initial_weights:
+    state, taken = first_state.make(run, say)
+    if not taken:
         say(f"starting from scratch in {run.workdir}")
     return state, 0, 0
 

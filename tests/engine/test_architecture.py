@@ -12,7 +12,7 @@ from command_tools import failure
 from config_tiny import get_config
 
 import clipjax
-from clipjax import config_check, export, train
+from clipjax import config_check, export, run_command, train
 from clipjax.config import base, create
 from clipjax.engine import architecture
 from clipjax.types import UserError
@@ -36,7 +36,7 @@ def place(tmp_path, monkeypatch):
 
 def opened(model, *flags, words="model=released"):
     argv = [f"--config={TINY}:{words}", f"--config.model.path={model}", *flags]
-    return train.read_command(["train", *argv])[0]
+    return run_command.read("train", ["train", *argv], extend=False, dry_run=False)[0]
 
 
 @pytest.mark.parametrize("form", released_tools.FORMS)

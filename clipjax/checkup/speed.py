@@ -1,0 +1,141 @@
+"""A run's step and its data, each alone: what fits, and which of the two waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from clipjax import byte_sizes
+from clipjax.checkup.findings import Finding, error, ok, warning
+from clipjax.checkup.system import Machine
+from clipjax.engine import first_state, sharding
+from clipjax.engine.run import Run, batches, jit_step
+from clipjax.losses.common.diagnostics import UNINFORMED
+
+_SECONDS = 4.0  # of each measurement
+_ROUNDS = 20
+_FAR = 2.0  # a start at so many times the uninformed loss is far from it
+
+
+def checks(run: Run, machine: Machine) -> Iterator[Finding]:
+    """Memory, both speeds, and the loss of the first step.
+
+    A step that does not fit is not run, and ends the checks.
+    """
+    config = run.config
+    source = batches(run, 0)
+    try:
+        local = dict(next(source))
+        batch = sharding.put_batch(run.mesh, local)
+        compiled = jit_step(run).lower(run.template, batch).compile()
+        found = fits(compiled.memory_analysis(), config.data.batch_size, limit(machine))
+        yield found
+        if found.state == "error":
+            return
+        seconds = _timed(lambda: next(source))
+    finally:
+        source.close()
+    state, weights = first_state.make(run, lambda line: None)
+    state, metrics = compiled(state, batch)
+    first = {x: float(metrics[x]) for x in ("loss", UNINFORMED) if x in metrics}
+
+    def step() -> None:
+        nonlocal state, metrics
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready(metrics)
+
+    step_seconds = _timed(step)
+    yield bottleneck(config.data.batch_size, step_seconds, seconds, config.data.workers)
+    yield from start(first, weights)
+
+
+def limit(machine: Machine) -> int:
+    """The bytes that a device has for a step."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return machine.memory_free
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def fits(analysis: Any, batch: int, limit: int) -> Finding:
+    """Whether a compiled step fits into a device, and about which batch would.
+
+    analysis: its own, of one device. limit: the device's bytes, 0 if unknown.
+    """
+    if analysis is None:
+        return ok("the compiled step does not say what memory it takes")
+    kept = analysis.argument_size_in_bytes
+    extra = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    temporary = analysis.temp_size_in_bytes + max(extra, 0)
+    told = (
+        f"a step of {batch} takes {byte_sizes.text(kept)} of state and batch and "
+        f"{byte_sizes.text(temporary)} of temporaries"
+    )
+    if not limit:
+        return ok(told)
+    told += f", of {byte_sizes.text(limit)}"
+    if kept + temporary <= limit:
+        return ok(told)
+    # Temporaries grow about as the batch does.
+    most = int(batch * max(limit - kept, 0) / max(temporary, 1) * 0.9)
+    power = 2 ** (most.bit_length() - 1) if most else 0
+    mend = (
+        f"about --config.data.batch_size={power} fits, or this one in parts by "
+        f"--config.train.micro_batches={_parts(batch, most)}"
+        if power
+        else "choose smaller towers, or a larger mesh.fsdp"
+    )
+    return error(told, mend)
+
+
+def bottleneck(batch: int, step: float, data: float, workers: int) -> Finding:
+    """Which of two waits for the other. step, data: seconds per batch, each alone."""
+    told = (
+        f"the step alone takes {batch / step:,.0f} images/s, the data alone give "
+        f"{batch / data:,.0f}"
+    )
+    if data < 0.9 * step:
+        return ok(f"{told}: the step is the bottleneck")
+    more = f"more than {workers} " if workers else ""
+    return warning(
+        f"{told}: the data are the bottleneck",
+        f"{more}--config.data.workers, smaller images on disk (clipjax.prepare convert "
+        "--size), or the extra images",
+    )
+
+
+def start(first: dict[str, float], weights: bool) -> Iterator[Finding]:
+    """Whether the first loss is that of a model that knows nothing.
+
+    first: the first step's metrics. weights: whether it starts from trained ones.
+    """
+    if not weights and UNINFORMED in first:
+        loss, chance = first["loss"], first[UNINFORMED]
+        told = f"the first loss is {loss:.4g}, and {chance:.4g} if all pairs are alike"
+        if loss > _FAR * chance:
+            yield warning(told, "a lower --config.model.logit_scale_init starts nearer")
+        elif loss < chance / _FAR:
+            yield warning(
+                told,
+                "the pairs give themselves away: see that images and captions differ",
+            )
+        else:
+            yield ok(told)
+
+
+def _parts(batch: int, most: int) -> int:
+    """The fewest equal parts of a batch of which one fits."""
+    return next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most)
+
+
+def _timed(act: Callable[[], Any]) -> float:
+    """The mean seconds of a call."""
+    begin, count, spent = time.perf_counter(), 0, 0.0
+    while count < _ROUNDS and spent < _SECONDS:
+        act()
+        count += 1
+        spent = time.perf_counter() - begin
+    return max(spent / count, 1e-9)
