@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from port_tools import free_port
 
+from clipjax.run_record import status
 from run_tools import ROOT, rows, saved
 
 STEPS = 6
@@ -124,6 +125,8 @@ def test_two_processes_train_as_one(launch, tmp_path):
     # The first speaks, of what the other met too, and writes.
     assert "replaced a broken example" in first and "step" not in second, second
     assert saved(tmp_path / "two")[1] == STEPS
+    record = status.read(tmp_path / "two")
+    assert record and (record.state, record.processes) == ("finished", 2)
     longer = f"--config.train.steps={STEPS + 2}"
     (text,) = ends(launch("two", 1, longer, "--extend"))
     assert f"from step {STEPS} of {STEPS + 2}" in text
@@ -181,6 +184,10 @@ def test_a_killed_process_is_named_and_the_restart_is_exact(
         assert left[0].returncode == 1 and f"process {victim} of 2" in line
         assert "ended without a word" in line and "Start all processes again" in line
         assert time.monotonic() - begin < 10
+        record = status.read(tmp_path / "two")
+        assert record and record.condition().over
+        if victim:  # the first process could say why
+            assert record.state == "failed" and "process 1 of 2" in record.reason
     ends(launch("two", 2, *flags))
     assert saved(tmp_path / "two") == saved(tmp_path / "undisturbed")
 
