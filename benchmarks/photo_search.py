@@ -5,8 +5,8 @@
 It writes an index of random unit vectors (2 GB) in a temporary folder, and takes turns:
 a bare product of the mapped matrix with the query and the selection of the best k; the
 search of `clipjax.search query`, which opens the index, searches exactly and reads the
-rows. It prints both medians, their ratio, whether both found the same, and by how much
-the process's memory that is not the mapped file grew.
+rows. It prints both medians, their ratio, whether both found the same, and how much
+memory a search takes besides the mapped file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import tracemalloc
 
 import numpy as np
 
@@ -62,13 +63,6 @@ def searched(place: pathlib.Path, query: np.ndarray, k: int) -> list[photo_query
         return photo_query.find(table, query, k)
 
 
-def own_memory() -> int:
-    """Bytes of this process's memory that are of no file."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    line = next(x for x in status.splitlines() if x.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="see the file's first lines")
     parser.add_argument("--photos", type=int, default=1_000_000)
@@ -77,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     times: dict[str, list[float]] = {"bare": [], "search": []}
-    most = same = 0
+    same = 0
     with tempfile.TemporaryDirectory() as name:
         place = pathlib.Path(name) / "x.clipjax"
         build(place, args.photos, args.width)
@@ -89,15 +83,13 @@ def main() -> None:
             begin = time.perf_counter()
             best, _ = bare(place, query.astype(np.float32), args.photos, args.top)
             times["bare"].append(time.perf_counter() - begin)
-            before = own_memory()
             begin = time.perf_counter()
             found = searched(place, query, args.top)
             times["search"].append(time.perf_counter() - begin)
-            most = max(most, own_memory() - before)
             same += [one.row.slot for one in found] == best.tolist()
-        begin = time.perf_counter()
-        with Photos(place) as table:
-            photo_query.find(table, query, args.top)
+        tracemalloc.start()
+        searched(place, query, args.top)
+        most = tracemalloc.get_traced_memory()[1]
     print(f"{args.photos:,} photos, {args.width} numbers each, the best {args.top}")
     middle = {key: statistics.median(values) for key, values in times.items()}
     for key, value in middle.items():
@@ -105,7 +97,7 @@ def main() -> None:
         print(f"{key:7} {1000 * value:7.1f} ms  ({runs})")
     print(f"search / bare: {middle['search'] / middle['bare']:.3f}")
     print(f"the same photos in the same order: {same} of {args.rounds} queries")
-    print(f"own memory of a search: at most {most / 2**20:.1f} MiB more after it")
+    print(f"memory of a search, besides the mapped file: {most / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ WIDTH = 12
 
 
 class PixelEncoder:
-    """In place of a model: a photo's vector is that of its 2 x 2 thumbnail."""
+    """In place of a model: a photo's vector is its middle at 2 x 2 pixels."""
 
     def image_stream(self, variables, source, *, progress, wait):
-        small = preprocess.squash(2)
+        small = preprocess.clip(2)
         for start in range(0, len(source), 2):
             rows, notes = [], []
             for place in range(start, min(start + 2, len(source))):

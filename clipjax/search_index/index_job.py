@@ -14,6 +14,7 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -233,19 +234,25 @@ class Job:
         source, wait = PhotoSource([row.path for row in rows]), DataWait()
         began = told = time.monotonic()
         waiting: list[_Made] = []
+        last: Future[None] | None = None
         place = 0
         stream = encoder.image_stream(variables, source, progress=task, wait=wait)
-        with contextlib.closing(stream):
+        # Another thread writes, because the device would wait for the disk.
+        with ThreadPoolExecutor(1) as pool, contextlib.closing(stream):
             for embed, notes in stream:
                 for vector, note in zip(embed, notes, strict=True):
                     row, place = source.outcome(place), place + 1
                     if row is not None:
-                        waiting.append(_made(row, None if note.reason else vector))
+                        waiting.append(_made(row, vector, note.reason or ""))
                 if (now := time.monotonic()) - told >= COMMIT_AFTER:
-                    self._add(waiting)
+                    if last is not None:
+                        last.result()  # raises what went wrong; one waits at most
+                    last = pool.submit(self._add, waiting)
                     waiting, told = [], now
                 if self._stopped():
                     break
+            if last is not None:
+                last.result()
             self._add(waiting)
         self.done.seconds = time.monotonic() - began
         self.done.waited = min(1.0, wait.seconds / self.done.seconds)
@@ -306,9 +313,12 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
 
 
-def _made(row: Row, vector: np.ndarray | None) -> _Made:
-    if vector is not None and not np.isfinite(vector).all():
-        return _Made(row._replace(reason="its embedding is not finite"), None)
+def _made(row: Row, vector: np.ndarray, reason: str) -> _Made:
+    """reason: why the photo has no vector, "" if it has one."""
+    if not reason and not np.isfinite(vector).all():
+        reason = "its embedding is not finite"
+    if reason:
+        return _Made(row._replace(reason=reason), None)
     return _Made(row, vector)
 
 

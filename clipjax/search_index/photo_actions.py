@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NOTHING = 1  # the status of a query that nothing matches, as grep's
 MOST = 10_000  # photos that a query lists
-_PAGE = 500  # photos on a page of duplicates
+_PAGE = 500  # photos on a page, about; their thumbnails are about 15 MB
 
 
 def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
@@ -196,7 +196,8 @@ def _query_page(
     found: Answer,
     threshold: float | None,
 ) -> None:
-    cards = [_card(hit, str(number)) for number, hit in enumerate(found.hits, 1)]
+    shown = found.hits[:_PAGE]
+    cards = [_card(hit, str(number)) for number, hit in enumerate(shown, 1)]
     sections = [Section(cards)] if cards else []
     if found.best is not None:
         sections = [Section([_card(found.best, "")], "The nearest one")]
@@ -234,10 +235,17 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
     perceptual_hash.check_near(values.near)
     place = photo_gallery.check(values.html) if values.html else None
     console = Console(stderr=True, highlight=False, markup=False)
-    with Photos(db) as table, Activity(console) as activity:
-        with activity.doing("comparing photos") as task:
-            found = same_photos.groups(table, values.near, task)
-        whole, _ = table.counts()
+    with Activity(console) as activity:
+        with Photos(db) as table:
+            unhashed = next(table.rows(f"{same_photos.UNHASHED} LIMIT 1"), None)
+        if unhashed is not None:
+            with Photos(db, write=True) as table:
+                with activity.doing("reading photos for the first time") as task:
+                    same_photos.hash_missing(table, task)
+        with Photos(db) as table:
+            with activity.doing("comparing photos") as task:
+                found = same_photos.groups(table, values.near, task)
+            whole, _ = table.counts()
     more = sum(len(group.rows) - 1 for group in found)
     size = sum(row.size for group in found for row in group.rows[1:])
     groups = "1 group" if len(found) == 1 else f"{len(found):,} groups"

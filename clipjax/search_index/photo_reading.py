@@ -1,4 +1,4 @@
-"""Reads photos for the encoder: each file once, for its digest, picture and hash."""
+"""Reads photos: for the encoder each file once, for its digest and its picture."""
 
 from __future__ import annotations
 
@@ -63,17 +63,13 @@ class PhotoSource(Sequence[Photo]):
                     f"the file is too large for a photo: {row.size:,} bytes"
                 )
             image = picture(row.name, data)
-            upright = decoding.decode(image)
+            width, height = decoding.size(image)
         except BadExample as error:
             retry = isinstance(error, _Unread | camera_formats.NotInstalled)
             if index not in self._rows:
                 self._rows[index] = row._replace(reason=error.reason, retry=retry)
             raise
-        self._rows[index] = row._replace(
-            hash=signed(perceptual_hash.of_picture(upright)),
-            width=upright.width,
-            height=upright.height,
-        )
+        self._rows[index] = row._replace(width=width, height=height)
         return Photo(image, paths.readable(row.name))
 
 
@@ -108,6 +104,15 @@ def is_raw(name: str) -> bool:
     return file_contents.suffix_of(name) in camera_formats.RAW_SUFFIXES
 
 
-def signed(value: int | None) -> int | None:
-    """A hash of 64 bits as SQLite stores it."""
-    return None if value is None else value - 2**64 * (value >= 2**63)
+def hashed(row: Row) -> Row:
+    """The row with its photo's perceptual hash; as it is if the file has changed."""
+    try:
+        now, data = read(row.path)
+        if now.digest != row.digest:
+            return row
+        value = perceptual_hash.of_picture(decoding.decode(picture(row.name, data)))
+    except (BadExample, OSError):
+        return row
+    if value is not None and value >= 2**63:  # SQLite's integers have a sign
+        value -= 2**64
+    return row._replace(hash=value, hashed=True)

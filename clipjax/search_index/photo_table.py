@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from clipjax import paths
 from clipjax.types import UserError
 
-VERSION = 1
+VERSION = 2
 _WAIT = 60.0  # seconds for another process's transaction
 _SCHEMA = """
 CREATE TABLE about(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -35,12 +35,13 @@ CREATE TABLE photos(
   width INTEGER,
   height INTEGER,
   reason TEXT NOT NULL DEFAULT '',
-  retry INTEGER NOT NULL DEFAULT 0
+  retry INTEGER NOT NULL DEFAULT 0,
+  hashed INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX by_size ON photos(size);
 CREATE INDEX by_digest ON photos(digest);
 """
-_COLUMNS = "path, size, mtime, digest, slot, hash, width, height, reason, retry"
+_COLUMNS = "path, size, mtime, digest, slot, hash, width, height, reason, retry, hashed"
 _FOUND = "temp.found"
 
 
@@ -51,7 +52,7 @@ class Row(NamedTuple):
     content, None if it could not be read. slot: of the vector, None if broken. hash:
     perceptual, None if the picture is too plain. width, height: of the upright picture.
     reason: why it is broken, "" if not. retry: whether a broken one may be whole
-    next time, though the file is the same.
+    next time, though the file is the same. hashed: whether `hash` is known.
     """
 
     path: bytes
@@ -64,6 +65,7 @@ class Row(NamedTuple):
     height: int | None = None
     reason: str = ""
     retry: bool = False
+    hashed: bool = False
 
     @property
     def name(self) -> str:
@@ -71,7 +73,7 @@ class Row(NamedTuple):
 
 
 class Photos:
-    """An open index. `new` only until `begin` has been called.
+    """An open index, for one thread at a time. `new` until `begin` has been called.
 
     write: as the only writer, creating the file if there is none.
 
@@ -107,6 +109,7 @@ class Photos:
             uri=True,
             timeout=_WAIT,
             isolation_level=None,
+            check_same_thread=False,
         )
         try:
             self._open(write)
@@ -263,6 +266,13 @@ class Photos:
 
     def of_digest(self, digest: bytes) -> list[Row]:
         return [*self.rows("WHERE digest = ? ORDER BY path", (digest,))]
+
+    def set_hash(self, row: Row) -> None:
+        """Stores a row's hash, unless the file has another content by now."""
+        self._sql.execute(
+            "UPDATE photos SET hash = ?, hashed = 1 WHERE path = ? AND digest = ?",
+            (row.hash, row.path, row.digest),
+        )
 
     def has_size(self, size: int) -> bool:
         """Whether any row's file has this size."""

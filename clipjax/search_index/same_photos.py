@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from clipjax.data.images import perceptual_hash
+from clipjax.search_index import photo_reading
 from clipjax.search_index.photo_table import Photos, Row
 
 _BLOCK = 2048  # photos compared with all later ones at once
+
+
+UNHASHED = "WHERE slot IS NOT NULL AND NOT hashed"  # for Photos.rows
+_AT_ONCE = 256  # photos that are read between two commits
+
+
+def hash_missing(table: Photos, progress: Callable[[int, int], None]) -> None:
+    """Reads the photos that have no hash yet and stores their hashes, in an index that
+    is open to be written. What has been stored stays if it is interrupted.
+    """
+    rows = [*table.rows(UNHASHED)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for start in range(0, len(rows), _AT_ONCE):
+            found = [*pool.map(photo_reading.hashed, rows[start : start + _AT_ONCE])]
+            with table.change():
+                for row in found:
+                    if row.hashed:
+                        table.set_hash(row)
+            progress(min(start + _AT_ONCE, len(rows)), len(rows))
 
 
 class Group(NamedTuple):

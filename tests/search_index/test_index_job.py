@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -102,13 +103,15 @@ def test_what_is_left_out(photos, db, monkeypatch):
     (photos / "notes.txt").write_text("a")
     (photos / "film.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     (photos / "huge.png").write_bytes(bomb())
+    (photos / "narrow.png").write_bytes(encoded(motif(9, (400, 1))))
     monkeypatch.setattr("clipjax.search_index.photo_reading.MOST_BYTES", 10**6)
     (photos / "film.jpg").write_bytes(bytes(10**6 + 1))
     done = job(photos, db)
-    assert done.new == 11 and done.encoded == 8 and done.excluded == 1
+    assert done.new == 12 and done.encoded == 8 and done.excluded == 1
     assert dict(done.others) == {".txt": 1, ".mp4": 1}
     found = content(db)
     assert "too large" in found["huge.png"]
+    assert found["narrow.png"] == "the image is too narrow: 400 x 1 pixels"
     assert found["film.jpg"] == "the file is too large for a photo: 1,000,001 bytes"
     with Photos(db) as table:
         lines = done.lines(table, "1 x cpu")
@@ -163,6 +166,29 @@ def test_what_could_not_be_read_is_read_again(photos, db, monkeypatch):
     assert "pip install 'clipjax[photos]'" in content(db)["a.heic"]
     done = job(photos, db)
     assert done.changed == 1 and done.unchanged == 8
+
+
+class StopAfter:
+    """Asks a job to stop when it looks for the second time."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def signal_number(self, step):
+        self.asked += 1
+        return signal.SIGTERM if self.asked > 2 else 0
+
+
+def test_a_signal_ends_a_job_between_two_batches(photos, db, monkeypatch):
+    monkeypatch.setattr(killed_index_jobs, "StopRequest", StopAfter)
+    done = job(photos, db)
+    assert done.stopped_by == signal.SIGTERM and 0 < done.encoded < 7
+    with Photos(db) as table:
+        lines = done.lines(table, "1 x cpu")
+    assert "stopped: what is encoded is kept; the same command goes on" in lines
+    monkeypatch.undo()
+    again = job(photos, db)
+    assert again.new == 8 - done.new and content(db) == fresh(photos, db)
 
 
 def test_two_writers(photos, db):

@@ -16,7 +16,7 @@ from clipjax.types import BadExample
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 RAW_SUFFIXES = (
     *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf"),
-    *(".orf", ".rw2", ".raf", ".pef", ".srw", ".raw", ".3fr", ".erf", ".kdc", ".mrw"),
+    *(".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr", ".erf", ".kdc", ".mrw"),
 )
 # The brands of ISO 23008-12 (HEIF) whose pictures are coded by HEVC.
 _BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}

