@@ -7,8 +7,11 @@ Each scene has two or three objects of different kinds; the caption names one by
 and shape. `hit`: the map's largest value, enlarged to the image's pixels, lies in the
 object's box; `energy`: the share of the map in the box (of a map with negative numbers,
 above its lowest). Chance is the box's share of the image, `centre` the hits of the
-image's centre. Controls, on the same box: the map of a caption of another object of the
-scene (`other`), and of a caption whose colour and shape are both absent (`wrong`).
+image's centre, `ceiling` those of a map that says how much of each place the box
+covers. Controls, on the same box: the map of a caption of another object of the scene
+(`other`), and of a caption whose colour and shape are both absent (`wrong`). `named`:
+of all the scene's boxes the named object's has the largest mean of the map, by chance
+in one of two or three.
 
 Deletion: the places of a map, the most relevant first, take the image's mean colour;
 insertion: they come back into an image of that colour. The numbers are the mean cosine
@@ -51,6 +54,7 @@ class Pointed(NamedTuple):
 
     pixels: np.ndarray
     box: np.ndarray
+    boxes: np.ndarray  # of all objects, the named one's first
     captions: tuple[str, str, str]  # of the object, of another one, of an absent one
     full: str
 
@@ -82,9 +86,9 @@ def drawn(clip: clipjax.Loaded, count: int, seed: int) -> list[Pointed]:
         pixels = clip.preprocess(example.image)
         assert np.array_equal(pixels, example.image)  # or the boxes would not fit
         texts = named(*captions[0]), named(*captions[1]), named(*captions[2])
-        found.append(
-            Pointed(pixels, source.boxes(index)[one], texts, example.captions[0])
-        )
+        boxes = source.boxes(index)
+        boxes = np.concatenate([boxes[one : one + 1], np.delete(boxes, one, axis=0)])
+        found.append(Pointed(pixels, boxes[0], boxes, texts, example.captions[0]))
     if len(found) < count:
         raise SystemExit(f"only {len(found)} such scenes: use a smaller --scenes")
     return found
@@ -110,6 +114,27 @@ def energy(values: np.ndarray, box: np.ndarray, side: int) -> float:
     left, top, right, bottom = box
     total = float(large.sum())
     return float(large[top:bottom, left:right].sum()) / total if total > 0 else 0.0
+
+
+def is_named(values: np.ndarray, boxes: np.ndarray, side: int) -> float:
+    """Whether the first box has the largest mean; shared between equal ones."""
+    large = overlays.enlarged(values, side)
+    means = np.array(
+        [large[top:bottom, left:right].mean() for left, top, right, bottom in boxes]
+    )
+    most = means == means.max()
+    return float(most[0] / most.sum())
+
+
+def covered(box: np.ndarray, shape: tuple[int, ...], side: int) -> np.ndarray:
+    """float [rows columns]: how much of each place the box covers."""
+    rows, columns = shape
+    found = np.zeros((rows, columns))
+    left, top, right, bottom = box
+    for y in range(top, bottom):
+        for x in range(left, right):
+            found[y * rows // side, x * columns // side] += 1
+    return found
 
 
 def spread(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -232,9 +257,16 @@ def measure(clip: clipjax.Loaded, chosen: list[Pointed], seed: int) -> dict[str,
                 for own, box in zip(made, boxes, strict=True)
             ]
         )
+        named_first = np.array(
+            [
+                is_named(own[0], scene.boxes, side)
+                for own, scene in zip(made, chosen, strict=True)
+            ]
+        )
         deletion, insertion = curves(clip, chosen, texts[:, 0], made[:, 0])
         found["methods"][method] = {
             "hit": share(hits[:, 0]),
+            "named": share(named_first),
             "other": share(hits[:, 1]),
             "wrong": share(hits[:, 2]),
             "above centre": gain(centre, hits[:, 0]),
@@ -247,6 +279,11 @@ def measure(clip: clipjax.Loaded, chosen: list[Pointed], seed: int) -> dict[str,
             "seconds": seconds,
         }
         found["matched"] = float((cosines[:, 0] > cosines[:, 2]).mean())
+    shape = made.shape[2:]
+    best = [hit(covered(box, shape, side), box, side) for box in boxes]
+    found["ceiling"] = share(np.array(best))
+    objects = np.array([1 / len(scene.boxes) for scene in chosen])
+    found["named chance"] = spread(objects)
     random = np.random.default_rng(seed).random(made[:, 0].shape)
     deletion, insertion = curves(clip, chosen, texts[:, 0], random)
     found["random"] = {"deletion": spread(deletion), "insertion": spread(insertion)}
@@ -262,10 +299,19 @@ def cell(value: tuple[float, float, float], percent: bool = True) -> str:
 def show(console: Console, found: dict[str, Any]) -> None:
     console.print(
         f"{found['scenes']} scenes; chance {cell(found['chance'])} %, centre "
-        f"{cell(found['centre'])} %; the caption beats the wrong one in "
+        f"{cell(found['centre'])} %, ceiling {cell(found['ceiling'])} %, named by "
+        f"chance {cell(found['named chance'])} %; the caption beats the wrong one in "
         f"{100 * found['matched']:.1f} %"
     )
-    columns = ("hit", "other", "wrong", "above centre", "above wrong", "energy")
+    columns = (
+        "hit",
+        "named",
+        "other",
+        "wrong",
+        "above centre",
+        "above wrong",
+        "energy",
+    )
     table = Table(box=None, header_style="")
     for name in ("method", *(f"{name}, %" for name in columns)):
         table.add_column(name, no_wrap=True)
@@ -301,7 +347,7 @@ def main() -> None:
     flags = parser.parse_args()
     clip = clipjax.load(flags.model, checkpoint=flags.checkpoint)
     found = measure(clip, drawn(clip, flags.scenes, flags.seed), flags.seed)
-    show(Console(width=150), found)
+    show(Console(width=190), found)
     if flags.out:
         text = json.dumps(found, indent=1) + "\n"
         pathlib.Path(flags.out).write_text(text, encoding="utf-8")

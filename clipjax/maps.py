@@ -30,7 +30,7 @@ usage: python -m clipjax.maps --model MODEL --images PLACE --texts TEXTS --out D
   --wrong TEXT         the wrong caption, "" for none; by default "{wrong}",
                        with --data the caption of another example
   --method NAME        several with commas, or all; by default the best the model has:
-                       grad_eclip, chefer, maskclip and attention (per head) of
+                       chefer, grad_eclip, maskclip and attention (per head) of
                        transformers, grad_cam of convolutional towers
   --out DIR            where the sheets go, a PNG per image, and maps.jsonl, a line per
                        sheet with all numbers

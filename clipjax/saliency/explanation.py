@@ -96,7 +96,7 @@ def explain(
 
     >>> found = clipjax.explain(clip, [image], ["a dog", "a cat"])
     >>> found.maps.shape, found.method
-    ((1, 2, 2, 2), 'grad_eclip')
+    ((1, 2, 2, 2), 'chefer')
     >>> found.sheet(0, size=64).save("sheet.png")
     """
     maps, relevance = _of(clip)
@@ -109,7 +109,7 @@ def explain(
     found, similarity = maps(pixels, embed, method)
     words = relevance.words(
         texts,
-        clip.encode_image(pixels),
+        maps.embed(pixels),
         method if method in METHODS else METHODS[0],
     )
     return Explanation(found, pixels, similarity, texts, method, words)

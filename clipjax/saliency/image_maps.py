@@ -25,7 +25,7 @@ from clipjax.types import Model, UserError, Variables
 
 # Of towers that attend between patches; the first is the default (docs/maps.md says
 # why). A convolutional tower that ends in an attention has both lists.
-OF_ATTENTION = ("grad_eclip", "chefer", "maskclip", "attention")
+OF_ATTENTION = ("chefer", "grad_eclip", "maskclip", "attention")
 OF_FEATURE_MAPS = ("grad_cam",)
 IMAGES_AT_ONCE = 8
 
@@ -115,6 +115,12 @@ class ImageMaps:
         (found,) = self._batches(self._compiled("heads"), pixels, any_text)
         return found.swapaxes(0, 1)
 
+    def embed(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Float32[np.ndarray, "b e"]:
+        """The images' embeddings, of unit norm."""
+        none = np.zeros((1, len(pixels), 1), np.float32)
+        (found,) = self._batches(self._compiled("embed"), pixels, none)
+        return found[0]
+
     def _batches(
         self, run: Callable[..., tuple[Array, ...]], pixels: Any, targets: Any
     ) -> list[np.ndarray]:
@@ -140,8 +146,12 @@ class ImageMaps:
     def _make(
         self, method: str, variables: Variables, pixels: Array, targets: Array
     ) -> tuple[Array, ...]:
-        """Maps [t b r c] and cosines [t b]; of "heads" weights [h b r c]."""
+        """Maps [t b r c] and cosines [t b]; of "heads" weights [h b r c], of "embed"
+        embeddings [1 b e].
+        """
         encode = self._encoder(variables, pixels)
+        if method == "embed":
+            return (encode()[None],)
         if method in OF_FEATURE_MAPS:
             path = self._stages[-1][0]
             cosines, found = tower_inside.feature_map(encode, path, targets)

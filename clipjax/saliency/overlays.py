@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ HEAT = np.array(
 INK, PALE, PAPER, MARK = (32, 34, 40), (110, 114, 124), (255, 255, 255), (176, 32, 40)
 GAP, TEXT = 12, 13  # pixels: between tiles, the font's size
 BAR, NUMBERS = 14, 56  # pixels: the scale's width, that of its numbers
+FINE = 96  # pixels of a side, to find the largest number of an enlarged map
 COLUMNS = 4  # tiles beside each other
 Scale = tuple[float, float]
 
@@ -44,12 +46,14 @@ class Tile(NamedTuple):
     wrong: bool = False
 
 
-def scale_of(maps: np.ndarray) -> Scale:
-    """The lowest and highest number that a scale of these maps shows.
+def scale_of(maps: Iterable[np.ndarray]) -> Scale:
+    """The lowest and highest number that a scale of these maps shows, as `enlarged`.
 
     It begins at 0 for maps that have nothing below it.
     """
-    return min(0.0, float(maps.min())), float(maps.max())
+    large = [enlarged(values, FINE) for values in maps]
+    low = min(float(values.min()) for values in large)
+    return min(0.0, low), max(float(values.max()) for values in large)
 
 
 def colours(shares: np.ndarray) -> np.ndarray:
@@ -61,9 +65,25 @@ def colours(shares: np.ndarray) -> np.ndarray:
 
 
 def enlarged(values: np.ndarray, size: int) -> np.ndarray:
-    """A map as float32 [size size], smooth between the centres of its places."""
-    image = Image.fromarray(np.asarray(values, np.float32))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    """A map as float [size size]: each place is a Gaussian around its middle.
+
+    Its standard deviation is half a place. So what lies between four places is largest
+    between them, and not in the middle of one. Beyond its edges a map is taken to be as
+    low as at its lowest place.
+    """
+    values = np.asarray(values, np.float64)
+    low = values.min()
+    down, across = (_spread(count, size) for count in values.shape)
+    return low + down @ (values - low) @ across.T
+
+
+def _spread(count: int, size: int) -> np.ndarray:
+    """float [size count]: how much of each place each pixel has; 1 in all, or less
+    towards an edge.
+    """
+    places = (np.arange(size) + 0.5) * (count / size)
+    off = places[:, None] - (np.arange(count) + 0.5)
+    return np.exp(-2 * off**2) * math.sqrt(2 / math.pi)
 
 
 def overlay(
@@ -98,7 +118,7 @@ class Row(NamedTuple):
 
 def rows(name: str, tiles: Sequence[Tile], columns: int = COLUMNS) -> list[Row]:
     """The tiles of a method in rows that are no wider than `columns`, on one scale."""
-    scale = scale_of(np.stack([tile.values for tile in tiles]))
+    scale = scale_of(tile.values for tile in tiles)
     parts = [tiles[at : at + columns] for at in range(0, len(tiles), columns)]
     return [Row("" if at else name, part, scale) for at, part in enumerate(parts)]
 

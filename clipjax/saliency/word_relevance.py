@@ -17,7 +17,7 @@ from clipjax.saliency import relevance, tower_inside
 from clipjax.saliency.image_maps import plain
 from clipjax.types import Model, Tokenizer, UserError, Variables
 
-METHODS = ("grad_eclip", "chefer")  # the first is the default; docs/maps.md says why
+METHODS = ("chefer", "grad_eclip")  # the first is the default; docs/maps.md says why
 
 
 class TextRelevance:

@@ -31,7 +31,7 @@ def of_transformer(name):
     texts = jax.jit(model.encode_text)(variables, ids, mask)["text_embed"]
     image, texts = np.asarray(image), np.asarray(texts)
     maps = ImageMaps(model, variables)
-    assert maps.methods == ("grad_eclip", "chefer", "maskclip", "attention")
+    assert maps.methods == ("chefer", "grad_eclip", "maskclip", "attention")
     found = {"heads": flat(maps.heads(given["image"]))}
     for method in ("grad_eclip", "chefer", "maskclip"):
         made, found["cosines"] = maps(given["image"], texts, method)

@@ -27,10 +27,11 @@ def variables(made, seed=0, size=0.5):
     """Random variables, biases and scales too, so that nothing vanishes."""
     fresh = jax.jit(made.init)(jax.random.key(seed))
     draw = np.random.default_rng(seed)
-    return jax.tree.map(
+    params = jax.tree.map(
         lambda x: x + size * draw.standard_normal(x.shape).astype("f4") * (x.ndim < 2),
-        fresh,
+        fresh["params"],
     )
+    return {**fresh, "params": params}
 
 
 def pixels(count=2, side=SIDE, seed=0):

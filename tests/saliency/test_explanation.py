@@ -40,7 +40,7 @@ def test_explain(clip, tmp_path):
     np.testing.assert_allclose(
         found.similarity, clip.similarity(images, texts), atol=2e-5
     )
-    assert found.maps.shape[:2] == (2, 2) and found.method == "grad_eclip"
+    assert found.maps.shape[:2] == (2, 2) and found.method == "chefer"
     for image, pixels in zip(images, found.pixels, strict=True):
         np.testing.assert_array_equal(pixels, clip.preprocess(image))
     for text, (words, shares) in zip(texts, found.words, strict=True):
@@ -59,7 +59,7 @@ def test_mistakes(clip):
         ([image], [], {}, "no texts"),
         ([], "a", {}, "no images"),
         ([image, "gone.png"], "a", {}, r"image 1 \('gone.png'\): there is no such"),
-        ([image], "a", {"method": "gradcam"}, "must be one of grad_eclip"),
+        ([image], "a", {"method": "gradcam"}, "must be one of chefer"),
         ([image], ["a", 3], {}, "not text"),
     ):
         with pytest.raises(UserError, match=message):
@@ -92,7 +92,7 @@ def test_the_command(run, tmp_path, capsys):
     assert [text["wrong"] for text in first["texts"]] == [False, False, True]
     clip = clipjax.load(run)
     found = clipjax.explain(clip, folder / "a b.png", ["a red star", "a ring", "x"])
-    values = [text["maps"]["grad_eclip"] for text in first["texts"]]
+    values = [text["maps"]["chefer"] for text in first["texts"]]
     np.testing.assert_allclose(values, found.maps[0], atol=1e-5)
     with Image.open(out / names[0]) as sheet:
         assert sheet.width > 4 * 256
@@ -109,7 +109,7 @@ def test_the_command_with_data_and_all_methods(run, tmp_path, capsys):
     for line in map(json.loads, table.splitlines()):
         own, wrong = line["texts"]
         assert own["text"] != wrong["text"] and wrong["wrong"]
-        assert list(own["maps"]) == ["grad_eclip", "chefer", "maskclip", "attention"]
+        assert list(own["maps"]) == ["chefer", "grad_eclip", "maskclip", "attention"]
     Image.fromarray(picture()).save(tmp_path / "one.png")
     given = "--images", tmp_path / "one.png", "--texts", texts, "--wrong="
     assert command("--model", run, *given, "--out", tmp_path / "b", "--size=64") == 0

@@ -26,7 +26,8 @@ TOWERS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly(TOWERS, ["map"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", TOWERS)
 def test_every_tower(name):
     """Maps differ by text, are finite, and come with the model's own cosines."""
     kind, options = TOWERS[name]
@@ -37,7 +38,7 @@ def test_every_tower(name):
     embed = np.asarray(made.encode_image(own, images)["image_embed"])
     maps = ImageMaps(made, own)
     tokens = kind in ("vit", "eva")
-    assert maps.methods[0] == ("grad_eclip" if tokens else "grad_cam")
+    assert maps.methods[0] == ("chefer" if tokens else "grad_cam")
     for method in maps.methods:
         found, cosines = maps(images, texts, method)
         assert found.shape == (3, 2, 2, 2) and found.dtype == np.float32, method
@@ -54,6 +55,7 @@ def test_every_tower(name):
             assert method == "maskclip" or found.min() == 0 or method == "chefer"
 
 
+@pytest.mark.thorough
 def test_a_map_depends_on_its_own_image_and_text():
     made = model()
     own, images, texts = variables(model()), pixels(11), directions(3)
@@ -68,6 +70,7 @@ def test_a_map_depends_on_its_own_image_and_text():
     )
 
 
+@pytest.mark.thorough
 def test_scale_and_sum_of_texts():
     """Gradients are linear in the text: twice a text has twice the map, and MaskCLIP's
     map of a sum is the sum of maps.
@@ -126,7 +129,7 @@ def zeros(added):
 
 def test_what_cannot_be_mapped():
     made = model()
-    with pytest.raises(UserError, match="'grad_cam': must be one of grad_eclip, chef"):
+    with pytest.raises(UserError, match="'grad_cam': must be one of chefer, grad_ec"):
         ImageMaps(made, variables(made))(pixels(), directions(), "grad_cam")
 
     class Other:

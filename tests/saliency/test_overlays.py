@@ -33,12 +33,32 @@ def test_heat_lies_where_the_map_is():
     assert np.asarray(flat).std() < 1
 
 
-@pytest.mark.parametrize(
-    ("values", "scale"),
-    [([0.2, 0.5], (0.0, 0.5)), ([-0.1, 0.3], (-0.1, 0.3)), ([0.0, 0.0], (0.0, 0.0))],
-)
-def test_scales_begin_at_nothing(values, scale):
-    assert overlays.scale_of(np.array(values)) == scale
+def test_scales_begin_at_nothing():
+    flat, peak = np.full((3, 3), 0.2), np.eye(3)
+    assert overlays.scale_of([flat]) == (0.0, 0.2)
+    assert overlays.scale_of([0 * flat]) == (0.0, 0.0)
+    low, high = overlays.scale_of([flat, peak - 0.5])
+    assert low == pytest.approx(-0.5, abs=0.02) and 0.1 < high < 0.3  # spread out
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 6), (8, 5)])
+def test_an_enlarged_map_keeps_its_sum_and_middle(rows, columns):
+    """Against sums: of a place amid others, half a place wide to each side."""
+    values = np.zeros((rows, columns))
+    values[2:4, 1] = 1.0  # the middle lies between two places
+    large = overlays.enlarged(values, 240)
+    assert np.unravel_index(large.argmax(), large.shape)[0] in (
+        3 * 240 // rows - 1,
+        3 * 240 // rows,
+    )
+    at = np.arange(240) + 0.5
+    total = large.sum()
+    assert abs(total / 240**2 * rows * columns - 2) < 0.1
+    middle = (large.sum(axis=1) @ at / total, large.sum(axis=0) @ at / total)
+    np.testing.assert_allclose(middle, (720 / rows, 360 / columns), rtol=0.05)
+    np.testing.assert_array_equal(
+        overlays.enlarged(0 * values - 1, 8), -np.ones((8, 8))
+    )
 
 
 def test_a_sheet_marks_the_wrong_caption():

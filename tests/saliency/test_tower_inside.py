@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from saliency_tools import directions, model, pixels, variables
 
 from clipjax.models.common import layers, taps
 from clipjax.saliency import tower_inside
 
 
+@pytest.mark.thorough
 def test_attentions_are_those_of_the_tower():
     made = model()
     own, images = variables(made), pixels()
@@ -32,6 +34,7 @@ def test_attentions_are_those_of_the_tower():
     assert (found[-1].gradient[:, :, 0] != 0).any()
 
 
+@pytest.mark.thorough
 def test_gradients_are_differences():
     """The gradient by what the last attention mixes, against finite differences."""
     made = model(pool="mean")
