@@ -95,7 +95,8 @@ def scatter(
     title: str, groups: Sequence[tuple[str, np.ndarray]], labels: tuple[str, str]
 ) -> Chart:
     """Points in a plane, a colour per group. groups: names and points [n 2]."""
-    figure, axes = _axes(height=3.4)
+    lines = -(-len(groups) // 3)  # of the legend
+    figure, axes = _axes(height=3 + 0.17 * lines, top=0.08 + 0.17 * lines)
     for number, (name, points) in enumerate(groups):
         axes.scatter(
             *points.T,
@@ -112,8 +113,8 @@ def scatter(
     axes.set_yticks([])
     if len(groups) > 1:
         axes.legend(
-            frameon=False, fontsize=8.5, labelcolor=_INK, ncols=2, markerscale=1.8,
-            loc="upper center", bbox_to_anchor=(0.5, -0.08), borderpad=0,
+            frameon=False, fontsize=8.5, labelcolor=_INK, ncols=3, markerscale=1.8,
+            loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, labelspacing=0.25,
             handletextpad=0.2, columnspacing=1,
         )  # fmt: skip
     counts = ", ".join(f"{len(points)} {name}" for name, points in groups)
@@ -139,14 +140,17 @@ def thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
     )
 
 
-def _axes(height: float = HEIGHT) -> tuple[Any, Any]:
+def _axes(height: float = HEIGHT, top: float = 0.24) -> tuple[Any, Any]:
+    """A figure and its axes; height, top: inches, of the figure and above the axes."""
     import matplotlib.figure  # here: an extra, and slow to import
 
     matplotlib.rcParams.update(
         {"svg.fonttype": "none", "svg.hashsalt": "clipjax", "font.size": 9.5}
     )
-    figure = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, height))
+    # Fixed margins, as a layout that fits them to the labels takes as long as the rest.
+    low = 0.46 / height
+    axes = figure.add_axes((0.165, low, 0.815, 1 - low - top / height))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
