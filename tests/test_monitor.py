@@ -125,11 +125,14 @@ def test_it_only_reads_and_imports_no_jax(tmp_path):
 def on_terminal(argv, seconds, size=(40, 120)):
     """Runs the monitor on a terminal of its own and interrupts it: its status, its CPU
     seconds, and the bytes it wrote."""
-    process, terminal = pty.fork()
-    if not process:
-        os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "-m", "clipjax.monitor", *argv])
+    terminal, its_end = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clipjax.monitor", *argv],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), its_end),
+        cwd=ROOT,
+    )
+    os.close(its_end)
     written = []
 
     def read():
@@ -142,12 +145,12 @@ def on_terminal(argv, seconds, size=(40, 120)):
     reader = threading.Thread(target=read)
     reader.start()
     time.sleep(seconds)
-    os.kill(process, signal.SIGINT)
-    _, status, used = os.wait4(process, 0)
+    process.send_signal(signal.SIGINT)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     reader.join()
     os.close(terminal)
-    spent = used.ru_utime + used.ru_stime
-    return os.waitstatus_to_exitcode(status), spent, b"".join(written)
+    return process.returncode, used.ru_utime + used.ru_stime, b"".join(written)
 
 
 @pytest.mark.thorough
