@@ -7,6 +7,7 @@ import functools
 import conv_towers
 import hf_clip
 import jax
+import make_goldens
 import make_map_goldens
 import map_references
 import numpy as np
@@ -105,3 +106,20 @@ def test_live(name):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     assert_near(our_maps(name), map_references.their_maps(name))
+
+
+@pytest.mark.slow
+def test_a_released_size():
+    """A ViT-B/32 has 7 x 7 places, 12 heads, and the published cosines beside them."""
+    case = hf_clip.CASES["vit_b32"]
+    model, given = hf_clip.our_model(case), hf_clip.inputs(case)
+    arrays = {key: hf_clip.weight(key, x) for key, x in hf_clip.shapes(case).items()}
+    variables = {"params": hf_clip.convert(case, arrays)}
+    texts = model.encode_text(variables, given["text"], given["text_mask"])
+    maps = ImageMaps(model, variables)
+    found, cosines = maps(given["image"], np.asarray(texts["text_embed"]))
+    assert found.shape == (3, 4, 7, 7) and np.isfinite(found).all() and found.max() > 0
+    assert maps.heads(given["image"]).shape == (3, 12, 7, 7)
+    with np.load(make_goldens.PATH) as file:
+        logits = file["vit_b32/logits"]
+    np.testing.assert_allclose(cosines / 0.07, logits, atol=2e-4 * np.abs(logits).max())
