@@ -52,26 +52,29 @@ def main(argv: list[str]) -> int:
     # A run may be using the machine's accelerator.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from clipjax.report_parts import html_page, run_files
+    from clipjax.report_parts.example_source import Sources
 
     html_page.check()
     readers = [run_files.Reader(name) for name in names]
+    sources = Sources()
     while True:
-        over = _write(readers, outs, max_bytes, values.watch)
+        over = _write(readers, sources, outs, max_bytes, values.watch)
         if over or not values.watch:
             return 0
         time.sleep(values.watch)
 
 
-def _write(readers, outs: list[pathlib.Path], max_bytes: int, watch: int) -> bool:
+def _write(
+    readers, sources, outs: list[pathlib.Path], max_bytes: int, watch: int
+) -> bool:
     """Writes the report; returns whether all runs have ended."""
     from clipjax.report_parts import health, html_page, markdown_page, whole_report
-    from clipjax.report_parts.example_source import Sources
     from clipjax.report_parts.thumbnails import Pictures
 
     runs = [reader.read() for reader in readers]
     over = all(health.is_over(run) for run in runs)
     pictures = Pictures()
-    page = whole_report.make(runs, Sources(), pictures)
+    page = whole_report.make(runs, sources, pictures, watched=watch > 0)
     for out in outs:
         if out.suffix == ".md":
             size = markdown_page.write(page, pictures, out)

@@ -180,6 +180,9 @@ def test_watch_renews_the_page_until_the_run_has_ended(here, monkeypatch):
     monkeypatch.setattr(report.time, "sleep", sleep)
     make(place, watch=7)
     assert [seconds for seconds, _ in seen] == [7, 7]
+    later = "Embeddings are shown once the run has ended."
+    assert all(later in page for _, page in seen)
+    assert later not in (here / "report.html").read_text()
     refresh = '<meta http-equiv="refresh" content="7">'
     assert all(refresh in page for _, page in seen)
     assert refresh not in (here / "report.html").read_text()
@@ -214,3 +217,22 @@ def test_a_row_per_step_does_not_make_the_page_large(here):
     )
     make(place)
     assert (here / "report.html").stat().st_size < 400_000
+
+
+def test_broken_images_are_counted(here):
+    folder = here / "photos"
+    folder.mkdir()
+    lines = ["image,caption"]
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(b"no image")
+        lines.append(f"{number}.png,a photo")
+    (folder / "captions.txt").write_text("\n".join(lines))
+    place = report_tools.run(here)
+    config = json.loads((place / "config.json").read_text())
+    options = {"path": str(folder), "split": "train", "name": "captions"}
+    config["data"]["train"] = options
+    (place / "config.json").write_text(json.dumps(config))
+    make(place)
+    found = gaps((here / "report.html").read_text())
+    # The split keeps one image for validation.
+    assert "3 images cannot be decoded and are grey: not an image" in found

@@ -92,7 +92,7 @@ def _time(run: RunFiles) -> list[tuple[str, str]]:
     pairs = [
         ("time from the first logged step", duration(seconds) if known else NOT),
         ("images per second, median", f"{rate:,.1f}" if math.isfinite(rate) else NOT),
-        ("waiting for data", f"{np.nanmean(waits):.1%}" if len(waits) else NOT),
+        ("waiting for data", f"{100 * np.nanmean(waits):.1f} %" if len(waits) else NOT),
         ("images seen", f"{steps * batch:,}" if batch else NOT),
         ("FLOPs per image-text pair", f"{pair / 1e9:,.3g} GFLOP" if pair else NOT),
         (

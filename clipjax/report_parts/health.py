@@ -123,7 +123,7 @@ def _still_falling(run: RunFiles, course: Course | None) -> Check | None:
         mend = "Lower --config.optim.lr or clip gradients: the loss has diverged."
         return Check("bad", "diverged", why, mend)
     if fall > FALLING:
-        why = f"The loss fell by {fall:.0%} over the last tenth of the rows."
+        why = f"The loss fell by {100 * fall:.0f} % over the last tenth of the rows."
         mend = "Train for more steps: the loss still falls."
         return Check("warning", "still falling", why, mend)
     why = f"It stays within 5 % of its fall from step {course.settled:,} on."
@@ -185,13 +185,13 @@ def _data_wait(run: RunFiles) -> Check | None:
         return None
     share = float(np.nanmean(values))
     if share > WAITING:
-        why = f"{share:.0%} of the time went to waiting for data."
+        why = f"{100 * share:.0f} % of the time went to waiting for data."
         mend = (
             "Give it more --config.data.workers or --config.data.threads, or smaller "
             "images on disk: it waits for data."
         )
         return Check("warning", "waits for data", why, mend)
-    return Check("good", "data in time", f"Waiting for data took {share:.1%}.")
+    return Check("good", "data in time", f"Waiting for data took {100 * share:.1f} %.")
 
 
 def _replaced(run: RunFiles) -> Check | None:

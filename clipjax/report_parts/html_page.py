@@ -41,7 +41,6 @@ def render(page: Page, pictures: Pictures, *, max_bytes: int, refresh: int = 0) 
             page=page,
             style=markupsafe.Markup(style),
             pictures=symbols,
-            broken=pictures.broken,
             refresh=refresh,
             more=more,
         )
