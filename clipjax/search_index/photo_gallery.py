@@ -60,7 +60,7 @@ def check(html: str) -> pathlib.Path:
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise UserError("--html needs jinja2: pip install 'clipjax[look]'") from error
+        raise UserError("--html needs jinja2: pip install -e '.[look]'") from error
     place = paths.local(html, "the page")
     if place.is_dir():
         raise UserError(f"--html={html} is a folder: name a file in it")

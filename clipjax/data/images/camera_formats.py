@@ -54,7 +54,7 @@ def decode_raw(data: bytes) -> Image.Image:
         import rawpy
     except ImportError as error:
         raise NotInstalled(
-            "a RAW photo needs rawpy: pip install 'clipjax[photos]'"
+            "a RAW photo needs rawpy: pip install -e '.[photos]'"
         ) from error
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
@@ -75,6 +75,6 @@ def _register() -> None:
         import pillow_heif
     except ImportError as error:
         raise NotInstalled(
-            "a HEIC photo needs pillow-heif: pip install 'clipjax[photos]'"
+            "a HEIC photo needs pillow-heif: pip install -e '.[photos]'"
         ) from error
     pillow_heif.register_heif_opener()
