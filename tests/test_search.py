@@ -397,7 +397,7 @@ def test_mistakes(db, folder, tmp_path, capsys, monkeypatch, model):
     assert "text is no index of photos" in told("status", "--db=text")
     assert "text is no index of photos" in told("index", f"--db={tmp_path}/text")
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    assert "needs jinja2: pip install 'clipjax[look]'" in told(
+    assert "needs jinja2: pip install -e '.[look]'" in told(
         "query", "a", "--html=x.html", flag
     )
 

@@ -163,7 +163,7 @@ def test_what_could_not_be_read_is_read_again(photos, db, monkeypatch):
         camera_formats._register.cache_clear()
         patch.setitem(sys.modules, "pillow_heif", None)
         job(photos, db)
-    assert "pip install 'clipjax[photos]'" in content(db)["a.heic"]
+    assert "pip install -e '.[photos]'" in content(db)["a.heic"]
     done = job(photos, db)
     assert done.changed == 1 and done.unchanged == 8
 

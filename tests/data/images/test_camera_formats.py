@@ -64,7 +64,7 @@ def test_a_missing_library_is_named(name, monkeypatch):
             camera_formats.decode_raw(b"II*\0")
         else:
             decoding.decode(heic_header)
-    assert "pip install 'clipjax[photos]'" in error.value.reason
+    assert "pip install -e '.[photos]'" in error.value.reason
 
 
 def dng(orientation=1, size=(64, 48)):
