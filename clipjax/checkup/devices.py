@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,10 @@ def rates(precision: str = "") -> Iterator[Finding]:
             yield ok(text)
 
 
-def rate(device: jax.Device, name: str) -> float:
+def rate(device: Any, name: str) -> float:
     """Floating-point operations per second of a square product, the median of a few.
 
-    name: of the type.
+    device: a jax.Device. name: of the type.
     """
 
     @jax.jit

@@ -143,6 +143,7 @@ def thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
 def _axes(height: float = HEIGHT, top: float = 0.24) -> tuple[Any, Any]:
     """A figure and its axes; height, top: inches, of the figure and above the axes."""
     import matplotlib.figure  # here: an extra, and slow to import
+    import matplotlib.ticker
 
     matplotlib.rcParams.update(
         {"svg.fonttype": "none", "svg.hashsalt": "clipjax", "font.size": 9.5}
