@@ -27,7 +27,7 @@ from clipjax.evaluation_request import Prepared, Request
 from clipjax.types import EvalResult, Metric, UserError
 from run_tools import ROOT, tiny, train
 
-pytestmark = pytest.mark.usefixtures("on_one_device")
+pytestmark = [pytest.mark.usefixtures("on_one_device"), pytest.mark.thorough]
 FILES = ("config.json", "tokenizer.json", "data.json", "environment.json")
 
 

@@ -41,6 +41,7 @@ def test_a_run_of_the_trainer(tmp_path, capsys):
     assert run["disk_free"] > 0 and run["save_size"] > 1000
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_one_device")
 def test_a_run_without_evaluations(tmp_path, capsys):
     train(tiny(), tmp_path)

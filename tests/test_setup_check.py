@@ -202,6 +202,7 @@ def test_class_names_in_another_order(right, three, tmp_path, capsys):
     assert setup_check._FIXES["order"] in printed
 
 
+@pytest.mark.thorough
 def test_nothing_explains_random_labels(three, tmp_path, capsys):
     images, draw = pictures(120, 2), np.random.default_rng(3)
     labels = draw.permutation(np.arange(120) % 3)
@@ -212,6 +213,7 @@ def test_nothing_explains_random_labels(three, tmp_path, capsys):
     assert "is near chance" not in printed or f"{kinds} explains it" in printed
 
 
+@pytest.mark.thorough
 def test_a_check_that_fails_loses_no_evaluation(three, tmp_path, capsys, monkeypatch):
     images = pictures(60, 2)
     data = written(tmp_path / "data", images, np.arange(60) % 3)

@@ -18,7 +18,7 @@ from clipjax.evals.common.inputs import Inputs
 from clipjax.evals.common.stored_rows import StoredRows
 from clipjax.types import BadExample, UserError
 
-pytestmark = pytest.mark.usefixtures("on_one_device")
+pytestmark = [pytest.mark.usefixtures("on_one_device"), pytest.mark.thorough]
 FLAGS = ("--evals=retrieval",)
 
 

@@ -57,6 +57,7 @@ def lines(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.thorough
 def test_a_suite_goes_on(place, suite, tmp_path, capsys):
     words = ["evaluate", *argv(place)]
     # The first start ends before the second evaluation is there.

@@ -105,6 +105,7 @@ def test_a_metric_named_by_the_config_keeps_its_side_on_resume(tmp_path, monkeyp
     assert clipjax.load(tmp_path).step == best
 
 
+@pytest.mark.thorough
 def test_rows_that_no_file_can_hold(tmp_path, monkeypatch):
     """Said at the first evaluation, not at the run's end."""
     run = angle_evaluator.Angle.run

@@ -110,7 +110,7 @@ def cases():
         for count, light in ((2, True), (2, False), (4, False)):
             kept = case in KINDS if light else (case, count) == ("clip", 2)
             marks = [pytest.mark.thorough] if kept else [pytest.mark.slow]
-            if light and case in ("clip", "onlineclr"):
+            if light and case == "clip":
                 marks = []
             name = f"{case}-{count}{'-light' * light}"
             yield pytest.param(case, count, light, marks=marks, id=name)

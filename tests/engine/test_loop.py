@@ -112,6 +112,7 @@ def test_steps_that_are_not_finite_are_counted(lively):
     assert "non-finite steps 2" in said
 
 
+@pytest.mark.thorough
 def test_too_many_in_a_row_end_the_run(tmp_path):
     config = eventful(train__max_bad_steps=2)
     with pytest.raises(UserError) as error:

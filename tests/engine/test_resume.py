@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 from checkpoint_helpers import bits
+from marks import mostly
 
 from clipjax.engine import initial, resume, step_log
 from clipjax.engine.checkpoint import saves
@@ -83,7 +84,7 @@ def test_signals_are_held_back_until_the_save_is_done(tmp_path, monkeypatch):
     assert saved(tmp_path)[1] == 1
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped"])
+@pytest.mark.parametrize("harm", mostly(["truncated", "flipped"], ["flipped"]))
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(alone, copy, harm):
     files = (copy / "checkpoints" / "8" / "state").rglob("*")
     path = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
@@ -96,6 +97,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(alone, copy, harm
     assert_as(copy, alone)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_save_is_ignored(alone, copy):
     shutil.rmtree(copy / "checkpoints" / "8")
     (copy / "checkpoints" / "manifests" / "8.json").unlink()

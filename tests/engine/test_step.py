@@ -126,6 +126,7 @@ def overflowed(state):
     return state.replace(opt_state=jax.tree.unflatten(tree, found))
 
 
+@pytest.mark.thorough
 def test_what_was_not_finite_is_said():
     """In the order of computing: outputs, loss, gradient, update."""
     model, said = tiny.model(), []

@@ -83,6 +83,7 @@ def _check(result, prefix, direction, expected):
         assert got == pytest.approx(value, abs=1e-9), (prefix, direction, name)
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**20),

@@ -70,9 +70,7 @@ def test_every_loss_is_here():
     assert {case.split()[0] for case in CASES} == set(registry.names("loss"))
 
 
-@pytest.mark.parametrize(
-    "case", mostly(CASES, ("clip", "sogclr", "onlineclr", "vicreg", "cross_entropy"))
-)
+@pytest.mark.parametrize("case", mostly(CASES, ("clip", "cross_entropy")))
 def test_contract(case):
     testing.check_loss(case.split()[0], **CASES[case][0])
 

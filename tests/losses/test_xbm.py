@@ -60,6 +60,7 @@ def test_steps_by_hand(mode, start, block):
                 past = [*past, (image, text, ids)][-2:]
 
 
+@pytest.mark.thorough
 def test_a_smaller_batch():
     """As a validation set may bring; the memory is empty then."""
     loss = tiny.any_loss("xbm")

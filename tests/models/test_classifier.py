@@ -30,6 +30,7 @@ def trained(tmp_path_factory):
     return folder / "run", said
 
 
+@pytest.mark.thorough
 def test_trains_evaluates_and_loads(trained):
     folder, said = trained
     result = said.outcome.results["classification"]
@@ -51,6 +52,7 @@ def test_trains_evaluates_and_loads(trained):
         loaded.encode_text(["a dog"])
 
 
+@pytest.mark.thorough
 def test_what_it_says_by_hand(trained):
     """Top-1 of the evaluator is that of the probabilities."""
     folder, said = trained

@@ -135,6 +135,7 @@ def model_of(config, vocab):
     return assemble.model(config, words)
 
 
+@pytest.mark.thorough
 def test_the_first_version_has_its_parameters(configs):
     config = configs("parity")
     validate(config)
@@ -263,6 +264,7 @@ def test_a_batch_writes_its_mean_into_slots_of_all():
     assert np.abs(second["memory"] - state["memory"]).max() > 1e-4
 
 
+@pytest.mark.thorough
 def test_the_network_writes_for_each_example_alone():
     model = make_model(test_time="example")
     variables, image = init(model), make_batch(5)["image"]
@@ -316,6 +318,7 @@ def test_no_gradient_flows_through_a_write():
 # Modalities.
 
 
+@pytest.mark.thorough
 def test_an_absent_modality_is_as_none_at_all():
     model = make_model(audio=True, test_time="off")
     variables, batch = init(model), make_batch()
@@ -383,6 +386,7 @@ def test_modalities_and_state_are_of_as_many_examples():
         model.encode(variables, {"image": image[:1]}, state)
 
 
+@pytest.mark.thorough
 def test_modality_dropout_takes_one_of_several():
     calm = make_model(joint=True, test_time="off")
     model = make_model(joint=True, modality_dropout=0.4)

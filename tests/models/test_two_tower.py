@@ -127,7 +127,11 @@ def test_zero_features_give_finite_gradients():
 COCA = ({"pool": "query", "pool_width": 10, "pool_heads": 5}, {"pool": "appended"})
 
 
-@pytest.mark.parametrize(("image", "text"), [({}, {}), COCA], ids=["clip", "coca"])
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [({}, {}), pytest.param(*COCA, marks=pytest.mark.thorough)],
+    ids=["clip", "coca"],
+)
 def test_float64_parameters_compute_in_float64(image, text):
     model, batch = make_model(image, text), make_batch()
     with jax.enable_x64(True):
@@ -199,6 +203,7 @@ def test_dropout_follows_the_key():
     )
 
 
+@pytest.mark.thorough
 def test_the_towers_draw_different_masks(monkeypatch):
     drawn = []
     bernoulli = jax.random.bernoulli

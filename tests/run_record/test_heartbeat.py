@@ -81,6 +81,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path, beats):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.thorough
 def test_stopped_resumed_and_complete(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
@@ -102,6 +103,7 @@ def test_nothing_left_to_do(copy):
     assert (after.state, after.step, after.save_step) == ("finished", 8, 8)
 
 
+@pytest.mark.thorough
 def test_a_second_interrupt(tmp_path, monkeypatch):
     stop_at(monkeypatch, 5, signal.SIGINT)
 
@@ -156,6 +158,7 @@ def test_the_last_fifty_warnings():
     assert warnings.total == 60
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "number", mostly([errno.ENOSPC, errno.EROFS, errno.EIO], [errno.ENOSPC])
 )

@@ -70,6 +70,7 @@ def command(*argv):
     return maps.main(["maps", *map(str, argv)])
 
 
+@pytest.mark.thorough
 def test_the_command(run, tmp_path, capsys):
     """A sheet per image, a table of all numbers, and what was left out."""
     folder, out = tmp_path / "in", tmp_path / "out"

@@ -87,6 +87,7 @@ def test_scale_and_sum_of_texts():
     np.testing.assert_allclose(total, parts, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pool", mostly(["mean", "map"], ["map"]))
 def test_maskclip_of_equal_patches_is_the_similarity(pool):
     """Attention between equal patches takes their value: leaving it out is nothing."""

@@ -262,6 +262,7 @@ def test_messages_name_extras_that_there_are():
     assert not any("clipjax[" in text for text in texts)
 
 
+@pytest.mark.thorough
 def test_train_evaluate_and_load(capsys, on_one_device):
     """The README's three ways in, on the shrunk quickstart."""
     assert train.main(["train", f"--config={QUICKSTART}", *TINY]) == 0

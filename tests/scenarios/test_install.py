@@ -21,8 +21,11 @@ def build(monkeypatch):
 def test_a_wheel_holds_the_package_alone(build, tmp_path):
     wheel = zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path)))
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    kinds = {".py", ".css", ".html", ".jinja"}
     there = {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "clipjax").rglob("*.py")
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "clipjax").rglob("*.*")
+        if path.suffix in kinds
     }
     assert names == there
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())

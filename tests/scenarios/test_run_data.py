@@ -76,6 +76,7 @@ def test_a_run_is_evaluated_on_its_own_data_from_any_folder(top):
     assert size(top / "run").startswith("12 images")
 
 
+@pytest.mark.thorough
 def test_other_data_are_chosen_by_name(top, capsys):
     argv = ["evaluate", "--workdir", str(top / "run"), "--data.path=data"]
     assert evaluate.main([*argv, "--data=captions", "--data.split", "all"]) == 0
@@ -87,6 +88,7 @@ def test_other_data_are_chosen_by_name(top, capsys):
     assert size(top / "run", f"{found.name}-2").startswith("3 images")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -120,6 +122,7 @@ def moved(saved):
         saved["data"][part]["path"] = "data"
 
 
+@pytest.mark.thorough
 def test_changed_data_are_named(top, capsys):
     edited(top / "run", moved)  # from b, where five images lie
     line = failure(capsys, evaluate.main, f"--workdir={top / 'run'}")
@@ -160,6 +163,7 @@ def test_the_same_data_may_lie_elsewhere(top, trained):
     assert len(said) == 1
 
 
+@pytest.mark.thorough
 def test_an_older_run_does_not_move(top, trained):
     (top / "run" / datasets.FILE).unlink()
     copy = shutil.copytree(trained / "a" / "data", top / "copy")

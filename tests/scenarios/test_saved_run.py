@@ -33,6 +33,7 @@ def test_it_loads(saved):
     np.testing.assert_allclose(image, EXPECTED["image_embed"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_it_goes_on(saved, tmp_path):
     config = config_tiny.get_config("evals=none")
     config.train.steps, config.train.val_batches = 4, 0

@@ -112,6 +112,7 @@ def test_epochs_differ_in_order_captions_and_draws():
     assert (one != two).any()
 
 
+@pytest.mark.thorough
 def test_captions_are_drawn_evenly():
     source = Tiny(counts=[3, 2] * 50)
     plan = pipeline.plan(source, seed=3, global_batch=6000, step=0)
@@ -400,6 +401,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options, closing",
     mostly(

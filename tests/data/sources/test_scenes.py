@@ -415,7 +415,7 @@ def test_a_gallery_that_cannot_be_filled_says_so(monkeypatch):
 
 def test_is_registered():
     assert registry.load("data", "scenes") is scenes.make
-    known = {"seed", "size", "eval_size", "resolution"}
+    known = {"seed", "size", "eval_size", "resolution", "parts"}
     assert set(registry.options(scenes.make)) == known
 
 
