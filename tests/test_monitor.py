@@ -128,8 +128,13 @@ def on_terminal(argv, seconds, size=(40, 120)):
     seconds, and the bytes it wrote."""
     terminal, its_end = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    # Processes of a job in the background ignore SIGINT, and so do their children.
+    begin = (
+        "import runpy; from signal import *; signal(SIGINT, default_int_handler);"
+        "runpy.run_module('clipjax.monitor', run_name='__main__', alter_sys=True)"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "clipjax.monitor", *argv],
+        [sys.executable, "-c", begin, *argv],
         **dict.fromkeys(("stdin", "stdout", "stderr"), its_end),
         cwd=ROOT,
     )
