@@ -447,7 +447,7 @@ def test_what_does_not_go_together(run, quick, tmp_path, capsys, monkeypatch):
     assert "--follow runs in one process" in line
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_beside_a_run_that_trains(tmp_path):
     """A run that keeps one checkpoint is not disturbed, and none is read twice."""
     argv = [sys.executable, "-m", "clipjax.train", "--workdir", str(tmp_path / "run")]

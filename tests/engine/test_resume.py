@@ -348,7 +348,7 @@ def test_every_step_is_due_at_the_end():
     assert [s for s in range(1, 9) if step_log.due(s, 1, 8)] == list(range(1, 9))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_what_losses_and_optimizers_keep_is_resumed(tmp_path, monkeypatch):
     """Tables of averages and temperatures, a queue, momenta of two optimizers."""
     config = tiny(

@@ -247,7 +247,7 @@ def test_expected_hits_and_ranks_equal_simulated_ones(own, ties, greater, k):
     assert ranks.expected()[0] == pytest.approx(first.mean(), abs=0.12)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_chance_equals_random_embeddings():
     rng = np.random.default_rng(0)
     n, draws = 12, 60
