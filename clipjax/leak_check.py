@@ -40,17 +40,8 @@ def check_flags(values: Any, against: DataFlags) -> None:
     if given and not against:
         raise UserError(f"--{given[0]} needs --against: the data to compare with")
     perceptual_hash.check_near(near)
-    if not out:
-        return
-    path = paths.local(out, "the output")
-    if path.is_dir():
-        raise UserError(f"--out={out} is a folder: name a file, such as {out}/x.json")
-    try:
-        atomic_files.check_place(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"--out={out} cannot be written ({error.strerror}): choose another --out"
-        ) from error
+    if out:
+        paths.file_to_write("out", out, "the output", "x.json")
 
 
 def open_other(given: DataFlags, described: dict[str, Any]) -> Other:

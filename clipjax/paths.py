@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 
+from clipjax import atomic_files
 from clipjax.types import UserError
 
 # One slash counts too, because pathlib removes the second.
@@ -92,6 +93,28 @@ def _no_address(path: str | os.PathLike[str], why: str) -> None:
     elif scheme == "hf":
         fix += ", or write a model on the hub as hf-hub:ORG/NAME"
     raise UserError(f"{path}: {why}; {fix}")
+
+
+def file_to_write(flag: str, value: str, what: str, example: str) -> pathlib.Path:
+    """The place of a file that a flag names.
+
+    what: as of `local`. example: a name, for messages.
+
+    Raises UserError if it is a folder or cannot be written, and as `local` does.
+    """
+    place = local(value, what)
+    if place.is_dir():
+        raise UserError(
+            f"--{flag}={value} is a folder: name a file, such as {value}/{example}"
+        )
+    try:
+        atomic_files.check_place(place.parent)
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={value} cannot be written ({error.strerror}): choose another "
+            f"--{flag}"
+        ) from error
+    return place
 
 
 def shell(path: str | os.PathLike[str]) -> str:

@@ -61,16 +61,7 @@ def check(html: str) -> pathlib.Path:
         import jinja2  # noqa: F401
     except ImportError as error:
         raise UserError("--html needs jinja2: pip install -e '.[look]'") from error
-    place = paths.local(html, "the page")
-    if place.is_dir():
-        raise UserError(f"--html={html} is a folder: name a file in it")
-    try:
-        atomic_files.check_place(place.parent)
-    except OSError as error:
-        raise UserError(
-            f"--html={html} cannot be written ({error.strerror}): choose another place"
-        ) from error
-    return place
+    return paths.file_to_write("html", html, "the page", "found.html")
 
 
 def write(
