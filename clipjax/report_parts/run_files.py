@@ -242,13 +242,11 @@ def _files(store: Store, step: int) -> tuple[int, str]:
         if path.is_file()
     }
     total = sum(found.values())
-    manifest = store.folder / "manifests" / f"{step}.json"
     try:
-        files = atomic_files.parse_json(manifest.read_text(encoding="utf-8"))["files"]
-        wanted = {str(name): int(entry["size"]) for name, entry in files.items()}
+        wanted = store.sizes(step)
     except FileNotFoundError:
         return total, "its manifest is missing"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except BROKEN:
         return total, "its manifest cannot be read"
     for name, size in sorted(wanted.items()):
         if name not in found:

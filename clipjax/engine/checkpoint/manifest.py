@@ -31,17 +31,25 @@ def write(directory: pathlib.Path, manifest_path: pathlib.Path) -> None:
     atomic_files.sync(manifest_path.parent)
 
 
+def read(manifest_path: pathlib.Path) -> dict[str, tuple[int, str]]:
+    """The size and sha256 of each file that a manifest names.
+
+    Raises OSError, ValueError, TypeError, KeyError or AttributeError if it is broken.
+    """
+    manifest = atomic_files.parse_json(manifest_path.read_text(encoding="utf-8"))
+    return {
+        name: (int(entry["size"]), str(entry["sha256"]))
+        for name, entry in manifest["files"].items()
+    }
+
+
 def check(directory: pathlib.Path, manifest_path: pathlib.Path) -> list[str]:
     """The differences between a folder and its manifest, one text per file.
 
     A missing or broken manifest is a difference too.
     """
     try:
-        manifest = atomic_files.parse_json(manifest_path.read_text(encoding="utf-8"))
-        wanted = {
-            name: (int(entry["size"]), str(entry["sha256"]))
-            for name, entry in manifest["files"].items()
-        }
+        wanted = read(manifest_path)
     except OSError as error:
         return [f"{manifest_path.name} cannot be read ({error.strerror})"]
     except (ValueError, TypeError, KeyError, AttributeError):

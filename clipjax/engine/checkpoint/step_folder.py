@@ -98,6 +98,11 @@ class Store:
             )
         return sorted([*steps, *gone], reverse=True)
 
+    def sizes(self, step: int) -> dict[str, int]:
+        """The bytes of each file by a step's manifest; raises one of BROKEN."""
+        files = manifest.read(self._manifest(step))
+        return {name: size for name, (size, _) in files.items()}
+
     def verify(self, step: int) -> tuple[bool, list[str]]:
         """Returns whether a step has a manifest, and the differences from it."""
         path = self._manifest(step)
