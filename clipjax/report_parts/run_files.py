@@ -202,15 +202,16 @@ def _saves(run: RunFiles) -> None:
         run.gaps.append(atomic_files.describe_os_error(error))
         return
     for step in steps:
-        save = Save(step, {}, [], *_files(store, step), best=step in best)
-        meta = _item(store, step, "meta", lambda x: dict(x.get("metrics") or {}))
+        size, damage = _files(store, step)
+        metrics = _item(store, step, "meta", lambda x: dict(x.get("metrics") or {}))
         arrays = _item(store, step, "layout", _arrays)
-        if meta is None or arrays is None:
-            save = dataclasses.replace(save, damage=save.damage or "cannot be read")
-        save = dataclasses.replace(save, metrics=meta or {}, arrays=arrays or [])
-        if save.damage:
-            run.gaps.append(f"The checkpoint of step {step} is damaged: {save.damage}.")
-        run.saves.append(save)
+        if metrics is None or arrays is None:
+            damage = damage or "cannot be read"
+        if damage:
+            run.gaps.append(f"The checkpoint of step {step} is damaged: {damage}.")
+        run.saves.append(
+            Save(step, metrics or {}, arrays or [], size, damage, best=step in best)
+        )
     if not steps:
         run.gaps.append("There is no checkpoint, so the model itself is not shown.")
 
