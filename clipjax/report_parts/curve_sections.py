@@ -151,11 +151,10 @@ def _evaluation_charts(runs: Sequence[RunFiles]) -> list[Chart]:
     labels: dict[str, str] = {}
     chances: dict[str, float | None] = {}
     for run in runs:
-        for evaluation in run.evaluations[:1]:
-            for label, result in evaluation.results.items():
-                metric = result.metrics[result.primary]
-                labels[f"eval/{label}/{result.primary}"] = metric.unit
-                chances[f"eval/{label}/{result.primary}"] = metric.chance
+        for label, result in run.results.items():
+            metric = result.metrics[result.primary]
+            labels[f"eval/{label}/{result.primary}"] = metric.unit
+            chances[f"eval/{label}/{result.primary}"] = metric.chance
     if not labels:
         labels = {"eval/primary": ""}
     found = []
@@ -252,9 +251,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _checkpoints(run: RunFiles) -> Table:
     """The steps on disk, with what they were evaluated to."""
-    names: list[str] = []
-    for evaluation in run.evaluations[:1]:
-        names += [f"{x}/{one.primary}" for x, one in evaluation.results.items()]
+    names = [f"{label}/{one.primary}" for label, one in run.results.items()]
     known = dict.fromkeys(name for save in run.saves for name in save.metrics)
     names = [name for name in ("val_loss", *names) if name in known][:4]
     units = _units(run)
@@ -274,8 +271,7 @@ def _checkpoints(run: RunFiles) -> Table:
 def _units(run: RunFiles) -> dict[str, str]:
     return {
         f"{label}/{name}": metric.unit
-        for evaluation in run.evaluations[:1]
-        for label, result in evaluation.results.items()
+        for label, result in run.results.items()
         for name, metric in result.metrics.items()
     }
 

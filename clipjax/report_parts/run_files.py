@@ -8,7 +8,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from clipjax import atomic_files, paths, results
 from clipjax.engine.checkpoint.step_folder import BROKEN, Store
 from clipjax.results import Evaluation
 from clipjax.run_record import metric_log, status
-from clipjax.types import UserError
+from clipjax.types import EvalResult, UserError
 
 OWN = ("config.json", "metrics.jsonl", "checkpoints", "status.json", results.FOLDER)
 
@@ -61,6 +61,11 @@ class RunFiles:
     evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
     saves: list[Save] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def results(self) -> Mapping[str, EvalResult]:
+        """Of its first evaluation, by evaluator; {} without one."""
+        return self.evaluations[0].results if self.evaluations else {}
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A metric's steps and values, in the order of steps."""

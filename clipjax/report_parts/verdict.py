@@ -8,7 +8,6 @@ from clipjax import result_tables
 from clipjax.report_parts import parameter_counts
 from clipjax.report_parts.page import Check, Tile
 from clipjax.report_parts.run_files import RunFiles
-from clipjax.results import Evaluation
 from clipjax.types import EvalResult, Metric
 
 CEILING = 0.97  # of a fraction: little is left to win
@@ -55,10 +54,10 @@ def trained(run: RunFiles) -> str:
     )
 
 
-def how_good(evaluation: Evaluation) -> list[str]:
+def how_good(run: RunFiles) -> list[str]:
     """A sentence per evaluator: its primary metric in words."""
     found = []
-    for label, result in evaluation.results.items():
+    for label, result in run.results.items():
         metric = result.metrics[result.primary]
         found.append(f"{_achieved(label, result, metric)}{_beside(metric)}.")
     return found
@@ -67,16 +66,15 @@ def how_good(evaluation: Evaluation) -> list[str]:
 def tiles(run: RunFiles, most: int = 0) -> list[Tile]:
     """The main numbers of a run. most: how many, with the run's name; 0: all of it."""
     found = []
-    for evaluation in run.evaluations[:1]:
-        for label, result in evaluation.results.items():
-            metric = result.metrics[result.primary]
-            interval = result_tables.interval(metric)
-            parts = [f"95 %: {interval}"] if interval else []
-            if chance := result_tables.chance(metric):
-                parts.append(f"chance {chance}")
-            what = f"{label} {result.primary}".replace("_", " ")
-            what = f"{run.name}: {what}" if most else what
-            found.append(Tile(result_tables.quantity(metric), what, ", ".join(parts)))
+    for label, result in run.results.items():
+        metric = result.metrics[result.primary]
+        interval = result_tables.interval(metric)
+        parts = [f"95 %: {interval}"] if interval else []
+        if chance := result_tables.chance(metric):
+            parts.append(f"chance {chance}")
+        what = f"{label} {result.primary}".replace("_", " ")
+        what = f"{run.name}: {what}" if most else what
+        found.append(Tile(result_tables.quantity(metric), what, ", ".join(parts)))
     return found[: most or 6]
 
 
@@ -84,9 +82,7 @@ def try_next(run: RunFiles, checks: list[Check]) -> list[str]:
     """What to try next, the most promising first."""
     found = [check.mend for check in checks if check.mend]
     metrics = [
-        (label, result.metrics[result.primary])
-        for evaluation in run.evaluations[:1]
-        for label, result in evaluation.results.items()
+        (label, result.metrics[result.primary]) for label, result in run.results.items()
     ]
     for label, metric in metrics:
         if metric.unit != "fraction" or not metric.higher_is_better:

@@ -109,9 +109,7 @@ def _of_several(
 def _verdict(run: RunFiles, course: Course | None) -> Section:
     """How good it is, whether it is healthy, and what to try next."""
     checks = health.checks(run, course)
-    blocks: list[object] = []
-    for evaluation in run.evaluations[:1]:
-        blocks += [Text(line) for line in verdict.how_good(evaluation)]
+    blocks: list[object] = [Text(line) for line in verdict.how_good(run)]
     blocks.append(Checks(checks))
     blocks.append(Steps("What to try next", verdict.try_next(run, checks)))
     if run.gaps:
