@@ -13,6 +13,7 @@ from clipjax.report_parts.run_files import RunFiles
 from clipjax.run_record import status
 
 NEAR_CHANCE = 0.02  # as engine/watch.py: a loss that has learned nothing
+SIDES = ("image", "text")
 ALIKE = 1.5  # an effective rank below this is a collapse
 WAITING = 0.05  # of the time, on data
 FALLING = 0.02  # of the loss, over the last tenth: it still falls
@@ -108,8 +109,7 @@ def _learning(run: RunFiles, course: Course | None) -> Check | None:
 
 
 def _still_falling(run: RunFiles, course: Course | None) -> Check | None:
-    _, values = run.series("train/loss")
-    values = values[np.isfinite(values)]
+    _, values = run.finite("train/loss")
     if course is None or len(values) < 20:
         return None
     part = max(len(values) // 10, 2)
@@ -131,9 +131,7 @@ def _still_falling(run: RunFiles, course: Course | None) -> Check | None:
 
 
 def _overfitting(run: RunFiles) -> Check | None:
-    steps, values = run.series("eval/val_loss")
-    known = np.isfinite(values)
-    steps, values = steps[known], values[known]
+    steps, values = run.finite("eval/val_loss")
     if len(values) < 3:
         return None
     low = int(values.argmin())
@@ -210,6 +208,3 @@ def _warnings(run: RunFiles) -> Check | None:
     count = run.status.warnings_total
     why = f"{count} in all, the last: {last}"
     return Check("warning", "the run's warnings", why)
-
-
-SIDES = ("image", "text")

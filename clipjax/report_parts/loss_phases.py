@@ -56,9 +56,7 @@ class Course(NamedTuple):
 
 def course(run: RunFiles) -> Course | None:
     """The course of a run's training loss; None with less than two finite rows."""
-    steps, values = run.series("train/loss")
-    known = np.isfinite(values)
-    steps, values = steps[known], values[known]
+    steps, values = run.finite("train/loss")
     if len(values) < 2:
         return None
     rows = max(1, len(values) // 100)

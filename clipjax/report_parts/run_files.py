@@ -72,6 +72,12 @@ class RunFiles:
         steps, _, values = self.log.series(name)
         return steps, values
 
+    def finite(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `series`, without the values that are not finite."""
+        steps, values = self.series(name)
+        known = np.isfinite(values)
+        return steps[known], values[known]
+
     def last(self, name: str) -> float:
         """A metric's last value; NaN if there is none."""
         value = self.log.last(name)
