@@ -80,7 +80,7 @@ def recalls(rows: Rows, label_set: str = "") -> list[ClassRecall]:
     >>> found.name, found.recall.value, found.recall.n, found.mistaken, found.count
     ('cat', 0.5, 2, 'dog', 1)
     """
-    labels, predictions, names, hits = _columns(rows, label_set)
+    labels, predictions, names, hits = columns(rows, label_set)
     found = []
     for label in np.unique(labels).tolist():
         own = labels == label
@@ -106,7 +106,7 @@ def confusions(rows: Rows, label_set: str = "") -> list[Confusion]:
     >>> pair.name, pair.mistaken, pair.count, pair.images, pair.share
     ('cat', 'dog', 1, 2, 0.5)
     """
-    labels, predictions, names, _ = _columns(rows, label_set)
+    labels, predictions, names, _ = columns(rows, label_set)
     images = collections.Counter(labels.tolist())
     pairs = collections.Counter(zip(labels.tolist(), predictions.tolist(), strict=True))
     found = [
@@ -117,7 +117,7 @@ def confusions(rows: Rows, label_set: str = "") -> list[Confusion]:
     return sorted(found, key=lambda pair: (-pair.count, pair.labels))
 
 
-def _columns(rows: Rows, label_set: str) -> tuple[Any, Any, dict[int, str], Any]:
+def columns(rows: Rows, label_set: str) -> tuple[Any, Any, dict[int, str], Any]:
     """The labels, predictions and hits of a label set, and the names by number."""
     known = label_sets(rows)
     if not known:

@@ -46,26 +46,17 @@ def tables(rows: Rows, label_set: str) -> list[Table]:
 
 def _matrix(rows: Rows, label_set: str) -> Table:
     """Shares of each class's images by prediction."""
-    kept = np.array([name == label_set for name in rows["label_set"]])
-    labels = np.asarray(rows["label"])[kept]
-    predictions = np.asarray(rows["prediction"])[kept]
-    names = {}
-    for numbers, texts in (
-        (rows["label"], rows["label_name"]),
-        (rows["prediction"], rows["prediction_name"]),
-    ):
-        for at in np.flatnonzero(kept).tolist():
-            names[int(numbers[at])] = str(texts[at]) or "not finite"
-    order = sorted(names)
-    own = [x for x in order if (labels == x).any()]
+    labels, predictions, names, _ = class_recalls.columns(rows, label_set)
+    own = np.unique(labels).tolist()
+    order = np.union1d(labels, predictions).tolist()
     shares = [
         [float((predictions[labels == row] == column).mean()) for column in order]
         for row in own
     ]
     return Table(
-        ["class", *(names[x] for x in order)],
+        ["class", *(names[x] or "not finite" for x in order)],
         [
-            [names[row], *(f"{100 * x:.0f}" if x else "" for x in line)]
+            [names[row] or "not finite", *(f"{100 * x:.0f}" if x else "" for x in line)]
             for row, line in zip(own, shares, strict=True)
         ],
         f"{label_set}: what a class's images are taken for, in %",
