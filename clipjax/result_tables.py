@@ -31,18 +31,14 @@ def table(results: Mapping[str, EvalResult]) -> Group:
             title += f" ({result.broken} broken examples left out)"
         rows = Table(box=None, pad_edge=False, header_style="")
         rows.add_column("  metric", overflow="fold")
-        columns = {
-            heading: [cell(metric) for metric in result.metrics.values()]
-            for heading, cell in _COLUMNS.items()
-        }
-        columns = {heading: cells for heading, cells in columns.items() if any(cells)}
-        for heading in columns:
+        shown = columns(result)
+        for heading in shown:
             rows.add_column(heading, justify="right", no_wrap=True)
         groups = {
             name.rpartition("/")[0] for name in result.metrics if len(name) > _ROOM
         }
         above = ""
-        for name, *cells in zip(result.metrics, *columns.values(), strict=True):
+        for name, *cells in zip(result.metrics, *shown.values(), strict=True):
             primary = name == result.primary
             group, _, rest = name.rpartition("/")
             if group and group in groups:
@@ -57,6 +53,15 @@ def table(results: Mapping[str, EvalResult]) -> Group:
             )
         parts += [Text(title), rows, Text()]
     return Group(*parts[:-1])
+
+
+def columns(result: EvalResult) -> dict[str, list[str]]:
+    """Heading -> the cells of the metrics, without the columns that are empty."""
+    found = {
+        heading: [cell(metric) for metric in result.metrics.values()]
+        for heading, cell in _COLUMNS.items()
+    }
+    return {heading: cells for heading, cells in found.items() if any(cells)}
 
 
 def class_tables(results: Mapping[str, EvalResult]) -> Group:

@@ -39,30 +39,12 @@ def tables(results: Mapping[str, EvalResult]) -> list[object]:
         note = result.size
         if result.broken:
             note += f" ({result.broken} broken examples left out)"
-        lines, strong = [], set()
-        for name, metric in result.metrics.items():
-            if name == result.primary:
-                strong.add(len(lines))
-            lines.append(
-                [
-                    name.replace("_", " ").replace("/", ": "),
-                    result_tables.quantity(metric),
-                    result_tables.interval(metric),
-                    result_tables.chance(metric),
-                    result_tables.times_chance(metric),
-                ]
-            )
-        head = ["metric", "value", "95 % interval", "chance", "times chance"]
-        kept = [0, *(at for at in range(1, 5) if any(line[at] for line in lines))]
-        lines = [[line[at] for at in kept] for line in lines]
+        columns = result_tables.columns(result)
+        names = [name.replace("_", " ").replace("/", ": ") for name in result.metrics]
+        lines = [list(line) for line in zip(names, *columns.values(), strict=True)]
+        strong = frozenset([list(result.metrics).index(result.primary)])
         found.append(
-            Table(
-                [head[at] for at in kept],
-                lines,
-                label,
-                strong=frozenset(strong),
-                note=note,
-            )
+            Table(["metric", *columns], lines, label, strong=strong, note=note)
         )
     return found
 
