@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.images import decoding
-from clipjax.report_parts.example_source import Sources, spread
+from clipjax.report_parts.example_source import Sources, sampled, spread
 from clipjax.report_parts.page import Card, Columns, Gallery, Section, Table, Text
 from clipjax.report_parts.run_files import RunFiles
 from clipjax.report_parts.thumbnails import Pictures
@@ -34,12 +34,14 @@ def data_section(run: RunFiles, sources: Sources, pictures: Pictures) -> Section
             pairs = [("source", examples.name), *_recorded(recorded)]
             gaps.append(Text(examples.gap, "gap"))
         else:
-            sampled = _sampled(source)
-            pairs = [("source", examples.name), *_facts(source, sampled)]
+            some = sampled(source, SIZED)
+            pairs = [("source", examples.name), *_facts(source, some)]
             if part == "train":
+                # Far ones first, so that the cards are of all of the source.
+                far = [one for first in range(4) for one in some[first::4]]
                 cards = [
                     Card(examples.keep(pictures, one), list(one.captions[:3]))
-                    for one in sampled[:CARDS]
+                    for one in far[:CARDS]
                 ]
         lines = [list(pair) for pair in pairs]
         columns.append([Table(["", ""], lines, words, texts=2)])
@@ -62,18 +64,7 @@ def _recorded(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _sampled(source: Source) -> list[Example]:
-    found = []
-    for index in spread(len(source), SIZED):
-        try:
-            found.append(source[index])
-        except (BadExample, OSError):
-            continue
-    # Far ones first, so that the cards are of all of the source.
-    return [found[at] for first in range(4) for at in range(first, len(found), 4)]
-
-
-def _facts(source: Source, sampled: list[Example]) -> list[tuple[str, str]]:
+def _facts(source: Source, some: list[Example]) -> list[tuple[str, str]]:
     counts = np.asarray(source.caption_counts)
     total = int(counts.sum())
     pairs = [("examples", f"{len(source):,}")]
@@ -82,7 +73,7 @@ def _facts(source: Source, sampled: list[Example]) -> list[tuple[str, str]]:
         pairs.append(("captions", f"{total:,}, {each}"))
         pairs += _words(source)
     sizes = []
-    for example in sampled:
+    for example in some:
         try:
             sizes.append(decoding.size(example.image))
         except BadExample:

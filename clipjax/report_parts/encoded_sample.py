@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.report_parts.example_source import Examples, spread
+from clipjax.report_parts.example_source import Examples, sampled
 from clipjax.report_parts.run_files import RunFiles
 from clipjax.report_parts.thumbnails import Pictures
-from clipjax.types import BadExample, Example, UserError
+from clipjax.types import Example, UserError
 
 MOST = 240  # examples
 PART = 48  # that are encoded together
@@ -47,16 +47,9 @@ def encode(run: RunFiles, examples: Examples, pictures: Pictures) -> Sample | No
     source = examples.source()
     if source is None or source.max_captions == 0:
         return None
-    found: list[Example] = []
-    for index in spread(len(source), MOST):
-        try:
-            example = source[index]
-        except (BadExample, OSError):
-            continue
-        if example.captions:
-            found.append(example)
+    found = [one for one in sampled(source, MOST) if one.captions]
     # Others first, so that the first part is spread over the source as well.
-    found = [found[at] for first in range(5) for at in range(first, len(found), 5)]
+    found = [one for first in range(5) for one in found[first::5]]
     if len(found) < 3:
         return None
     images, texts, kept, step = _encoded(run, found)

@@ -135,6 +135,17 @@ def _opened(section: Mapping[str, Any]) -> Source:
     return assemble.source(options, "--config.data.eval.")
 
 
+def sampled(source: Source, most: int) -> list[Example]:
+    """At most so many examples, evenly spread, without those that cannot be read."""
+    found = []
+    for index in spread(len(source), most):
+        try:
+            found.append(source[index])
+        except (BadExample, OSError):
+            continue
+    return found
+
+
 def spread(count: int, most: int) -> Iterable[int]:
     """At most so many of the numbers below count, evenly spread."""
     if count <= most:
