@@ -119,9 +119,6 @@ class Sources:
         """part: "train" or "eval"."""
         return self.of(run.section("data", part))
 
-    def gaps(self) -> list[str]:
-        return [one.gap for one in self._found.values() if one.gap]
-
 
 def _opened(section: Mapping[str, Any]) -> Source:
     from clipjax.engine import assemble  # here: a page without images needs none of it
