@@ -31,7 +31,6 @@ ROWS = 11  # milestones
 
 def curve_section(runs: Sequence[RunFiles]) -> Section:
     """The section of the main curves, and of all others below them."""
-    by_run = len(runs) > 1
     charts = [chart for make in _MAKERS if (chart := make(runs))]
     charts += _evaluation_charts(runs)
     names = [run.name for run in runs]
@@ -42,9 +41,9 @@ def curve_section(runs: Sequence[RunFiles]) -> Section:
     more = [chart for chart in _others(runs) if chart.title not in known]
     if more:
         blocks.append(Fold("More curves", [Charts(more, names)]))
-    if charts and not by_run:
+    if charts and len(runs) == 1:
         note = "A faint band shows the lowest and highest of the rows behind a point."
-        if any(len(run.series("train/loss")[0]) > curves.POINTS for run in runs):
+        if len(runs[0].series("train/loss")[0]) > curves.POINTS:
             blocks.insert(1, Text(note))
     return Section("Curves", blocks)
 
@@ -64,14 +63,26 @@ def _lines(
     return found
 
 
+def _chart(
+    runs: Sequence[RunFiles],
+    title: str,
+    unit: str,
+    lines: Sequence[Line],
+    levels: Sequence[Level] = (),
+    *,
+    log: bool = False,
+) -> Chart | None:
+    """A chart of lines of these runs; None if there is nothing to draw."""
+    by_run = len(runs) > 1
+    return curves.chart(title, unit, lines, levels=levels, by_run=by_run, log=log)
+
+
 def _loss(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, {"train/loss": "training", "eval/val_loss": "validation"})
     chances = {round(run.last("train/uninformed_loss"), 3) for run in runs}
     chances = {value for value in chances if np.isfinite(value)}
     levels = [Level(value, "chance") for value in chances if len(chances) == 1]
-    return curves.chart(
-        "Loss", "loss", lines, levels=levels, by_run=len(runs) > 1
-    )  # fmt: skip
+    return _chart(runs, "Loss", "loss", lines, levels)
 
 
 def _accuracy(runs: Sequence[RunFiles]) -> Chart | None:
@@ -83,36 +94,26 @@ def _accuracy(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, names, lambda x: 100 * x)
     batches = {run.section("data").get("batch_size") for run in runs}
     batch = next(iter(batches)) if len(batches) == 1 else None
-    paired = lines and not runs[0].log.names().count("train/accuracy")
+    paired = "train/accuracy" not in runs[0].log.names()
     levels = [Level(100 / batch, "chance")] if batch and paired else []
-    return curves.chart(
-        "Accuracy in the batch", "%", lines, levels=levels, by_run=len(runs) > 1
-    )
+    return _chart(runs, "Accuracy in the batch", "%", lines, levels)
 
 
 def _temperature(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, {"train/logit_scale": ""}, lambda x: 1 / x)
-    return curves.chart(
-        "Temperature", "1 / logit scale", lines, by_run=len(runs) > 1
-    )  # fmt: skip
+    return _chart(runs, "Temperature", "1 / logit scale", lines)
 
 
 def _rate(runs: Sequence[RunFiles]) -> Chart | None:
-    return curves.chart(
-        "Learning rate",
-        "learning rate x 1,000",
-        _lines(runs, {"train/learning_rate": ""}, lambda x: 1000 * x),
-        by_run=len(runs) > 1,
-    )
+    lines = _lines(runs, {"train/learning_rate": ""}, lambda x: 1000 * x)
+    return _chart(runs, "Learning rate", "learning rate x 1,000", lines)
 
 
 def _norm(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, {"train/grad_norm": ""})
     values = np.concatenate([x.values[np.isfinite(x.values)] for x in lines] or [[]])
     wide = len(values) > 1 and values.min() > 0 and values.max() > 50 * values.min()
-    return curves.chart(
-        "Gradient norm", "norm", lines, by_run=len(runs) > 1, log=bool(wide)
-    )
+    return _chart(runs, "Gradient norm", "norm", lines, log=bool(wide))
 
 
 def _rank(runs: Sequence[RunFiles]) -> Chart | None:
@@ -120,27 +121,18 @@ def _rank(runs: Sequence[RunFiles]) -> Chart | None:
         "train/image_effective_rank": "images",
         "train/text_effective_rank": "texts",
     }
-    return curves.chart(
-        "Effective rank of embeddings",
-        "dimensions",
-        _lines(runs, names),
-        levels=[Level(1.0, "all alike")],
-        by_run=len(runs) > 1,
-    )
+    lines, levels = _lines(runs, names), [Level(1.0, "all alike")]
+    return _chart(runs, "Effective rank of embeddings", "dimensions", lines, levels)
 
 
 def _throughput(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, {"time/images_per_second": ""})
-    return curves.chart(
-        "Throughput", "images per second", lines, by_run=len(runs) > 1
-    )  # fmt: skip
+    return _chart(runs, "Throughput", "images per second", lines)
 
 
 def _wait(runs: Sequence[RunFiles]) -> Chart | None:
     lines = _lines(runs, {"time/data_wait_share": ""}, lambda x: 100 * x)
-    return curves.chart(
-        "Waiting for data", "% of the time", lines, by_run=len(runs) > 1
-    )
+    return _chart(runs, "Waiting for data", "% of the time", lines)
 
 
 _MAKERS = (_loss, _accuracy, _rate, _temperature, _norm, _rank, _throughput, _wait)
@@ -167,7 +159,7 @@ def _evaluation_charts(runs: Sequence[RunFiles]) -> list[Chart]:
         levels = [Level(scale * chance, "chance")] if chance is not None else []
         title = name.removeprefix("eval/").replace("_", " ").replace("/", " ")
         words = {"fraction": "%", "": "value"}.get(unit, unit)
-        chart = curves.chart(title, words, lines, levels=levels, by_run=len(runs) > 1)
+        chart = _chart(runs, title, words, lines, levels)
         found += [chart] if chart else []
     return found
 
@@ -183,8 +175,8 @@ def _others(runs: Sequence[RunFiles]) -> list[Chart]:
             continue
         lines = [line for line in _lines(runs, {name: ""}) if len(line.steps) > 1]
         if any(len(set(line.values[np.isfinite(line.values)])) > 1 for line in lines):
-            title = f"{rest}".replace("_", " ").replace("/", " ")
-            chart = curves.chart(title, "value", lines, by_run=len(runs) > 1)
+            title = rest.replace("_", " ").replace("/", " ")
+            chart = _chart(runs, title, "value", lines)
             found += [chart] if chart else []
         if len(found) == MORE:
             break
