@@ -209,12 +209,9 @@ def _milestones(run: RunFiles, course: Course) -> Table:
     places = np.unique(np.linspace(0, len(steps) - 1, ROWS).round().astype(int))
     best = int(np.abs(steps - course.best_step).argmin())
     places = np.unique([*places, best])
-    columns = {
-        name: dict(zip(*(x.tolist() for x in run.series(f"train/{name}")), strict=True))
-        for name in ("epoch", "learning_rate")
-    }
-    rates = dict(
-        zip(*(x.tolist() for x in run.series("time/images_per_second")), strict=True)
+    epochs, rates, speeds = (
+        dict(zip(*(x.tolist() for x in run.series(name)), strict=True))
+        for name in ("train/epoch", "train/learning_rate", "time/images_per_second")
     )
     lines, strong = [], set()
     for at in places.tolist():
@@ -224,10 +221,10 @@ def _milestones(run: RunFiles, course: Course) -> Table:
         lines.append(
             [
                 f"{step:,}",
-                _number(columns["epoch"].get(step), "{:.2f}"),
+                _number(epochs.get(step), "{:.2f}"),
                 f"{losses[at]:.4f}",
-                _number(columns["learning_rate"].get(step), "{:.3g}"),
-                _number(rates.get(step), "{:,.0f}"),
+                _number(rates.get(step), "{:.3g}"),
+                _number(speeds.get(step), "{:,.0f}"),
                 duration(max(times[at] - times[0], 0)) if times[at] > 0 else "",
             ]
         )
