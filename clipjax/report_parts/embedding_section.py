@@ -64,24 +64,20 @@ def _maps(sample: Sample) -> list[object]:
     both = np.concatenate([sample.images, sample.texts])
     points, shares = plane.pca(both)
     count = len(sample.images)
-    axes = tuple(f"component {at + 1} ({100 * shares[at]:.0f} %)" for at in range(2))
     charts = [
         curves.scatter(
             "Images and captions by PCA",
             [("images", points[:count]), ("captions", points[count:])],
-            (axes[0], axes[1]),
+            _axes(shares),
         )
     ]
     own, own_shares = plane.pca(sample.images)
-    axes = tuple(
-        f"component {at + 1} ({100 * x:.0f} %)" for at, x in enumerate(own_shares)
-    )
     for name, labels in _colourable(sample)[:2]:
         groups = [
             (sample.names[name][label], own[labels == label])
             for label in np.unique(labels[labels >= 0]).tolist()
         ]
-        charts.append(curves.scatter(f"Images by {name}", groups, (axes[0], axes[1])))
+        charts.append(curves.scatter(f"Images by {name}", groups, _axes(own_shares)))
     near = plane.tsne(sample.images)
     how = "t-SNE" if near is not None else "PCA"
     chosen = list(spread(count, SHOWN))
@@ -91,6 +87,15 @@ def _maps(sample: Sample) -> list[object]:
         f"{len(chosen)} images by {how}: what the model sees as alike lies together.",
     )
     return [Charts(charts), drawing]
+
+
+def _axes(shares: np.ndarray) -> tuple[str, str]:
+    """The labels of two components that have these shares of the variance."""
+    first, second = (
+        f"component {number} ({100 * share:.0f} %)"
+        for number, share in enumerate(shares, 1)
+    )
+    return first, second
 
 
 def _colourable(sample: Sample) -> list[tuple[str, np.ndarray]]:
