@@ -80,7 +80,8 @@ class _Markdown:
             case pages.Text(text=text, kind=kind):
                 return [f"> {escape(text)}" if kind else escape(text)]
             case pages.Facts(pairs=pairs):
-                return [_table(["", ""], [list(pair) for pair in pairs], 1)]
+                rows = [[escape(cell) for cell in pair] for pair in pairs]
+                return [_table(["", ""], rows, 1)]
             case pages.Checks(checks=checks):
                 return [
                     _lines(
@@ -98,7 +99,7 @@ class _Markdown:
                     else [escape(x) for x in row]
                     for number, row in enumerate(block.rows)
                 ]
-                text = _table(block.head, rows, block.texts, escaped=True)
+                text = _table(block.head, rows, block.texts)
                 title = f"{head} {escape(block.title)}" if block.title else ""
                 return [title, escape(block.note), text]
             case pages.Charts():
@@ -189,15 +190,8 @@ def standalone(svg: str, pictures: Pictures) -> str:
     return f"{head}>{inner}{rest}\n"
 
 
-def _table(
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    texts: int,
-    *,
-    escaped: bool = False,
-) -> str:
-    if not escaped:
-        rows = [[escape(cell) for cell in row] for row in rows]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
+    """rows: escaped."""
     ruler = ["---" if at < texts else "---:" for at in range(len(head))]
     lines = [[escape(cell) for cell in head], ruler, *rows]
     return _lines(f"| {' | '.join(line)} |" for line in lines)
