@@ -50,13 +50,12 @@ def chart(
     levels: Sequence[Level] = (),
     by_run: bool = False,
     log: bool = False,
-    across: str = "step",
 ) -> Chart | None:
     """A chart of lines; None if there is nothing to draw.
 
     unit: of the values, with which the vertical axis is labelled. by_run: colours tell
     runs apart, and dashes the names; else colours tell the names. log: a logarithmic
-    vertical axis, if all values are above 0. across: the horizontal axis's label.
+    vertical axis, if all values are above 0.
     """
     lines = [line for line in lines if np.isfinite(line.values).any()]
     if not lines:
@@ -84,7 +83,7 @@ def chart(
                 fontsize=8.5,
                 color=_INK,
             )
-    axes.set_xlabel(across)
+    axes.set_xlabel("step")
     axes.set_ylabel(unit)
     if len(names) > 1:
         _legend(axes, names, by_run)

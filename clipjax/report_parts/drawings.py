@@ -18,9 +18,7 @@ CELL, EDGE = 24, 30  # of the matrix; units of the drawing
 MAP_WIDTH, MAP_HEIGHT, PICTURE = 640, 420, 34  # of the map
 
 
-def matrix(
-    values: np.ndarray, pictures: list[str], words: str, *, map_name: str = "viridis"
-) -> Drawing:
+def matrix(values: np.ndarray, pictures: list[str], words: str) -> Drawing:
     """Similarities of n images (rows) and n captions (columns), the pairs outlined.
 
     values: [n n], finite. pictures: of the images, by name; "" for none.
@@ -28,8 +26,8 @@ def matrix(
     count = len(values)
     side = CELL * count
     low, high = float(values.min()), float(values.max())
-    heat = _png((values - low) / (high - low or 1.0), map_name)
-    scale = _png(np.linspace(0, 1, 64)[None], map_name)
+    heat = _png((values - low) / (high - low or 1.0))
+    scale = _png(np.linspace(0, 1, 64)[None])
     parts = [
         f'<image href="{heat}" x="{EDGE}" y="{EDGE}" width="{side}" height="{side}" '
         'preserveAspectRatio="none" style="image-rendering: pixelated"/>'
@@ -82,11 +80,11 @@ def _use(name: str, x: float, y: float, side: float) -> str:
     )
 
 
-def _png(shares: np.ndarray, map_name: str) -> str:
+def _png(shares: np.ndarray) -> str:
     """A picture with a pixel for each number from 0 to 1, as an address."""
     import matplotlib
 
-    colours = matplotlib.colormaps[map_name](shares, bytes=True)[..., :3]
+    colours = matplotlib.colormaps["viridis"](shares, bytes=True)[..., :3]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(colours)).save(file, "PNG", optimize=True)
     return thumbnails.data_uri(file.getvalue(), "png")
