@@ -31,6 +31,7 @@ from clipjax.engine import (
     lost_text_report,
     sharding,
 )
+from clipjax.models.common import lora
 from clipjax.types import Config, EvalResult, Model, UserError, Variables
 from clipjax.weights import read_model
 
@@ -185,8 +186,8 @@ def prepare(
     )
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
     model, variables = parts.model, parts.variables
-    if request.base:
-        model, variables = interpolate.plain(model, variables)
+    if request.base:  # LoRA's factors do not mix: their product is not linear in both
+        model, variables = lora.merged(model, variables)
     encoder = assemble.encoder(
         parts.config, model, parts.tokenizer, mesh, parts.classes
     )
@@ -267,7 +268,7 @@ def _base(
     theirs = library.read(
         request.base, request.checkpoint, request.ema, preprocess=stated
     )
-    their_model, start = interpolate.plain(theirs.model, theirs.variables)
+    their_model, start = lora.merged(theirs.model, theirs.variables)
     what = f"--interpolate={request.base}"
     interpolate.check_same_model(what, (their_model, start), (model, variables))
     seen = theirs.config.data.preprocess.to_dict()

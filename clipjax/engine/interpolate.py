@@ -7,18 +7,7 @@ import numpy as np
 
 from clipjax import param_paths
 from clipjax.models.common import meaning
-from clipjax.models.common.lora import LoraModel
 from clipjax.types import Model, UserError, Variables
-
-
-def plain(model: Model, variables: Variables) -> tuple[Model, Variables]:
-    """A model and its variables with LoRA merged into its kernels.
-
-    LoRA's factors cannot be interpolated, because their product is not linear in both.
-    """
-    if isinstance(model, LoraModel):
-        return model.model, model.merge(variables)
-    return model, variables
 
 
 def check_same_model(
@@ -28,7 +17,7 @@ def check_same_model(
 
     One model's weights would then mean something else in the other.
 
-    base, tuned: results of `plain`.
+    base, tuned: results of `lora.merged`.
     """
     ours, theirs = tuned[0], base[0]
     meaning.check(ours, theirs, what)

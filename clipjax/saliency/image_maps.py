@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
 from clipjax import option_checks
-from clipjax.models.common import taps
-from clipjax.models.common.lora import LoraModel
+from clipjax.models.common import lora, taps
 from clipjax.models.two_tower import TwoTowerModel
 from clipjax.saliency import dense, relevance, tower_inside
 from clipjax.types import Model, UserError, Variables
@@ -35,8 +34,7 @@ def plain(model: Model, variables: Variables) -> tuple[TwoTowerModel, Variables]
 
     Raises UserError for another kind of model.
     """
-    if isinstance(model, LoraModel):
-        model, variables = model.model, model.merge(variables)
+    model, variables = lora.merged(model, variables)
     if not isinstance(model, TwoTowerModel):
         raise UserError(
             "maps are made of models with an image and a text tower (model=two_tower), "

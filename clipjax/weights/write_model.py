@@ -12,7 +12,7 @@ import numpy as np
 
 from clipjax import atomic_files, downloads
 from clipjax.data.tokenizers.hf_json import HfTokenizer
-from clipjax.models.common.lora import LoraModel
+from clipjax.models.common import lora
 from clipjax.models.image.vit import VisionTransformer
 from clipjax.models.two_tower import TwoTowerModel
 from clipjax.types import Config, Model, Tokenizer, UserError, Variables
@@ -213,9 +213,7 @@ def _without_additions(
 
     Raises UserError for another kind of model.
     """
-    if isinstance(model, LoraModel):
-        variables = model.merge(variables)
-        model = model.model
+    model, variables = lora.merged(model, variables)
     towers = _two_towers(model)
     params = {
         name: part

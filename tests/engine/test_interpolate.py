@@ -112,9 +112,9 @@ def test_lora_is_merged_before_it_is_mixed():
     model = lora.add(base, rank=2, alpha=6.0, on="image/.*/fc1/kernel$")
     one = model_tools.init(model)
     other = jax.tree.map(lambda leaf: np.cos(3 * leaf), one)
-    made, ours = interpolate.plain(model, one)
+    made, ours = lora.merged(model, one)
     assert made is base
-    _, theirs = interpolate.plain(model, other)
+    _, theirs = lora.merged(model, other)
     mixed = interpolate.mix(ours, theirs, 0.5)["params"]["image"]
     place = ("transformer", "block_0", "mlp", "fc1", "kernel")
     kernels = []
@@ -126,4 +126,4 @@ def test_lora_is_merged_before_it_is_mixed():
             kernel, addition = kernel[name], addition[name]
         kernels.append(kernel + 3.0 * addition["down"] @ addition["up"])
     np.testing.assert_allclose(mixed, sum(kernels) / 2, rtol=1e-4, atol=1e-5)
-    assert interpolate.plain(base, ours) == (base, ours)
+    assert lora.merged(base, ours) == (base, ours)

@@ -47,6 +47,13 @@ def add(model: Model, *, rank: int, alpha: float, on: str) -> Model:
     return lora_model
 
 
+def merged(model: Model, variables: Variables) -> tuple[Model, Variables]:
+    """A model and its variables, with additions in its kernels if it has any."""
+    if isinstance(model, LoraModel):
+        return model.model, model.merge(variables)
+    return model, variables
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraModel:
     """See `add`. scale: alpha / rank."""
