@@ -149,11 +149,8 @@ class TwoTower(nn.Module):
                 f"model.{side}_head='none': the {side} tower gives {pooled.shape[-1]} "
                 f"numbers and model.embed_dim is {self.embed_dim}: let them be equal"
             )
-        squares = jnp.square(features).sum(axis=-1, keepdims=True)
-        # The floor keeps the gradient finite at features of zero.
-        embed = features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
         outputs = {
-            f"{side}_embed": embed,
+            f"{side}_embed": heads.unit_norm(features),
             f"{side}_features": features,
             f"{side}_tokens": encoded["tokens"],
         }

@@ -80,5 +80,4 @@ def project(
         params = {"params": variables["params"]["image_projection"]}
         made = cast(Array, layer.apply(params, flat))
         found = made.reshape(*found.shape[:2], -1)
-    squares = jnp.square(found).sum(axis=-1, keepdims=True)
-    return found * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+    return heads.unit_norm(found)

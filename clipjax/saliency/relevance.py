@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from clipjax.models.common.heads import unit_norm
 from clipjax.saliency.tower_inside import Attention, FeatureMap
 
 
@@ -30,7 +31,7 @@ def grad_eclip(attention: Attention, keys: slice) -> Float[Array, "t b k"]:
         for part in (attention.query, attention.key, attention.value)
     )
     key, value, visible = key[:, keys], value[:, keys], attention.visible[..., keys]
-    cosine = jnp.einsum("bnd,bkd->bnk", _unit(query), _unit(key))
+    cosine = jnp.einsum("bnd,bkd->bnk", unit_norm(query), unit_norm(key))
     low = jnp.where(visible, cosine, 1).min(axis=-1, keepdims=True)
     span = jnp.where(visible, cosine, -1).max(axis=-1, keepdims=True) - low
     # Equal cosines tell nothing apart.
@@ -88,8 +89,3 @@ def grad_cam(found: FeatureMap) -> Float[Array, "t b h w"]:
     weights = found.gradient.mean(axis=(2, 3))
     features = found.features.astype(jnp.float32)
     return jnp.maximum(jnp.einsum("tbc,bhwc->tbhw", weights, features), 0)
-
-
-def _unit(x: Array) -> Array:
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.maximum(norm, 1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -26,6 +28,13 @@ def projection(kind: str, embed_dim: int, name: str) -> nn.Module | None:
     if kind == "none":
         return None
     return layers.Dense(embed_dim, None, kind == "affine", name=name)
+
+
+def unit_norm(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
+    """Vectors scaled to norm 1; zeros stay zeros."""
+    squares = jnp.square(x).sum(axis=-1, keepdims=True)
+    # The floor keeps the gradient finite at features of zero.
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 class MlpProjection(nn.Module):

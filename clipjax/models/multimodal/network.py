@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float
 
 from clipjax import option_checks
 from clipjax.models.common import layers
+from clipjax.models.common.heads import unit_norm
 from clipjax.models.multimodal.audio import AudioEncoder
 from clipjax.models.multimodal.fusion import (
     MODALITIES,
@@ -89,8 +89,7 @@ class MemoryNetwork(nn.Module):
         for _ in range(self.feedback_steps):
             x = central.read(x + feedback(x, train), train)
         x = x.reshape(-1, len(sets), self.latent_dim)
-        squares = jnp.square(x).sum(axis=-1, keepdims=True)
-        units = x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+        units = unit_norm(x)
         for i, one in enumerate(sets):
             name = one[0] if len(one) == 1 else "joint"
             outputs[f"{name}_features"] = x[:, i]
