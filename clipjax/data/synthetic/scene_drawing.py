@@ -51,7 +51,7 @@ _NORMALS = {
 
 def render(scene: Scene, resolution: int, rng: np.random.Generator) -> np.ndarray:
     """Returns uint8 [resolution resolution 3]; the layout is drawn from `rng`."""
-    return render_with_boxes(scene, resolution, rng)[0]
+    return _render(scene, resolution, rng)[0]
 
 
 def render_with_boxes(
@@ -61,17 +61,25 @@ def render_with_boxes(
     each object's box, and the first beyond it. A box holds all pixels of which the
     object covers at least half (if there are none, those it covers most of).
     """
+    image, covers = _render(scene, resolution, rng)
+    return image, np.array([_box(*cover) for cover in covers])
+
+
+def _render(
+    scene: Scene, resolution: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]:
+    """The image, and for each object what `_paint` returns."""
     image = np.empty((resolution, resolution, 3), np.float32)
     image[:] = _colour(scene.background, rng, 1)
-    boxes = []
+    covers = []
     for kind, cell in zip(scene.kinds, _cells(scene, rng), strict=True):
         radius = _between(rng, *_RADIUS[kind.size])
         shift = min(1 / 6 - _REACH * radius, _SHIFT)
         y, x = ((2 * at + 1) / 6 + _between(rng, -shift, shift) for at in cell)
         tilt = _between(rng, -_TILT, _TILT)
         colour = _colour(kind.colour, rng, 3)
-        boxes.append(_paint(image, kind.shape, colour, x, y, radius, tilt))
-    return (image + 0.5).astype(np.uint8), np.array(boxes)
+        covers.append(_paint(image, kind.shape, colour, x, y, radius, tilt))
+    return (image + 0.5).astype(np.uint8), covers
 
 
 def _cells(scene: Scene, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -99,8 +107,11 @@ def _paint(
     y: float,
     radius: float,
     tilt: float,
-) -> tuple[int, int, int, int]:
-    """Blends one object into float32 [h h 3], in place; returns its box."""
+) -> tuple[int, int, np.ndarray]:
+    """Blends one object into float32 [h h 3], in place.
+
+    Returns the column and row at which its region begins, and its cover there.
+    """
     side = image.shape[0]
     x, y, radius = x * side, y * side, radius * side
     reach = _REACH * radius + 1
@@ -112,10 +123,13 @@ def _paint(
     distance = _distance(
         shape, cos * across + sin * down, cos * down - sin * across, radius
     )
-    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    cover = np.clip(0.5 - distance, 0, 1)
     region = image[top:bottom, left:right]
-    region += cover * (colour - region)
-    cover = cover[..., 0]
+    region += cover[..., None] * (colour - region)
+    return left, top, cover
+
+
+def _box(left: int, top: int, cover: np.ndarray) -> tuple[int, int, int, int]:
     rows, columns = np.nonzero(cover >= min(0.5, cover.max()))
     return (
         left + int(columns.min()),
