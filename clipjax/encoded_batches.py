@@ -54,6 +54,6 @@ def fetched(
         before = after
     if before is not None:
         yield fetch(before)
-    elif not done:  # without compiling
+    else:  # there were none; without compiling
         shapes = jax.eval_shape(encode, variables, *batches.blank(1))
         yield [np.zeros((0, *shape.shape[1:]), np.float32) for shape in shapes]
