@@ -66,8 +66,8 @@ class IndexModel:
 
     def about(self) -> dict[str, Any]:
         """What an index keeps of its model."""
-        blank = np.zeros(self.encoder.image_shape, np.uint8)
-        width = self.encoder.images(self.variables, [blank]).embed.shape[1]
+        # Of no images, for which nothing is compiled.
+        width = self.encoder.images(self.variables, []).embed.shape[1]
         return {
             **{"model": self._named, "place": self._place, "ema": self._ema},
             **{"preprocess": self._preprocess, "width": width},
