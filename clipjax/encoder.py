@@ -263,7 +263,10 @@ class Encoder:
         self, examples: Any, indices: Any, keep: Any, **options: Any
     ) -> ImageBatches:
         return ImageBatches(
-            *(examples, indices, keep, self._preprocess),
+            examples,
+            indices,
+            keep,
+            self._preprocess,
             shape=self.image_shape,
             sizes=self._sizes,
             rows=self._rows,

@@ -52,16 +52,24 @@ class IndexModel:
         if not read_model.is_foreign(name) or pathlib.Path(name).exists():
             place = str(paths.local(name, "a model"))
         return cls(
-            *(place, values.checkpoint, values.ema, values.preprocess),
-            *(values.batch_size, values.threads),
+            place,
+            values.checkpoint,
+            values.ema,
+            values.preprocess,
+            values.batch_size,
+            values.threads,
         )
 
     @classmethod
     def stored(cls, about: dict[str, Any], values: Any) -> IndexModel:
         """The model of an index."""
         return cls(
-            *(about["place"], _checkpoint(about), about["ema"], about["preprocess"]),
-            *(values.batch_size, values.threads),
+            about["place"],
+            _checkpoint(about),
+            about["ema"],
+            about["preprocess"],
+            values.batch_size,
+            values.threads,
         )
 
     def about(self) -> dict[str, Any]:
@@ -69,8 +77,11 @@ class IndexModel:
         # Of no images, for which nothing is compiled.
         width = self.encoder.images(self.variables, []).embed.shape[1]
         return {
-            **{"model": self._named, "place": self._place, "ema": self._ema},
-            **{"preprocess": self._preprocess, "width": width},
+            "model": self._named,
+            "place": self._place,
+            "ema": self._ema,
+            "preprocess": self._preprocess,
+            "width": width,
         }
 
     def check(self, about: dict[str, Any], db: pathlib.Path) -> None:
