@@ -102,8 +102,8 @@ def main(argv: list[str]) -> int:
             "python -m clipjax.search --help explains them"
         )
     values = commandline.parse(rest, None, db=DB, **known[action])
-    if action != "index":
-        _no_words(action, words)
+    if words and action not in ("index", "query"):
+        raise UserError(f"{words[0]!r}: {action} takes no words, only flags")
 
     from clipjax.search_index import photo_actions
 
@@ -118,11 +118,6 @@ def main(argv: list[str]) -> int:
         return photo_actions.status(db)
     except sqlite3.Error as error:
         raise UserError(f"{db} cannot be used: {error}") from error
-
-
-def _no_words(action: str, words: list[str]) -> None:
-    if action != "query" and words:
-        raise UserError(f"{words[0]!r}: {action} takes no words, only flags")
 
 
 if __name__ == "__main__":
