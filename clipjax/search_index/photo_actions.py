@@ -67,11 +67,11 @@ def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
             about = table.about()
             if model is not None:
                 model.check(about, db)
-            known = table.folders()
-            for folder in folders or known:
-                exclude = known.get(folder, "")
-                known[folder] = values.exclude if values["exclude"].present else exclude
-            chosen = {folder: known[folder] for folder in folders or known}
+            chosen = table.folders()
+            if folders:
+                chosen = {folder: chosen.get(folder, "") for folder in folders}
+            if values["exclude"].present:
+                chosen = {folder: values.exclude for folder in chosen}
             with vector_file.Vectors(
                 vector_file.beside(db), about["width"], write=True
             ) as vectors:
