@@ -35,7 +35,6 @@ _AT_ONCE = 1000  # files that are compared between two commits
 LISTED = 5  # broken files that are printed
 # Folders of thumbnails, of archives' leftovers and of deleted files.
 ALWAYS_EXCLUDED = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found", "#recycle")
-_CAMERA = (*camera_formats.HEIF_SUFFIXES, *camera_formats.RAW_SUFFIXES)
 
 
 class _Made(NamedTuple):
@@ -173,7 +172,7 @@ class Job:
         names = image_files.find(
             folder,
             self.done.others,
-            also=_CAMERA,
+            also=camera_formats.SUFFIXES,
             excluded=excluded,
             unreadable=self.done.unread.append,
         )

@@ -15,11 +15,7 @@ from clipjax.types import UserError
 
 _SIGN = re.compile(r"(?:^|(?<=\s))([+-])(?=\s|$)")
 _WEIGHTED = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*\*\s*(.*)", re.DOTALL)
-_SUFFIXES = {
-    *local.IMAGE_SUFFIXES,
-    *camera_formats.HEIF_SUFFIXES,
-    *camera_formats.RAW_SUFFIXES,
-}
+_SUFFIXES = {*local.IMAGE_SUFFIXES, *camera_formats.SUFFIXES}
 
 
 class Part(NamedTuple):

@@ -18,6 +18,7 @@ RAW_SUFFIXES = (
     *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf"),
     *(".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr", ".erf", ".kdc", ".mrw"),
 )
+SUFFIXES = (*HEIF_SUFFIXES, *RAW_SUFFIXES)
 # The brands of ISO 23008-12 (HEIF) whose pictures are coded by HEVC.
 _BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _FLAT = 2  # of Pillow: this times MAX_IMAGE_PIXELS is a decompression bomb
