@@ -361,6 +361,7 @@ def test_another_model_is_refused(db, folder, tmp_path, capsys, monkeypatch):
     for words in (
         ("index", str(folder), f"--model={other}", flag),
         ("query", "a red circle", f"--model={other}", flag),
+        ("query", "a red circle", f"--workdir={other}", flag),
     ):
         told = failure(capsys, search.main, *words)
         assert "is of a model with other weights" in told and "step 2" in told

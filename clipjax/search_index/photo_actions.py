@@ -44,9 +44,7 @@ def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
         if values[flag].value < 1:
             raise UserError(f"--{flag}={values[flag].value}: use 1 or more")
     folders = [index_job.folder_of(name, paths.local(name, "photos")) for name in names]
-    given = values.model or values.workdir
-    if given:
-        commandline.model_flag(values.model, values.workdir)
+    given = _model_flag(values)
     if not db.parent.is_dir():
         raise UserError(f"{db.parent} is no folder: name another --db")
     console = Console(highlight=False, markup=False)
@@ -95,6 +93,13 @@ def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
     return 128 + job.done.stopped_by if job.done.stopped_by else 0
 
 
+def _model_flag(values: Any) -> str:
+    """What --model or --workdir says; "" if neither is given."""
+    if not values.model and not values.workdir:
+        return ""
+    return commandline.model_flag(values.model, values.workdir)
+
+
 def query(db: pathlib.Path, words: Sequence[str], values: Any) -> int:
     """Prints the photos that are most like a query; the exit status."""
     parts = parse(words)
@@ -104,6 +109,7 @@ def query(db: pathlib.Path, words: Sequence[str], values: Any) -> int:
     if not 1 <= values.top <= MOST:
         raise UserError(f"--top={values.top}: use 1 to {MOST}")
     place = photo_gallery.check(values.html) if values.html else None
+    given = _model_flag(values)
     console = Console(stderr=True, highlight=False, markup=False)
     with Photos(db) as table, Activity(console) as activity:
         about = table.about()
@@ -114,7 +120,7 @@ def query(db: pathlib.Path, words: Sequence[str], values: Any) -> int:
         from clipjax.search_index.photo_query import answer
 
         with activity.doing("reading the model"):
-            clip = loaded(about, values.model, values.match)
+            clip = loaded(about, given, values.match)
             now = identity.identity(
                 clip.config, clip.model, clip.variables, clip.tokenizer
             )
