@@ -42,6 +42,7 @@ def smallest(workdir):
     return best
 
 
+@pytest.mark.thorough
 def test_the_best_checkpoint_has_the_smallest(trained):
     workdir, said = trained
     best = smallest(workdir)
@@ -55,6 +56,7 @@ def test_the_best_checkpoint_has_the_smallest(trained):
     assert any(line.endswith(f": {workdir / 'evaluations' / '8'}") for line in lines)
 
 
+@pytest.mark.thorough
 def test_evaluate_prints_its_unit(trained, capsys, tmp_path):
     workdir, _ = trained
     place = tmp_path / "found"
@@ -69,6 +71,7 @@ def test_evaluate_prints_its_unit(trained, capsys, tmp_path):
     assert found["pairs"].chance is None
 
 
+@pytest.mark.thorough
 def test_rows_reach_python(trained, tmp_path):
     workdir, said = trained
     outcome = said.outcome.results["angle_evaluator"]

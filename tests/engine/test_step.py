@@ -80,6 +80,7 @@ def test_dropout_follows_the_step():
     assert at_0["loss"] != at_1["loss"]
 
 
+@pytest.mark.thorough
 def test_training_lowers_the_loss_to_what_memorising_gives():
     state, step = fresh(tiny.model(), arg="schedule=constant,optim=adam")
     step = jax.jit(step, donate_argnums=0)

@@ -39,6 +39,7 @@ def test_the_validation_loss_is_of_pixels_that_no_augmentation_has_changed(tmp_p
     assert val_loss(grey, state) == val_loss(plain, state)
 
 
+@pytest.mark.thorough
 def test_the_step_takes_the_buffers_of_the_state_it_is_given(tmp_path):
     """Else a run holds parameters and moments twice."""
     made, state = prepared(tmp_path)

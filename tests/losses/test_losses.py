@@ -133,6 +133,7 @@ def test_siglip_needs_a_model_with_a_bias():
         tiny.loss(name="siglip")(outputs(0.5, np.float32), {}, {}, 0)
 
 
+@pytest.mark.thorough
 def test_an_expander_is_what_vicreg_looks_at():
     model = tiny.model(expander=(32, 24))
     batch = jax.tree.map(jnp.asarray, tiny.batch(8))

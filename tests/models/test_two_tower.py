@@ -302,7 +302,7 @@ def test_every_model_is_here():
 
 MEMORY = {"latent_dim": 32, "memory_size": 8, "top_k": 4, "heads": 4}
 MODELS = [
-    pytest.param("two_tower", {"embed_dim": 8}),
+    pytest.param("two_tower", {"embed_dim": 8}, marks=pytest.mark.thorough),
     pytest.param("classifier", {"num_classes": 5}, marks=pytest.mark.slow),
     pytest.param("memory_network", MEMORY, marks=pytest.mark.slow),
 ]

@@ -21,9 +21,8 @@ from run_tools import ROOT, stop_at, tiny, train
 pytestmark = pytest.mark.usefixtures("on_one_device")
 
 
-@pytest.fixture
-def beats(monkeypatch):
-    """What the runs of a test write, in turn."""
+def keep_beats(patch):
+    """A list of what the runs write from now on, in turn."""
     written = []
     write = status.write
 
@@ -31,17 +30,30 @@ def beats(monkeypatch):
         write(workdir, one, **options)
         written.append(one)
 
-    monkeypatch.setattr(status, "write", keep)
-    monkeypatch.setattr(heartbeat, "EVERY", 0.01)
+    patch.setattr(status, "write", keep)
+    patch.setattr(heartbeat, "EVERY", 0.01)
     return written
 
 
+@pytest.fixture
+def beats(monkeypatch):
+    return keep_beats(monkeypatch)
+
+
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-    """A run that has ended."""
+def whole(tmp_path_factory):
+    """A run's folder, when it began, and its beats from its start to its end."""
     workdir = tmp_path_factory.mktemp("complete")
-    train(tiny(), workdir)
-    return workdir
+    with pytest.MonkeyPatch.context() as patch:
+        written, began = keep_beats(patch), time.time()
+        train(tiny(), workdir)
+    return workdir, began, written
+
+
+@pytest.fixture
+def complete(whole):
+    """A run that has ended."""
+    return whole[0]
 
 
 @pytest.fixture
@@ -57,9 +69,8 @@ def test_an_evaluation_is_said(tmp_path, beats):
     assert "evaluating step 8: retrieval" in activities
 
 
-def test_a_run_from_its_start_to_its_end(tmp_path, beats):
-    began = time.time()
-    train(tiny(), tmp_path)
+def test_a_run_from_its_start_to_its_end(whole):
+    workdir, began, beats = whole
     assert {one.state for one in beats[:-1]} == {"running"}
     activities = " | ".join(dict.fromkeys(one.activity for one in beats))
     for word in ("first state", "compiling the training step", "training", "saving"):
@@ -67,18 +78,18 @@ def test_a_run_from_its_start_to_its_end(tmp_path, beats):
     steps = [one.step for one in beats]
     assert steps == sorted(steps) and (steps[0], steps[-1]) == (0, 8)
     assert any(one.seconds_left for one in beats)
-    last = status.read(tmp_path)
+    last = status.read(workdir)
     assert last == beats[-1] and last is not None
     assert (last.state, last.reason, last.activity) == ("finished", "", "")
     assert (last.total_steps, last.processes, last.pid) == (8, 1, os.getpid())
     assert began <= last.started <= last.beat <= time.time()
-    files = [p for p in (tmp_path / "checkpoints" / "8").rglob("*") if p.is_file()]
+    files = [p for p in (workdir / "checkpoints" / "8").rglob("*") if p.is_file()]
     assert (last.save_step, last.save_size) == (8, sum(p.stat().st_size for p in files))
     first_size = beats[0].next_size
     assert first_size and last.save_size and first_size < last.save_size < 2**20
     assert last.disk_free and last.memory and last.memory > 2**26 and last.cpus
     assert (last.gpus, last.device_memory, last.seconds_left) == (None, None, None)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(workdir.glob("*.tmp"))
 
 
 @pytest.mark.thorough

@@ -64,6 +64,7 @@ def test_gradients_are_differences():
     np.testing.assert_allclose(difference, expected, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_nothing_changes_without_a_look():
     """A training step's program is the same before, after and beside a look."""
     made = model()

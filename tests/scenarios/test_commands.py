@@ -87,9 +87,10 @@ def elsewhere(tmp_path, monkeypatch):
             [f"--config={QUICKSTART}", "--config.data.batch_size=30"],
             ["30", "8 devices"],
         ),
-        (
+        pytest.param(
             [f"--config={QUICKSTART}", "--config.model.image.variant=B16"],
             ["'B16'", "'B/16'"],
+            marks=pytest.mark.thorough,
         ),
         ([f"--config={QUICKSTART}:data=webdataset"], ["data.train.path"]),
         (
@@ -113,13 +114,15 @@ def elsewhere(tmp_path, monkeypatch):
             ],
             ["data.augment.scale"],
         ),
-        (
+        pytest.param(
             [f"--config={QUICKSTART}", "--config.data.eval.split=foo"],
             ["foo", "heldout"],
+            marks=pytest.mark.thorough,
         ),
-        (
+        pytest.param(
             [f"--config={QUICKSTART}", "--config.evals.zeroshot.label_sets=('shap',)"],
             ["shap"],
+            marks=pytest.mark.thorough,
         ),
     ],
 )
