@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import accumulate
 
 from clipjax.evals.common.caption_words import (
     ATTRIBUTES,
@@ -33,7 +34,11 @@ from clipjax.evals.common.caption_words import (
     words,
 )
 
-_TRIES = 200  # orders that `shuffle` draws
+# Of orders that may all say the same, as those of repeated words, not all are tried, so
+# that long texts end too.
+_TRIES = 200  # orders that `shuffle` draws, fewer of more than 5,000 words
+_SHUFFLED = 2**20  # words
+_PAIRS = 2**16  # of words that a swap looks at: all of 256
 _JOINS = frozenset(("and", "or"))
 
 # The words of a caption -> orders of them, in a random order, as their places.
@@ -77,14 +82,20 @@ def _written(caption: str, order: Sequence[int]) -> str:
     return "".join([*parts, caption[end:]])
 
 
+def _tries(plain: Sequence[str]) -> int:
+    if len(set(plain)) < 2:
+        return 0
+    return max(1, min(_TRIES, _SHUFFLED // len(plain)))
+
+
 def _shuffle(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
-    for _ in range(_TRIES if len(set(plain)) > 1 else 0):
+    for _ in range(_tries(plain)):
         yield rng.sample(range(len(plain)), len(plain))
 
 
 def _shuffle_trigrams(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
     trigrams = _trigrams(plain)
-    for _ in range(_TRIES if len(set(plain)) > 1 else 0):
+    for _ in range(_tries(plain)):
         parts = rng.sample(trigrams, len(trigrams))
         yield [place for part in parts for place in part]
 
@@ -92,7 +103,7 @@ def _shuffle_trigrams(plain: Sequence[str], rng: random.Random) -> Iterator[list
 def _shuffle_in_trigrams(
     plain: Sequence[str], rng: random.Random
 ) -> Iterator[list[int]]:
-    for _ in range(_TRIES if len(set(plain)) > 1 else 0):
+    for _ in range(_tries(plain)):
         parts = [rng.sample(part, len(part)) for part in _trigrams(plain)]
         yield [place for part in parts for place in part]
 
@@ -107,12 +118,14 @@ def _swap_words(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]
 
 
 def _swap_nouns(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
+    # How many of the words up to each link no nouns.
+    apart = list(accumulate(x not in LINKS and x not in NOUNS for x in plain))
+
     def may(first: int, second: int) -> bool:
-        between = plain[first + 1 : second]
         return (
             NOUNS[plain[first]] == NOUNS[plain[second]]
             and meaning(plain[first]) != meaning(plain[second])
-            and not all(word in LINKS or word in NOUNS for word in between)
+            and apart[first] < apart[second]
             and _articles_fit(plain, first, second)
         )
 
@@ -121,8 +134,10 @@ def _swap_nouns(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]
 
 
 def _swap_attributes(plain: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
+    described = _described(plain)
+
     def may(first: int, second: int) -> bool:
-        nouns = _described(plain, first), _described(plain, second)
+        nouns = described[first], described[second]
         return (
             ATTRIBUTES[plain[first]] == ATTRIBUTES[plain[second]]
             and meaning(plain[first]) != meaning(plain[second])
@@ -153,9 +168,16 @@ def _swaps(
     rng: random.Random,
     may: Callable[[int, int], bool],
 ) -> Iterator[list[int]]:
-    """The orders with two different words exchanged, each such pair as likely."""
+    """The orders with two different words exchanged, each such pair as likely.
+
+    Of the pairs of many places, _PAIRS are looked at.
+    """
+    left = _PAIRS
     for one in rng.sample(places, len(places)):
         for other in rng.sample(places, len(places)):
+            if not left:
+                return
+            left -= 1
             first, second = sorted((one, other))
             if plain[first] != plain[second] and may(first, second):
                 order = list(range(len(plain)))
@@ -172,9 +194,14 @@ def _articles_fit(plain: Sequence[str], first: int, second: int) -> bool:
     return True
 
 
-def _described(plain: Sequence[str], place: int) -> str | None:
-    """The word that an attribute belongs to: the next that is no attribute or "and"."""
-    for word in plain[place + 1 :]:
-        if word not in ATTRIBUTES and word not in _JOINS:
-            return word
-    return None
+def _described(plain: Sequence[str]) -> list[str | None]:
+    """Of each place the word that an attribute there belongs to: the next that is no
+    attribute or "and".
+    """
+    found: list[str | None] = [None] * len(plain)
+    following = None
+    for place in reversed(range(len(plain))):
+        found[place] = following
+        if plain[place] not in ATTRIBUTES and plain[place] not in _JOINS:
+            following = plain[place]
+    return found

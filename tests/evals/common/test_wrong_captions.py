@@ -1,6 +1,7 @@
 """Wrong captions by rule, by hand; and what holds of every one of them."""
 
 import collections
+import random
 import subprocess
 import sys
 
@@ -141,6 +142,39 @@ def test_every_one_has_the_same_words_in_another_order(text, rule, seed):
         assert bag(wrong) == bag(text)
         kept = [[c for c in x if c in " ,!\ud800"] for x in (wrong, text)]
         assert kept[0] == kept[1]
+
+
+class Counting(random.Random):
+    """Counts the places that are drawn."""
+
+    drawn = 0
+
+    def sample(self, population, k, **options):
+        self.drawn += k
+        return super().sample(population, k, **options)
+
+
+@pytest.mark.parametrize("rule", ["swap_words", "swap_nouns", "swap_attributes"])
+def test_a_long_text_without_a_swap_ends(rule):
+    """Its pairs are the square of its words: a text of 80,000 took hours."""
+    word = {"swap_nouns": "dog", "swap_attributes": "red"}.get(rule, "x")
+    rng = Counting(0)
+    assert not list(wrong_captions.RULES[rule]([word] * 700, rng))
+    assert rng.drawn < 80_000
+    # All pairs of a text of usual length are looked at.
+    plain = [word] * 120 + ["cat", "blue", "cat"]
+    assert list(wrong_captions.RULES["swap_words"](plain, Counting(0)))
+    rng = Counting(0)
+    assert not list(wrong_captions.RULES[rule]([word] * 120, rng))
+    assert rng.drawn == 120 * 121
+
+
+@pytest.mark.parametrize("rule", ["shuffle", "shuffle_trigrams"])
+def test_a_long_text_is_shuffled_a_few_times(rule):
+    """Three words that are repeated have no other order of trigrams."""
+    rng = Counting(0)
+    assert len([*wrong_captions.RULES[rule](["a", "red", "car"] * 70_000, rng)]) == 4
+    assert len([*wrong_captions.RULES[rule](["a", "red", "car"] * 9, rng)]) == 200
 
 
 def test_another_process_makes_the_same():
