@@ -34,19 +34,31 @@ def tell_evaluators(
 ) -> None:
     """Reports losses in the texts that evaluators encode; see Evaluator.texts.
 
+    Evaluators of the same captions, or of texts that lose the same, share the lines.
+
     config: the config of the tokenizer's run.
     """
     if tokenizer is None:
         return
-    name = config.data.tokenizer.name
+    counted: list[tuple[lost_texts.Captions, lost_texts.Lost]] = []
+    told: list[tuple[str, lost_texts.Lost, list[str]]] = []
     for label, evaluator in evaluators.items():
         texts = getattr(evaluator, "texts", dict)()
         for what, (items, total) in texts.items():
-            lost = lost_texts.count(items, total, tokenizer)
-            for line in lost.lines(
-                f"evals.{label}, {what}", name, tokenizer.context_length
-            ):
-                say(line)
+            same = (lost for captions, lost in counted if captions == items)
+            lost = next(same, None) or lost_texts.count(items, total, tokenizer)
+            if isinstance(items, lost_texts.Captions):
+                counted.append((items, lost))
+            alike = (own for words, one, own in told if (words, one) == (what, lost))
+            labels = next(alike, None)
+            if labels is None:
+                told.append((what, lost, labels := []))
+            labels.append(label)
+    for what, lost, labels in told:
+        of = f"evals.{', '.join(labels)}, {what}"
+        name = config.data.tokenizer.name
+        for line in lost.lines(of, name, tokenizer.context_length):
+            say(line)
 
 
 def _tell(run: Run, tokenizer: Tokenizer, name: str, say: Say) -> None:

@@ -131,12 +131,32 @@ def captions(source: Source, indices: Sequence[int] | None = None) -> Iterator[I
         yield from ((text,) for text in texts if isinstance(text, str))
 
 
+class Captions(Iterable[Item]):
+    """The captions of some examples; equal to those of the same examples of a source,
+    so that they are counted once for several evaluators.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source = source
+        self._indices = indices
+
+    def __iter__(self) -> Iterator[Item]:
+        return captions(self._source, self._indices)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Captions) or other._source is not self._source:
+            return False
+        return np.array_equal(other._indices, self._indices)
+
+    __hash__ = None  # type: ignore[assignment]  # no key: indices may be a list
+
+
 def of_evaluator(
     source: Source, indices: Sequence[int]
 ) -> dict[str, tuple[Iterable[Item], int]]:
     """The captions of some examples, as types.Evaluator.texts gives them."""
     count = int(source.caption_counts[indices].sum())
-    return {"captions": (captions(source, indices), count)}
+    return {"captions": (Captions(source, indices), count)}
 
 
 def _spread(size: int) -> Iterator[int]:

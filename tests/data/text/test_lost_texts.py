@@ -190,6 +190,33 @@ def test_evaluators_tell_their_texts():
     lost_text_report.tell_evaluators(evaluators, None, config, said.append)
 
 
+def test_captions_of_several_evaluators_are_counted_and_told_once(monkeypatch):
+    examples = [
+        Example(np.zeros((4, 4, 3), np.uint8), (f"a {name}",), {}, key=name)
+        for name in ("dog", "zebra", "giraffe", "okapi")
+    ]
+    source = Data(examples)
+    inputs = Inputs(table_encoder([]), source)
+    made = {
+        "r": registry.load("evals", "retrieval")(inputs),
+        "g": registry.load("evals", "geometry")(inputs),
+        "few": registry.load("evals", "retrieval")(inputs, max_samples=2),
+    }
+    counted, count = [], lost_texts.count
+    monkeypatch.setattr(
+        lost_texts, "count", lambda *args: counted.append(args) or count(*args)
+    )
+    said = []
+    lost_text_report.tell_evaluators(
+        made, tokenizer("words"), run_tools.tiny(), said.append
+    )
+    assert len(counted) == 2  # of all images, and of two
+    told = [line for line in said if "does not know" in line]
+    assert len(told) == 2
+    assert told[0].startswith("evals.r, g, captions: 3 of 4 have text")
+    assert told[1].startswith("evals.few, captions: 1 of 2 have text")
+
+
 def config(**changes):
     made = run_tools.tiny("tokenizer=char", evals=True)
     made.data.tokenizer.update(changes)
