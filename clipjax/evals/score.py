@@ -28,7 +28,8 @@ def make(others: Mapping[str, Announced], *, of: tuple[str, ...] = ()) -> Score:
 
     Raises:
       UserError: if there is no other evaluator, or no such metric, if one is named
-        twice, or if their units differ.
+        twice, or if their units differ, which those of all primary metrics do if the
+        evaluators have no unit in common.
 
     >>> others = {"retrieval": Announced({"mean_recall@1": "fraction"}, data=0)}
     >>> score = make(others, of=("retrieval/mean_recall@1",))
@@ -50,6 +51,8 @@ def make(others: Mapping[str, Announced], *, of: tuple[str, ...] = ()) -> Score:
         if unit is not None:
             units[name] = unit
     _check_units(units)
+    if not of:
+        _check_shared(others)
     data = {label: other.data for label, other in others.items()}
     return Score(of, data, next(iter(units.values()), None))
 
@@ -79,6 +82,23 @@ def _check_units(units: Mapping[str, str]) -> None:
                 f"evals.score.of: {first} ({one}) and {name} ({other}) have different "
                 "units, and their mean none: name metrics of one unit"
             )
+
+
+def _check_shared(others: Mapping[str, Announced]) -> None:
+    """Raises UserError if no unit is of a metric of every evaluator, so that their
+    primary ones differ.
+    """
+    known = {label: set(x.units.values()) for label, x in others.items() if x.units}
+    if known and not set.intersection(*known.values()):
+        units = "; ".join(
+            f"{label}: {', '.join(sorted(x or 'plain numbers' for x in own))}"
+            for label, own in known.items()
+        )
+        raise UserError(
+            "evals.score.of is empty, which takes every evaluator's primary metric, "
+            f"and these have no unit in common ({units}): name metrics of one unit by "
+            "--evals.score.of"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,6 +114,19 @@ def test_what_shows_only_in_the_results_is_refused(of, message):
         score.make(OTHERS, of=of).summarise(found())
 
 
+def test_primary_metrics_without_a_unit_in_common_are_refused_at_once():
+    geometry = Announced({"modality_gap": "", "alignment": ""}, 0)
+    with pytest.raises(UserError) as error:
+        score.make({**OTHERS, "geometry": geometry})
+    assert "(retrieval: fraction, rank; zeroshot: fraction; geometry: plain " in str(
+        error.value
+    )
+    score.make({**OTHERS, "geometry": geometry}, of=REPORT)
+    # What may have one in common, or does not say, is left to the results.
+    score.make({"a": OTHERS["retrieval"], "b": Announced({"mean": "rank"}, 0)})
+    score.make({"mine": OTHERS["mine"], "geometry": geometry})
+
+
 def test_alone_it_has_nothing_to_average():
     with pytest.raises(UserError, match="choose evals=retrieval\\+zeroshot\\+score"):
         score.make({})
