@@ -47,6 +47,28 @@ def command(*words):
     return compare.main(["compare", *words])
 
 
+def test_a_flip_of_long_texts_is_a_line(top, capsys):
+    long = "a red\n circle " * 70_000
+    rows = {
+        "key": ["two\nlines", long],
+        "direction": ["text_to_image"] * 2,
+        "query": np.arange(2),
+        "captions": [[long], ["short"]],
+    }
+    for name, hits in (("few", [0.0, 1.0]), ("more", [1.0, 0.0])):
+        table = {**rows, "hits": np.array(hits)}
+        metric = {"hits": Metric(0.5, unit="fraction")}
+        result = EvalResult(metric, "hits", "2", rows=table)
+        tools.write(top / name, {"mine": result})
+    assert command("few", "more", "--show=1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    better = lines.index("  hits, better: 1 of 1") + 1
+    text = " ".join(line.strip() for line in lines[better : better + 4])
+    assert text.startswith("two lines text_to_image 0 'a red\\n circle a red\\n circle")
+    assert " ... " in text and "circle ': 0.00 -> 100.00 %" in text
+
+
 def test_the_table(top, capsys):
     assert command("runs/a", "b", "c", "--show=2", "--metric", "mine/hits") == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]

@@ -14,6 +14,7 @@ from clipjax.comparison.differences import Difference, Flip, LeftOut
 
 _SIDE = re.compile(r"((?:.+/)?(?:image_to_text|text_to_image|mean(?=_recall@)))_(.+)")
 _LISTED = 3  # names of what is left out
+_SHOWN = 160  # characters of what names a query; a caption may have a million
 
 
 def table(
@@ -101,7 +102,8 @@ def _flips(comparison: Comparison, one: Difference, show: int) -> Iterator[Text]
         if total:
             yield Text(f"  {one.metric}, {what}: {len(flips)} of {total}")
         for flip in flips:
-            yield Text(f"    {flip.key} {flip.query}: {_change(flip, one.unit)}")
+            what = f"{_cut(flip.key)} {_cut(flip.query)}"
+            yield Text(f"    {what}: {_change(flip, one.unit)}")
     yield Text()
 
 
@@ -112,8 +114,16 @@ def _change(flip: Flip, unit: str) -> str:
         before, after = (_number(x, unit) for x in (flip.baseline, flip.value))
         change = f"{before} -> {after}{' %' if unit == 'fraction' else ''}"
     if flip.answers is not None:
-        change += f", {' -> '.join(answer or 'none' for answer in flip.answers)}"
+        change += f", {' -> '.join(_cut(x) or 'none' for x in flip.answers)}"
     return change
+
+
+def _cut(text: str) -> str:
+    """A text on one line, without the middle of a long one."""
+    text = " ".join(text.split())
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
 
 
 def _left_out(found: Sequence[LeftOut]) -> Iterator[str]:
