@@ -117,11 +117,20 @@ def folders(run: str | os.PathLike[str]) -> list[pathlib.Path]:
     parts = {place: place.relative_to(top).parts for place in found}
     return sorted(
         (place for place in found if not any(x[0] == "." for x in parts[place])),
-        key=lambda place: (_step(parts[place][0]), parts[place]),
+        key=lambda place: (*_order(parts[place][0]), parts[place]),
     )
 
 
 def save(folder: pathlib.Path, parts: Mapping[str, Part]) -> tuple[pathlib.Path, bool]:
+def own_folders(run: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Those of a run's own evaluators and data, by step and age: `STEP`, and `STEP-2`,
+    `STEP-3` and so on of later ones. Other names say what is not the run's own.
+    """
+    top = pathlib.Path(run, FOLDER)
+    own = (place for place in folders(run) if place.parent == top)
+    return [place for place in own if re.fullmatch(r"\d+(-\d+)?", place.name)]
+
+
     """Writes evaluations of one model, each with its rows.
 
     folder: where to; a folder that exists keeps its content: the new one gets -2, -3,
@@ -273,9 +282,12 @@ def _count(rows: Rows) -> int:
     return len(rows["key"]) if rows else 0
 
 
-def _step(name: str) -> int:
+def _order(name: str) -> tuple[int, str, int]:
+    """A folder's step, -1 without one; its name; and its number among those of it."""
     digits = re.match(r"\d+", name)
-    return int(digits[0]) if digits else -1
+    numbered = re.fullmatch(r"(.+?)-(\d+)", name)
+    first, number = numbered.groups() if numbered else (name, "1")
+    return int(digits[0]) if digits else -1, first, int(number)
 
 
 def _metric(fields: dict[str, Any]) -> Metric:

@@ -200,6 +200,16 @@ def test_several_in_one_folder(tmp_path):
         "12",
     ]
     assert results.folders(tmp_path / "gone") == []
+    for name in ("8-2", "8-10", "8-mixed-2", "12-zeroshot-scenes"):
+        results.save(tmp_path / "evaluations" / name, one())
+    # By number, so that the last one is the newest.
+    found = [place.name for place in results.folders(tmp_path)]
+    assert found[1:] == [
+        *("8", "8-2", "8-10", "share-0", "share-0.5", "8-mixed-2"),
+        *("12", "12-zeroshot-scenes"),
+    ]
+    own = [place.name for place in results.own_folders(tmp_path)]
+    assert own == ["8", "8-2", "8-10", "12"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -44,11 +43,9 @@ def find(name: str | os.PathLike[str]) -> Evaluation:
     runs_own = (place / "config.json").exists() or (place / results.FOLDER).is_dir()
     if (place / results.FILE).exists() or not runs_own:
         return results.read(place)
-    every = results.folders(place)
-    # Other names say what is not the run's own: another step's, other data.
-    top = place / results.FOLDER
-    own = [at for at in every if at.parent == top and re.fullmatch(r"\d+", at.name)]
+    own = results.own_folders(place)
     if not own:
+        every = results.folders(place)
         others = ", ".join(str(at.relative_to(place)) for at in every)
         raise UserError(
             f"{name} has no evaluation of its own data"

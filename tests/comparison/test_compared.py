@@ -245,7 +245,12 @@ def test_a_runs_newest_evaluation(top):
         shutil.copytree("b", run / name)
     comparison = clipjax.compare_evaluations("a", "run", evals=["name"])
     assert comparison.models == [str(run / "10")]
-    for name in ("9", "10"):
+    # A later one of a step, as of other evaluators, has a number.
+    for name in ("10-2", "10-10", "9-11"):
+        shutil.copytree("b", run / name)
+    comparison = clipjax.compare_evaluations("a", "run", evals=["name"])
+    assert comparison.models == [str(run / "10-10")]
+    for name in ("9", "10", "10-2", "10-10", "9-11"):
         shutil.rmtree(run / name)
     with pytest.raises(UserError, match=r"name one of its others \(.*10-noema.*\)"):
         clipjax.compare_evaluations("a", "run")
