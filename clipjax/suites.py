@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from clipjax import atomic_files, paths, registry, result_tables, results, whole_runs
+from clipjax.engine import assemble
 from clipjax.results import Evaluation
 from clipjax.types import UserError
 from clipjax.weights import read_model
@@ -92,8 +93,10 @@ def run(
     for model, place in places.items():
         for name, options in suite.items():
             if (place / name / results.FILE).exists():
-                _check_model(results.read(place / name), model)
-                console.print(f"{place / name}: there already", soft_wrap=True)
+                before = results.read(place / name)
+                _check_model(before, model)
+                line = f"{place / name}: there already{_later(before, model, options)}"
+                console.print(line, soft_wrap=True)
                 continue
             try:
                 whole_runs.evaluate_model(
@@ -129,11 +132,13 @@ def _claim(top: pathlib.Path, suite: Suite) -> None:
     """Keeps the suite in its folder; raises UserError if an evaluation was another."""
     place, before = top / FILE, {}
     if place.exists():
-        before = _tuples(atomic_files.parse_json(place.read_bytes()))
+        before = read(place)
     elif results.is_taken(top):
         raise UserError(f"{top} exists and is no suite's: name a new folder by --out")
     for name in before.keys() & suite.keys():
-        if before[name] != suite[name]:
+        # One that has failed everywhere has no results, and may be mended.
+        made = any(top.glob(f"*/{name}/{results.FILE}"))
+        if made and before[name] != suite[name]:
             raise UserError(
                 f"{top} has results of another {name!r}, {before[name]}: rename it in "
                 "the suite's file, or name a new folder by --out"
@@ -150,6 +155,24 @@ def _check_model(evaluation: Evaluation, model: str) -> None:
             f"{evaluation.folder} has results of {before}, not of {model}: rename a "
             "model's folder, or name a new folder by --out"
         )
+
+
+def _later(evaluation: Evaluation, model: str, options: Mapping[str, Any]) -> str:
+    """What to say of results of another step than would be evaluated now; "" if they
+    are of that, or of a released model.
+    """
+    if read_model.is_foreign(model):
+        return ""
+    before = evaluation.meta.get("step")
+    now = assemble.find_step(
+        paths.local(model, "a run"), str(options.get("checkpoint", "best"))
+    )
+    if now in (before, None):
+        return ""
+    return (
+        f", of step {before}, and the run has step {now} by now: remove the folder to "
+        "evaluate that"
+    )
 
 
 def _write_tables(

@@ -1,15 +1,19 @@
 """`evaluate --suite`: what it makes, what it finds there already, and mistakes."""
 
 import csv
+import io
 import json
 import shutil
 
 import pytest
 import released_tools
 from command_tools import failure
+from rich.console import Console
 from source_tools import jpeg
 
-from clipjax import evaluate, results
+from clipjax import evaluate, results, suites
+from clipjax.engine.checkpoint.saves import Checkpoints
+from clipjax.types import EvalResult, Metric
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
 
@@ -98,10 +102,13 @@ def test_one_that_fails_keeps_the_others(place, suite, tmp_path, capsys):
     line = failure(capsys, evaluate.main, *argv(place, ["one"]))
     assert "1 of the evaluations failed: bad of" in line and "nowhere" in line
     assert {x["evaluation"] for x in lines(tmp_path)} == {"plain"}
-    # It goes on when the fault is mended, under another name.
-    write(tmp_path, {"good": suite["plain"], "plain": suite["plain"]})
+    # It goes on when the fault is mended: there are no results of it.
+    write(tmp_path, {"bad": suite["plain"], "plain": suite["plain"]})
     assert evaluate.main(["evaluate", *argv(place, ["one"])]) == 0
-    assert {x["evaluation"] for x in lines(tmp_path)} == {"plain", "good"}
+    assert {x["evaluation"] for x in lines(tmp_path)} == {"plain", "bad"}
+    write(tmp_path, {"bad": bad})
+    line = failure(capsys, evaluate.main, *argv(place, ["one"]))
+    assert "has results of another 'bad'" in line
 
 
 def test_mistakes(place, suite, tmp_path, capsys):
@@ -124,6 +131,33 @@ def test_mistakes(place, suite, tmp_path, capsys):
     (tmp_path / "out" / "mine").touch()
     assert "out exists and is no suite's" in told()
     assert sorted(x.name for x in (tmp_path / "out").iterdir()) == ["mine"]
-    (tmp_path / "out" / "suite.json").write_text(json.dumps({"plain": {"evals": "x"}}))
-    assert "has results of another 'plain'" in told()
+    (tmp_path / "out" / "suite.json").write_text('{"plain": ')
+    assert "out/suite.json is no JSON" in told()
     assert not (tmp_path / "out" / "one").exists()
+
+
+def test_results_of_an_earlier_step_are_named(tmp_path, monkeypatch):
+    """A run that has trained on since: its results stay, and the line says it."""
+    run = tmp_path / "runs" / "a"
+    of = {"workdir": str(run), "step": 2}
+    top = EvalResult({"top1": Metric(0.5, unit="fraction")}, "top1", "2 images")
+    results.save(tmp_path / "out" / "a" / "plain", {"": ({"zeroshot": top}, of)})
+    write(tmp_path, {"plain": {}})
+    shutil.copy(tmp_path / "suite.json", tmp_path / "out" / "suite.json")
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: [2, 4])
+    monkeypatch.setattr(Checkpoints, "best_step", lambda self: best)
+
+    def told():
+        said = io.StringIO()
+        suites.run(
+            [str(run)],
+            tmp_path / "suite.json",
+            tmp_path / "out",
+            Console(file=said, width=300),
+        )
+        return said.getvalue().splitlines()[0]
+
+    best = 2
+    assert told().endswith("plain: there already")
+    best = None
+    assert "there already, of step 2, and the run has step 4 by now: rem" in told()

@@ -290,6 +290,17 @@ def _units(evaluator: Any) -> Mapping[str, str] | None:
 
 
 def evaluators(
+def find_step(workdir: pathlib.Path, which: str) -> int | None:
+    """The step of a run that `load_state` would read, if it is whole; None if the run
+    has none.
+    """
+    if which.isdecimal():
+        return int(which)
+    with Checkpoints(workdir, read_only=True) as saves:
+        best = saves.best_step() if which == "best" else None
+        return max(saves.steps(), default=None) if best is None else best
+
+
     config: Config,
     encoder: Encoder,
     shared: Source | None,
