@@ -31,6 +31,7 @@ from clipjax.engine import (
     lost_text_report,
     sharding,
 )
+from clipjax.engine.evaluator_set import Evaluators
 from clipjax.models.common import lora
 from clipjax.types import Config, EvalResult, Model, UserError, Variables
 from clipjax.weights import read_model
@@ -92,7 +93,7 @@ class Prepared:
     model: Model
     variables: Variables
     start: Variables
-    evaluators: assemble.Evaluators
+    evaluators: Evaluators
     mesh: jax.sharding.Mesh
     own_identity: Callable[[], dict[str, str]]
 
@@ -110,10 +111,15 @@ class Prepared:
         for line in self.evaluators.costs():
             say(line)
 
-    def run(self, variables: Variables, progress: Any) -> dict[str, EvalResult]:
-        """The evaluators' results; progress: as `Evaluators.run` takes it."""
+    def run(
+        self,
+        variables: Variables,
+        progress: Any,
+        failed: dict[str, Exception] | None = None,
+    ) -> dict[str, EvalResult]:
+        """The evaluators' results; progress, failed: as `Evaluators.run` takes them."""
         placed = jax.device_put(variables, sharding.replicated(self.mesh))
-        return self.evaluators.run(placed, progress)
+        return self.evaluators.run(placed, progress, failed)
 
     def meta(self, step: int, found: Mapping[str, str] | None) -> dict[str, Any]:
         """What is evaluated; see `results.Evaluation`.

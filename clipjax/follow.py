@@ -242,7 +242,7 @@ class _Follower:
             )
             if identity is not None:
                 counts = meta.get("identity") == identity
-            if same and counts and "embeddings" not in meta:
+            if same and counts and meta.keys().isdisjoint(("embeddings", "failed")):
                 return True
             number += 1
             place = first.with_name(f"{first.name}-{number}")

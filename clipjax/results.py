@@ -40,8 +40,9 @@ class Evaluation(NamedTuple):
 
     folder: its own.
     meta: what was evaluated: "workdir" or "model", "identity" (clipjax/identity.py),
-      "step", "ema", "evals" and "data", whose options are as in a config, and
-      "interpolate" and "share" of mixed weights, which have no identity.
+      "step", "ema", "evals" and "data", whose options are as in a config,
+      "interpolate" and "share" of mixed weights, which have no identity, and "failed",
+      label -> error of the evaluators that have no results.
     results: by the evaluators' labels, without rows, which `rows` reads.
     counts: by the same, the number of rows.
     """
@@ -121,7 +122,6 @@ def folders(run: str | os.PathLike[str]) -> list[pathlib.Path]:
     )
 
 
-def save(folder: pathlib.Path, parts: Mapping[str, Part]) -> tuple[pathlib.Path, bool]:
 def own_folders(run: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Those of a run's own evaluators and data, by step and age: `STEP`, and `STEP-2`,
     `STEP-3` and so on of later ones. Other names say what is not the run's own.
@@ -131,6 +131,7 @@ def own_folders(run: str | os.PathLike[str]) -> list[pathlib.Path]:
     return [place for place in own if re.fullmatch(r"\d+(-\d+)?", place.name)]
 
 
+def save(folder: pathlib.Path, parts: Mapping[str, Part]) -> tuple[pathlib.Path, bool]:
     """Writes evaluations of one model, each with its rows.
 
     folder: where to; a folder that exists keeps its content: the new one gets -2, -3,

@@ -94,6 +94,8 @@ def suspect(ready: Prepared, found: Mapping[str, EvalResult]) -> str:
     for label, evaluator in ready.evaluators.items():
         if not isinstance(evaluator, zeroshot.ZeroShot | retrieval.Retrieval):
             continue
+        if label not in found:  # it has failed
+            continue
         result = found[label]
         enough = len(evaluator.indices) >= IMAGES // 2
         if enough and near_chance(result.metrics[result.primary]):

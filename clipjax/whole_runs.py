@@ -32,6 +32,7 @@ from clipjax.multihost import on_primary
 from clipjax.types import (
     Config,
     EvalResult,
+    UserError,
 )
 
 # Share of a model's own weights -> its evaluators' results by label.
@@ -157,11 +158,17 @@ def evaluate(
         say(f"evaluating {f'{workdir}, step {step}' if workdir else request.model}")
         ready.tell(say)
         sweep: Sweep = {}
+        # Of one model that is evaluated to be kept, no result is lost to an evaluator
+        # that fails after it. Processes must do the same, so that several end at once.
+        alone = keep and not request.base and jax.process_count() == 1
+        failed: dict[str, Exception] | None = {} if alone else None
         for share in request.shares:
             mixed = interpolate.mix(ready.start, ready.variables, share)
             what = f"evaluating share {share:g}" if request.base else "evaluating"
             with activity.doing(what) as task:
-                sweep[share] = ready.run(mixed, task.part)
+                sweep[share] = ready.run(mixed, task.part, failed)
+    if failed and not sweep[1.0]:
+        raise next(iter(failed.values()))
     if request.base:
         console.print(result_tables.sweep_table(sweep))
     else:
@@ -176,6 +183,8 @@ def evaluate(
         if (out or keep) and jax.process_index() == 0:
             own_identity = None if request.base else ready.own_identity()
             meta = checked | ready.meta(step, own_identity)
+            if failed:
+                meta["failed"] = {label: str(why) for label, why in failed.items()}
             written = {"": (sweep[1.0], meta)} if not request.base else {}
             if request.base:
                 meta["interpolate"] = request.base
@@ -183,7 +192,21 @@ def evaluate(
                     written[f"share-{share:.15g}"] = found, {**meta, "share": share}
             place = out or top / evaluation_request.folder_name(wanted, step)
             say(evaluation.keep(place, written))
+    _raise(failed or {}, len(ready.evaluators) + len(ready.evaluators.summaries))
     return sweep
+
+
+def _raise(failed: Mapping[str, Exception], count: int) -> None:
+    """Raises one error for those of some of `count` evaluators, if there are any."""
+    for error in failed.values():
+        if not isinstance(error, UserError):
+            raise error
+    if failed:
+        told = "; ".join(f"{label}: {error}" for label, error in failed.items())
+        raise UserError(
+            f"{len(failed)} of {count} evaluators failed, and the results lack them: "
+            f"{told}"
+        )
 
 
 def _check_setup(

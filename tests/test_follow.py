@@ -254,6 +254,18 @@ def test_a_restart_makes_what_is_missing(run, quick):
     assert {"4", "4-noema"} < {*run.evaluations()}
 
 
+def test_results_without_those_of_an_evaluator_that_failed_do_not_count(run, quick):
+    run.begin().save(2, 6)
+    following(run)
+    place = run.folder / results.FOLDER / "2" / results.FILE
+    content = json.loads(place.read_text())
+    content["meta"]["failed"] = {"probe": "no training image can be read"}
+    place.write_text(json.dumps(content))
+    steps, lines = following(run)
+    assert steps == [2] and "there already: step 6" in lines
+    assert run.evaluations() == ["2", "2-2", "6"]
+
+
 def test_an_evaluation_of_an_earlier_save_does_not_count(run, quick):
     run.begin().save(2, 4, 6)
     following(run)

@@ -98,6 +98,41 @@ def test_where_results_go(models, flowers, tmp_path, monkeypatch):
     assert [place.name for place in tmp_path.iterdir()] == ["mine"]
 
 
+def test_an_evaluator_that_fails_leaves_the_others_results(
+    models, flowers, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    data = shutil.copytree(flowers, tmp_path / "flowers")
+    for place in (data / "train").rglob("*.jpg"):
+        place.write_bytes(b"damaged")
+    argv = flags(models["hf"], data)
+    argv[1] = "--evals=knn+zeroshot+score"
+    said = failure(capsys, evaluate.main, *argv)
+    assert "error: 2 of 3 evaluators failed, and the results lack them: knn: " in said
+    assert (
+        "knn: evals=knn: no train image with a label" in said
+        and "score: it is of others" in said
+    )
+    found = results.read(*(tmp_path / "evaluations").iterdir())
+    assert list(found.results) == ["zeroshot"] and len(found.rows("zeroshot")["key"])
+    assert found.meta["failed"].keys() == {"knn", "score"}
+    # A function, and a suite, raise what is wrong, and leave no results.
+    with pytest.raises(UserError, match="evals=knn: no train image"):
+        clipjax.evaluate_model(
+            models["hf"],
+            evals="zeroshot+knn",
+            data="imagefolder",
+            data_options={"path": str(data)},
+            split="test",
+            out="out",
+        )
+    assert not (tmp_path / "out").exists()
+    # Nothing is written if there is nothing.
+    argv[1] = "--evals=knn"
+    assert "error: evals=knn: no train image" in failure(capsys, evaluate.main, *argv)
+    assert len(list((tmp_path / "evaluations").iterdir())) == 1
+
+
 @pytest.mark.thorough
 def test_training_images_are_encoded_once_for_all(
     models, flowers, tmp_path, monkeypatch, capsys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from clipjax.data.text import text_augment as text_augments
 from clipjax.data.text.text_augment import TextAugment
 from clipjax.encoder import Encoder
 from clipjax.engine.checkpoint.saves import Checkpoints
+from clipjax.engine.evaluator_set import Evaluators, units
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.state import variables
 from clipjax.evals.common.inputs import Inputs
@@ -31,13 +32,10 @@ from clipjax.models.common import lora
 from clipjax.types import (
     Announced,
     Config,
-    EvalResult,
-    Evaluator,
     Loss,
     LossSpec,
     Model,
     Source,
-    Summary,
     Tokenizer,
     UserError,
     Variables,
@@ -223,84 +221,7 @@ def _chain(family: str, section: Mapping[str, Any], *args: Any) -> list[Any]:
     return [create(family, section[label], *args, label=label) for label in order]
 
 
-class Evaluators(dict[str, Evaluator]):
-    """Evaluators by label.
-
-    inputs: the inputs per label; evaluators of one source share an object. summaries:
-    by label, those of these evaluators' results. order: of all labels.
-    """
-
-    def __init__(
-        self,
-        evaluators: Mapping[str, Evaluator],
-        inputs: Mapping[str, Inputs],
-        summaries: Mapping[str, Summary],
-        order: Sequence[str],
-    ):
-        super().__init__(evaluators)
-        self.inputs = inputs
-        self.summaries = summaries
-        self._order = order
-
-    def costs(self) -> list[str]:
-        """A line per evaluator whose work is much more than encoding its source."""
-        told = {x: getattr(one, "cost", str)() for x, one in self.items()}
-        return [f"evals.{label}: {cost}" for label, cost in told.items() if cost]
-
-    def run(
-        self,
-        variables: Variables,
-        progress: Callable[[str], Callable[[int, int], None]] | None = None,
-    ) -> dict[str, EvalResult]:
-        """Runs each in order, the summaries last; `progress(label)` returns its
-        callback. The results are in the order of all labels.
-        """
-        try:
-            found = {
-                label: evaluator.run(variables, progress(label) if progress else None)
-                for label, evaluator in self.items()
-            }
-        finally:
-            for inputs in self.inputs.values():
-                inputs.forget()
-        ready = {
-            label: summary.summarise(found) for label, summary in self.summaries.items()
-        }
-        return {label: (found | ready)[label] for label in self._order}
-
-    def check_metric(self, name: str, option: str) -> None:
-        """Raises UserError for the name of a metric, "retrieval/mean_recall@1", that an
-        evaluator is known not to give.
-
-        option: where the name comes from.
-        """
-        label, _, metric = name.partition("/")
-        units = _units({**self, **self.summaries}.get(label))
-        if units is None or metric in units:
-            return
-        raise UserError(
-            f"{option}={name!r}: {label} gives no metric {metric!r}."
-            f"{registry.suggest(metric, units)} It gives {', '.join(units)}"
-        )
-
-
-def _units(evaluator: Any) -> Mapping[str, str] | None:
-    """An evaluator's metrics and their units; None if it does not say."""
-    return getattr(evaluator, "metric_units", lambda: None)()
-
-
 def evaluators(
-def find_step(workdir: pathlib.Path, which: str) -> int | None:
-    """The step of a run that `load_state` would read, if it is whole; None if the run
-    has none.
-    """
-    if which.isdecimal():
-        return int(which)
-    with Checkpoints(workdir, read_only=True) as saves:
-        best = saves.best_step() if which == "best" else None
-        return max(saves.steps(), default=None) if best is None else best
-
-
     config: Config,
     encoder: Encoder,
     shared: Source | None,
@@ -333,7 +254,7 @@ def find_step(workdir: pathlib.Path, which: str) -> int | None:
         evaluators[label] = create("evals", section, inputs[label])
     data = {id(one): number for number, one in enumerate(inputs.values())}
     others = {
-        label: Announced(_units(one), data[id(inputs[label])])
+        label: Announced(units(one), data[id(inputs[label])])
         for label, one in evaluators.items()
     }
     ready = {x: create("evals", config.evals[x], others) for x in summaries}
@@ -367,6 +288,17 @@ def _check_output(family: str, name: str, image_output: str) -> None:
             f"{family}={name}: this model is {kind} embeddings; choose "
             + (f"{family}={fix}" if logits else "model=classifier")
         )
+
+
+def find_step(workdir: pathlib.Path, which: str) -> int | None:
+    """The step of a run that `load_state` would read, if it is whole; None if the run
+    has none.
+    """
+    if which.isdecimal():
+        return int(which)
+    with Checkpoints(workdir, read_only=True) as saves:
+        best = saves.best_step() if which == "best" else None
+        return max(saves.steps(), default=None) if best is None else best
 
 
 def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:

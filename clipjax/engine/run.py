@@ -27,6 +27,7 @@ from clipjax.engine import (
     sharding,
 )
 from clipjax.engine import state as states
+from clipjax.engine.evaluator_set import Evaluators
 from clipjax.engine.mixing import Mixing
 from clipjax.engine.step import check_start, make_train_step
 from clipjax.models.common import lora, meaning
@@ -62,7 +63,7 @@ class Run:
     optim: factory.Optim
     template: states.TrainState
     eval_source: Source | None
-    evaluators: assemble.Evaluators
+    evaluators: Evaluators
     data: dict[str, dict[str, Any]]
     text_buckets: buckets.Buckets | None
     epoch_size: int
