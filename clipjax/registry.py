@@ -209,15 +209,22 @@ def check_type(value: Any, annotation: Any, path: str) -> Any:
 
 
 def from_text(text: str, annotation: Any, path: str) -> Any:
-    """Parses a text as an option's type; raises UserError."""
+    """Parses a text as an option's type; raises UserError.
+
+    One value of a tuple of any length needs neither brackets nor a comma.
+    """
     if annotation is str:
         return text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False}.get(text.lower(), text)
-    if isinstance(value, str) and annotation == tuple[str, ...]:
-        value = (value,)
+    members = typing.get_args(annotation)
+    of_any_length = typing.get_origin(annotation) is tuple and members[-1] is Ellipsis
+    if of_any_length and not isinstance(value, (tuple, list)):
+        # A number, too, may be a name: a class's, or a label set's.
+        named = members[0] is str and not isinstance(value, str)
+        value = (text if named else value,)
     return check_type(value, annotation, path)
 
 

@@ -255,6 +255,30 @@ def test_flags_of_evaluators():
     assert found.words == "a-b-c" and not evals_flags.NONE
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("ks", "5", (5,)),
+        ("ks", "1,5", (1, 5)),
+        ("ks", "(3,)", (3,)),
+        ("label_sets", "2024", ("2024",)),
+        ("label_sets", "shape", ("shape",)),
+        ("templates", "a photo, of a {}", ("a photo, of a {}",)),
+        ("templates", "('a {}', 'the {}')", ("a {}", "the {}")),
+    ],
+)
+def test_one_value_of_several_is_a_tuple(key, text, value):
+    chosen = evals_flags.EvalsFlags("zeroshot", {f"zeroshot.{key}": text})
+    assert chosen.put(get_config("")).evals.zeroshot[key] == value
+
+
+def test_a_tuple_of_other_values_is_refused():
+    for text in ("five", "1.5", "(1, 'two')"):
+        chosen = evals_flags.EvalsFlags("zeroshot", {"zeroshot.ks": text})
+        with pytest.raises(UserError, match="--evals.zeroshot.ks=.*must be int"):
+            chosen.put(get_config(""))
+
+
 @pytest.mark.thorough
 def test_a_run_by_functions(tmp_path, capsys):
     made = get_config()
