@@ -130,8 +130,8 @@ def make(
             logger.warning("evals=zeroshot: label set %r: %s", name, shared_notes[name])
         if len(classes[name]) < 2:
             raise UserError(
-                f"evals=zeroshot: label set {name!r} has fewer than two classes; leave "
-                f"it out of label_sets"
+                f"evals=zeroshot: label set {name!r} has fewer than two classes: give "
+                "data with more, or leave it out of label_sets"
             )
         prompts[name] = prompt_templates.check(
             templates or source.templates.get(name) or TEMPLATES,

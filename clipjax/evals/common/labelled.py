@@ -138,7 +138,7 @@ class Splits:
         if np.count_nonzero(counts) < 2:
             raise UserError(
                 f"evals={self.evals}: the training images of {name!r} have fewer than "
-                "two classes; leave it out of label_sets"
+                "two classes: give more, or leave it out of label_sets"
             )
         features = self._features(train)[chosen]
         bad = np.flatnonzero(~finite(features))
@@ -296,6 +296,11 @@ def _places(
             f"evals={evals}: the split {split!r} has no label set {name!r}, only {has}"
         )
     known = class_lists.classes_of(train.source, name)
+    if len(known.names) < 2:
+        raise UserError(
+            f"evals={evals}: label set {name!r} has fewer than two classes: give data "
+            "with more, or leave it out of label_sets"
+        )
     given = class_lists.classes_of(inputs.source, name)
     missing = [one for one in given.names if one not in known.names]
     if missing:

@@ -164,6 +164,12 @@ def test_options_that_are_refused(options, words):
         knn.make(labelled_inputs([0], [0, 1]), **options)
 
 
+def test_a_single_class_is_refused_before_anything_is_encoded():
+    inputs = labelled_inputs([0, 0], [0, 0], ("disc",))
+    with pytest.raises(UserError, match="'class' has fewer than two classes: give"):
+        knn.make(inputs)
+
+
 def test_sources_without_labels_or_splits():
     inputs = labelled_inputs([0], [0, 1])
     inputs.source.class_names = {}
