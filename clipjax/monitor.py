@@ -38,8 +38,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(help_pages.help_text(argv, HELP))
         return 0
-    names = [item for item in argv[1:] if not item.startswith("-")]
-    left = [item for item in argv if item not in names]
+    names, left = commandline.split_words(argv, ("once", "json"))
     values = commandline.parse(
         left, None, every=EVERY, once=False, json=False, metrics=""
     )

@@ -63,6 +63,17 @@ def test_several_runs(tmp_path, capsys):
     assert runs[1]["reason"] == "no room" and status == 1
 
 
+def test_flags_with_a_space_before_their_value(tmp_path, capsys):
+    say(tmp_path)
+    log(tmp_path, *range(1, 9), **{"train/accuracy": 0.5})
+    flags = ("--every", "5", "--metrics", "train/loss", "--once")
+    status, out = called(capsys, tmp_path, *flags)
+    assert status == 0 and "train/loss" in out and "train/accuracy" not in out
+    _, out = called(capsys, tmp_path, "--metrics=train/los,nothing", "--once")
+    assert "'train/los'. Did you mean 'train/loss'?" in out
+    assert "no number is named 'nothing'. --json lists all" in out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

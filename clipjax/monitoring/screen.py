@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clipjax import byte_sizes
+from clipjax import byte_sizes, registry
 from clipjax.engine.activity import duration
 from clipjax.monitoring.snapshot import (
     ABSENT,
@@ -44,6 +44,10 @@ def one_run(shown: Snapshot, console: Console, metrics: Sequence[str] = ()) -> G
         parts.append(Text(numbers))
     if names and len(shown.log):
         parts += [Text(), _side_by_side(shown, names, console)]
+        known = shown.log.names()
+        for name in set(names).difference(known):
+            near = registry.suggest(name, known) or " --json lists all"
+            parts.append(Text(_plain(f"no number is named {name!r}.{near}"), "red"))
     parts.append(Text())
     parts += [Text(line) for line in _machine(shown)]
     for folder, _, lines in shown.evaluations:

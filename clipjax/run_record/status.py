@@ -11,6 +11,8 @@ import os
 import pathlib
 import socket
 import time
+import types
+import typing
 from typing import Any, NamedTuple
 
 from clipjax import atomic_files
@@ -20,6 +22,7 @@ FILE = "status.json"
 # Seconds without a beat after which a process on another machine is taken for dead,
 # and one on this machine is said to be silent.
 SILENT = 30.0
+_MOST = {float: 1e15, int: 2**64}  # a time, a size; NaN is not below them
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 DEAD, UNHEARD = "dead", "silent"
@@ -139,10 +142,8 @@ def read(workdir: str | os.PathLike) -> Status | None:
         found = Status(**{name: fields[name] for name in known & fields.keys()})
         if found.state not in (RUNNING, FINISHED, STOPPED, FAILED):
             raise ValueError(f"{found.state!r} is no state")
-        found.warnings = [Warned(float(at), str(text)) for at, text in found.warnings]
-        for name in ("beat", "started", "born", "step", "total_steps", "pid"):
-            if not isinstance(getattr(found, name), (int, float)):
-                raise TypeError(f"{name} is no number")
+        found.warnings = [Warned(*warning) for warning in found.warnings]
+        _check_types(found)
         return found
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -152,6 +153,40 @@ def read(workdir: str | os.PathLike) -> Status | None:
         raise UserError(
             f"{path} is damaged ({error}); the run replaces it when it goes on"
         ) from error
+
+
+def _check_types(status: Status) -> None:
+    """Raises ValueError, naming the field, unless all values are as Status says."""
+    for name, hint in typing.get_type_hints(Status).items():
+        if not _fits(getattr(status, name), hint):
+            raise ValueError(f"{name} is {getattr(status, name)!r:.60}")
+    if not isinstance(status.pid, int) or status.pid < 0:
+        raise ValueError(f"pid is {status.pid}")
+    for gpu in status.gpus or []:
+        for name, value in gpu.items():
+            if not _fits(value, str | None if name == "name" else float | None):
+                raise ValueError(f"gpus has {name} {value!r:.60}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; numbers are finite, and not too large for a
+    time or a size.
+    """
+    parts = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(one, parts[0]) for one in value)
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and _fits(one, parts[1]) for key, one in value.items()
+        )
+    if hint is Warned:
+        return _fits(value.time, float) and _fits(value.text, str)
+    if hint in (int, float):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and abs(value) < _MOST[hint]
+    return hint is Any or isinstance(value, hint)
 
 
 def write(workdir: pathlib.Path, status: Status, *, sync: bool) -> None:

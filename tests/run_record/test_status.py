@@ -51,6 +51,36 @@ def test_a_damaged_file(tmp_path, text):
         statuses.read(tmp_path)
 
 
+def test_every_field_of_another_type_is_damage(tmp_path):
+    """Or it would end in a traceback where it is shown."""
+    statuses.write(tmp_path, sample(), sync=True)
+    place = tmp_path / "status.json"
+    fields = json.loads(place.read_text())
+    text = {name for name, value in fields.items() if isinstance(value, str)}
+    lists = {"warnings", "gpus", "device_memory"}
+    wrong = {
+        "NaN": fields.keys(),
+        "1e300": fields.keys(),
+        "true": fields.keys(),
+        '[{"name": 5}]': fields.keys(),
+        '{"peak": "x"}': fields.keys(),
+        '"x"': fields.keys() - text,
+        "-1": text | lists | {"pid"},
+        "null": ("pid", "beat", "state", "warnings", "warnings_total", "processes"),
+        '[{"power": "much"}]': ["gpus"],
+        '[[5, "a"], [6]]': ["warnings"],
+        '[["now", "a"]]': ["warnings"],
+    }
+    for value, names in wrong.items():
+        for name in names:
+            text = json.dumps({**fields, name: 5}).replace(
+                f'"{name}": 5', f'"{name}": {value}'
+            )
+            place.write_text(text)
+            with pytest.raises(UserError, match="status.json is damaged"):
+                statuses.read(tmp_path)
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "status.json").mkdir()
     with pytest.raises(UserError, match="status.json cannot be read"):
