@@ -112,7 +112,8 @@ def _log(runs: list[Watched], every: float) -> list[Snapshot]:
 
 def _all_over(shown: list[Snapshot]) -> bool:
     return all(
-        one.condition.over or one.condition.word == snapshot.ABSENT for one in shown
+        one.settled and (one.condition.over or one.condition.word == snapshot.ABSENT)
+        for one in shown
     )
 
 

@@ -39,6 +39,8 @@ class Snapshot:
       evaluator).
     disk_free: bytes; None if unknown.
     troubles: what is wrong, or will be soon, a line each.
+    settled: False if the run is taken for dead by the clocks of two machines, which may
+      differ.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Snapshot:
     evaluations: list[tuple[str, int, list[str]]]
     disk_free: int | None
     troubles: list[str]
+    settled: bool = True
 
     @property
     def step(self) -> int:
@@ -114,6 +117,9 @@ class Watched:
             )
         self._log = MetricLog(folder, sample=SAMPLE)
         self._read: dict[pathlib.Path, tuple[int, tuple[str, int, list[str]]]] = {}
+        # The last beat, when it was first seen by this process's clock, and whether
+        # another one had been seen before it.
+        self._beat: tuple[float, float, bool] | None = None
 
     def look(self) -> Snapshot:
         """The run as it is now."""
@@ -127,10 +133,12 @@ class Watched:
             self._log.update()
         except OSError as error:
             troubles.append(f"{self._log.path} cannot be read ({error.strerror})")
+        condition, settled = self._condition(status, now)
         found = Snapshot(
             name=self.name,
             at=now,
-            condition=self._condition(status, now),
+            condition=condition,
+            settled=settled,
             status=status,
             log=self._log,
             evaluations=self._evaluations(troubles),
@@ -140,15 +148,35 @@ class Watched:
         troubles += _troubles(found)
         return found
 
-    def _condition(self, status: Status | None, now: float) -> Condition:
+    def _condition(self, status: Status | None, now: float) -> tuple[Condition, bool]:
+        """The run's condition, and whether it is settled."""
         if status is not None:
-            return status.condition(now)
+            found = status.condition(now)
+            if status.state != statuses.RUNNING or status.machine == statuses.here():
+                return found, True
+            return self._of_another_machine(status, found)
         try:
             since = self._folder.stat().st_mtime
             nothing = not any(self._folder.iterdir())
         except OSError:
-            return Condition(ABSENT, now)
-        return Condition(EMPTY if nothing else UNKNOWN, since)
+            return Condition(ABSENT, now), True
+        return Condition(EMPTY if nothing else UNKNOWN, since), True
+
+    def _of_another_machine(
+        self, status: Status, by_clocks: Condition
+    ) -> tuple[Condition, bool]:
+        """What its beats say since the first look, in which only clocks could tell."""
+        at = time.monotonic()
+        if self._beat is None:
+            self._beat = status.beat, at, False
+        elif status.beat != self._beat[0]:
+            self._beat = status.beat, at, True
+        beat, seen, moved = self._beat
+        if at - seen > statuses.SILENT:
+            return Condition(statuses.DEAD, beat), True
+        if moved:
+            return Condition(statuses.RUNNING, status.started), True
+        return by_clocks, by_clocks.word != statuses.DEAD
 
     def _evaluations(self, troubles: list[str]) -> list[tuple[str, int, list[str]]]:
         found = []

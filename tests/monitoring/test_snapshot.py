@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+import types
 
 import pytest
 from monitor_tools import beating, log, say
@@ -60,6 +61,33 @@ def test_suspended(tmp_path, monkeypatch):
         wait_for(watched.look, "silent")
         process.send_signal(signal.SIGCONT)
         wait_for(watched.look, "running")
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_the_clock_of_another_machine_may_be_wrong(tmp_path, monkeypatch, ahead):
+    """After the first look the run's beats count, not when they say that they were."""
+    clock = [100.0]
+    here = types.SimpleNamespace(time=time.time, monotonic=lambda: clock[0])
+    monkeypatch.setattr(snapshot, "time", here)
+    beat = time.time() + ahead
+
+    def look(seconds, beat):
+        clock[0] += seconds
+        say(tmp_path, machine="another", beat=beat)
+        found = watched.look()
+        return found.condition.word, found.settled
+
+    watched = Watched(tmp_path)
+    by_clocks = ("dead", False) if ahead < 0 else ("running", True)
+    assert look(0, beat) == look(20, beat) == by_clocks
+    assert look(2, beat + 22) == ("running", True)  # it goes on
+    assert look(29, beat + 22) == ("running", True)
+    assert look(2, beat + 22) == ("dead", True)
+    assert look(2, beat + 90) == ("running", True)  # it was held up
+    silent = Watched(tmp_path)
+    assert silent.look().condition.word == by_clocks[0]
+    clock[0] += 31
+    assert silent.look().condition.word == "dead" and silent.look().settled
 
 
 def test_folders_that_say_nothing(tmp_path):
