@@ -9,16 +9,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import fnmatch
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
+from clipjax import paths
 from clipjax.data.images import camera_formats, image_files
 from clipjax.data_wait import DataWait
 from clipjax.encoder import Encoder
@@ -49,8 +51,8 @@ class Done:
     """What a job has done: numbers of photos.
 
     seconds: of encoding. waited: the share of them in which the device waited for
-    photos. restored: rows whose vectors were missing. unread: folders that could not be
-    listed. stopped_by: the signal that ended it, 0 if none.
+    photos. restored: rows whose vectors were missing. unread: folders, files and links
+    that could not be looked at. stopped_by: the signal that ended it, 0 if none.
     """
 
     new: int = 0
@@ -88,9 +90,9 @@ class Done:
             found.append(f"folders left out: {self.excluded:,}")
         for error in self.unread[:LISTED]:
             name = readable(os.fsencode(error.filename))
-            found.append(f"not listed, kept as it was: {name} ({error.strerror})")
+            found.append(f"not read, kept as it was: {name} ({_why(error)})")
         if len(self.unread) > LISTED:
-            found.append(f"and {len(self.unread) - LISTED:,} more folders")
+            found.append(f"and {len(self.unread) - LISTED:,} more")
         whole, broken = table.counts()
         if broken:
             found.append(
@@ -127,16 +129,19 @@ class Job:
         for folder, exclude in folders.items():
             here = self._walk(os.fsdecode(folder), exclude)
             if not here and next(table.rows(*_of(folder)), None) is not None:
+                name, db = os.fsdecode(folder), paths.shell(table.place)
                 raise UserError(
-                    f"{os.fsdecode(folder)} holds no photos, and the index has some "
-                    "from there: is a drive not mounted? If they are gone for good, "
-                    f"delete {table.place} and index the others anew"
+                    f"{name} holds no photos, and the index has some from there: is a "
+                    "drive not mounted? If they are gone for good: python -m "
+                    f"clipjax.search forget {paths.shell(name)} --db={db}"
                 )
             found += here
         table.compare(found)
         to_do = table.to_do()
         gone = {path for folder in folders for path in table.gone(folder)}
-        gone -= {path for path in gone if self._is_unread(path)}
+        if self.done.unread:
+            is_unread = self._unread()
+            gone = {path for path in gone if not is_unread(path)}
         left: list[Row] = []
         for start in range(0, len(to_do), _AT_ONCE):
             if self._stopped():
@@ -178,18 +183,29 @@ class Job:
         )
         found = []
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # gone, or a broken link
+            try:
                 stat = os.stat(name)
-                found.append((os.fsencode(name), stat.st_size, stat.st_mtime_ns))
+            except FileNotFoundError:  # gone since it was listed
+                continue
+            except OSError as error:
+                self.done.unread.append(error)
+                continue
+            found.append((os.fsencode(name), stat.st_size, stat.st_mtime_ns))
         return found
 
-    def _is_unread(self, path: bytes) -> bool:
-        """Whether a file is in a folder that could not be listed."""
-        for error in self.done.unread:
-            first, last = below(os.fsencode(error.filename))
-            if first <= path < last:
-                return True
-        return False
+    def _unread(self) -> Callable[[bytes], bool]:
+        """Whether a path is, or lies below, what could not be looked at."""
+        places = {os.fsencode(error.filename) for error in self.done.unread}
+
+        def is_unread(path: bytes) -> bool:
+            while path not in places:
+                above = os.path.dirname(path)
+                if above == path:
+                    return False
+                path = above
+            return True
+
+        return is_unread
 
     def _is_known(self, found: Row, gone: set[bytes], copies: list[_Made]) -> bool:
         """Whether a file's content is in the index; it gets that row, or a copy of it,
@@ -306,6 +322,12 @@ class Job:
             vectors.cut(table.end())
         finally:
             vectors.shared()
+
+
+def _why(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ELOOP):
+        return "a link that leads nowhere"
+    return str(error.strerror)
 
 
 def _files(count: int) -> str:

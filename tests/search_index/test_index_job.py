@@ -133,8 +133,55 @@ def test_folders_that_cannot_be_listed_keep_their_photos(photos, db, monkeypatch
     done = job(photos, db)
     assert not done.deleted and len(content(db)) == 8
     with Photos(db) as table:
-        (line,) = [x for x in done.lines(table, "") if "not listed" in x]
-    assert line == f"not listed, kept as it was: {photos}/deep (Permission denied)"
+        (line,) = [x for x in done.lines(table, "") if "not read" in x]
+    assert line == f"not read, kept as it was: {photos}/deep (Permission denied)"
+
+
+def test_what_cannot_be_looked_at_is_kept_and_said(photos, db, tmp_path, monkeypatch):
+    """A drive that links lead to, and files without permission: no photo is lost."""
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    for number in range(20, 23):
+        (drive / f"{number}.png").write_bytes(encoded(motif(number, (40, 30))))
+    (photos / "linked").symlink_to(drive)
+    (photos / "one.png").symlink_to(drive / "20.png")
+    assert job(photos, db).encoded == 11
+    drive.rename(tmp_path / "elsewhere")
+    (photos / "circle.png").symlink_to("circle.png")
+    stat = os.stat
+
+    def failing(path, *args, **flags):
+        if str(path).endswith("0.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", failing)
+        done = job(photos, db)
+    assert counts(done) == {"unchanged": 7} and len(content(db)) == 12
+    with Photos(db) as table:
+        lines = [x for x in done.lines(table, "") if "not read" in x]
+    nowhere = "(a link that leads nowhere)"
+    assert lines == [
+        f"not read, kept as it was: {photos}/circle.png {nowhere}",
+        f"not read, kept as it was: {photos}/linked {nowhere}",
+        f"not read, kept as it was: {photos}/one.png {nowhere}",
+        f"not read, kept as it was: {photos}/0.png (Permission denied)",
+    ]
+    for name in ("linked", "one.png"):
+        (photos / name).unlink()
+    assert counts(job(photos, db)) == {"unchanged": 8, "deleted": 4}
+
+
+def test_a_folder_is_forgotten_but_for_what_another_holds(photos, db):
+    job(photos / "deep", db)
+    job(photos, db)
+    with Photos(db, write=True) as table:
+        assert table.forget(os.fsencode(photos)) == 5
+        assert [*table.folders()] == [os.fsencode(photos / "deep")]
+    assert content(db).keys() == {"1.png", "3.png", "5.png"}
+    assert counts(job(photos / "deep", db)) == {"unchanged": 3}
+    assert vector_file.beside(db).stat().st_size == 3 * 4 * killed_index_jobs.WIDTH
 
 
 def test_an_empty_folder_deletes_nothing(photos, db):

@@ -46,31 +46,58 @@ def find(
     unreadable: Callable[[OSError], None] | None = None,
 ) -> list[str]:
     """Sorted paths of the images at any depth; follows links, skips hidden files and
-    folders. Adds the suffixes of files that are not images to `others`.
+    folders. Adds the suffixes of files that are not images to `others`, with those of
+    pipes, sockets and devices, which are not opened.
 
     also: further suffixes of images. excluded: whether to leave out a folder, by its
-    path. unreadable: called with the error of each folder that cannot be listed.
+    path. unreadable: called with the error of each folder that cannot be listed, and of
+    each link that leads nowhere, which is left out then.
     """
     images, seen = [], set()
-    for folder, inner, names in os.walk(place, onerror=unreadable, followlinks=True):
+    waiting = [os.fspath(place)]
+    while waiting:
+        folder = waiting.pop()
         real = os.path.realpath(folder)
         if real in seen:  # a link to a parent, or a second link to one folder
-            inner.clear()
             continue
         seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if excluded is not None:
-            inner[:] = [n for n in inner if not excluded(os.path.join(folder, n))]
-        for name in names:
-            if name.startswith("."):
+        inner = []
+        for entry in _entries(folder, unreadable):
+            if entry.name.startswith("."):
                 continue
-            path = os.path.join(folder, name)
-            suffix = file_contents.suffix_of(name)
-            if suffix in also or is_image(path):
+            path = entry.path
+            try:
+                if entry.is_dir():
+                    if excluded is None or not excluded(path):
+                        inner.append(path)
+                    continue
+                mode = 0 if entry.is_file() else os.stat(path).st_mode
+            except OSError as error:
+                mode = 0
+                if unreadable is not None:
+                    unreadable(error)
+                    continue
+            suffix = file_contents.suffix_of(entry.name)
+            # Reading a pipe would wait for ever.
+            if not mode and (suffix in also or is_image(path)):
                 images.append(path)
             else:
                 others[suffix] += 1
+        waiting += reversed(inner)
     return sorted(images)
+
+
+def _entries(
+    folder: str, unreadable: Callable[[OSError], None] | None
+) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing if it cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        if unreadable is not None:
+            unreadable(error)
+        return []
 
 
 def describe_left_out(others: Suffixes) -> list[str]:

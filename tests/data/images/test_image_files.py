@@ -1,6 +1,9 @@
 """Which files are images, what else lies there, and shards joined by `cat`."""
 
+import contextlib
 import io
+import os
+import socket
 import tarfile
 
 import pytest
@@ -183,3 +186,35 @@ def test_joined_shards_are_read_to_their_end(name, tmp_path):
         source = webdataset.make("train", path=str(tmp_path))
         for i in range(len(source)):
             decoding.decode(source[i].image)
+
+
+def test_only_files_are_opened(tmp_path):
+    """A pipe would be read for ever, and so would a device."""
+    put(tmp_path, "0.jpg", "other")
+    for name in ("pipe.jpg", "pipe"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "link.jpg").symlink_to("0.jpg")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+        server.bind("door.jpg")
+        others = image_files.Suffixes()
+        found = image_files.find(tmp_path, others)
+    assert [os.path.basename(name) for name in found] == ["0.jpg", "link.jpg", "other"]
+    assert others == {".jpg": 2, " without a suffix": 1, ".png": 1}
+
+
+def test_links_that_lead_nowhere_are_left_to_who_reads_them(tmp_path):
+    """Unless somebody asks for what cannot be looked at."""
+    put(tmp_path, "0.jpg")
+    (tmp_path / "lost.jpg").symlink_to("gone.jpg")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    (tmp_path / "drive").symlink_to("/gone")
+    others, errors = image_files.Suffixes(), []
+    found = image_files.find(tmp_path, others)
+    names = [os.path.basename(name) for name in found]
+    assert names == ["0.jpg", "circle.jpg", "lost.jpg"]
+    assert others == {" without a suffix": 1}
+    found = image_files.find(tmp_path, others, unreadable=errors.append)
+    assert [os.path.basename(name) for name in found] == ["0.jpg"]
+    names = [os.path.basename(error.filename) for error in errors]
+    assert names == ["circle.jpg", "drive", "lost.jpg"]
