@@ -53,15 +53,21 @@ class Words:
 
 
 def check(html: str) -> pathlib.Path:
-    """The place of a page. Raises UserError if it cannot be written, or without jinja2.
+    """The place of a page, which replaces one that is there.
 
     html: as the user wrote it.
+
+    Raises UserError if it cannot be written, for a name that is no page's, such as that
+    of a photo, and without jinja2.
     """
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
         raise UserError("--html needs jinja2: pip install -e '.[look]'") from error
-    return paths.file_to_write("html", html, "the page", "found.html")
+    place = paths.file_to_write("html", html, "the page", "found.html")
+    if place.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--html={html}: a page's name ends in .html")
+    return place
 
 
 def write(
