@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -45,15 +45,57 @@ class Group(NamedTuple):
     bits: list[int | None]
 
 
-def groups(
+class Copies(NamedTuple):
+    """groups: the largest first. changed: how many photos were left out, because they
+    are gone or have changed since they were indexed.
+    """
+
+    groups: list[Group]
+    changed: int
+
+
+def copies(
     table: Photos, near: int, progress: Callable[[int, int], None] | None = None
-) -> list[Group]:
-    """The groups of an index, the largest first.
+) -> Copies:
+    """The groups of an index.
 
     Two photos of the same bytes are in one group, and two whose perceptual hashes
-    differ in at most `near` bits, as `prepare verify --against` counts them.
+    differ in at most `near` bits, as `prepare verify --against` counts them. Names of
+    one file, such as links, are no copies: one of them counts, no link if possible.
     """
     rows = [*table.rows("WHERE slot IS NOT NULL ORDER BY path")]
+    found, changed = [], 0
+    for some in _alike(rows, near, progress):
+        now = [row for row in some if _is_as_indexed(row)]
+        changed += len(some) - len(now)
+        # Two may have been alike by a third that is gone.
+        parts = [some] if len(now) == len(some) else _alike(now, near)
+        found += [_group(files) for files in map(_one_per_file, parts) if files[1:]]
+    found.sort(key=lambda group: (-len(group.rows), group.rows[0].path))
+    return Copies(found, changed)
+
+
+def _is_as_indexed(row: Row) -> bool:
+    try:
+        stat = os.stat(row.path)
+    except OSError:
+        return False
+    return (stat.st_size, stat.st_mtime_ns) == (row.size, row.mtime)
+
+
+def _one_per_file(rows: Sequence[Row]) -> list[Row]:
+    """Without further names of the same file."""
+    files: dict[tuple[int, int], Row] = {}
+    for row in sorted(rows, key=lambda row: os.path.islink(row.path)):
+        stat = os.stat(row.path)
+        files.setdefault((stat.st_dev, stat.st_ino), row)
+    return [*files.values()]
+
+
+def _alike(
+    rows: Sequence[Row], near: int, progress: Callable[[int, int], None] | None = None
+) -> list[list[Row]]:
+    """The groups of two and more."""
     first = [*range(len(rows))]  # of the group, by the place of a row
 
     def root(at: int) -> int:
@@ -87,8 +129,7 @@ def groups(
     members = collections.defaultdict(list)
     for at in range(len(rows)):
         members[root(at)].append(rows[at])
-    found = [_group(some) for some in members.values() if len(some) > 1]
-    return sorted(found, key=lambda group: (-len(group.rows), group.rows[0].path))
+    return [some for some in members.values() if len(some) > 1]
 
 
 def _group(rows: list[Row]) -> Group:
