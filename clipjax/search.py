@@ -18,6 +18,7 @@ HELP = """\
 usage: python -m clipjax.search index PHOTOS [PHOTOS ...] --model MODEL [options]
        python -m clipjax.search query WORDS [+ WORDS] [- WORDS] [options]
        python -m clipjax.search duplicates [options]
+       python -m clipjax.search forget FOLDER [FOLDER ...]
        python -m clipjax.search status
 
   --db {db}  the index: this file, and one beside it with the vectors
@@ -44,6 +45,8 @@ or between spaces; 0.5*beach weights. All other words are one text.
 
 duplicates: groups of photos with the same bytes, or that look the same.
   --near {near}             by how many of 64 bits perceptual hashes may differ
+
+forget: takes folders that were indexed, and their photos, out of the index.
 
 query and duplicates:
   --html FILE          also a page with the photos, in one file
@@ -93,6 +96,7 @@ def main(argv: list[str]) -> int:
             "paths": False,
             "null": False,
         },
+        "forget": {},
         "status": {},
     }
     if action not in known:
@@ -102,7 +106,7 @@ def main(argv: list[str]) -> int:
             "python -m clipjax.search --help explains them"
         )
     values = commandline.parse(rest, None, db=DB, **known[action])
-    if words and action not in ("index", "query"):
+    if words and action not in ("index", "query", "forget"):
         raise UserError(f"{words[0]!r}: {action} takes no words, only flags")
 
     from clipjax.search_index import photo_actions
@@ -115,6 +119,8 @@ def main(argv: list[str]) -> int:
             return photo_actions.query(db, words, values)
         if action == "duplicates":
             return photo_actions.duplicates(db, values)
+        if action == "forget":
+            return photo_actions.forget(db, words)
         return photo_actions.status(db)
     except sqlite3.Error as error:
         raise UserError(f"{db} cannot be used: {error}") from error

@@ -1,6 +1,7 @@
 """Searching one's own photos: from the command line to lines, paths and pages."""
 
 import base64
+import contextlib
 import functools
 import html.parser
 import io
@@ -353,6 +354,80 @@ def test_duplicates(db, folder, tmp_path, capsys, monkeypatch):
     assert sum("the largest" in line for line in lines) >= 2
 
 
+def test_duplicates_are_other_files_that_are_as_they_were(model, tmp_path, capsys):
+    """`duplicates -0 | xargs -0 rm` keeps one of each photo."""
+    photos, flag = tmp_path / "photos", f"--db={tmp_path / 'x.clipjax'}"
+    photos.mkdir()
+    for name in ("b", "copy", "edited", "gone"):
+        (photos / f"{name}.png").write_bytes(encoded(motif(0)))
+    (photos / "a.png").symlink_to("b.png")
+    (photos / "c.png").hardlink_to(photos / "b.png")
+    assert called("index", photos, f"--model={model}", flag) == 0
+    (photos / "edited.png").write_bytes(encoded(motif(5)))
+    (photos / "gone.png").unlink()
+    _, paths = asked(capsys, "duplicates", "--paths", flag)
+    assert paths == [f"{photos}/copy.png"]
+    called("duplicates", flag)
+    told = capsys.readouterr()
+    assert "1 group of copies among 6 photos: 1 more than" in told.out
+    assert "2 of them left out, gone or changed since they were indexed" in told.err
+    # A chain that is broken: its ends are no copies.
+    rows = [(f"{n}.png", h) for n, h in (("b", 0), ("copy", 0b1111), ("gone", 0b11))]
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.clipjax")) as index, index:
+        for name, value in rows:
+            place = os.fsencode(photos / name)
+            what = "UPDATE photos SET hash = ?, digest = ? WHERE path = ?"
+            index.execute(what, (value, os.fsencode(name), place))
+    _, paths = asked(capsys, "duplicates", "--paths", "--near=2", flag)
+    assert paths == []
+
+
+def test_a_page_replaces_no_other_file(db, folder, capsys):
+    before = {path: path.read_bytes() for path in (db, folder / "1.png")}
+    for action in (("query", "a red circle"), ("duplicates",)):
+        for place in before:
+            words = *action, f"--db={db}", f"--html={place}"
+            assert "a page's name ends in .html" in failure(capsys, search.main, *words)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_is_forgotten(db, folder, tmp_path, capsys):
+    for name in (db.name, f"{db.name}.vectors"):
+        shutil.copy(db.with_name(name), tmp_path / name)
+    flag = f"--db={tmp_path / db.name}"
+    told = failure(capsys, search.main, "forget", str(tmp_path), flag)
+    assert f"is no folder of {tmp_path / db.name}; its folders: {folder}" in told
+    assert "no folder given" in failure(capsys, search.main, "forget", flag)
+    status, lines = asked(capsys, "forget", folder, flag)
+    assert status == 0 and lines == [
+        f"{folder}: 11 files taken out of the index",
+        f"{tmp_path / db.name}: 0 photos",
+    ]
+    assert "no folder of photos given" in failure(capsys, search.main, "index", flag)
+    missing = tmp_path / "none"
+    words = "forget", str(folder), f"--db={missing}"
+    assert "there is no such index" in failure(capsys, search.main, *words)
+    assert not missing.exists()
+
+
+def test_a_killed_job_may_leave_a_file_without_tables(folder, tmp_path, capsys):
+    place = tmp_path / "x.clipjax"
+    with contextlib.closing(sqlite3.connect(place)) as index:
+        index.execute("CREATE TABLE a(b)")
+        index.execute("DROP TABLE a")
+    words = "index", str(folder), f"--db={place}"
+    assert "no --model given" in failure(capsys, search.main, *words)
+
+
+def test_the_place_of_a_moved_model_is_kept(model, folder, db, tmp_path, capsys):
+    for name in (db.name, f"{db.name}.vectors"):
+        shutil.copy(db.with_name(name), tmp_path / name)
+    flag = f"--db={tmp_path / db.name}"
+    moved = shutil.copytree(model, tmp_path / "moved")
+    assert called("index", f"--model={moved}", flag) == 0
+    assert f"model: {moved}, step 2" in asked(capsys, "status", flag)[1][1]
+
+
 @pytest.mark.thorough
 def test_another_model_is_refused(db, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -374,7 +449,7 @@ def test_mistakes(db, folder, tmp_path, capsys, monkeypatch, model):
         return failure(capsys, search.main, *words)
 
     flag = f"--db={db}"
-    assert "no action given. Use index, query, duplicates, status" in told()
+    assert "no action given. Use index, query, duplicates, forget, status" in told()
     assert "'queri' is no action. Did you mean 'query'?" in told("queri")
     assert "photos.clipjax: there is no such index: make one" in told(
         "query", "a red circle"

@@ -39,7 +39,7 @@ class IndexModel:
         parts = library.read(place, checkpoint, ema, preprocess=preprocess)
         if parts.model.image_output == "logits":
             raise UserError(f"{place} is a classifier, which has no embeddings")
-        self._place, self._ema, self._preprocess = place, ema, preprocess
+        self.place, self._ema, self._preprocess = place, ema, preprocess
         self._named = library.named(place, parts)
         self.encoder, self.variables, self.devices = library.on_all_devices(
             parts, batch_size=batch_size, threads=threads
@@ -78,7 +78,7 @@ class IndexModel:
         width = self.encoder.images(self.variables, []).embed.shape[1]
         return {
             "model": self._named,
-            "place": self._place,
+            "place": self.place,
             "ema": self._ema,
             "preprocess": self._preprocess,
             "width": width,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NOTHING = 1  # the status of a query that nothing matches, as grep's
 MOST = 10_000  # photos that a query lists
+_NO_FOLDER = "no folder of photos given: index PHOTOS --model MODEL"
 _PAGE = 500  # photos on a page, about; their thumbnails are about 15 MB
 
 
@@ -52,24 +53,30 @@ def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
     if is_new and not given:
         commandline.model_flag("", "")  # which says that a model is needed
     if is_new and not folders:
-        raise UserError("no folder of photos given: index PHOTOS --model MODEL")
-    model, about = None, {}
+        raise UserError(_NO_FOLDER)
+    model = None
     with StopRequest() as stop, Activity(console) as activity:
         if given:
             with activity.doing("reading the model"):
                 model = IndexModel.chosen(given, values)
-                about = model.about() if is_new else {}
         with Photos(db, write=True) as table:
             if table.new:
-                table.begin(about)
+                if model is None:  # a killed job left a file without tables
+                    commandline.model_flag("", "")
+                assert model is not None
+                table.begin(model.about())
             about = table.about()
             if model is not None:
                 model.check(about, db)
+                if about["place"] != model.place:
+                    table.set_place(model.place)
             chosen = table.folders()
             if folders:
                 chosen = {folder: chosen.get(folder, "") for folder in folders}
             if values["exclude"].present:
                 chosen = {folder: values.exclude for folder in chosen}
+            if not chosen:
+                raise UserError(_NO_FOLDER)
             with vector_file.Vectors(
                 vector_file.beside(db), about["width"], write=True
             ) as vectors:
@@ -250,7 +257,7 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
                     same_photos.hash_missing(table, task)
         with Photos(db) as table:
             with activity.doing("comparing photos") as task:
-                found = same_photos.groups(table, values.near, task)
+                found, changed = same_photos.copies(table, values.near, task)
             whole, _ = table.counts()
     more = sum(len(group.rows) - 1 for group in found)
     size = sum(row.size for group in found for row in group.rows[1:])
@@ -259,6 +266,12 @@ def duplicates(db: pathlib.Path, values: Any) -> int:
         f"{groups} of copies among {whole:,} photos: {more:,} more than one of each "
         f"({size / 1e6:,.1f} MB)"
     )
+    if changed:
+        print(
+            f"{changed:,} of them left out, gone or changed since they were indexed: "
+            "index them again",
+            file=sys.stderr,
+        )
     if values.paths or values.null:
         _print_paths([row for group in found for row in group.rows[1:]], values.null)
     else:
@@ -300,6 +313,27 @@ def _alike(bits: int | None, first: bool) -> str:
     if first:
         return "the largest"
     return "the same bytes" if bits is None else f"{bits} bits differ"
+
+
+def forget(db: pathlib.Path, names: Sequence[str]) -> int:
+    """Takes folders and their photos out of the index; the exit status."""
+    if not names:
+        raise UserError("no folder given: forget FOLDER [FOLDER ...]")
+    with Photos(db):  # which makes no new one
+        pass
+    with Photos(db, write=True) as table:
+        folders = {name: os.fsencode(paths.local(name, "photos")) for name in names}
+        known = table.folders()
+        for name, folder in folders.items():
+            if folder not in known:
+                listing = ", ".join(map(readable, known)) or "none"
+                raise UserError(f"{name} is no folder of {db}; its folders: {listing}")
+        for folder in folders.values():
+            count = table.forget(folder)
+            print(f"{readable(folder)}: {count:,} files taken out of the index")
+        whole, _ = table.counts()
+    print(f"{db}: {whole:,} photos")
+    return 0
 
 
 def status(db: pathlib.Path) -> int:

@@ -85,7 +85,9 @@ class Photos:
         self.place = place
         self._lock = -1
         if place.is_dir():
-            raise UserError(f"{place} is a folder: name a file, such as {place}/x.clip")
+            raise UserError(
+                f"{place} is a folder: name a file, such as {place}/x.clipjax"
+            )
         if write:
             # Opened before SQLite does and closed after it, because closing a file
             # drops the locks by which SQLite protects it.
@@ -151,6 +153,10 @@ class Photos:
         found = self._sql.execute("SELECT key, value FROM about")
         return {key: json.loads(value) for key, value in found}
 
+    def set_place(self, place: str) -> None:
+        """Stores where the model lies now."""
+        self._set({"place": place})
+
     def _set(self, about: dict[str, Any]) -> None:
         rows = [(key, json.dumps(value)) for key, value in about.items()]
         self._sql.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
@@ -186,6 +192,20 @@ class Photos:
         self._sql.execute(
             "INSERT OR REPLACE INTO folders VALUES (?, ?)", (path, exclude)
         )
+
+    def forget(self, folder: bytes) -> int:
+        """Drops a folder with its files, but for those in other folders of the index;
+        how many files.
+        """
+        (first, last), dropped = below(folder), 0
+        with self.change():
+            others = [below(other) for other in self.folders() if other != folder]
+            for row in [*self.rows("WHERE path >= ? AND path < ?", (first, last))]:
+                if not any(low <= row.path < high for low, high in others):
+                    self.delete(row.path)
+                    dropped += 1
+            self._sql.execute("DELETE FROM folders WHERE path = ?", (folder,))
+        return dropped
 
     # Slots.
 
