@@ -10,6 +10,7 @@ at whatever the text says.
 from __future__ import annotations
 
 import collections
+import pathlib
 from collections.abc import Sequence
 
 from clipjax import commandline, data_flags, help_pages, option_checks, paths, registry
@@ -149,8 +150,12 @@ def _files(place: str) -> list[str]:
 
 def _texts(given: str) -> list[str]:
     """The texts that --texts names: a file's lines, or what stands between |."""
-    path = paths.expand(given) if len(given) < 200 and "\0" not in given else None
-    if path is not None and path.is_file():
+    try:
+        path = paths.expand(given)
+        is_file = path.is_file()
+    except (OSError, UserError):  # it cannot be a file's name: too long, an address
+        path, is_file = pathlib.Path(), False
+    if is_file:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:

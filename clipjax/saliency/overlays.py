@@ -25,8 +25,10 @@ HEAT = np.array(
     np.float32,
 )
 INK, PALE, PAPER, MARK = (32, 34, 40), (110, 114, 124), (255, 255, 255), (176, 32, 40)
+NUMBER = 6  # pixels: between the scale and its numbers
 GAP, TEXT = 12, 13  # pixels: between tiles, the font's size
-BAR, NUMBERS = 14, 56  # pixels: the scale's width, that of its numbers
+BAR = 14  # pixels: the scale's width
+MIDDLE = 128  # the grey on which a scale's colours are shown
 FINE = 96  # pixels of a side, to find the largest number of an enlarged map
 COLUMNS = 4  # tiles beside each other
 Scale = tuple[float, float]
@@ -104,11 +106,16 @@ def overlay(
     shares = (
         (enlarged(values, size) - low) / span if span > 0 else np.zeros((size,) * 2)
     )
+    return Image.fromarray(_mixed(grey, shares))
+
+
+def _mixed(grey: np.ndarray | float, shares: np.ndarray) -> np.ndarray:
+    """uint8 [... 3]: grey values under the colours of numbers in [0, 1]."""
     shares = np.clip(shares, 0, 1).astype(np.float32)
     opacity = 0.9 * np.minimum(1, 1.5 * shares)[..., None]
     base = 60 + 0.7 * grey  # within the range in which colours stay readable
     mixed = base * (1 - opacity) + colours(shares) * opacity
-    return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+    return np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
 
 class Row(NamedTuple):
@@ -131,11 +138,15 @@ def sheet(pixels: np.ndarray, rows: Sequence[Row], size: int) -> Image.Image:
     font = _font(TEXT)
     columns = max(len(row.tiles) for row in rows)
     heights = [size + _text_height(row.tiles, size, font) for row in rows]
-    width = GAP + (size + GAP) * (columns + 1) + BAR + NUMBERS
+    labels = [label for row in rows for label in _labels(row.scale).values()]
+    numbers = NUMBER + math.ceil(max(map(font.getlength, labels)))
+    width = GAP + (size + GAP) * (columns + 1) + BAR + numbers + GAP
     page = Image.new("RGB", (width, sum(heights) + GAP * (len(rows) + 1)), PAPER)
     draw = ImageDraw.Draw(page)
     picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
     page.paste(picture, (GAP, GAP))
+    # A white image would not be seen.
+    draw.rectangle((GAP, GAP, GAP + size - 1, GAP + size - 1), outline=PALE)
     top = GAP
     for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
         beside = size + 4 if number == 0 else 0  # below the image in the first row
@@ -153,17 +164,22 @@ def sheet(pixels: np.ndarray, rows: Sequence[Row], size: int) -> Image.Image:
     return page
 
 
+def _labels(scale: Scale) -> dict[float, str]:
+    """A scale's numbers by their shares of its height."""
+    low, high = scale
+    return {share: f"{low + share * (high - low):.2g}" for share in (0.0, 0.5, 1.0)}
+
+
 def _draw_scale(page, draw, scale: Scale, at: tuple[int, int], size: int, font) -> None:
     left, top = at
-    ramp = colours(np.linspace(1, 0, size))[:, None].repeat(BAR, axis=1)
+    ramp = _mixed(MIDDLE, np.linspace(1, 0, size))[:, None].repeat(BAR, axis=1)
     page.paste(Image.fromarray(ramp), at)
     draw.rectangle((left, top, left + BAR - 1, top + size - 1), outline=PALE)
-    for share in (0.0, 0.5, 1.0):
-        value = scale[0] + share * (scale[1] - scale[0])
+    for share, label in _labels(scale).items():
         y = top + (1 - share) * (size - 1)
         draw.line((left + BAR, y, left + BAR + 3, y), PALE)
         anchor = {0.0: "ld", 0.5: "lm", 1.0: "la"}[share]
-        draw.text((left + BAR + 6, y), f"{value:.2g}", INK, font, anchor=anchor)
+        draw.text((left + BAR + NUMBER, y), label, INK, font, anchor=anchor)
 
 
 def _lines(tile: Tile, size: int, font) -> list[list[tuple[str, float]]]:
@@ -171,19 +187,41 @@ def _lines(tile: Tile, size: int, font) -> list[list[tuple[str, float]]]:
     most = max(float(np.max(tile.shares, initial=0.0)), 1e-12)
     lines, used = [[]], 0.0
     for word, share in zip(tile.words, tile.shares, strict=True):
-        wide = font.getlength(word + " ")
-        if lines[-1] and used + wide > size:
-            lines.append([])
-            used = 0.0
-        lines[-1].append((word, float(share) / most))
-        used += wide
+        for piece in _pieces(word, size, font):
+            if lines[-1] and used + font.getlength(piece) > size:
+                lines.append([])
+                used = 0.0
+            lines[-1].append((piece, float(share) / most))
+            used += font.getlength(piece + " ")
     return lines
+
+
+def _pieces(word: str, size: int, font) -> list[str]:
+    """A word in parts that fit beside each other: most often one."""
+    pieces, used = [""], 0.0
+    for letter in word:
+        wide = font.getlength(letter)
+        if pieces[-1] and used + wide > size:
+            pieces.append("")
+            used = 0.0
+        pieces[-1] += letter
+        used += wide
+    return pieces
+
+
+def _note_lines(tile: Tile, size: int, font) -> list[str]:
+    note = f"wrong caption, {tile.note}" if tile.wrong else tile.note
+    as_words = tile._replace(words=note.split(), shares=np.zeros(len(note.split())))
+    return [" ".join(word for word, _ in x) for x in _lines(as_words, size, font)]
 
 
 def _text_height(tiles: Sequence[Tile], size: int, font) -> int:
     step = TEXT + 7
-    most = max(len(_lines(tile, size, font)) for tile in tiles)
-    return 4 + step * (most + 1)
+    lines = [
+        len(_lines(tile, size, font)) + len(_note_lines(tile, size, font))
+        for tile in tiles
+    ]
+    return 4 + step * max(lines)
 
 
 def _write(draw, tile: Tile, at: tuple[int, int], size: int, font) -> None:
@@ -201,8 +239,9 @@ def _write(draw, tile: Tile, at: tuple[int, int], size: int, font) -> None:
             draw.text((x, top), word, INK, font)
             x += font.getlength(word + " ")
         top += step
-    note = f"wrong caption, {tile.note}" if tile.wrong else tile.note
-    draw.text((left, top), note, MARK if tile.wrong else PALE, font)
+    for line in _note_lines(tile, size, font):
+        draw.text((left, top), line, MARK if tile.wrong else PALE, font)
+        top += step
 
 
 def _font(size: int):

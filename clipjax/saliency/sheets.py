@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax import atomic_files
+from clipjax import atomic_files, paths
 from clipjax.item_errors import BadItem
 from clipjax.loaded import Loaded
 from clipjax.saliency import overlays
@@ -138,9 +138,10 @@ def _line(one: Asked, file: str, found: Sequence[Explanation]) -> dict[str, Any]
         }
         for number, text in enumerate(one.texts)
     ]
-    return {"image": one.key, "file": file, "texts": texts}
+    return {"image": paths.readable(one.key), "file": file, "texts": texts}
 
 
 def _stem(key: str) -> str:
-    """A key's last part as it may be in any file name."""
-    return re.sub(r"[^\w.-]+", "_", pathlib.PurePath(key).stem)[-80:]
+    """A key's last part as it may be in any file name, of at most 80 bytes."""
+    plain = re.sub(r"[^\w.-]+", "_", pathlib.PurePath(key).stem)
+    return plain.encode()[-80:].decode(errors="ignore")

@@ -11,6 +11,7 @@ from PIL import Image
 
 import clipjax
 from clipjax import maps
+from clipjax.saliency import sheets
 from clipjax.types import UserError
 
 SAVED = pathlib.Path(__file__).parents[1] / "scenarios" / "goldens"
@@ -147,3 +148,16 @@ def test_mistakes_of_the_command(argv, message, tmp_path, monkeypatch):
         Image.fromarray(picture()).save("a.png")
     with pytest.raises(UserError, match=message):
         command("--model", "runs/x", *argv)
+
+
+def test_texts_that_are_no_file_names():
+    for text in ("\u6f22" * 100, "a" * 5000, "http://a.b/c", "~nobody/x", "a\0b", "//"):
+        assert maps._texts(f"{text}| a ring") == [text, "a ring"]
+
+
+def test_any_key_gives_a_file_name(tmp_path):
+    for key in ("\U00020000" * 62 + ".jpg", "a/b c?\n.png", "\udcff.jpg", "..", ""):
+        name = f"00000_{sheets._stem(key)}.png"
+        assert len(name.encode()) <= 90
+        (tmp_path / name).write_text("")
+    assert len([*tmp_path.iterdir()]) == 5

@@ -73,8 +73,36 @@ def test_a_sheet_marks_the_wrong_caption():
     rows = overlays.rows("grad_eclip", [tile(False), tile(True)])
     page = np.asarray(overlays.sheet(pixels, rows, 96))
     gap = overlays.GAP
-    assert page.shape[1] == gap + 3 * (96 + gap) + overlays.BAR + overlays.NUMBERS
+    assert page.shape[1] > gap + 3 * (96 + gap) + overlays.BAR + overlays.NUMBER
     red = (page == overlays.MARK).all(axis=-1)
     left = gap + 2 * (96 + gap)
     assert red[gap, left : left + 96].all() and not red[:, : left - 1].any()
     assert overlays.rows("x", [tile(False)] * 9, 4)[2].tiles[0:] and page.std() > 0
+
+
+@pytest.mark.parametrize("most", [0.00078912, 1.5, 3e-12, -0.12345])
+def test_nothing_is_drawn_beyond_its_place(most):
+    """Neither a scale's longest number, nor a long note, nor words without a space."""
+    words = ["W" * 90, "\u6f22" * 70, "end"]
+    tiles = [Tile(np.full((2, 2), most), words, np.ones(3), "cosine 0.1234", True)] * 2
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    page = np.asarray(overlays.sheet(pixels, overlays.rows("x", tiles), 96))
+    gap, paper = overlays.GAP, overlays.PAPER
+    assert (page[:, -gap:] == paper).all() and (page[-gap:] == paper).all()
+    assert (page[:, -gap - 8 : -gap] != paper).any()
+    for left in (gap + 96, 2 * (gap + 96) + gap - gap, 3 * (gap + 96)):
+        between = page[gap + 96 + 30 :, left + 4 : left + gap - 4]
+        assert (between == paper).all()
+
+
+def test_a_scale_has_the_colours_of_a_map_over_grey():
+    ramp = np.tile(np.linspace(0, 1, 64), (64, 1))
+    tile = Tile(ramp, ["a"], np.ones(1))
+    pixels = np.full((8, 8, 3), overlays.MIDDLE, np.uint8)
+    row = overlays.Row("x", [tile], (0.0, float(overlays.enlarged(ramp, 64).max())))
+    page = np.asarray(overlays.sheet(pixels, [row], 64)).astype(int)
+    gap = overlays.GAP
+    drawn = page[gap + 32, gap + 64 + gap :][:64]
+    scale = page[gap : gap + 64, gap + 2 * (64 + gap) + 5]
+    for colour in drawn[8:-8]:
+        assert np.abs(scale - colour).sum(axis=-1).min() < 12
