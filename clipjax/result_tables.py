@@ -14,6 +14,7 @@ from clipjax import class_recalls
 from clipjax.types import EvalResult, Metric
 
 CLASSES = 8  # lines of each table of classes
+_CLASS = 40  # characters of a class's name, which may be several
 _ROOM = 28  # characters of a name that leave room for the numbers in 80 columns
 
 
@@ -80,19 +81,33 @@ def class_tables(results: Mapping[str, EvalResult]) -> Group:
             heads = "  lowest recall", "images", "recall", "95 % interval"
             worst = _plain_table(*heads, "mostly taken for")
             for one in found[:CLASSES]:
-                mistaken = one.mistaken or "(not finite)"
+                mistaken = cut(one.mistaken, _CLASS) or "(not finite)"
                 mistaken = f"{mistaken} ({one.count})" if one.count else ""
                 cells = str(one.recall.n), quantity(one.recall), interval(one.recall)
-                worst.add_row(*map(Text, (f"  {one.name}", *cells, mistaken)))
+                name = f"  {cut(one.name, _CLASS)}"
+                worst.add_row(*map(Text, (name, *cells, mistaken)))
             heads = "  most confused", "images", "of", "share", "taken for"
             confused = _plain_table(*heads)
             for pair in pairs[:CLASSES]:
                 cells = str(pair.count), str(pair.images), f"{100 * pair.share:.1f} %"
-                mistaken = pair.mistaken or "(not finite)"
-                confused.add_row(*map(Text, (f"  {pair.name}", *cells, mistaken)))
+                mistaken = cut(pair.mistaken, _CLASS) or "(not finite)"
+                name = f"  {cut(pair.name, _CLASS)}"
+                confused.add_row(*map(Text, (name, *cells, mistaken)))
             parts += [Text(), Text(f"{label}, classes of {label_set}"), worst]
             parts += [confused] if pairs else []
     return Group(*parts)
+
+
+def cut(text: str, most: int) -> str:
+    """A text on one line, without the middle if it has more characters.
+
+    >>> cut("crane;\\na bird of long legs", 12)
+    'crane; ... g legs'
+    """
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2].rstrip()} ... {text[-(most // 2) :].lstrip()}"
 
 
 def _plain_table(first: str, *others: str) -> Table:

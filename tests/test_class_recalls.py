@@ -159,3 +159,14 @@ def test_the_tables_of_a_terminal():
     lines = printed(rows_of(many, many[1:] + [0], names)).splitlines()
     assert len(lines) == 2 * (1 + result_tables.CLASSES) + 2
     assert any("[b]class 7" in line for line in lines)
+
+
+def test_a_class_is_short_however_long_its_names():
+    """Names of a class are joined, and a folder's may have a line break."""
+    names = ["a\nb", "crane; " * 30 + "heron", "{}", "100%"]
+    text = printed(rows_of([0, 1, 2, 3], [1, 0, 3, 2], names))
+    lines = text.splitlines()
+    assert sum(line.startswith("  a b ") for line in lines) == 2
+    # Two tables have the class and what is taken for it: four names of 45 characters.
+    assert text.count("crane;") <= 4 * 7 and text.count("heron") == 4
+    assert len(lines) <= 2 + 2 * (1 + 2 * len(names))

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from clipjax.comparison.compared import Comparison
 from clipjax.comparison.differences import Difference, Flip, LeftOut
+from clipjax.result_tables import cut
 
 _SIDE = re.compile(r"((?:.+/)?(?:image_to_text|text_to_image|mean(?=_recall@)))_(.+)")
 _LISTED = 3  # names of what is left out
@@ -102,9 +103,10 @@ def _flips(comparison: Comparison, one: Difference, show: int) -> Iterator[Text]
         if total:
             yield Text(f"  {one.metric}, {what}: {len(flips)} of {total}")
         for flip in flips:
-            what = f"{_cut(flip.key)} {_cut(flip.query)}"
+            what = f"{cut(flip.key, _SHOWN)} {cut(flip.query, _SHOWN)}"
             yield Text(f"    {what}: {_change(flip, one.unit)}")
-    yield Text()
+    if one.better or one.worse:
+        yield Text()
 
 
 def _change(flip: Flip, unit: str) -> str:
@@ -114,16 +116,8 @@ def _change(flip: Flip, unit: str) -> str:
         before, after = (_number(x, unit) for x in (flip.baseline, flip.value))
         change = f"{before} -> {after}{' %' if unit == 'fraction' else ''}"
     if flip.answers is not None:
-        change += f", {' -> '.join(_cut(x) or 'none' for x in flip.answers)}"
+        change += f", {' -> '.join(cut(x, _SHOWN) or 'none' for x in flip.answers)}"
     return change
-
-
-def _cut(text: str) -> str:
-    """A text on one line, without the middle of a long one."""
-    text = " ".join(text.split())
-    if len(text) <= _SHOWN:
-        return text
-    return f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
 
 
 def _left_out(found: Sequence[LeftOut]) -> Iterator[str]:
