@@ -202,10 +202,13 @@ def _raise(failed: Mapping[str, Exception], count: int) -> None:
         if not isinstance(error, UserError):
             raise error
     if failed:
-        told = "; ".join(f"{label}: {error}" for label, error in failed.items())
+        texts = [
+            str(error) if f"evals={label}" in str(error) else f"evals.{label}: {error}"
+            for label, error in failed.items()
+        ]
         raise UserError(
             f"{len(failed)} of {count} evaluators failed, and the results lack them: "
-            f"{told}"
+            f"{'; '.join(texts)}"
         )
 
 
