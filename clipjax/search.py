@@ -27,6 +27,8 @@ index: reads what is new, changed, moved or deleted in folders of photos; withou
 PHOTOS, in those that it was given before.
   --model MODEL        a run, or a released model: a folder, a file or hf-hub:ORG/NAME;
                        an index has one, which later calls need not name
+  --reread             read all photos: also finds those that changed and have the same
+                       size and time as before
   --exclude NAME,...   folders to leave out, by name or by path in PHOTOS: Trash,*.tmp
   --batch_size 64      photos encoded at once on each device
   --threads {threads}          how many read and decode
@@ -53,7 +55,8 @@ query and duplicates:
   --paths              only the paths, a line each; of duplicates all but the best ones
   -0                   only the paths, ended by NUL: for xargs -0
 """
-SWITCHES = ("paths", "null", "ema", "noema")
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+SWITCHES = ("paths", "null", "ema", "noema", "reread", "noreread")
 
 
 def main(argv: list[str]) -> int:
@@ -73,6 +76,7 @@ def main(argv: list[str]) -> int:
             "model": "",
             "workdir": "",
             "exclude": "",
+            "reread": False,
             "batch_size": 64,
             "threads": threads,
             "checkpoint": "best",
@@ -123,6 +127,14 @@ def main(argv: list[str]) -> int:
             return photo_actions.forget(db, words)
         return photo_actions.status(db)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") in (
+            "SQLITE_CORRUPT",
+            "SQLITE_NOTADB",
+        ):
+            raise UserError(
+                f"{db} is damaged ({error}): restore it with the file of vectors "
+                "beside it, or delete both and index the photos again"
+            ) from error
         raise UserError(f"{db} cannot be used: {error}") from error
 
 

@@ -46,7 +46,7 @@ class PixelEncoder:
             yield (rows / np.maximum(norms, 1e-9)).astype(np.float32), notes
 
 
-def job(folder, db, watch=lambda table: None):
+def job(folder, db, watch=lambda table: None, reread=False):
     """Brings an index up to date; what it has done."""
     with Photos(db, write=True) as table:
         watch(table)
@@ -55,7 +55,7 @@ def job(folder, db, watch=lambda table: None):
         beside = vector_file.beside(db)
         with vector_file.Vectors(beside, WIDTH, write=True) as vectors:
             made = index_job.Job(table, vectors, StopRequest())
-            rows = made.look({os.fsencode(folder): ""}, Task("look"))
+            rows = made.look({os.fsencode(folder): ""}, Task("look"), reread=reread)
             made.encode(rows, PixelEncoder(), {}, Task("encode"))
     return made.done
 

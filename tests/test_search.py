@@ -478,6 +478,16 @@ def test_mistakes(db, folder, tmp_path, capsys, monkeypatch, model):
     )
 
 
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_damaged_index(db, tmp_path, capsys, size):
+    copy = tmp_path / db.name
+    shutil.copy(db, copy)
+    os.truncate(copy, size)
+    for action in ("status", "duplicates"):
+        told = failure(capsys, search.main, action, f"--db={copy}")
+        assert f"{copy} is damaged (database disk image is malformed): rest" in told
+
+
 @pytest.mark.thorough
 def test_an_index_without_vectors(db, tmp_path, capsys):
     for name in (db.name, f"{db.name}.vectors"):

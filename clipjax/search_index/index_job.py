@@ -116,10 +116,13 @@ class Job:
         self._table, self._vectors, self._stop = table, vectors, stop
         self.done = Done()
 
-    def look(self, folders: dict[bytes, str], task: Task) -> list[Row]:
+    def look(
+        self, folders: dict[bytes, str], task: Task, *, reread: bool = False
+    ) -> list[Row]:
         """Walks folders, and handles what needs no encoding; the rest is returned.
 
-        folders: with the `exclude` of each.
+        folders: with the `exclude` of each. reread: compares the content of all files,
+        not only of those of another size or mtime.
 
         Raises UserError if all photos of a folder seem to be gone.
         """
@@ -137,7 +140,7 @@ class Job:
                 )
             found += here
         table.compare(found)
-        to_do = table.to_do()
+        to_do = table.to_do(reread)
         gone = {path for folder in folders for path in table.gone(folder)}
         if self.done.unread:
             is_unread = self._unread()

@@ -82,7 +82,7 @@ def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
             ) as vectors:
                 job = index_job.Job(table, vectors, stop)
                 with activity.doing("looking for changes") as task:
-                    rows = job.look(chosen, task)
+                    rows = job.look(chosen, task, reread=values.reread)
                 devices = ""
                 if rows:
                     if model is None:

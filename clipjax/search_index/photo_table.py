@@ -123,7 +123,7 @@ class Photos:
         try:
             tables = {x for (x,) in self._sql.execute("SELECT name FROM sqlite_master")}
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if getattr(error, "sqlite_errorname", "") != "SQLITE_NOTADB":
                 raise
             raise UserError(
                 f"{self.place} is no index of photos: name another --db"
@@ -320,13 +320,16 @@ class Photos:
                 f"INSERT OR IGNORE INTO {_FOUND} VALUES (?, ?, ?)", found
             )
 
-    def to_do(self) -> list[Row]:
-        """Files found that have no row, another size or mtime than it, or a retry."""
+    def to_do(self, everything: bool = False) -> list[Row]:
+        """Files found that have no row, another size or mtime than it, or a retry; or
+        all that were found.
+        """
         found = self._sql.execute(
             f"SELECT f.path, f.size, f.mtime FROM {_FOUND} f "
             "LEFT JOIN photos p ON p.path = f.path "
-            "WHERE p.id IS NULL OR p.size <> f.size OR p.mtime <> f.mtime OR p.retry "
-            "ORDER BY f.path"
+            "WHERE ? OR p.id IS NULL OR p.retry OR p.size <> f.size "
+            "OR p.mtime <> f.mtime ORDER BY f.path",
+            (everything,),
         )
         return [Row(*values) for values in found]
 

@@ -74,6 +74,26 @@ def fresh(photos, db):
     return content(other)
 
 
+def test_all_photos_are_read_again_if_asked(photos, db):
+    """One that changed has the size and time that it had."""
+    job(photos, db)
+    place, other = photos / "0.png", photos / "2.png"
+    data = {path: path.read_bytes() for path in (place, other)}
+    size = max(map(len, data.values()))
+    for path, content_ in data.items():
+        path.write_bytes(content_ + bytes(size - len(content_)))
+    assert job(photos, db).unchanged >= 6
+    whole, stat = content(db), place.stat()
+    place.write_bytes(other.read_bytes())
+    os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert counts(job(photos, db)) == {"unchanged": 8}
+    assert counts(job(photos, db, reread=True)) == {"unchanged": 7, "copied": 1}
+    assert content(db)["0.png"] == whole["2.png"] != whole["0.png"]
+    place.write_bytes(data[other][:-9] + b"new bytes" + bytes(size - len(data[other])))
+    os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert counts(job(photos, db, reread=True)).get("changed") == 1
+
+
 def test_a_moved_folder(photos, db, tmp_path):
     job(photos, db)
     whole = content(db)
