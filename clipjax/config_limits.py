@@ -40,7 +40,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"mesh\.timeout", 0, threading.TIMEOUT_MAX),
     (r"lora\.rank", 0, MOST),
     (r"optim\.(clip_norm|lr|weight_decay)", 0, math.inf),
-    (r"optim\.schedule\.(warmup|warmup_start|floor)", 0, math.inf),
+    (r"optim\.schedule\.(warmup|warmup_start|floor|cooldown)", 0, math.inf),
     # Blocks are traced one by one; more of them take minutes.
     (r"model\.(image|text)\.(depth|depths)", 1, 256),
     (r"model\.(image|text)\.(heads|pool_heads)", 1, 1000),
