@@ -203,7 +203,8 @@ def of_others(key: str, chosen: Mapping[str, str]) -> str:
     if not have or chosen[section] in have:
         return ""
     word = argument_word(section)
-    words = " and ".join(f"{word}={name}" for name in have)
+    *first, last = (f"{word}={name}" for name in have)
+    words = f"{', '.join(first)} and {last}" if first else last
     return (
         f" {option} is an option of {words}, and this config has "
         f"{word}={chosen[section]}; choose after the colon: --config FILE.py:{word}="

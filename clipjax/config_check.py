@@ -57,6 +57,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 UNTIL_ADDED = {
     ("data", "imagefolder", "class_names"): "raw",
     ("data", "tfds", "class_names"): "raw",
+    ("optim", "muon", "flatten"): False,
 }
 
 
@@ -178,7 +179,8 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         _check_group(rule)
     _check_pattern("lora.on", values["lora.on"])
     _check_pattern("optim.no_decay", values["optim.no_decay"])
-    _check_pattern("optim.by_adam", values.get("optim.by_adam", ""))
+    for key in ("by_adam", "stacked"):
+        _check_pattern(f"optim.{key}", values.get(f"optim.{key}", ""))
 
 
 def _check_group(rule: Any) -> None:

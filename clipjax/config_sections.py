@@ -33,9 +33,15 @@ def check_known(
 
 
 def component(section: str, family: str, name: str, options: Options) -> Config:
-    """The section of one component: its name and every option of its factory."""
+    """The section of one component: its name and every option of its factory.
+
+    Options given for a component apply within "lookahead+NAME" too.
+    """
     factory = registry.load(family, name)
-    given = options.get(f"{section}={name}", {})
+    given: dict[str, Any] = {}
+    parts = name.split("+")
+    for start in reversed(range(len(parts))):
+        given.update(options.get(f"{section}={'+'.join(parts[start:])}", {}))
     filled = ConfigDict({"name": name})
     for key, option in registry.options(factory).items():
         value = given.get(key, option.default)

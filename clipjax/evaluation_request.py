@@ -31,6 +31,7 @@ from clipjax.engine import (
     lost_text_report,
     sharding,
 )
+from clipjax.engine import state as states
 from clipjax.engine.evaluator_set import Evaluators
 from clipjax.models.common import lora
 from clipjax.types import Config, EvalResult, Model, UserError, Variables
@@ -134,8 +135,11 @@ class Prepared:
             facts["embeddings"] = str(paths.local(request.embeddings, "embeddings"))
         if found is not None:
             facts["identity"] = dict(found)
-        trained = self.parts.config.train
-        averaged = workdir is not None and request.ema and trained.ema > 0
+        averaged = (
+            workdir is not None
+            and request.ema
+            and states.has_averages(self.parts.config)
+        )
         return evaluation.facts(what, step, averaged, **facts)
 
 

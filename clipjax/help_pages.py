@@ -46,7 +46,8 @@ def page(topic: str) -> str:
     holder = {"eval_data": "data.eval"}.get(section, SECTIONS.get(section, section))
     kind = config_addresses.family(holder)
     if equals and kind and name:
-        parts = [part.partition("@")[0] for part in name.split("+")]
+        joined = [name] if registry.wrappers(kind) else name.split("+")
+        parts = [part.partition("@")[0] for part in joined]
         return "\n".join(_component(holder, kind, part) for part in parts)
     if section in KEYS and section or kind:
         return _section(section if section in KEYS else holder, kind)
@@ -98,7 +99,11 @@ def _section(section: str, kind: str) -> str:
     if kind:
         word = config_addresses.argument_word(section)
         listing = f"{word}=NAME chooses: {', '.join(registry.names(kind))}"
-        lines += [*_wrapped(listing, ""), f"its options: --help {word}=NAME", ""]
+        lines += _wrapped(listing, "")
+        if outer := registry.wrappers(kind):
+            text = f"before NAME, one or more: {', '.join(f'{x}+' for x in outer)}"
+            lines += _wrapped(f"{text} ({word}={outer[0]}+NAME)", "")
+        lines += [f"its options: --help {word}=NAME", ""]
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """Components by name: `load("loss", "clip")` is the factory of clipjax/losses/clip.py.
 
 A family is a package with one file per component, whose factory is called `make`, or a
-module whose public functions are the components. A dotted path ("my_code.losses.mine")
-loads the `make` of your own module.
+module whose public functions are the components, or whose table COMPONENTS holds them.
+If it has WRAPPERS too, its function `compose` makes "lookahead+adamw" of two names.
+A dotted path ("my_code.losses.mine") loads the `make` of your own module.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from clipjax.types import UserError
@@ -92,6 +94,8 @@ def names(family: str) -> list[str]:
     if hasattr(package, "__path__"):
         folder = pathlib.Path(package.__path__[0])
         return sorted(path.stem for path in folder.glob("*.py") if _has_make(path))
+    if table := getattr(package, "COMPONENTS", None):
+        return sorted(table)
     return sorted(
         name
         for name, value in vars(package).items()
@@ -106,6 +110,11 @@ def _has_make(path: pathlib.Path) -> bool:
     return re.search(r"^def make\(", path.read_text(encoding="utf-8"), re.M) is not None
 
 
+def wrappers(family: str) -> list[str]:
+    """What a family's component can have before its name, "lookahead+adamw"."""
+    return list(getattr(importlib.import_module(FAMILIES[family]), "WRAPPERS", ()))
+
+
 def load(family: str, name: str) -> Callable[..., Any]:
     """Returns the factory of a component.
 
@@ -115,8 +124,12 @@ def load(family: str, name: str) -> Callable[..., Any]:
     Array(0.01, dtype=float32...)
     """
     known = names(family)
+    package = importlib.import_module(FAMILIES[family])
+    if wrappers(family) and (made := package.compose(name, partial(load, family))):
+        return made
     if name in known:
-        package = importlib.import_module(FAMILIES[family])
+        if table := getattr(package, "COMPONENTS", None):
+            return table[name]
         if not hasattr(package, "__path__"):
             return getattr(package, name)
         return importlib.import_module(f"{package.__name__}.{name}").make

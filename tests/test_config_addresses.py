@@ -58,9 +58,9 @@ def test_nothing_is_guessed(leaves, key):
     [
         (
             "--config.optim.momentum=0.9",
-            "optim=muon and optim=sgd, and this config has",
+            "optim=adafactor, optim=lars, .* and optim=sm3, and this config has",
         ),
-        ("--config.data.path=x", "data=arrayrecord and .*FILE.py:data="),
+        ("--config.data.path=x", "data=arrayrecord, .* and .*FILE.py:data="),
         ("--config.optim.zzz=1", r"unknown config key 'optim.zzz'\.$"),
         ("--lr=1", r"unknown flag '--lr=1'\. Did you mean --config.optim.lr\?"),
         ("--optim.lr=1", r"Did you mean --config.optim.lr\?"),

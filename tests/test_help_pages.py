@@ -68,7 +68,7 @@ def test_the_meaning_is_the_docstrings():
         ("loss.sogclr.gamma", ["loss=sogclr", "gamma = 0.8"]),
         ("data.train.path", ["data=webdataset", "gs://"]),
         ("evals.retrieval.ks", ["evals=retrieval"]),
-        ("optim", ["optim.clip_norm = 1.0", "optim=NAME chooses: adam, adamw"]),
+        ("optim", ["optim.clip_norm = 1.0", "optim=NAME chooses: adabelief", "sam+"]),
         ("model.image", ["image=NAME chooses: convnext"]),
         ("seed", ["--config.seed = 0 (int)"]),
     ],

@@ -78,7 +78,7 @@ def describe_missing(run: Run, step: int) -> str:
 
 def _last_folder(run: Run, step: int) -> pathlib.Path:
     """Where the results of a run's end go."""
-    plain = run.config.train.ema > 0 and not run.config.train.eval_ema
+    plain = states.has_averages(run.config) and not run.config.train.eval_ema
     name = results.folder_name(step, "noema" if plain else "")
     return run.workdir / results.FOLDER / name
 
@@ -161,7 +161,7 @@ class Evaluation:
         variables = sharding.on_host(run.mesh, variables)
         if jax.process_index() > 0:
             return
-        averaged = config.train.ema > 0 and config.train.eval_ema
+        averaged = states.has_averages(config) and config.train.eval_ema
         of = identity.identity(config, run.model, variables, run.tokenizer)
         meta = facts(config, step, averaged, workdir=str(run.workdir), identity=of)
         place = _last_folder(run, step)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+
+import jax
 
 from clipjax.engine import initial
 from clipjax.engine import state as states
@@ -26,8 +29,20 @@ def make(run: Run, say: Callable[[str], None]) -> tuple[states.TrainState, bool]
             check_start(weights.what, weights.params, run.optim.frozen, limit)
         initial.check_arrays(weights, run.template)
     state = states.initialise(
-        run.model, run.loss, run.optim, config.train.ema > 0, config.seed, run.template
+        run.model,
+        run.loss,
+        run.optim,
+        bool(run.template.ema),
+        config.seed,
+        run.template,
     )
     for weights in initial_weights:
         state = initial.take(weights, state, run.template, say)
+    if initial_weights:
+        # Some optimizers keep the parameters that they start from.
+        placement = jax.tree.map(lambda leaf: leaf.sharding, run.template.opt_state)
+        anew = jax.jit(
+            partial(states.optimizer_state, run.optim.tx), out_shardings=placement
+        )
+        state = state.replace(opt_state=anew(state.params))
     return state, bool(initial_weights)

@@ -9,6 +9,7 @@ masks, to backpropagate its part of that gradient (GradCache, arXiv 2101.06983).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +69,7 @@ def _in_parts(
     key: PRNGKeyArray,
     count: int,
 ) -> Found:
-    def part(x: Shaped[Array, "b ..."]) -> Shaped[Array, "m n ..."]:
-        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+    by_part = partial(_part, count=count)
 
     def whole(x: Shaped[Array, "m n ..."]) -> Shaped[Array, "m*n ..."]:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
@@ -80,7 +80,7 @@ def _in_parts(
         )
         return _split(outputs), model_state
 
-    numbers, parts = jnp.arange(count), jax.tree.map(part, dict(batch))
+    numbers, parts = jnp.arange(count), jax.tree.map(by_part, dict(batch))
 
     def first(_, numbered_part):
         return (), forward(state.params, state.model_state, *numbered_part)[0]
@@ -114,9 +114,37 @@ def _in_parts(
     (gradient, model_state), _ = jax.lax.scan(
         second,
         (zeros, state.model_state),
-        (numbers, parts, jax.tree.map(part, row_gradient)),
+        (numbers, parts, jax.tree.map(by_part, row_gradient)),
     )
     return value, gradient, model_state, loss_state, shared, metrics
+
+
+def statistics(
+    model: Model, micro_batches: int
+) -> Callable[[Tree, Tree, Batch, PRNGKeyArray], Tree]:
+    """Returns statistics(params, model_state, batch, key) -> the model state after the
+    batch, of a forward pass in training mode; at once if there is none to change."""
+
+    def after(params: Tree, model_state: Tree, batch: Batch, key: PRNGKeyArray) -> Tree:
+        if not model_state:
+            return model_state
+
+        def part(before, numbered_part):
+            number, rows = numbered_part
+            part_key = jax.random.fold_in(key, number) if micro_batches > 1 else key
+            found = model.apply(variables(params, before), rows, True, part_key)
+            return found[1], ()
+
+        if micro_batches == 1:
+            return part(model_state, (0, batch))[0]
+        parts = jax.tree.map(lambda x: _part(x, micro_batches), dict(batch))
+        return jax.lax.scan(part, model_state, (jnp.arange(micro_batches), parts))[0]
+
+    return after
+
+
+def _part(x: Shaped[Array, "b ..."], count: int) -> Shaped[Array, "m n ..."]:
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
 
 def at_least_float32(outputs: Outputs) -> Outputs:

@@ -149,9 +149,13 @@ def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
             optim.frozen,
             config.train.max_logit_scale,
         )
-    template = states.shapes(
-        model, loss, optim, config.train.ema > 0, config.seed, mesh
-    )
+    if optim.averaged is not None and config.train.ema > 0:
+        raise UserError(
+            f"train.ema={config.train.ema:g}: optim={config.optim.name} has an average "
+            "of its own, which is evaluated: set --config.train.ema=0"
+        )
+    averages = states.has_averages(config)
+    template = states.shapes(model, loss, optim, averages, config.seed, mesh)
     memory_check.check(config, template, mesh)
     eval_source = datasets.eval_source(config, config.train.val_batches > 0)
     if eval_source is not None and config.train.val_batches > 0:

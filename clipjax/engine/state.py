@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.engine import sharding
+from clipjax.optim import factory
 from clipjax.optim.factory import Optim
-from clipjax.types import Loss, Model
+from clipjax.types import Config, Loss, Model
 
 
 class TrainState(flax.struct.PyTreeNode):
     """step: int32, batches seen. params: the model's parameters, float32.
-    model_state: BatchNorm statistics, {} without. ema: {} or moving averages
-    {"params", "model_state"}. bad_total, bad_in_row: int32, steps whose update was
-    dropped because a value was not finite. key: the seed's key, which each step folds
-    with its number.
+    model_state: BatchNorm statistics, {} without. ema: {} or averages {"params",
+    "model_state"}, moving ones or the optimizer's own. bad_total, bad_in_row: int32,
+    steps whose update was dropped because a value was not finite. key: the seed's key,
+    which each step folds with its number.
     """
 
     step: jax.Array
@@ -30,6 +31,11 @@ class TrainState(flax.struct.PyTreeNode):
     bad_total: jax.Array
     bad_in_row: jax.Array
     key: jax.Array
+
+
+def has_averages(config: Config) -> bool:
+    """Whether a run keeps averages of its parameters, which are then evaluated."""
+    return config.train.ema > 0 or factory.averages(config.optim)
 
 
 def variables(params: Any, model_state: Any) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def create(model: Model, loss: Loss, tx: Any, ema: bool, seed: int) -> TrainStat
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=tx.init(params),
+        opt_state=optimizer_state(tx, params),
         loss_state=loss.init(),
         # Copied because donation may not see one buffer twice.
         ema=jax.tree.map(jnp.copy, {"params": params, "model_state": model_state})
@@ -64,6 +70,15 @@ def create(model: Model, loss: Loss, tx: Any, ema: bool, seed: int) -> TrainStat
         bad_in_row=jnp.zeros((), jnp.int32),
         key=key,
     )
+
+
+def optimizer_state(tx: Any, params: Any) -> Any:
+    """A fresh state of an optimizer; pure.
+
+    Some keep the first parameters, copied because donation may not see one buffer
+    twice.
+    """
+    return tx.init(jax.tree.map(jnp.copy, params))
 
 
 def shapes(

@@ -37,7 +37,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns train_step(state, batch) -> (state, metrics), to be jitted.
 
-    ema: the moving average's decay, 0 for none. max_logit_scale: the parameter
+    ema: the moving average's decay, 0 for none; an optimizer's own average takes its
+    place, with batch statistics of its own. max_logit_scale: the parameter
     logit_scale (a logarithm) is clamped to [0, ln max_logit_scale] unless it is frozen
     or this is 0.
     micro_batches: the number of parts in which the towers take a batch, see
@@ -48,6 +49,7 @@ def make_train_step(
     """
 
     gradient = gradients.make(model, loss, micro_batches)
+    statistics = gradients.statistics(model, micro_batches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -59,12 +61,27 @@ def make_train_step(
         )
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optim.tx.update(
-            grads, state.opt_state, state.params, value=value
+            grads,
+            state.opt_state,
+            state.params,
+            value=value,
+            # Of the same batch, with the same dropout; traced only if it is called.
+            gradient_at=lambda params: gradient(
+                state.replace(params=params), batch, key
+            )[1],
         )
         params = optax.apply_updates(state.params, updates)
         if max_logit_scale and "logit_scale" not in optim.frozen:
             params = _clamp(params, max_logit_scale)
-        averages = _average(state, params, model_state, ema)
+        if optim.averaged is not None and state.ema:
+            mean = optim.averaged(opt_state, params)
+            if max_logit_scale and "logit_scale" not in optim.frozen:
+                mean = _clamp(mean, max_logit_scale)
+            # Batch normalisation sees other activations with other parameters.
+            seen = statistics(mean, state.ema["model_state"], batch, key)
+            averages = {"params": mean, "model_state": seen}
+        else:
+            averages = _average(state, params, model_state, ema)
 
         # The update can overflow although the gradient did not.
         good = jnp.isfinite(value + grad_norm + optax.global_norm(updates))

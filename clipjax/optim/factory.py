@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import optax
 from clipjax import param_paths
 from clipjax.config import create
 from clipjax.optim import layer_decay
+from clipjax.optim.around import Around
 from clipjax.optim.limits import check
 from clipjax.types import UserError
 
@@ -24,11 +25,13 @@ class Optim:
 
     schedule: step -> learning rate of the default group.
     frozen: paths of the parameters that are not trained.
+    averaged: (optimizer state, parameters) -> its own average of them, None without.
     """
 
     tx: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     frozen: frozenset[str] = frozenset()
+    averaged: Callable[[Any, Any], Any] | None = None
 
 
 def make(
@@ -79,17 +82,57 @@ def make(
     def decay(strength: float) -> optax.GradientTransformation:
         return _decay(strength, decay_factor) if strength else optax.identity()
 
-    tx = create("optim", config, rate, decay)
+    made = create("optim", config, rate, decay)
+    outer = made if isinstance(made, Around) else Around(made, lambda tx: tx)
+    tx = outer.inner
     if any(factor != 1.0 for factor in jax.tree.leaves(lr_factor)):
         tx = optax.chain(tx, _scale(lr_factor))
     frozen = jax.tree.map(lambda factor: factor == 0.0, lr_factor)
     if config["clip_norm"] > 0:
         tx = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), tx)
+    tx = outer.wrap(optax.with_extra_args_support(tx))
     if any(jax.tree.leaves(frozen)):
         # The partition leaves frozen parameters without optimizer state.
         labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "on", frozen)
         tx = optax.partition({"on": tx, "frozen": optax.set_to_zero()}, labels)
-    return Optim(optax.with_extra_args_support(tx), rate(config["lr"]), frozen_names)
+        tx = _with_whole_gradients(tx, frozen)
+    return Optim(
+        optax.with_extra_args_support(tx),
+        rate(config["lr"]),
+        frozen_names,
+        outer.averaged,
+    )
+
+
+def averages(config: Mapping[str, Any]) -> bool:
+    """Whether the optimizer of an `optim` section has an average of its own."""
+    made = create(
+        "optim", config, optax.constant_schedule, lambda strength: optax.identity()
+    )
+    return isinstance(made, Around) and made.averaged is not None
+
+
+def _with_whole_gradients(
+    tx: optax.GradientTransformationExtraArgs, frozen: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Lets `gradient_at`, which takes and gives whole trees, be called from within the
+    partition, where frozen parameters are masked."""
+
+    def update(updates, state, params=None, *, gradient_at: Any = None, **more):
+        def of_trained(trained):
+            def fill(part, whole):
+                return whole if isinstance(part, optax.MaskedNode) else part
+
+            def mask(is_frozen, part):
+                return optax.MaskedNode() if is_frozen else part
+
+            masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
+            filled = jax.tree.map(fill, trained, params, is_leaf=masked)
+            return jax.tree.map(mask, frozen, gradient_at(filled))
+
+        return tx.update(updates, state, params, gradient_at=of_trained, **more)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _factors(groups: tuple, names: Any) -> dict[str, tuple[float, float]]:

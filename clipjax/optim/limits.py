@@ -7,16 +7,20 @@ import numpy as np
 from clipjax.types import UserError
 
 # Decays of running means: 1 would never learn, and Adam divides by 1 - b ** step.
-SHARES = ("b1", "b2", "momentum")
-# Adam adds it to the root of a mean, which may be 0, and divides by the sum.
-ABOVE_ZERO = ("eps",)
+SHARES = ("b1", "b2", "b3", "momentum")
+# Adam adds it to the root of a mean, which may be 0, and divides by the sum; an
+# estimated rate grows from its first value by factors.
+ABOVE_ZERO = ("eps", "d0", "d_factor", "gamma", "clip", "radius", "regular", "end")
+# 0 would never learn.
+PARTS = ("slow_step", "b2_cap")
+COUNTS = ("sync_every", "every", "min_dim", "max_dim", "memory", "least")
 
 
 def check(section: str = "optim", **values: float) -> None:
     """Raises UserError, naming the option, for a value outside its range.
 
-    b1, b2 and momentum are in [0, 1), eps is above 0, all others are 0 or more; each
-    after rounding to float32.
+    SHARES are in [0, 1), ABOVE_ZERO above 0, PARTS in (0, 1], COUNTS at least 1, all
+    others 0 or more; each after rounding to float32.
 
     section: the config's section, for the message.
 
@@ -33,6 +37,10 @@ def check(section: str = "optim", **values: float) -> None:
             # The device rounds smaller numbers to 0.
             least = np.finfo(np.float32).tiny
             valid, rule = least <= number < np.inf, f"above {least:.2g}"
+        elif name in PARTS:
+            valid, rule = 0 < number <= 1, "above 0 and at most 1"
+        elif name in COUNTS:
+            valid, rule = 1 <= number < np.inf, "at least 1"
         else:
             valid, rule = 0 <= number < np.inf, "a finite number of at least 0"
         if not valid:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+
+from clipjax.optim import matrices
 
 # Of the quintic Newton-Schulz iteration, tuned by its authors for a steep slope at 0:
 # singular values end between about 0.7 and 1.2.
@@ -13,14 +14,16 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 STEPS = 5
 
 
-def orthogonalize() -> optax.GradientTransformation:
+def orthogonalize(stacked: str = "") -> optax.GradientTransformation:
     """Brings the singular values of each matrix [n m] near 1. Then scales its root mean
     square to about 0.2, that of Adam's updates (arXiv 2502.16982, section 2.2).
+
+    stacked: see `matrices.form`, which says as what matrices larger kernels act.
     """
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map(_orthogonal, updates), state
+        return matrices.over(_orthogonal, updates, stacked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
