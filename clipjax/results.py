@@ -84,6 +84,8 @@ def read(folder: str | os.PathLike[str]) -> Evaluation:
     place = pathlib.Path(folder) / FILE
     try:
         content = atomic_files.parse_json(place.read_bytes())
+        if not isinstance(content["meta"], dict):
+            raise ValueError("its meta is no object")
         found, counts = {}, {}
         for label, fields in content["results"].items():
             counts[label] = int(fields.pop("rows"))

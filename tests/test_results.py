@@ -241,7 +241,9 @@ def test_damage(tmp_path):
     with pytest.raises(UserError, match=r"a%2Fb.parquet cannot be read \("):
         found.rows("a/b")
     text = (place / "results.json").read_text()
-    for damaged in (text[:100], "[]", text.replace('"unit"', '"units"'), "{}"):
+    no_meta = json.dumps({**json.loads(text), "meta": [1]})
+    units = text.replace('"unit"', '"units"')
+    for damaged in (text[:100], "[]", units, no_meta, "{}"):
         (place / "results.json").write_text(damaged)
         with pytest.raises(
             UserError, match="results.json cannot be read .*damaged, or"
