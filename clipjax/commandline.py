@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import inspect
 import io
 import os
 import pathlib
@@ -13,7 +10,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -26,6 +24,7 @@ from clipjax import (
     paths,
     peers,
     registry,
+    user_files,
 )
 from clipjax.types import Config, UserError
 
@@ -247,15 +246,11 @@ def load_file(value: str) -> Config:
     get_config, and for a config that lacks a key or has an unknown one.
     """
     file, argument = split_value(value)
-    path = paths.expand(file)
-    if not path.is_file():
-        near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = registry.suggest(path.name, [p.name for p in near])
-        raise UserError(f"--config={value}: there is no file {path}.{hint}")
-    if path.suffix != ".py":
-        raise UserError(f"--config={value}: a config is a Python file, not {path}")
-    get_config = _get_config(value, path)
-    with _of_users(value, path):
+    label = f"--config={value}"
+    path = user_files.find(label, file, "a config")
+    form = "it needs a function get_config(arg=None) that returns a config"
+    get_config = user_files.function(label, path, "get_config", form, None)
+    with user_files.of_users(label, path):
         config = get_config(argument or None)
     try:
         config_parts.check(config)
@@ -264,65 +259,34 @@ def load_file(value: str) -> Config:
     return config
 
 
-def _get_config(value: str, path: pathlib.Path) -> Callable[[str | None], Config]:
-    """The get_config of a config file; raises UserError if it cannot be called."""
-    spec = importlib.util.spec_from_file_location(f"config file {path}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look for it there
-    with _of_users(value, path):
-        spec.loader.exec_module(module)
-    get_config = getattr(module, "get_config", None)
-    form = "it needs a function get_config(arg=None) that returns a config"
-    if get_config is None:
-        raise UserError(f"--config={value}: {path} defines no get_config: {form}")
-    try:
-        inspect.signature(get_config).bind(None)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"--config={value}: get_config of {path} cannot be called with one "
-            f"argument: {form}"
-        ) from error
-    if inspect.iscoroutinefunction(get_config):
-        raise UserError(f"--config={value}: get_config of {path} is async: {form}")
-    return get_config
-
-
-@contextlib.contextmanager
-def _of_users(value: str, path: pathlib.Path) -> Iterator[None]:
-    """Turns any exception or exit in a config file's code into one line."""
-    try:
-        yield
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        line = registry.describe_error(error, str(path))
-        raise UserError(f"--config={value}: {line}") from error
-
-
 def check_overrides(argv: list[str], chosen: Config) -> None:
     """Raises UserError for a dotted flag whose key does not exist, with the nearest."""
     leaves = config_check.flat(chosen)
-    sections = {key.rpartition(".")[0] for key in leaves}
+    for item in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", item)
+        if match:
+            check_key(match.group(1), leaves)
+
+
+def check_key(key: str, leaves: Mapping[str, Any], flag: str = "--config.") -> None:
+    """Raises UserError for a key that a config lacks, with the nearest.
+
+    leaves: the config's, by config_check.flat. flag: before a key, for messages.
+    """
     components = {
         key.removesuffix(".name"): name
         for key, name in leaves.items()
         if key.endswith(".name")
     }
-    for item in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", item)
-        if not match:
-            continue
-        key = match.group(1)
-        if key in sections:
-            inside = [leaf for leaf in leaves if leaf.startswith(f"{key}.")]
-            raise UserError(
-                f"--config.{key} is a section; set a key of it: {', '.join(inside)}"
-            )
-        if key not in leaves:
-            hint = config_addresses.of_others(key, components)
-            hint = hint or config_addresses.nearest(key, leaves)
-            raise UserError(f"unknown config key {key!r}.{hint}")
+    inside = [leaf for leaf in leaves if leaf.startswith(f"{key}.")]
+    if inside:
+        raise UserError(
+            f"{flag}{key} is a section; set a key of it: {', '.join(inside)}"
+        )
+    if key not in leaves:
+        hint = config_addresses.of_others(key, components)
+        hint = hint or config_addresses.nearest(key, leaves, flag)
+        raise UserError(f"unknown config key {key!r}.{hint}")
 
 
 def config_value(argv: list[str]) -> str | None:
