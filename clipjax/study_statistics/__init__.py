@@ -1,0 +1,1 @@
+"""What seeds tell about the cells of a study; NumPy and SciPy alone."""
