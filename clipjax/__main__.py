@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "evaluate": "evaluate a run or a released model",
     "compare": "compare evaluations of several models, query by query",
+    "study": "many runs: which is best, with what confidence",
     "report": "a run, or several, as one page to look at",
     "embed": "write a data set's embeddings to disk",
     "doctor": "check a machine and a config before training",

@@ -16,12 +16,13 @@ TESTS = ROOT / "tests"
 LEVELS = [
     ["train", "evaluate", "compare", "embed", "export", "prepare", "library", "testing"]
     + ["monitor", "doctor"]
-    + ["search", "search_index"]
+    + ["search", "search_index", "study", "studies"]
     + ["__main__", "whole_runs", "suites", "embedding_job"]
     + ["evaluation_request", "follow", "leak_check", "setup_check"]
     + ["report", "report_parts", "maps"],
     ["commandline", "data_flags", "evals_flags", "help_pages", "loaded"]
-    + ["stored_evaluation", "monitoring", "saliency", "run_command", "checkup"],
+    + ["stored_evaluation", "monitoring", "saliency", "run_command", "checkup"]
+    + ["user_files"],
     ["engine"],
     ["evals", "losses", "optim", "models", "data", "encoder", "weights"]
     + [
@@ -32,7 +33,7 @@ LEVELS = [
         "class_recalls",
         "comparison",
     ]
-    + ["reliability"]
+    + ["reliability", "study_statistics"]
     + ["image_batches", "text_batches", "image_inputs", "text_inputs"]
     + [
         "item_errors",
@@ -180,9 +181,19 @@ TESTED_BY = {
     "registry": "test_config scenarios/test_config_files",
     "run_command": "scenarios/test_commands",
     "text_batches": "test_encoder test_loaded",
+    "user_files": "scenarios/test_config_files studies/test_study_file",
     "report_parts/*": "test_report",
     "report_parts/*_cards": "report_parts/test_cards",
     "search_index/*": "test_search search_index/test_index_job",
+    "studies/best_config": "studies/test_study_results",
+    "studies/run_*": "scenarios/test_shared_study",
+    "studies/study_cells": "studies/test_study_file",
+    "studies/study_folder": "test_study",
+    "studies/study_jobs": "studies/test_study_worker studies/test_study_results",
+    "studies/study_plan": "studies/test_study_results",
+    "studies/study_tables": "studies/test_study_results",
+    "studies/tuning_space": "studies/test_study_file",
+    "study_statistics/seed_table": "study_statistics/test_seed_spread",
     "saliency/dense": "saliency/test_image_maps",
     "saliency/relevance": "parity/test_map_parity saliency/test_image_maps",
     "saliency/sheets": "saliency/test_explanation",

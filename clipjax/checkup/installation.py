@@ -27,6 +27,7 @@ EXTRAS = {
     "images": (("cv2",), "faster decoding and resizing of images"),
     "photos": (("pillow_heif", "rawpy"), "HEIC and RAW images"),
     "look": (("matplotlib", "jinja2"), "clipjax.report"),
+    "study": (("optuna",), "clipjax.study"),
     "hf": (("huggingface_hub",), "models named hf-hub:..."),
     "board": (("tensorboard",), "curves in TensorBoard"),
     "wandb": (("wandb",), "log.wandb"),

@@ -110,13 +110,7 @@ class RunFiles:
     def seconds(self) -> float:
         """From the first logged step to the last row, without the pauses of a stopped
         run; NaN if there are less than two rows."""
-        _, times, _ = self.log.series("train/loss")
-        if len(times) < 2:
-            return math.nan
-        # A run that was stopped for longer than it logs goes on after a gap.
-        apart = np.diff(times[np.isfinite(times)])
-        usual = max(60.0, 20 * float(np.median(apart))) if len(apart) else 0.0
-        return float(apart[(apart >= 0) & (apart <= usual)].sum())
+        return self.log.seconds()
 
 
 class Reader:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -118,6 +119,17 @@ class MetricLog:
     def last_step(self) -> int | None:
         """The step of the last row; None without rows."""
         return self._steps[-1] if self._steps else None
+
+    def seconds(self) -> float:
+        """From the first training row to the last, without the pauses of a stopped run;
+        NaN if there are less than two."""
+        _, times, _ = self.series("train/loss")
+        if len(times) < 2:
+            return math.nan
+        # A run that was stopped for longer than it logs goes on after a gap.
+        apart = np.diff(times[np.isfinite(times)])
+        usual = max(60.0, 20 * float(np.median(apart))) if len(apart) else 0.0
+        return float(apart[(apart >= 0) & (apart <= usual)].sum())
 
     def _goes_on(self, file: BinaryIO) -> bool:
         """Whether the file still begins with what was read."""

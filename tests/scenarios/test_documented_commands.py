@@ -28,6 +28,7 @@ from clipjax import (
     prepare,
     report,
     search,
+    study,
     train,
 )
 from clipjax.testing import __main__ as testing
@@ -44,6 +45,7 @@ MAINS = {
     "clipjax.prepare": prepare,
     "clipjax.report": report,
     "clipjax.search": search,
+    "clipjax.study": study,
     "clipjax.testing": testing,
 }
 # What a training command is made smaller by, if its config has the key.
@@ -216,6 +218,8 @@ def execute(piece, shared):
     trains = module == "clipjax.train" and "--help" not in words
     if trains or (module == "clipjax.doctor" and "--config" in words):
         words += smaller(words)
+    if module == "clipjax.study":
+        words.append("--dry_run")
     status = MAINS[module].main([module, *words])
     assert status == 0 or (words[0], status) == ("verify", FAULTS)
 
