@@ -102,7 +102,7 @@ def test_a_study_may_grow(tmp_path, capsys, checked):
         patch.setattr(run_child, "run", _refuses)
         study.main(["study", file, f"--workdir={folder}"])
     said = capsys.readouterr().out
-    assert "checking 1 cells" in said
+    assert "cells to check before anything runs: 1" in said
     assert "Gap: loss=siglip: failed with every seed: it diverged" in said
     assert "best: loss=sogclr" in said
     assert len(study_folder._read(folder)["cells"]) == 3

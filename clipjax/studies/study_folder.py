@@ -53,7 +53,7 @@ def check(
         raise UserError(f"{folder} exists and is no study's: give another --workdir")
     new = [cell for cell in cells if cell.name not in steps]
     if new:
-        say(f"checking {len(new)} cells")
+        say(f"cells to check before anything runs: {len(new)}")
         steps.update(run_child.check(study, new))
     return steps
 

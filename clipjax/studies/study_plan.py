@@ -39,7 +39,8 @@ def minutes_per_run(study: Study, records: Records) -> tuple[float, str]:
         if one.state == study_jobs.DONE and one.job.kind != study_jobs.TRIAL
     ]
     if walls:
-        return float(np.median(walls)) / 60, f"measured in {len(walls)} runs"
+        many = "s" * (len(walls) > 1)
+        return float(np.median(walls)) / 60, f"measured in {len(walls)} run{many}"
     if study.minutes is not None:
         return study.minutes, "as the study states"
     return math.nan, ""

@@ -87,7 +87,7 @@ def _paired(table: SeedTable, given: int, squares: float, df: float) -> Spread:
         f"Paired by seed: what {len(table.seeds)} seeds share is taken out, "
         f"{df:g} degrees of freedom"
     )
-    said += f"; {left} seeds that not all cells have are left out." if left else "."
+    said += f"; seeds left out, as not all cells have them: {left}." if left else "."
     every = np.ones(len(table.names))
     return Spread(PAIRED, table, squares / df * every, df * every, math.nan, said)
 

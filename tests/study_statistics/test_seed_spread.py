@@ -42,7 +42,7 @@ def test_paired_residuals_by_hand():
 def test_pairing_takes_the_seeds_of_all_cells_and_says_so():
     values = [[1, 2, 3.5, 4], [2, 3, 4, math.nan]]
     found = seed_spread.estimate(table(values), paired=True)
-    assert found.table.seeds == (0, 1, 2) and "1 seeds" in found.said
+    assert found.table.seeds == (0, 1, 2) and "have them: 1." in found.said
     gaps = seed_spread.estimate(table([[1, 2, math.nan], [math.nan, 2, 3]]), True)
     assert gaps.design == "pooled" and gaps.said.startswith("Too few seeds")
 
