@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from clipjax import byte_sizes
 from clipjax.checkup.findings import Finding, error, ok, warning
+from clipjax.run_record import counters
 
 SHARED = pathlib.Path("/dev/shm")
 FILES = 1024  # open files that workers, shards and checkpoints need at least
@@ -89,7 +90,7 @@ def checks(
     yield from _shared(machine, batches)
     yield ok(
         f"memory: {byte_sizes.text(machine.memory_free)} of "
-        f"{byte_sizes.text(machine.memory)} is available, {_cores()} cores"
+        f"{byte_sizes.text(machine.memory)} is available, {counters.cpus()} cores"
     )
     if 0 <= machine.files < FILES:
         yield warning(
@@ -130,12 +131,6 @@ def _shared(machine: Machine, batches: int | None) -> Iterator[Finding]:
         yield warning(f"{told}, which is little for data.workers above 0", mend)
     else:
         yield ok(f"{told}{need}")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _skew(place: pathlib.Path) -> float | None:

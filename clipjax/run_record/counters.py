@@ -50,7 +50,7 @@ class Counters:
         self._spent, self._at = spent, now
         return {
             "cpu_percent": percent,
-            "cpus": _cpus(),
+            "cpus": cpus(),
             "memory": memory,
             "memory_free": self._psutil.virtual_memory().available,
         }
@@ -133,7 +133,8 @@ class Gpus:
         return False
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -73,7 +73,7 @@ class Status:
     cpu_percent, cpus: of the process and its workers, 100 for a core that is always
       busy; the cores that it may use. None: not measured, as all of these:
     memory, memory_free: of the process and its workers; what the machine has left.
-    gpus: per device of the machine: see gpus.read.
+    gpus: per device of the machine: see counters.Gpus.read.
     device_memory: of the devices that the process trains on, as jax counts them: a
       dict of "in_use", "peak" and "limit", summed.
     save_step, save_size: the last whole checkpoint and its size.
