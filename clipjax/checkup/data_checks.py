@@ -65,9 +65,7 @@ def problems(source: Source, flag: str) -> Iterator[Finding]:
 def _captions(captions: list[str], flag: str) -> Iterator[Finding]:
     if not captions:
         return
-    wrong = [
-        one for one in captions if "\N{REPLACEMENT CHARACTER}" in one or _is_bad(one)
-    ]
+    wrong = [one for one in captions if _is_bad(one)]
     if wrong:
         kind = error if len(wrong) > _MANY * len(captions) else warning
         yield kind(
