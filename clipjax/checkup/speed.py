@@ -11,7 +11,7 @@ import jax
 from clipjax import byte_sizes
 from clipjax.checkup.findings import Finding, error, ok, warning
 from clipjax.checkup.system import Machine
-from clipjax.engine import first_state, sharding
+from clipjax.engine import first_state, memory_check, sharding
 from clipjax.engine.run import Run, batches, jit_step
 from clipjax.losses.common.diagnostics import UNINFORMED
 
@@ -31,7 +31,8 @@ def checks(run: Run, machine: Machine) -> Iterator[Finding]:
         local = dict(next(source))
         batch = sharding.put_batch(run.mesh, local)
         compiled = jit_step(run).lower(run.template, batch).compile()
-        found = fits(compiled.memory_analysis(), config.data.batch_size, limit(machine))
+        limit = memory_check.of_device(jax.local_devices()[0], machine.memory_free)
+        found = fits(compiled.memory_analysis(), config.data.batch_size, limit)
         yield found
         if found.state == "error":
             return
@@ -50,14 +51,6 @@ def checks(run: Run, machine: Machine) -> Iterator[Finding]:
     step_seconds = _timed(step)
     yield bottleneck(config.data.batch_size, step_seconds, seconds, config.data.workers)
     yield from start(first, weights)
-
-
-def limit(machine: Machine) -> int:
-    """The bytes that a device has for a step."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return machine.memory_free
-    return (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
 def fits(analysis: Any, batch: int, limit: int) -> Finding:

@@ -21,7 +21,8 @@ def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
     Raises UserError if the state takes more bytes than a device has, or if a batch's
     pixels or data.workers' processes take more than the host has.
     """
-    device, host = _of_device(mesh.devices.flat[0]), _of_host()
+    host = _of_host()
+    device = of_device(mesh.devices.flat[0], host)
     state = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(template)
@@ -47,10 +48,10 @@ def check(config: Config, template: Any, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def _of_device(device: Any) -> int:
-    """A device's bytes, 0 if unknown."""
+def of_device(device: Any, host: int) -> int:
+    """A device's bytes, 0 if unknown; host: those of the host, which a CPU has."""
     if device.platform == "cpu":
-        return _of_host()
+        return host
     return (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
