@@ -14,7 +14,7 @@ from clipjax.checkup.findings import ERROR, Finding, found, ok
 from clipjax.checkup.system import Machine
 from clipjax.engine import architecture, assemble, datasets, resume, writers
 from clipjax.engine.checkpoint import layout
-from clipjax.engine.run import Run, prepare
+from clipjax.engine.run import Run, prepare, size
 from clipjax.types import Config, UserError
 
 
@@ -38,7 +38,7 @@ def checks(
         yield Finding(ERROR, str(failure))
         yield from system.checks(machine, place)
         return
-    yield ok(_summary(run))
+    yield ok(f"config: {size(run)}")
     yield from found(lambda: _folder(config, folder))
     saves, batches = _bytes_of_saves(run), _bytes_of_batches(run)
     yield from system.checks(machine, place, saves=saves, batches=batches)
@@ -63,15 +63,6 @@ def _problems(config: Config) -> Iterator[Finding]:
     with contextlib.suppress(UserError):  # which is told already
         source = assemble.source(config.data.train, "--config.data.train.")
         yield from data_checks.problems(source, "data.train")
-
-
-def _summary(run: Run) -> str:
-    parameters = jax.tree.leaves(run.template.params)
-    count = sum(math.prod(leaf.shape) for leaf in parameters)
-    return (
-        f"config: {count:,} parameters, {len(run.source):,} training examples, "
-        f"{run.total_steps:,} steps of {run.config.data.batch_size}"
-    )
 
 
 def _folder(config: Config, folder: pathlib.Path) -> Iterator[Finding]:

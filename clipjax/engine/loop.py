@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import signal
 import time
@@ -41,7 +40,7 @@ from clipjax.engine.compilation import enable_cache
 from clipjax.engine.evaluation import Evaluation, describe_missing
 from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
-from clipjax.engine.run import Run, batches, jit_step, prepare
+from clipjax.engine.run import Run, batches, jit_step, prepare, size
 from clipjax.engine.starts import Start
 from clipjax.engine.step_log import StepLog, due
 from clipjax.multihost import on_primary, same
@@ -178,13 +177,10 @@ def _save_parts(run: Run) -> None:
 
 
 def _summary(run: Run) -> str:
-    parameters = jax.tree.leaves(run.template.params)
-    count = sum(math.prod(leaf.shape) for leaf in parameters)
     epochs = run.total_steps * run.config.data.batch_size / run.epoch_size
     return (
-        f"{count:,} parameters, {len(run.source):,} training examples, "
-        f"{run.total_steps:,} steps of {run.config.data.batch_size} ({epochs:,.1f} "
-        f"epochs) on {run.mesh.size} x {jax.devices()[0].device_kind}"
+        f"{size(run)} ({epochs:,.1f} epochs) on {run.mesh.size} x "
+        f"{jax.devices()[0].device_kind}"
     )
 
 
@@ -281,9 +277,9 @@ def _loop(
             if first:  # the call below takes what this has compiled
                 program = train_step.lower(state, batch).compile()
                 if jax.process_index() == 0:
-                    size = run.mesh.size
+                    devices = run.mesh.size
                     stack.callback(
-                        step_program.record(run.workdir, program, batch, size)
+                        step_program.record(run.workdir, program, batch, devices)
                     )
             state, metrics = train_step(state, batch)
         if one_at_a_time:

@@ -228,6 +228,16 @@ def _buckets(
     return buckets.make(config.data.text_buckets, source, tokenizer)
 
 
+def size(run: Run) -> str:
+    """A run's parameters, examples and steps as text."""
+    parameters = jax.tree.leaves(run.template.params)
+    count = sum(math.prod(leaf.shape) for leaf in parameters)
+    return (
+        f"{count:,} parameters, {len(run.source):,} training examples, "
+        f"{run.total_steps:,} steps of {run.config.data.batch_size}"
+    )
+
+
 def jit_step(run: Run):
     """The training step, jitted with a donated state and explicit shardings."""
     config = run.config
