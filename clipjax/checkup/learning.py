@@ -16,10 +16,9 @@ from clipjax.checkup.findings import Finding, error, ok, warning
 from clipjax.data.batching import pipeline
 from clipjax.engine import evaluation, first_state, sharding
 from clipjax.engine import run as runs
-from clipjax.engine.gradients import at_least_float32
 from clipjax.engine.progress import ACCURACIES
 from clipjax.engine.run import Run
-from clipjax.engine.state import eval_variables
+from clipjax.engine.step import make_eval_step
 from clipjax.types import Config
 
 BATCH = 16  # small, so that a few steps on a few cores tell
@@ -157,18 +156,13 @@ def _evaluated(run: Run, state: Any) -> tuple[float | None, float, int]:
     if not count:
         return None, 0.0, 0
 
-    @jax.jit
-    def measure(variables: Any, batch: Any) -> Mapping[str, Any]:
-        outputs, _ = run.model.apply(variables, batch, False, state.key)
-        return run.loss(at_least_float32(outputs), batch, run.loss.init(), 0)[2]
-
+    measure = jax.jit(make_eval_step(run.model, run.loss))
     stream = evaluation.loss_batches(run, source, size, count)
     values, chances = [], []
     try:
         for _ in range(count):
             local = dict(next(stream))
-            variables = eval_variables(state, False)
-            metrics = measure(variables, sharding.put_batch(run.mesh, local))
+            _, metrics = measure(state, sharding.put_batch(run.mesh, local))
             values.append(accuracy(metrics))
             chances.append(_chance(local, size))
     finally:

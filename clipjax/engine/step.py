@@ -137,19 +137,28 @@ def make_train_step(
 def make_loss_step(
     model: Model, loss: Loss
 ) -> Callable[[TrainState, Batch], jax.Array]:
-    """Returns loss_step(state, batch) -> loss in evaluation mode.
+    """Returns loss_step(state, batch) -> loss in evaluation mode."""
+    eval_step = make_eval_step(model, loss)
+    return lambda state, batch: eval_step(state, batch)[0]
+
+
+def make_eval_step(
+    model: Model, loss: Loss
+) -> Callable[[TrainState, Batch], tuple[jax.Array, Metrics]]:
+    """Returns eval_step(state, batch) -> (loss, its metrics) in evaluation mode.
 
     The loss starts from a fresh state, because its state describes training examples.
     """
 
-    def loss_step(state: TrainState, batch: Batch) -> jax.Array:
+    def eval_step(state: TrainState, batch: Batch) -> tuple[jax.Array, Metrics]:
         outputs, _ = model.apply(
             variables(state.params, state.model_state), batch, False, state.key
         )
         outputs = gradients.at_least_float32(outputs)
-        return loss(outputs, batch, loss.init(), state.step)[0]
+        value, _, metrics = loss(outputs, batch, loss.init(), state.step)
+        return value, metrics
 
-    return loss_step
+    return eval_step
 
 
 def check_start(
