@@ -127,7 +127,10 @@ def carries_over(run: Run, step: Any) -> Iterator[Finding]:
     source = runs.batches(run, 0)
     try:
         for _ in range(STEPS):
-            state, _ = step(state, sharding.put_batch(run.mesh, dict(next(source))))
+            batch = sharding.put_batch(run.mesh, dict(next(source)))
+            state, metrics = step(state, batch)
+            # Of emulated devices two steps in flight could deadlock: see loop.py.
+            jax.block_until_ready(metrics)
     finally:
         source.close()
     found, chance, count = _evaluated(run, state)
