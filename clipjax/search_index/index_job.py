@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import fnmatch
 import os
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -351,11 +350,12 @@ def _of(folder: bytes) -> tuple[str, tuple[bytes, bytes]]:
     return "WHERE path >= ? AND path < ? LIMIT 1", below(folder)
 
 
-def folder_of(name: str | os.PathLike[str], place: pathlib.Path) -> bytes:
+def folder_of(name: str) -> bytes:
     """The folder that a user named, in full, as rows have it.
 
-    Raises UserError if there is no such folder.
+    Raises UserError if there is no such folder, or for an address.
     """
+    place = paths.local(name, "photos")
     if not place.is_dir():
         what = "is no folder" if place.exists() else "does not exist"
         raise UserError(f"{name} {what}: name a folder of photos")

@@ -44,7 +44,7 @@ def index(db: pathlib.Path, names: Sequence[str], values: Any) -> int:
     for flag in ("threads", "batch_size"):
         if values[flag].value < 1:
             raise UserError(f"--{flag}={values[flag].value}: use 1 or more")
-    folders = [index_job.folder_of(name, paths.local(name, "photos")) for name in names]
+    folders = [index_job.folder_of(name) for name in names]
     given = _model_flag(values)
     if not db.parent.is_dir():
         raise UserError(f"{db.parent} is no folder: name another --db")
