@@ -51,7 +51,6 @@ def main(argv: list[str]) -> int:
         print(help_pages.help_text(argv, text))
         return 0
     data, rest = data_flags.read(argv[1:])
-    has_wrong = any(item.lstrip("-").partition("=")[0] == "wrong" for item in rest)
     values = commandline.parse(
         [argv[0], *rest],
         None,
@@ -99,7 +98,7 @@ def main(argv: list[str]) -> int:
     methods = _methods(values.method, explanation.methods(clip))
     count = values.count or 10**12
     if files:
-        wrong = values.wrong if has_wrong else WRONG
+        wrong = values.wrong if values["wrong"].present else WRONG
         asked = sheets.of_files(files[:count], texts, wrong)
     else:
         _, source = embedding_job.source_of(
