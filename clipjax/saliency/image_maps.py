@@ -6,9 +6,7 @@ heads, r rows and c columns of a map: one per patch, or position of the feature 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,7 +76,7 @@ class ImageMaps:
                 "this model's image tower has neither attention nor feature maps, so "
                 "no map can be made of it"
             )
-        self._compiled = functools.cache(self._compile)
+        self._run = jax.jit(self._make, static_argnums=0)
 
     def __call__(
         self,
@@ -99,7 +97,7 @@ class ImageMaps:
         method = method or self.methods[0]
         option_checks.one_of("method", method, self.methods)
         own = np.broadcast_to(texts, (len(pixels), *texts.shape[-2:]))
-        made = self._batches(self._compiled(method), pixels, own.swapaxes(0, 1))
+        made = self._batches(method, pixels, own.swapaxes(0, 1))
         maps, cosines = (np.swapaxes(part, 0, 1) for part in made)
         return maps, cosines
 
@@ -110,19 +108,17 @@ class ImageMaps:
         option_checks.one_of("method", "attention", self.methods)
         dim = self._model.module.embed_dim
         any_text = np.ones((1, len(pixels), dim), np.float32)
-        (found,) = self._batches(self._compiled("heads"), pixels, any_text)
+        (found,) = self._batches("heads", pixels, any_text)
         return found.swapaxes(0, 1)
 
     def embed(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Float32[np.ndarray, "b e"]:
         """The images' embeddings, of unit norm."""
         none = np.zeros((1, len(pixels), 1), np.float32)
-        (found,) = self._batches(self._compiled("embed"), pixels, none)
+        (found,) = self._batches("embed", pixels, none)
         return found[0]
 
-    def _batches(
-        self, run: Callable[..., tuple[Array, ...]], pixels: Any, targets: Any
-    ) -> list[np.ndarray]:
-        """run's outputs [t b ...] for all images, of which the last are padded."""
+    def _batches(self, method: str, pixels: Any, targets: Any) -> list[np.ndarray]:
+        """_make's outputs [t b ...] for all images, of which the last are padded."""
         parts = []
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
             some, own = (
@@ -134,12 +130,10 @@ class ImageMaps:
                 lack = IMAGES_AT_ONCE - count
                 some = np.pad(some, ((0, lack), (0, 0), (0, 0), (0, 0)))
                 own = np.pad(own, ((0, 0), (0, lack), (0, 0)))
-            found = run(self._variables, some, np.asarray(own, np.float32))
+            own = np.asarray(own, np.float32)
+            found = self._run(method, self._variables, some, own)
             parts.append([np.asarray(x, np.float32)[:, :count] for x in found])
         return [np.concatenate(outputs, axis=1) for outputs in zip(*parts, strict=True)]
-
-    def _compile(self, method: str) -> Callable[..., tuple[Array, ...]]:
-        return jax.jit(functools.partial(self._make, method))
 
     def _make(
         self, method: str, variables: Variables, pixels: Array, targets: Array

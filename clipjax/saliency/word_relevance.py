@@ -5,7 +5,6 @@ Dimensions in shape comments: b images, t texts, l tokens, e embedding.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -30,14 +29,9 @@ class TextRelevance:
     def __init__(self, model: Model, variables: Variables, tokenizer: Tokenizer):
         self._model, self._variables = plain(model, variables)
         self._tokenizer = tokenizer
-        self._compiled = functools.cache(self._compile)
-        ids, mask = tokenizer(["a"])
-
-        def encode(variables: Variables) -> list[Any]:
-            encode = self._encoder(variables, ids, mask)
-            return tower_inside.attention_shapes(encode)
-
-        if not encode(self._variables):
+        self._run = jax.jit(self._make, static_argnums=0)
+        encode = self._encoder(self._variables, *tokenizer(["a"]))
+        if not tower_inside.attention_shapes(encode):
             raise UserError("this model's text tower has no attention to look into")
 
     def tokens(
@@ -54,8 +48,8 @@ class TextRelevance:
         """
         option_checks.one_of("method", method, METHODS)
         ids, mask = self._tokenizer(texts)
-        run = self._compiled(method)
-        found = run(self._variables, ids, mask, np.asarray(images, np.float32))
+        images = np.asarray(images, np.float32)
+        found = self._run(method, self._variables, ids, mask, images)
         return np.asarray(found, np.float32), ids, mask
 
     def words(
@@ -73,15 +67,11 @@ class TextRelevance:
         found = []
         for text, own in zip(texts, values.swapaxes(0, 1), strict=True):
             words, ends = spans(self._tokenizer, text)
-            sums = np.concatenate([own[:, :0], own], axis=1)
-            totals = np.pad(np.cumsum(sums, axis=1), ((0, 0), (1, 0)))
+            totals = np.pad(np.cumsum(own, axis=1), ((0, 0), (1, 0)))
             shares = np.diff(totals[:, ends], axis=1)
             whole = shares.sum(axis=1, keepdims=True)
             found.append((words, shares / np.where(whole > 0, whole, 1)))
         return found
-
-    def _compile(self, method: str) -> Any:
-        return jax.jit(functools.partial(self._make, method))
 
     def _make(
         self, method: str, variables: Variables, ids: Array, mask: Array, images: Array
