@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -99,20 +99,33 @@ def explain(
     ((1, 2, 2, 2), 'chefer')
     >>> found.sheet(0, size=64).save("sheet.png")
     """
-    maps, relevance = _of(clip)
     texts = [texts] if isinstance(texts, str) else list(texts)
+    return by_methods(clip, images, texts, [method or methods(clip)[0]])[0]
+
+
+def by_methods(
+    clip: Loaded,
+    images: ImageLike | Iterable[ImageLike],
+    texts: list[str],
+    methods: Sequence[str],
+) -> list[Explanation]:
+    """What `explain` returns for each method; reads and encodes everything once."""
+    maps, relevance = _of(clip)
     if not texts:
         raise UserError("explain got no texts")
     embed = clip.encode_text(texts)
     pixels = _pixels(clip, images)
-    method = method or maps.methods[0]
-    found, similarity = maps(pixels, embed, method)
-    words = relevance.words(
-        texts,
-        maps.embed(pixels),
-        method if method in METHODS else METHODS[0],
-    )
-    return Explanation(found, pixels, similarity, texts, method, words)
+    made = [maps(pixels, embed, method) for method in methods]
+    seen = maps.embed(pixels)
+    of_words = {name: name if name in METHODS else METHODS[0] for name in methods}
+    words = {
+        name: relevance.words(texts, seen, name)
+        for name in dict.fromkeys(of_words.values())
+    }
+    return [
+        Explanation(found, pixels, similarity, texts, name, words[of_words[name]])
+        for name, (found, similarity) in zip(methods, made, strict=True)
+    ]
 
 
 def methods(clip: Loaded) -> tuple[str, ...]:
@@ -134,6 +147,11 @@ def attention_heads(
     """
     maps, _ = _of(clip)
     return maps.heads(_pixels(clip, images))
+
+
+def heads_of_pixels(clip: Loaded, pixels: np.ndarray) -> np.ndarray:
+    """`attention_heads` of preprocessed images, `Explanation.pixels`."""
+    return _of(clip)[0].heads(pixels)
 
 
 def _pixels(clip: Loaded, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:

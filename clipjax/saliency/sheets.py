@@ -14,7 +14,7 @@ from clipjax import atomic_files, paths
 from clipjax.item_errors import BadItem
 from clipjax.loaded import Loaded
 from clipjax.saliency import overlays
-from clipjax.saliency.explanation import Explanation, attention_heads, explain
+from clipjax.saliency.explanation import Explanation, by_methods, heads_of_pixels
 from clipjax.types import BadExample, Source
 
 TABLE = "maps.jsonl"
@@ -93,7 +93,7 @@ def make(
                     raise one.image
                 if not one.texts:
                     raise BadExample("it has no caption")
-                found = [explain(clip, one.image, one.texts, method=m) for m in methods]
+                found = by_methods(clip, one.image, one.texts, methods)
             except (BadItem, BadExample) as error:
                 reason = getattr(error, "reason", str(error))
                 yield Made(one.key, "", None, reason)
@@ -102,7 +102,7 @@ def make(
             for each in found:
                 tiles = each.tiles(0, one.wrong)
                 if each.method == "attention":
-                    tiles = _head_tiles(attention_heads(clip, one.image)[0])
+                    tiles = _head_tiles(heads_of_pixels(clip, each.pixels)[0])
                 rows += overlays.rows(each.method, tiles)
             file = f"{number:05d}_{_stem(one.key)}.png"
             picture = overlays.sheet(found[0].pixels[0], rows, size)
