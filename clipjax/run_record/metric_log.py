@@ -6,6 +6,8 @@ A row is a JSON object on a line: "step", "time" (seconds since 1970) and number
 from __future__ import annotations
 
 import array
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -17,6 +19,7 @@ import numpy as np
 
 FILE = "metrics.jsonl"
 _LONGEST = 2**22  # bytes of a line; a longer one is no row
+_CHUNK = 2**18  # bytes of lines that are parsed together
 _EVAL = b'"eval/'  # in rows of evaluations
 _MARK = 256  # bytes by which a file is known again
 _LARGEST_STEP = 2**63 - 1
@@ -32,9 +35,8 @@ def rows(workdir: str | os.PathLike) -> Iterator[Row]:
     path = pathlib.Path(workdir) / FILE
     if path.exists():
         with path.open("rb") as file:
-            for line in _lines(file):
-                if (row := _parse(line)) is not None:
-                    yield row
+            for lines in _chunks(file):
+                yield from (row for row in _parse(lines) if row is not None)
 
 
 class MetricLog:
@@ -86,12 +88,16 @@ class MetricLog:
                     before = -1, 0
                 file.seek(self._end)
                 stride, tail = self._stride(file)
-                for number, line in enumerate(_lines(file)):
-                    wanted = number % stride == 0 or self._end >= tail or _EVAL in line
-                    if not wanted:
-                        self._end += len(line)
-                    elif not self._take(line):
-                        break
+                seen = 0
+                for lines in _chunks(file):
+                    end, wanted = self._end, []
+                    for number, line in enumerate(lines, seen):
+                        evenly = number % stride == 0 or line is lines[-1]
+                        if evenly or end >= tail or _EVAL in line:
+                            wanted.append(line)
+                        end += len(line)
+                    seen += len(lines)
+                    self._take(lines, wanted)
         except FileNotFoundError:
             if self._end:
                 self._forget()
@@ -146,39 +152,77 @@ class MetricLog:
         stride = (size - self._end) // (len(first) * self._sample)
         return max(1, stride), size - 2**16
 
-    def _take(self, line: bytes) -> bool:
-        """Adds a line's row; False if it may still be growing."""
-        row = _parse(line)
-        if row is None:
-            if not line.endswith(b"\n") and len(line) < _LONGEST:
-                return False
-            self.broken += bool(line.strip())
-        else:
-            index = len(self)
-            self._steps.append(int(row.pop("step")))
-            self._times.append(row.pop("time", np.nan))
-            for name, value in row.items():
-                if name not in self._series:
-                    self._series[name] = array.array("I"), array.array("d")
-                at, values = self._series[name]
-                at.append(index)
-                values.append(value)
-        self._end += len(line)
-        self._last = line[-_MARK:]
-        return True
+    def _take(self, lines: list[bytes], wanted: list[bytes]) -> None:
+        """Adds the rows of the wanted ones of the next lines. The last of them is
+        wanted, and left if it is no row because it may still be growing.
+        """
+        rows = _parse(wanted)
+        last = lines[-1]
+        if rows[-1] is None and not last.endswith(b"\n") and len(last) < _LONGEST:
+            del lines[-1], wanted[-1], rows[-1]
+        whole = [row for row in rows if row is not None]
+        blank = sum(not line.strip() for line in wanted)
+        self.broken += len(rows) - len(whole) - blank
+        for _, alike in itertools.groupby(whole, tuple):
+            self._add(list(alike))
+        if lines:
+            self._end += sum(map(len, lines))
+            self._last = lines[-1][-_MARK:]
+
+    def _add(self, rows: list[Row]) -> None:
+        """Adds rows that have the same names."""
+        places = array.array("I", range(len(self), len(self) + len(rows)))
+        columns = zip(*(row.values() for row in rows), strict=True)
+        numbers = dict(zip(rows[0], columns, strict=True))
+        self._steps.extend(numbers.pop("step"))
+        self._times.extend(numbers.pop("time", [np.nan] * len(rows)))
+        for name, column in numbers.items():
+            if name not in self._series:
+                self._series[name] = array.array("I"), array.array("d")
+            at, values = self._series[name]
+            at.extend(places)
+            values.extend(column)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _chunks(file: BinaryIO) -> Iterator[list[bytes]]:
+    """The lines from here on, some at a time, which is faster than each alone."""
+    lines, size = [], 0
     while line := file.readline(_LONGEST):
-        yield line
+        lines.append(line)
+        size += len(line)
+        if size >= _CHUNK:
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
 
 
-def _parse(line: bytes) -> Row | None:
-    """A line's row, whose step is an int; None if it is broken."""
+def _parse(lines: list[bytes]) -> list[Row | None]:
+    """Each line's row, whose step is an int; None for a broken one."""
+    text = b",".join(lines)
+    # No value of such lines spans two of them: a text would hold the line's end, and an
+    # object what begins with a brace and has no name.
+    if b"[" not in text and all(x[:1] == b"{" and x[-2:] == b"}\n" for x in lines):
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(b"[" + text + b"]")
+            if len(values) == len(lines):
+                return [_row(value) for value in values]
+    return [_parse_one(line) for line in lines]
+
+
+def _parse_one(line: bytes) -> Row | None:
     try:
-        row: dict[str, Any] = json.loads(line)  # what is nested is no number
-        step = int(row["step"])
-        found = {name: float(value) for name, value in row.items()}
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
+        return _row(json.loads(line))
+    except (ValueError, RecursionError):
         return None
-    return {**found, "step": step} if 0 <= step <= _LARGEST_STEP else None
+
+
+def _row(value: Any) -> Row | None:
+    """A row's numbers; None if it is no row."""
+    try:
+        step = int(value["step"])  # what is nested is no number
+        found = {name: float(number) for name, number in value.items()}
+    except (ValueError, TypeError, KeyError, ArithmeticError):
+        return None
+    found["step"] = step  # which a float might not hold
+    return found if 0 <= step <= _LARGEST_STEP else None

@@ -46,7 +46,7 @@ def test_only_what_was_added_is_parsed(file, monkeypatch):
     parsed = []
     parse = metric_log._parse
     monkeypatch.setattr(
-        metric_log, "_parse", lambda text: parsed.append(text) or parse(text)
+        metric_log, "_parse", lambda lines: parsed.extend(lines) or parse(lines)
     )
     log = MetricLog(file.parent)
     for step in range(5):
@@ -90,6 +90,40 @@ def test_a_broken_line_is_counted(file, text):
     log.update()
     assert log.series("a")[0].tolist() == [1, 3] and log.broken == 1
     assert [row["step"] for row in metric_log.rows(file.parent)] == [1, 3]
+
+
+TWO = '{"step": 3}, {"step": 4}\n'
+# No line is a row, and some are, or would seem so, together with their neighbours.
+TOGETHER = [
+    ['{"step": 2, "a": [{"b": 1}\n', '{"c": 2}], "a": 1}\n', TWO],
+    ['{"step": 2, "a": {"b": 1}\n', '"c": 1, "step": 1}}\n', TWO],
+    ['{"step": 2, "a": "1\n', '{", "a": 1}\n', TWO],
+    ['{"step": 2, "a": "x"}\n', '{"step": 3},\n', TWO],
+]
+
+
+@pytest.mark.parametrize("texts", TOGETHER, ids=range(len(TOGETHER)))
+@pytest.mark.parametrize("chunk", [2**18, 50, 1])
+def test_each_line_is_a_row_for_itself(file, monkeypatch, texts, chunk):
+    monkeypatch.setattr(metric_log, "_CHUNK", chunk)
+    add(file, line(1, a=1.0), *texts, line(9, a=9.0), *texts[1:], '{"step": 10, "a')
+    log = MetricLog(file.parent)
+    log.update()
+    assert log.series("a")[0].tolist() == [1, 9] and log.broken == 5
+    assert [row["step"] for row in metric_log.rows(file.parent)] == [1, 9]
+    add(file, '": 10}\n')
+    log.update()
+    assert log.series("a")[2].tolist() == [1, 9, 10] and log.broken == 5
+
+
+def test_rows_with_other_names_between(file):
+    for step in range(0, 9, 3):
+        add(file, line(step, a=step), line(step + 1, b=1), line(step + 2, a=-1, b=-2))
+    log = MetricLog(file.parent)
+    log.update()
+    assert log.series("a")[0].tolist() == [0, 2, 3, 5, 6, 8]
+    assert log.series("a")[2].tolist() == [0, -1, 3, -1, 6, -1]
+    assert log.series("b")[0].tolist() == [1, 2, 4, 5, 7, 8]
 
 
 def test_a_line_without_end_is_not_kept_in_memory(file, monkeypatch):
