@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from clipjax.checkup.findings import Finding, ok, warning
+from clipjax.engine import matmul_rate
 
 DRIVER = pathlib.Path("/proc/driver/nvidia/version")
 TYPES = ("float32", "bfloat16")
-_SIZES = (512, 1024, 2048, 4096, 8192)
-_LONG = 0.03  # seconds of a product that is timed well
-_ROUNDS = 5
 
 
 def devices() -> Iterator[Finding]:
@@ -37,11 +32,8 @@ def rates(precision: str = "") -> Iterator[Finding]:
 
     precision: the run's model.precision, "" without a run.
     """
-    kinds = {device.platform: device for device in jax.devices()}
-    if "cpu" not in kinds:
-        kinds["cpu"] = jax.devices("cpu")[0]
-    for platform, device in kinds.items():
-        found = {name: rate(device, name) for name in TYPES}
+    for platform, device in one_of_each().items():
+        found = {name: matmul_rate.measured(device, name) for name in TYPES}
         listed = ", ".join(
             f"{name} {value / 1e12:.3g}" for name, value in found.items()
         )
@@ -55,24 +47,9 @@ def rates(precision: str = "") -> Iterator[Finding]:
             yield ok(text)
 
 
-def rate(device: Any, name: str) -> float:
-    """Floating-point operations per second of a square product, the median of a few.
-
-    device: a jax.Device. name: of the type.
-    """
-
-    @jax.jit
-    def multiply(x):
-        return x @ x
-
-    for size in _SIZES:
-        x = jax.device_put(jnp.full((size, size), 1 / size, name), device)
-        multiply(x).block_until_ready()
-        seconds = []
-        for _ in range(_ROUNDS):
-            begin = time.perf_counter()
-            multiply(x).block_until_ready()
-            seconds.append(time.perf_counter() - begin)
-        if np.median(seconds) > _LONG:
-            break
-    return 2 * size**3 / float(np.median(seconds))
+def one_of_each() -> dict[str, Any]:
+    """Platform -> a jax.Device of it: of those that jax uses, and a CPU."""
+    kinds = {device.platform: device for device in jax.devices()}
+    if "cpu" not in kinds:
+        kinds["cpu"] = jax.devices("cpu")[0]
+    return kinds
