@@ -17,6 +17,7 @@ from typing import Any
 from clipjax import atomic_files, registry
 from clipjax.run_record import status as statuses
 from clipjax.run_record.counters import Counters, Gpus
+from clipjax.run_record.energy import Energy
 from clipjax.run_record.status import Status, Warned
 from clipjax.types import UserError
 
@@ -90,6 +91,7 @@ class Heartbeat:
         }
         self._counters = Counters()
         self._gpus = Gpus() if on_gpus else None
+        self._energy = Energy()
         self._thread = threading.Thread(
             target=self._beat, name="clipjax-heartbeat", daemon=True
         )
@@ -97,6 +99,9 @@ class Heartbeat:
     def __enter__(self) -> Heartbeat:
         if self._writes:
             atomic_files.remove_leftovers(self._workdir / statuses.FILE)
+            with contextlib.suppress(UserError):  # a damaged one is replaced
+                if before := statuses.read(self._workdir):
+                    self._energy = Energy(before.energy)
             self._write(statuses.RUNNING, "")
             self._thread.start()
         return self
@@ -151,6 +156,7 @@ class Heartbeat:
         activity, since = self._doing() if state == statuses.RUNNING else ("", 0.0)
         step, left = self.position()
         self._look_for_save()
+        gpus = self._gpus.read() if self._gpus else None
         return Status(
             state,
             reason,
@@ -163,7 +169,8 @@ class Heartbeat:
             warnings=list(self._warnings.last),
             warnings_total=self._warnings.total,
             **self._counters.read(),
-            gpus=self._gpus.read() if self._gpus else None,
+            gpus=gpus,
+            energy=self._energy.read(time.monotonic(), gpus),
             device_memory=self._device_memory(),
             save_step=self._save[1],
             save_size=self._save[2],

@@ -74,6 +74,7 @@ class Status:
       busy; the cores that it may use. None: not measured, as all of these:
     memory, memory_free: of the process and its workers; what the machine has left.
     gpus: per device of the machine: see counters.Gpus.read.
+    energy: in joules, of all starts of the run: see energy.Energy.read.
     device_memory: of the devices that the process trains on, as jax counts them: a
       dict of "in_use", "peak" and "limit", summed.
     save_step, save_size: the last whole checkpoint and its size.
@@ -102,6 +103,7 @@ class Status:
     memory: int | None = None
     memory_free: int | None = None
     gpus: list[dict[str, Any]] | None = None
+    energy: dict[str, float] | None = None
     device_memory: dict[str, int] | None = None
     save_step: int | None = None
     save_size: int | None = None

@@ -13,7 +13,7 @@ from marks import mostly
 
 from clipjax.engine import step_log
 from clipjax.engine.checkpoint.saves import Checkpoints
-from clipjax.run_record import heartbeat, status
+from clipjax.run_record import energy, heartbeat, status
 from clipjax.run_record.heartbeat import Heartbeat, Warnings
 from clipjax.types import UserError
 from run_tools import ROOT, stop_at, tiny, train
@@ -229,6 +229,27 @@ def test_other_processes_write_nothing(tmp_path):
     with beating(tmp_path, writes=False) as record:
         record.fail_now("why")
     assert not list(tmp_path.iterdir())
+
+
+def test_energy_of_all_starts(tmp_path, monkeypatch):
+    counter = tmp_path / "powercap" / "intel-rapl:0"
+    counter.mkdir(parents=True)
+    (counter / "name").write_text("package-0")
+    (counter / "max_energy_range_uj").write_text("1000000000")
+    monkeypatch.setattr(energy, "POWERCAP", counter.parent)
+    monkeypatch.setattr(heartbeat, "EVERY", 1e6)
+    for joules, total in ((2, 2.0), (3, 5.0)):
+        (counter / "energy_uj").write_text("7")
+        with beating(tmp_path) as record:
+            (counter / "energy_uj").write_text(f"{joules}000007")
+            record.ended()
+        last = status.read(tmp_path)
+        assert last and last.energy and last.energy["processors"] == total
+    (tmp_path / "status.json").write_text("{")
+    with beating(tmp_path) as record:
+        record.ended()
+    last = status.read(tmp_path)
+    assert last and last.energy and last.energy["processors"] == 0.0
 
 
 def test_an_end_in_another_thread_is_the_last_word(tmp_path):
