@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.engine.activity import duration
-from clipjax.report_parts import parameter_counts
+from clipjax.report_parts import parameter_counts, peak_rate
 from clipjax.report_parts.page import Columns, Facts, Section, Table, Text
 from clipjax.report_parts.run_files import RunFiles
 
@@ -87,6 +87,7 @@ def _time(run: RunFiles) -> list[tuple[str, str]]:
     batch = run.section("data").get("batch_size")
     steps = run.log.last_step() or 0
     pair = flops / batch if flops and batch else None
+    done = pair * rate if pair and math.isfinite(rate) else None
     seconds = run.seconds
     known = math.isfinite(seconds)
     pairs = [
@@ -95,20 +96,35 @@ def _time(run: RunFiles) -> list[tuple[str, str]]:
         ("waiting for data", f"{100 * np.nanmean(waits):.1f} %" if len(waits) else NOT),
         ("images seen", f"{steps * batch:,}" if batch else NOT),
         ("FLOPs per image-text pair", f"{pair / 1e9:,.3g} GFLOP" if pair else NOT),
-        (
-            "rate",
-            f"{pair * rate / 1e9:,.0f} GFLOP/s"
-            if pair and math.isfinite(rate)
-            else NOT,
-        ),
+        ("rate", f"{done / 1e9:,.0f} GFLOP/s" if done else NOT),
+        ("share of the matmul peak", peak_rate.share(run, done) if done else NOT),
         ("FLOPs in all", f"{flops * steps:.3g}" if flops else NOT),
-        ("energy", NOT),
+        ("energy", _energy(run)),
     ]
     device = run.environment.get("device")
     if device:
         count = run.environment.get("devices", 1)
         pairs.append(("devices", f"{count} x {device}"))
     return pairs
+
+
+def _energy(run: RunFiles) -> str:
+    """What the run's counters counted, of its first process's machine."""
+    found = (run.status.energy if run.status else None) or {}
+    parts = {name: _count(found.get(name)) for name in ("gpus", "processors")}
+    known = {name: joules for name, joules in parts.items() if joules is not None}
+    if not known:
+        return NOT
+    words = {"gpus": "GPUs", "processors": "processors, with all else that they did"}
+    listed = "; ".join(f"{_joules(x)} of {words[name]}" for name, x in known.items())
+    return f"{listed}; in {duration(_count(found.get('seconds')) or 0.0)}"
+
+
+def _joules(joules: float) -> str:
+    if joules < 3600:
+        return f"{joules:,.0f} J"
+    hours = joules / 3600
+    return f"{hours:.3g} Wh" if hours < 999.5 else f"{hours / 1000:,.2f} kWh"
 
 
 def _count(value: Any) -> float | None:

@@ -1,0 +1,52 @@
+"""How much of what its devices can do a run does: the share of their matmul rate."""
+
+from __future__ import annotations
+
+import socket
+
+from clipjax.report_parts.run_files import RunFiles
+from clipjax.run_record import counters
+
+TYPES = ("float32", "bfloat16")
+
+
+def share(run: RunFiles, rate: float) -> str:
+    """The share as text, or why there is none.
+
+    rate: floating-point operations per second, on all of the run's devices.
+    """
+    name = run.section("model").get("precision")
+    if name not in TYPES:
+        return "not measured: the run's precision is not known"
+    kind, count = str(run.environment.get("device")), run.environment.get("devices")
+    from clipjax.engine import matmul_rate  # here: other parts need no jax
+
+    each = matmul_rate.PUBLISHED.get(kind, {}).get(name)
+    if each and isinstance(count, int) and count > 0:
+        return _text(rate, each * count, name, "as published")
+    if run.environment.get("platform") != "cpu":
+        return f"not measured: no rate of {kind} is known"
+    if why := _elsewhere(run):
+        return f"not measured: {why}"
+    import jax
+
+    # One product uses all of a CPU's cores, and so do emulated devices together.
+    found = matmul_rate.measured(jax.devices("cpu")[0], name)
+    return _text(rate, found, name, "measured by this report on the run's machine")
+
+
+def _text(rate: float, peak: float, name: str, source: str) -> str:
+    size = (
+        f"{peak / 1e9:,.0f} GFLOP/s" if peak < 1e12 else f"{peak / 1e12:,.1f} TFLOP/s"
+    )
+    return f"{100 * rate / peak:.1f} % of {size} in {name}, {source}"
+
+
+def _elsewhere(run: RunFiles) -> str:
+    """Why the rate of this machine's CPU now says nothing of the run; "" if it does."""
+    if run.status is None or not run.status.condition().over:
+        return "the run has not ended"
+    here = socket.gethostname(), counters.cpus()
+    if run.status.processes > 1 or (run.status.host, run.status.cpus) != here:
+        return "make the report on the run's machine"
+    return ""
