@@ -26,7 +26,7 @@ EXTRAS = {
     "text": (("tokenizers", "sentencepiece"), "released tokenizers"),
     "images": (("cv2",), "faster decoding and resizing of images"),
     "photos": (("pillow_heif", "rawpy"), "HEIC and RAW images"),
-    "look": (("matplotlib", "jinja2"), "clipjax.report"),
+    "look": (("matplotlib", "jinja2", "sklearn"), "clipjax.report"),
     "study": (("optuna",), "clipjax.study"),
     "hf": (("huggingface_hub",), "models named hf-hub:..."),
     "board": (("tensorboard",), "curves in TensorBoard"),

@@ -1,3 +1,4 @@
+import importlib.util
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -30,6 +31,21 @@ def test_pca_of_one_dimension_and_of_equal_points():
     assert points[:, 1].tolist() == [0] * 5 and shares.tolist() == [1, 0]
     points, shares = plane.pca(np.ones((5, 3)))
     assert not points.any() and not shares.any()
+
+
+def test_tsne_keeps_neighbours_together():
+    pytest.importorskip("sklearn")
+    centres = np.eye(3, 8).repeat(10, axis=0)
+    embed = centres + 0.05 * np.random.default_rng(1).normal(size=centres.shape)
+    embed /= np.linalg.norm(embed, axis=1, keepdims=True)
+    points = plane.tsne(embed)
+    assert points is not None and points.shape == (30, 2)
+    gaps = np.linalg.norm(points[:, None] - points, axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    assert (gaps.argmin(axis=1) // 10).tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    again = plane.tsne(embed)
+    assert again is not None and (again == points).all()  # a page looks the same
+    assert plane.tsne(embed[:9]) is None
 
 
 def test_matrix_has_a_cell_per_pair():
@@ -66,6 +82,8 @@ def test_section_of_a_run(tmp_path):
     assert isinstance(both, Columns) and isinstance(charts, Charts)
     assert isinstance(picture_map, Drawing) and picture_map.svg.count("<use") == 32
     assert len(pictures) == 32 and len(both.columns[1][0].items) == 16
+    has = importlib.util.find_spec("sklearn") is not None
+    assert f"32 images by {'t-SNE' if has else 'PCA'}: what" in picture_map.words
 
 
 def test_a_run_without_a_usable_checkpoint_says_so(tmp_path):
