@@ -1,15 +1,25 @@
 """`clipjax.doctor`: each fault is found and named, and a good run has none."""
 
 import dataclasses
+import math
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax import doctor
-from clipjax.checkup import installation, learning, speed, system
+from clipjax import doctor, registry
+from clipjax.checkup import (
+    installation,
+    learning,
+    speed,
+    system,
+    timed_step,
+    which_device,
+)
+from clipjax.engine import run as runs
 from clipjax.types import UserError
-from run_tools import ROOT
+from run_tools import ROOT, tiny
 
 TINY = str(ROOT / "tests" / "config_tiny.py")
 
@@ -134,6 +144,20 @@ def test_which_of_two_waits():
 
 
 @pytest.mark.parametrize(
+    ("there", "state", "words"),
+    [
+        (0.5, "warning", "1 s on gpu and 500 ms on cpu: cpu is faster for this run"),
+        (1.05, "ok", "1 s on gpu and 1.05 s on cpu, about the same"),
+        (30.0, "ok", "1 s on gpu and 30 s on cpu: gpu is faster for this run"),
+    ],
+)
+def test_which_device_is_faster(there, state, words):
+    found = which_device.judged("gpu", 1.0, "cpu", there)
+    assert found.state == state and found.what.endswith(words)
+    assert found.mend == ("JAX_PLATFORMS=cpu before it" if state == "warning" else "")
+
+
+@pytest.mark.parametrize(
     ("loss", "weights", "state"),
     [(3.0, False, ["ok"]), (9.0, False, ["warning"]), (0.1, False, ["warning"])]
     + [(0.1, True, [])],
@@ -150,6 +174,30 @@ def test_a_batch_with_like_captions_allows_less():
     assert learning.ceiling({"label": texts}) == 1.0
 
 
+def learnt(accuracy, loss=0.5, steps=100):
+    return learning.Learnt(accuracy, steps, 2.0, loss)
+
+
+def test_a_batch_by_heart():
+    def judged(once, most=1.0, others=()):
+        again = iter(others)
+        return learning.judged(once, most, 0.1, lambda factor: next(again))
+
+    assert judged(learnt(0.95, steps=7)).state == "ok"
+    assert judged(learnt(0.7), 0.75).state == "ok"  # captions that are alike allow it
+    found = judged(learnt(0.5), others=[learnt(0.1), learnt(1.0, steps=9)])
+    assert found.state == "error" and "accuracy 50% in 100 steps" in found.what
+    assert "too high: --config.optim.lr=0.001 learns it in 9 steps" in found.mend
+    found = judged(learnt(0.5, math.nan), others=[learnt(0.1)] * 5)
+    assert "and the loss is nan" in found.what and "no rate from" in found.mend
+
+
+def test_a_loss_without_an_accuracy():
+    found = learning.judged(learnt(None, 0.5), 1.0, 0.1, None)
+    assert found.state == "ok" and "from 2 to 0.5 in 100 steps" in found.what
+    assert learning.judged(learnt(None, 3.0), 1.0, 0.1, None).state == "warning"
+
+
 @pytest.fixture
 def real(monkeypatch):
     """Without what other tests cover."""
@@ -162,6 +210,7 @@ def real(monkeypatch):
 def test_a_good_run(capsys):
     status, out = called(capsys, "--config", TINY)
     assert status == 0 and "by heart: accuracy 9" in out
+    assert "there is only cpu to train on" in out
     assert "of evaluation data is" in lines(out, "ok")[-1]
 
 
@@ -205,3 +254,45 @@ def test_a_batch_that_does_not_fit(capsys, monkeypatch):
     status, out = called(capsys, "--config", TINY, "--config.data.batch_size=128")
     (line,) = lines(out, "error")
     assert status == 1 and "a step of 128 takes" in line and "batch_size=" in line
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("on_one_device")
+def test_a_step_is_timed_on_another_device(tmp_path, monkeypatch):
+    run = runs.prepare(tiny(), tmp_path, True)
+    source = runs.batches(run, 0)
+    local = dict(next(source))
+    source.close()
+    other = jax.devices()[1]
+    used = []
+    seconds = timed_step.seconds
+
+    def timed(step, state, batch):
+        leaves = jax.tree.leaves((state, batch))
+        used.append({device for leaf in leaves for device in leaf.devices()})
+        return seconds(step, state, batch)
+
+    monkeypatch.setattr(timed_step, "seconds", timed)
+    found = which_device.compared(run, local, 1e3, 1.0, "other", other)
+    assert used == [{other}] and found.state == "warning"
+    assert "other is faster for this run" in found.what
+    # Products alone of 1e15 operations take longer than this.
+    found = which_device.compared(run, local, 1e-3, 1e15, "other", other)
+    assert len(used) == 1 and found.state == "ok"
+    assert "cpu is faster for this run" in found.what
+
+
+# Those that need another model than two towers.
+MODELS = {"cross_entropy": "classifier", "tri_modal": "memory_network"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("on_one_device")
+@pytest.mark.parametrize("loss", registry.names("loss"))
+def test_every_loss_learns_a_batch_by_heart(loss, tmp_path):
+    model = MODELS.get(loss, "two_tower")
+    labels = {"data__label_set": "shape"} if model == "classifier" else {}
+    config = tiny(f"model={model},loss={loss}", **labels)
+    found = next(learning.checks(config, tmp_path))
+    assert found.state == "ok" and "by heart: accuracy" in found.what, found

@@ -31,11 +31,12 @@ _SURE = 4.0  # standard deviations from chance
 @dataclasses.dataclass(frozen=True)
 class Learnt:
     """How a repeated batch went. accuracy: the best; None: the loss has none.
-    steps: until it was reached. loss: the last.
+    steps: until it was reached. first, loss: the first and the last value of the loss.
     """
 
     accuracy: float | None
     steps: int
+    first: float
     loss: float
 
 
@@ -76,23 +77,33 @@ def by_heart(run: Run, step: Any, batch: Any, most: float) -> Learnt:
     step: of `jit_step`. most: the accuracy that is possible.
     """
     state, _ = first_state.make(run, lambda line: None)
-    best, loss = None, math.nan
+    best, first, loss = None, math.nan, math.nan
     for count in range(1, STEPS + 1):
         state, metrics = step(state, batch)
         loss = float(metrics["loss"])
+        first = loss if count == 1 else first
         if not math.isfinite(loss):
-            return Learnt(best, count, loss)
+            return Learnt(best, count, first, loss)
         if (now := accuracy(metrics)) is not None:
             best = max(best or 0.0, now)
             if now >= WANTED * most:
-                return Learnt(now, count, loss)
-    return Learnt(best, STEPS, loss)
+                return Learnt(now, count, first, loss)
+    return Learnt(best, STEPS, first, loss)
 
 
 def judged(once: Learnt, most: float, rate: float, again: Any) -> Finding:
     """What a repeated batch says. again: trains anew with a factor of the rate."""
     if once.accuracy is None and math.isfinite(once.loss):
-        return ok("one batch by heart: this loss has no in-batch accuracy")
+        told = (
+            "one small batch by heart: the loss has no accuracy, and goes from "
+            f"{once.first:.4g} to {once.loss:.4g} in {once.steps} steps"
+        )
+        if once.loss < once.first:
+            return ok(told)
+        return warning(
+            told,
+            "see the learning rate, and the loss (python -m clipjax.testing checks it)",
+        )
     reached = once.accuracy or 0.0
     told = f"one small batch by heart: accuracy {reached:.0%} in {once.steps} steps"
     if most < 1:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from clipjax import byte_sizes
+from clipjax.checkup import timed_step, which_device
 from clipjax.checkup.findings import Finding, error, ok, warning
 from clipjax.checkup.system import Machine
-from clipjax.engine import first_state, memory_check, sharding
-from clipjax.engine.run import Run, batches, jit_step
+from clipjax.engine import first_state, memory_check, step_program
+from clipjax.engine.run import Run, batches
 from clipjax.losses.common.diagnostics import UNINFORMED
 
-_SECONDS = 4.0  # of each measurement
-_ROUNDS = 20
 _FAR = 2.0  # a start at so many times the uninformed loss is far from it
 
 
@@ -29,27 +27,22 @@ def checks(run: Run, machine: Machine) -> Iterator[Finding]:
     source = batches(run, 0)
     try:
         local = dict(next(source))
-        batch = sharding.put_batch(run.mesh, local)
-        compiled = jit_step(run).lower(run.template, batch).compile()
+        step, batch = timed_step.compiled(run, local)
         limit = memory_check.of_device(jax.local_devices()[0], machine.memory_free)
-        found = fits(compiled.memory_analysis(), config.data.batch_size, limit)
+        found = fits(step.memory_analysis(), config.data.batch_size, limit)
         yield found
         if found.state == "error":
             return
-        seconds = _timed(lambda: next(source))
+        data_seconds = timed_step.mean_seconds(lambda: next(source))
     finally:
         source.close()
     state, weights = first_state.make(run, lambda line: None)
-    state, metrics = compiled(state, batch)
+    state, metrics = step(state, batch)
     first = {x: float(metrics[x]) for x in ("loss", UNINFORMED) if x in metrics}
-
-    def step() -> None:
-        nonlocal state, metrics
-        state, metrics = compiled(state, batch)
-        jax.block_until_ready(metrics)
-
-    step_seconds = _timed(step)
-    yield bottleneck(config.data.batch_size, step_seconds, seconds, config.data.workers)
+    seconds = timed_step.seconds(step, state, batch)
+    yield bottleneck(config.data.batch_size, seconds, data_seconds, config.data.workers)
+    flops = step_program.describe(step, batch, run.mesh.size).flops
+    yield from which_device.checks(run, local, seconds, flops)
     yield from start(first, weights)
 
 
@@ -122,13 +115,3 @@ def start(first: dict[str, float], weights: bool) -> Iterator[Finding]:
 def _parts(batch: int, most: int) -> int:
     """The fewest equal parts of a batch of which one fits."""
     return next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most)
-
-
-def _timed(act: Callable[[], Any]) -> float:
-    """The mean seconds of a call."""
-    begin, count, spent = time.perf_counter(), 0, 0.0
-    while count < _ROUNDS and spent < _SECONDS:
-        act()
-        count += 1
-        spent = time.perf_counter() - begin
-    return max(spent / count, 1e-9)

@@ -72,16 +72,23 @@ class Run:
     shared_names: str = ""  # the prefix of its workers' shared memory
 
 
-def prepare(config: Config, workdir: pathlib.Path, anew: bool) -> Run:
+def prepare(
+    config: Config,
+    workdir: pathlib.Path,
+    anew: bool,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Run:
     """Creates every part of a run, evaluation included.
 
     anew: True if the run starts, with a new tokenizer or with that of the run in
     `init_from`. False if it resumes, with the tokenizer in workdir.
+    mesh: None for that of the config's section.
 
     Raises UserError if the config, the data or the memory do not fit the run.
     """
     validate(config)
-    mesh = sharding.make_mesh(config.mesh)
+    if mesh is None:
+        mesh = sharding.make_mesh(config.mesh)
     batch, devices = config.data.batch_size, mesh.size
     if batch % devices:
         raise UserError(

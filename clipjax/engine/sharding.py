@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,10 +39,18 @@ def make_mesh(config: Mapping[str, int]) -> Mesh:
             f"mesh.data={config['data']}, mesh.fsdp={fsdp}: their product must be the "
             f"number of devices, {count} ({jax.devices()[0].device_kind})"
         )
+    return mesh_of(jax.devices(), data, fsdp)
+
+
+def mesh_of(devices: Sequence[jax.Device], data: int, fsdp: int) -> Mesh:
+    """The mesh (data, fsdp) of data x fsdp devices."""
     # The default axis type is Explicit since jax 0.9, under which indexing a sharded
     # table and multiplying two batch-sharded embeddings raise.
     return jax.make_mesh(
-        (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+        (data, fsdp),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=devices,
     )
 
 
