@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from clipjax import config_options, registry
 from clipjax.config_addresses import SECTIONS
-from clipjax.config_keys import SHARED
+from clipjax.config_keys import PLAIN, SHARED
 from clipjax.config_sections import (
     chain,
     check_known,
@@ -135,7 +135,7 @@ def base(
         "optim.schedule", "schedule", chosen["schedule"], values
     )
     config.optim = optim
-    for name in ("lora", "train", "checkpoint", "log", "mesh"):
+    for name in PLAIN:
         config[name] = ConfigDict(_shared(values, name))
     config.evals = evals_section(chosen["evals"], values)
     return config.lock()

@@ -22,7 +22,7 @@ HOW_KEYS = (
     r"data\.(workers|threads|timeout)",
     r"data\.tokenizer\.(path|vocab)",  # the run stores their content
     r"data\.eval\..*",
-    r"(log|mesh|checkpoint|evals)\..*",
+    r"(log|mesh|checkpoint|early_stop|evals)\..*",
     r"train\.(eval_every|eval_ema|val_batches|max_bad_steps)",
     r"loss\.(\w+\.)?block",
 )
@@ -164,12 +164,7 @@ def validate(config: Config, chosen: Config | None = None) -> None:
         raise UserError("loss: all weights are 0; set one of them above 0")
     if values["mesh.data"] == 0:
         raise UserError(f"mesh.data={values['mesh.data']}: must be -1 or at least 1")
-    best = values["checkpoint.best"]
-    known = ["val_loss"] * (values["train.val_batches"] > 0)
-    evaluators = labels(config.evals, "evals")
-    if best and best not in known and best.partition("/")[0] not in evaluators:
-        known += [f"{label}/METRIC" for label in evaluators]
-        raise UserError(f"checkpoint.best={best!r}: must be {' or '.join(known)}")
+    _check_metrics(config, values)
     if not 0 < values["optim.layer_decay"] <= 1:
         raise UserError(
             f"optim.layer_decay={values['optim.layer_decay']}: must be above 0, 1 at "
@@ -181,6 +176,40 @@ def validate(config: Config, chosen: Config | None = None) -> None:
     _check_pattern("optim.no_decay", values["optim.no_decay"])
     for key in ("by_adam", "stacked"):
         _check_pattern(f"optim.{key}", values.get(f"optim.{key}", ""))
+
+
+def _check_metrics(config: Config, values: Mapping[str, Any]) -> None:
+    """What is said of metrics, as far as the config alone tells."""
+    known = ["val_loss"] * (values["train.val_batches"] > 0)
+    evaluators = labels(config.evals, "evals")
+    listing = " or ".join([*known, *(f"{label}/METRIC" for label in evaluators)])
+    for path in ("checkpoint.best", "early_stop.metric"):
+        name = values[path]
+        if not name or name in known or name.partition("/")[0] in evaluators:
+            continue
+        listing = listing or "empty: the run has no evaluators and no validation loss"
+        raise UserError(f"{path}={name!r}: must be {listing}")
+    patience, threshold = values["early_stop.patience"], values["early_stop.threshold"]
+    if not patience:
+        for key in ("min_delta", *["metric"] * (not threshold)):
+            if value := values[f"early_stop.{key}"]:
+                raise UserError(
+                    f"early_stop.{key}={value!r} and early_stop.patience=0 end no run: "
+                    "set early_stop.patience to the evaluations without a better value "
+                    "that end it" + " or early_stop.threshold" * (key == "metric")
+                )
+        if not threshold:
+            return
+    if not listing:
+        raise UserError(
+            "early_stop: the run has no evaluators and no validation loss to go by: "
+            "choose evals=, or set train.val_batches"
+        )
+    if not values["train.eval_every"]:
+        raise UserError(
+            "early_stop: with train.eval_every=0 the run is evaluated only at its end: "
+            "set the steps between evaluations"
+        )
 
 
 def _check_group(rule: Any) -> None:

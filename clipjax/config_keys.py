@@ -17,6 +17,9 @@ class Key:
 _NO_DECAY = r"(^|/)(positions|class_token|logit_scale|logit_bias)$"
 _LORA_ON = r"/(qkv|query|key_value|out|fc1|fc2)/kernel$"
 
+# Sections of nothing but their keys.
+PLAIN = ("lora", "train", "early_stop", "checkpoint", "log", "mesh")
+
 # Section -> key. The section "" is the config itself.
 KEYS: dict[str, dict[str, Key]] = {
     "": {
@@ -104,6 +107,20 @@ KEYS: dict[str, dict[str, Key]] = {
             8, "batches of validation loss at each evaluation; 0: no validation loss"
         ),
     },
+    "early_stop": {
+        "metric": Key(
+            "",
+            'metric of the evaluations that ends the run early, "zeroshot/mean_top1" '
+            'or "val_loss"; empty: that of the best checkpoint',
+        ),
+        "patience": Key(
+            0, "evaluations in a row without a better value that end the run; 0: none"
+        ),
+        "min_delta": Key(0.0, "a value is better if it is so by more than this"),
+        "threshold": Key(
+            0.0, "the run ends once the metric reaches this value; 0: none"
+        ),
+    },
     "checkpoint": {
         "every": Key(0, "steps between saves; 0: one save per epoch"),
         "keep": Key(2, "number of latest saves to keep"),
@@ -111,7 +128,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "best": Key(
             "",
             'metric whose best save is kept, "retrieval/mean_recall@1" or "val_loss"; '
-            "empty: the primary metric of the first evaluator",
+            "empty: early_stop.metric, or the primary metric of the first evaluator",
         ),
         "best_mode": Key(
             "",

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from clipjax import registry
 from clipjax.config_addresses import nearest
-from clipjax.config_keys import SHARED
+from clipjax.config_keys import PLAIN, SHARED
 from clipjax.types import Config, UserError
 
 DATA_PARTS = ("tokenizer", "preprocess", "augment", "text_augment")
@@ -133,7 +133,7 @@ def _expected(config: Config) -> Iterator[tuple[str, Any, set[str], dict[str, An
         for name, keys in SHARED.items()
     }
     yield "", config, {*shared[""], *(set(SHARED) - {""}), *COMPONENTS}, shared[""]
-    for name in ("lora", "train", "checkpoint", "log", "mesh"):
+    for name in PLAIN:
         yield name, config[name], set(shared[name]), shared[name]
     inner = {"train", "eval", "preprocess", "augment"}
     more = {"tokenizer"} if "text" in _towers(config.model) else set()

@@ -28,6 +28,7 @@ from clipjax.engine.activity import Activity, Task, duration
 from clipjax.engine.checkpoint.step_folder import BROKEN, Mark, Store
 from clipjax.engine.compilation import enable_cache
 from clipjax.evaluation_request import Prepared, Request, Wanted
+from clipjax.run_record import status
 from clipjax.types import EvalResult, UserError, Variables
 from clipjax.weights import read_model
 
@@ -264,7 +265,7 @@ class _Follower:
         newest, total = self._newest(), self._length()
         count = len(self._evaluated)
         made = f"{count} step{'' if count == 1 else 's'} evaluated"
-        if total and newest >= total:
+        if (total and newest >= total) or self._is_finished(newest):
             return f"{self._workdir} has ended at step {newest}: {made}"
         if not self._is_over():
             return ""
@@ -276,6 +277,21 @@ class _Follower:
         if left := [x for x in self._store.steps() if x not in self._store.whole()]:
             text += f"; step {left[-1]} is not whole and was left out"
         return text
+
+    def _is_finished(self, newest: int) -> bool:
+        """Whether the run says that it ended with this step, perhaps before its last.
+
+        A start of the run since then is a running one.
+        """
+        try:
+            found = status.read(self._workdir)
+        except UserError:  # it is being replaced, or damaged
+            return False
+        return (
+            found is not None
+            and found.state == status.FINISHED
+            and newest >= found.step
+        )
 
     def _is_over(self) -> bool:
         """Whether nothing new has come for longer than the timeout."""

@@ -24,6 +24,7 @@ from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.checkpoint.step_folder import Store
 from clipjax.evals_flags import EvalsFlags
 from clipjax.evaluation_request import Prepared, Request
+from clipjax.run_record import status
 from clipjax.types import EvalResult, Metric, UserError
 from run_tools import ROOT, tiny, train
 
@@ -307,6 +308,19 @@ def test_a_run_that_died(run, quick):
     assert steps == [2]
     assert "had nothing new for 0:00 and is taken for ended at step 2 of 6" in lines[-1]
     assert lines[-1].endswith("1 step evaluated; step 4 is not whole and was left out")
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "ended"),
+    [("finished", 2, True), ("running", 2, False), ("finished", 4, False)],
+)
+def test_a_run_that_stopped_early(run, quick, state, step, ended):
+    run.begin().save(2)
+    found = status.Status(state, "m is 1", step=step, total_steps=6)
+    status.write(run.folder, found, sync=False)
+    steps, lines = following(run, timeout=0.1)
+    assert steps == [2]
+    assert lines[-1].endswith("has ended at step 2: 1 step evaluated") == ended
 
 
 def test_a_run_that_never_comes(run, quick):

@@ -61,6 +61,23 @@ def unwritten(folder: pathlib.Path, error: OSError) -> UserError:
     )
 
 
+def best_metric(
+    config: Config, results: dict[str, EvalResult], metrics: dict[str, Metric]
+) -> tuple[str, str]:
+    """The metric that chooses the best checkpoint, and its mode ("": unknown).
+
+    results, metrics: an evaluation's.
+    """
+    best = config.checkpoint.best or config.early_stop.metric
+    if not best and results:
+        # By its full name, because a resumed run may add evaluators before it.
+        label, first = next(iter(results.items()))
+        best = f"{label}/{first.primary}"
+    best = best or "val_loss"
+    mode = metrics[best].mode if best in metrics else ""
+    return best, config.checkpoint.best_mode or mode
+
+
 def describe_missing(run: Run, step: int) -> str:
     """A line on a complete run without the results of its end; "" if they are there.
 

@@ -12,6 +12,7 @@ import pathlib
 import signal
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +38,8 @@ from clipjax.engine import state as states
 from clipjax.engine.activity import Activity
 from clipjax.engine.checkpoint.saves import Checkpoints
 from clipjax.engine.compilation import enable_cache
-from clipjax.engine.evaluation import Evaluation, describe_missing
+from clipjax.engine.early_stop import EarlyStop
+from clipjax.engine.evaluation import Evaluation, best_metric, describe_missing
 from clipjax.engine.metrics import MetricWriter
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare, size
@@ -49,6 +51,10 @@ from clipjax.pulse import pulse
 from clipjax.types import Config, EvalResult, Metric, UserError
 from clipjax.weights import write_model
 
+# In a checkpoint's meta: a signal came before the evaluation of this step, which is
+# made when the run goes on.
+_UNEVALUATED = "unevaluated"
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -56,6 +62,7 @@ class Outcome:
 
     step: steps done. results: the evaluators' results at the last evaluation.
     stopped_by: the signal that stopped the run, 0 if it is complete.
+    stopped_early: why `early_stop` ended it before its last step; "" if it did not.
     best: the step of the best save and its metrics, of which best_metric chose it; None
       and empty if no evaluation did.
     """
@@ -64,6 +71,7 @@ class Outcome:
     total_steps: int
     results: dict[str, EvalResult]
     stopped_by: int = 0
+    stopped_early: str = ""
     best: int | None = None
     best_metric: str = ""
     best_metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -142,16 +150,19 @@ def _train(
         say(_summary(run))
         say(write_model.describe_limits(run.config, run.model, run.tokenizer))
         with activity.doing("making or reading the first state"):
-            state, start, replaced = _start(run, saves, say)
+            state, start, meta = _start(run, saves, say)
         record.position = lambda: (start, None)
         on_primary(lambda: _save_parts(run))
         run.shared_names = shared_memory.begin(workdir, config.data.workers, say)
-        if start >= run.total_steps:
-            say(f"complete: all {run.total_steps} steps of {workdir} are done")
+        early = EarlyStop(config, meta.get("early_stop", {}), activity.warn)
+        if complete := early.describe_end(run.workdir, start, run.total_steps):
+            say(complete)
             if told := describe_missing(run, start):
                 say(told)
-            record.ended()
-            return _with_best(Outcome(start, run.total_steps, {}), saves)
+            why = early.reason if start < run.total_steps else ""
+            record.ended(why=why)
+            ended = Outcome(start, run.total_steps, {}, stopped_early=why)
+            return _with_best(ended, saves)
         if command is not None:
             added = command
             on_primary(lambda: starts.add(workdir, added, start))
@@ -161,10 +172,12 @@ def _train(
             )
             record.position = progress.position
             stack.enter_context(activity.doing(progress))
-            outcome = _loop(run, saves, stop, state, start, replaced, progress, stack)
+            outcome = _loop(
+                run, saves, stop, state, start, meta, early, progress, stack
+            )
         with activity.doing(f"finishing the save of step {outcome.step}"):
             saves.wait()
-        record.ended(outcome.stopped_by)
+        record.ended(outcome.stopped_by, outcome.stopped_early)
         return _with_best(outcome, saves)
 
 
@@ -184,25 +197,10 @@ def _summary(run: Run) -> str:
     )
 
 
-def _best(
-    config: Config, results: dict[str, EvalResult], metrics: dict[str, Metric]
-) -> tuple[str, str]:
-    """The metric that chooses the best checkpoint, and its mode ("": unknown).
-
-    results, metrics: an evaluation's.
-    """
-    best = config.checkpoint.best
-    if not best and results:
-        # By its full name, because a resumed run may add evaluators before it.
-        label, first = next(iter(results.items()))
-        best = f"{label}/{first.primary}"
-    best = best or "val_loss"
-    mode = metrics[best].mode if best in metrics else ""
-    return best, config.checkpoint.best_mode or mode
-
-
-def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, int]:
-    """The first state, its step, and the replaced examples counted so far."""
+def _start(
+    run: Run, saves: Checkpoints, say
+) -> tuple[states.TrainState, int, dict[str, Any]]:
+    """The first state, its step, and its checkpoint's meta; {} without one."""
     config = run.config
     restored = saves.restore_latest(run.template)
     if restored is not None:
@@ -214,11 +212,11 @@ def _start(run: Run, saves: Checkpoints, say) -> tuple[states.TrainState, int, i
                 "same data to resume it, or another --workdir"
             )
         say(f"resuming {run.workdir} from step {step} of {run.total_steps}")
-        return state, step, meta["replaced"]
+        return state, step, meta
     state, taken = first_state.make(run, say)
     if not taken:
         say(f"starting from scratch in {run.workdir}")
-    return state, 0, 0
+    return state, 0, {}
 
 
 def _loop(
@@ -227,10 +225,12 @@ def _loop(
     stop: StopRequest,
     state: states.TrainState,
     start: int,
-    replaced: int,
+    meta: Mapping[str, Any],
+    early: EarlyStop,
     progress: Progress,
     stack: contextlib.ExitStack,
 ) -> Outcome:
+    """meta: of the checkpoint that the run resumes from; {} if it has none."""
     config, total, activity = run.config, run.total_steps, progress.activity
     train_step = jit_step(run)
     evaluation = Evaluation(run, progress)
@@ -252,10 +252,28 @@ def _loop(
         saves.wait()
         return _last_saved(saves)
 
+    def evaluate(
+        step: int, state: states.TrainState
+    ) -> tuple[dict[str, EvalResult], dict[str, Metric]]:
+        results, evaluated = evaluation.run(state)
+        if writer is not None:
+            values = {f"eval/{k}": metric.value for k, metric in evaluated.items()}
+            writer.write_scalars(step, values)
+        if evaluated:
+            best = best_metric(config, results, evaluated)
+            saves.follow(*best)
+            early.look(step, evaluated, best[0])
+        return results, evaluated
+
+    replaced = meta.get("replaced", 0)
     log = StepLog(run, source, progress, writer, start, replaced, last_saved)
     several = peers.group() is not None
     results: dict[str, EvalResult] = {}
-    for step in range(start + 1, total + 1):
+    step = start
+    if meta.get(_UNEVALUATED):
+        results, _ = evaluate(step, state)
+    while step < total and not early.reason:
+        step += 1
         first = step == start + 1
         progress.at(step)
         # 1. Step: dispatched, not awaited.
@@ -291,18 +309,19 @@ def _loop(
         # 3. Evaluate, unless asked to stop, because the sender may not wait that long.
         evaluated: dict[str, Metric] = {}
         stopping = stop_signal and step < total
-        if due(step, config.train.eval_every, total) and not stopping:
+        is_due = due(step, config.train.eval_every, total)
+        if is_due and not stopping:
             log.flush()
-            results, evaluated = evaluation.run(state)
-            if writer is not None:
-                values = {f"eval/{k}": metric.value for k, metric in evaluated.items()}
-                writer.write_scalars(step, values)
+            results, evaluated = evaluate(step, state)
         # 4. Save.
         if due(step, save_every, total) or evaluated or stop_signal:
             log.flush()
-            meta = {"replaced": log.replaced, "epoch_size": run.epoch_size}
-            if evaluated:
-                saves.follow(*_best(config, results, evaluated))
+            meta = {
+                "replaced": log.replaced,
+                "epoch_size": run.epoch_size,
+                "early_stop": early.seen,
+                _UNEVALUATED: bool(is_due and stopping),
+            }
             with activity.doing(f"saving step {step}"):
                 saves.save(
                     step,
@@ -316,9 +335,12 @@ def _loop(
             name = signal.Signals(stop_signal).name
             progress.say(f"stopped by {name}; saving step {step}")
             return Outcome(step, total, results, stop_signal)
+    why = early.reason if step < total else ""
+    if why:
+        progress.say(f"stopped early at step {step} of {total}: {why}")
     saves.wait()
     evaluation.keep(state, results)
-    return Outcome(total, total, results)
+    return Outcome(step, total, results, stopped_early=why)
 
 
 def _with_best(outcome: Outcome, saves: Checkpoints) -> Outcome:

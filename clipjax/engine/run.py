@@ -21,6 +21,7 @@ from clipjax.engine import (
     assemble,
     classes,
     datasets,
+    early_stop,
     initial,
     memory_check,
     resume,
@@ -177,6 +178,8 @@ def prepare(
     encoder = assemble.encoder(config, model, tokenizer, mesh, learnt)
     evaluators = assemble.evaluators(config, encoder, eval_source, own)
     evaluators.check_metric(config.checkpoint.best, "checkpoint.best")
+    evaluators.check_metric(config.early_stop.metric, "early_stop.metric")
+    early_stop.check(config, total)
     return Run(
         config=config,
         workdir=workdir,

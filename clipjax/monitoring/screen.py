@@ -129,6 +129,7 @@ def _condition(shown: Snapshot) -> str:
     texts = {
         statuses.STOPPED: f"stopped {ago} ago by {status.reason if status else ''}",
         statuses.FAILED: f"failed {ago} ago{reason}",
+        statuses.FINISHED: f"finished {ago} ago{reason}",
         EMPTY: "empty: nothing is in its folder yet",
         UNKNOWN: "unknown: it has no status.json that can be read",
         ABSENT: "absent: its folder is gone",

@@ -278,11 +278,13 @@ LEAST_FALL, MOST_LOSS, MOST_HOURS = 0.8, 1.0, 12.0
 def criteria(run: RunFiles, course: Course) -> Table:
     """Whether a run from scratch went as it should."""
     done, total = run.log.last_step() or 0, run.total_steps
+    early = run.status is not None and run.status.stopped_early
+    steps = f"{done:,} of {total:,}" + ", stopped early" * early
     bad = run.last("train/bad_total")
     calm = not bad > 0 and course.last <= 2 * max(course.best, 1e-9)
     hours = run.seconds / 3600
     lines = [
-        _criterion("all steps done", f"{done:,} of {total:,}", bool(total <= done > 0)),
+        _criterion("all steps done", steps, early or bool(total <= done > 0)),
         _criterion(
             f"the loss falls by more than {100 * LEAST_FALL:.0f} %",
             f"{100 * course.reduction:.1f} %",

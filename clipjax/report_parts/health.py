@@ -57,6 +57,9 @@ def _end(run: RunFiles) -> Check | None:
     done, total = run.log.last_step() or 0, run.total_steps
     of = f"step {done:,} of {total:,}" if total else f"step {done:,}"
     word = condition(run)
+    if run.status is not None and run.status.stopped_early:
+        why = f"It ended at {of}: {run.status.reason}."
+        return Check("good", "stopped early", why)
     if word == status.FINISHED:
         return Check("good", "complete", f"All {total:,} steps are done.")
     if word == status.RUNNING:

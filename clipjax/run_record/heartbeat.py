@@ -113,14 +113,14 @@ class Heartbeat:
             self._outcome = statuses.FAILED, _describe(error)
         self._finish()
 
-    def ended(self, number: int = 0) -> None:
+    def ended(self, number: int = 0, why: str = "") -> None:
         """All is done and saved: a signal of this number asked to stop, or, 0, the run
-        is complete.
+        is complete, before its last step if `why` says so.
         """
         if number:
             self._outcome = statuses.STOPPED, signal.Signals(number).name
         else:
-            self._outcome = statuses.FINISHED, ""
+            self._outcome = statuses.FINISHED, why
 
     def fail_now(self, why: str) -> None:
         """Says in any thread that the process ends by an error at once."""

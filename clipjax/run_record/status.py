@@ -59,7 +59,8 @@ class Status:
     """What a run said last. Times are in seconds since 1970, sizes in bytes.
 
     state: "running", "finished", "stopped" or "failed", as of the last beat.
-    reason: the signal's name if it was stopped; the error's line if it failed.
+    reason: the signal's name if it was stopped; the error's line if it failed; why it
+      finished before its last step.
     pid, host, born, machine: the first process, its machine's name, when it began, and
       where its pid means it: a boot of a machine and a space of processes.
     processes: how many train together.
@@ -109,6 +110,11 @@ class Status:
     save_size: int | None = None
     next_size: int | None = None
     disk_free: int | None = None
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run is complete and ended before its last step."""
+        return self.state == FINISHED and bool(self.reason)
 
     def condition(self, now: float | None = None) -> Condition:
         """What became of the run by now (seconds since 1970; None: this moment).

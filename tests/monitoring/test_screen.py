@@ -61,6 +61,7 @@ def test_gpus_and_arrays(tmp_path):
     ("changes", "words"),
     [
         ({"state": "finished"}, "finished 2:00 ago"),
+        ({"state": "finished", "reason": "m is 1"}, "finished 2:00 ago: m is 1"),
         ({"state": "stopped", "reason": "SIGTERM"}, "stopped 2:00 ago by SIGTERM"),
         ({"state": "failed", "reason": "no room"}, "failed 2:00 ago: no room"),
         ({"pid": 2**30}, r"dead since [\d:]+ \(2:00 ago\): it ended without a word"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import report_tools
 
-from clipjax.report_parts import health, loss_phases
+from clipjax.report_parts import curve_sections, health, loss_phases
+from clipjax.run_record import status
 
 
 def levels(run):
@@ -64,6 +65,19 @@ def test_each_fault_is_found_with_its_mend(tmp_path, what, level, series):
     run = report_tools.logged(tmp_path, **series)
     found = {x.what: x for x in health.checks(run, loss_phases.course(run))}
     assert found[what].level == level and found[what].mend
+
+
+def test_a_run_that_stopped_early_is_complete(tmp_path):
+    place = report_tools.saved_run(tmp_path)
+    report_tools.log(place, loss=FALL)
+    found = status.Status("finished", "val_loss was not better", total_steps=500)
+    status.write(place, found, sync=False)
+    run = report_tools.read(place)
+    (check,) = (x for x in health.checks(run, None) if x.what == "stopped early")
+    assert check.level == "good"
+    assert check.why == "It ended at step 100 of 500: val_loss was not better."
+    rows = curve_sections.criteria(run, loss_phases.course(run)).rows
+    assert rows[0][1:] == ["yes", "100 of 500, stopped early"]
 
 
 def test_an_unfinished_run_is_not_complete(tmp_path):
