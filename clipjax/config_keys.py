@@ -134,6 +134,9 @@ KEYS: dict[str, dict[str, Key]] = {
             "",
             'whether that metric\'s "max" or "min" is best; empty: as it declares',
         ),
+        "keep_best": Key(
+            1, "number of best saves to keep; checkpoints/best names them by the metric"
+        ),
     },
     "log": {
         "every": Key(10, "steps between rows of metrics"),

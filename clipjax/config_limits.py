@@ -34,7 +34,7 @@ LIMITS: tuple[tuple[str, float, float], ...] = (
     (r"train\.epochs", 0, 1e9),
     (r"early_stop\.patience", 0, INT),
     (r"early_stop\.min_delta", 0, math.inf),
-    (r"checkpoint\.keep", 1, INT),
+    (r"checkpoint\.keep(_best)?", 1, INT),
     (r"checkpoint\.(every|keep_every)", 0, INT),
     (r"log\.every", 1, INT),
     (r"mesh\.data", -1, INT),

@@ -78,7 +78,7 @@ def _bytes_of_saves(run: Run) -> int:
     """About the bytes of all checkpoints that are there at once."""
     keep, total = run.config.checkpoint, run.total_steps
     every = keep.every or run.steps_per_epoch
-    kept = keep.keep + 2  # the best one, and the next before an old one is deleted
+    kept = keep.keep + keep.keep_best + 1  # the next comes before an old one is deleted
     kept += total // keep.keep_every if keep.keep_every else 0
     return layout.size(run.template) * min(kept, math.ceil(total / every))
 

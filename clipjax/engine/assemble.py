@@ -297,14 +297,18 @@ def find_step(workdir: pathlib.Path, which: str) -> int | None:
     if which.isdecimal():
         return int(which)
     with Checkpoints(workdir, read_only=True) as saves:
-        best = saves.best_step() if which == "best" else None
-        return max(saves.steps(), default=None) if best is None else best
+        found = saves.step_of(which)
+        if found is None and which in ("best", "latest"):
+            return max(saves.steps(), default=None)
+        return found
 
 
 def load_state(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
     """A run's saved state as nested dicts of host arrays, and its step.
 
-    which: "best" (the latest if no best is known), "latest" or a step's number.
+    which: "best" (the latest if no best is known), "latest", a step's number, or its
+      name in checkpoints/best.
+
     Raises UserError if there is no such step, or it holds non-finite numbers.
     """
     with Checkpoints(workdir, read_only=True) as saves:

@@ -138,6 +138,7 @@ def _train(
         workdir,
         keep=config.checkpoint.keep,
         every_keep=config.checkpoint.keep_every,
+        keep_best=config.checkpoint.keep_best,
         best_metric=config.checkpoint.best,
         best_mode=config.checkpoint.best_mode,
         warn=activity.warn,

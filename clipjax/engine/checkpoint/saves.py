@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from clipjax import preempt
 from clipjax.engine.checkpoint import layout, orbax_log
+from clipjax.engine.checkpoint.best_names import BestNames
 from clipjax.engine.checkpoint.reachable import Reachable
 from clipjax.engine.checkpoint.step_folder import BROKEN, JSON_NAME, Store
 from clipjax.multihost import gather, on_primary
@@ -55,10 +56,10 @@ class Checkpoints:
     Args:
       keep: how many of the latest steps are kept.
       every_keep: multiples of this step are always kept; 0: none.
-      best_metric: the step with this metric's best value is kept too; "": the metric
-        of the saves so far.
+      keep_best: how many steps with the best values are kept too.
+      best_metric: the metric of these; "": that of the saves so far.
       best_mode: "max", "min", or "" for the mode saved with the metric. While that is
-        unknown, the steps with the largest and the smallest value are both kept.
+        unknown, the steps with the largest and with the smallest values are both kept.
       warn: takes one line per step that is damaged, ignored or moved.
 
     Raises:
@@ -72,20 +73,25 @@ class Checkpoints:
         *,
         keep: int = 2,
         every_keep: int = 0,
+        keep_best: int = 1,
         best_metric: str = "",
         best_mode: str = "max",
         read_only: bool = False,
         warn: Callable[[str], None] = logger.warning,
     ):
-        if keep < 1 or every_keep < 0 or best_mode not in ("", "max", "min"):
+        least = min(keep, keep_best)
+        if least < 1 or every_keep < 0 or best_mode not in ("", "max", "min"):
             raise UserError(
-                f"checkpoints: keep={keep} must be at least 1, every_keep={every_keep} "
-                f"at least 0, best_mode={best_mode!r} 'max', 'min' or empty"
+                f"checkpoints: keep={keep} and keep_best={keep_best} must be at least "
+                f"1, every_keep={every_keep} at least 0, best_mode={best_mode!r} "
+                "'max', 'min' or empty"
             )
         self._store = Store(workdir, warn)
         self.workdir = self._store.workdir
+        self._names = BestNames(self._store.folder)
         self._keep = keep
         self._every_keep = every_keep
+        self._keep_best = keep_best
         self._best = (best_metric, best_mode)
         self._read_only = read_only
         self._warn = warn
@@ -255,7 +261,8 @@ class Checkpoints:
         return self._newest(template, set_aside=not self._read_only)
 
     def restore(self, which: int | str = "latest", template: Any = None) -> Any:
-        """Returns a step by number, "latest" or "best": (state, meta, step).
+        """Returns a step by number, "latest", "best" or its name in checkpoints/best:
+        (state, meta, step).
 
         Without a template the state is nested dicts of host arrays, with tuples by
         index and typed keys as their uint32 data.
@@ -270,7 +277,7 @@ class Checkpoints:
                 raise UserError(f"{self.workdir} holds no checkpoint")
             return newest
         steps = on_primary(self.steps)
-        step: Any = on_primary(self.best_step) if which == "best" else which
+        step: Any = on_primary(lambda: self.step_of(which))
         if step not in steps:
             raise UserError(
                 f"{self.workdir} holds no checkpoint {which!r}; its steps: "
@@ -280,6 +287,16 @@ class Checkpoints:
         if problems:
             raise UserError(self._store.damage_message(step, problems))
         return loaded
+
+    def step_of(self, which: int | str) -> int | None:
+        """The step that is "best", or of a name in checkpoints/best; a number as it is;
+        None if unknown.
+        """
+        if which == "best":
+            return self.best_step()
+        if isinstance(which, str):
+            return self._names.step_of(which)
+        return which
 
     def _newest(self, template: Any, set_aside: bool) -> Any:
         damaged: list[int] = []
@@ -354,8 +371,12 @@ class Checkpoints:
             self._failure = (step, error)
             return
         try:
-            best = self._store.best(*self.best_metric())
+            metric, mode = self.best_metric()
+            best = self._store.best(metric, mode, self._keep_best)
             self._store.prune(self._keep, self._every_keep, best)
+            values = self._store.values(metric)
+            named = {step: values[step] for step in sorted(best)}
+            self._note = self._names.renew(metric, named)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"
 

@@ -1,8 +1,9 @@
 """A run's checkpoint folder: names, damage, retention. No orbax, no devices.
 
 WORKDIR/checkpoints holds one folder per step (orbax's item folders and their files),
-manifests/STEP.json with the sha256 of every file of that step, and set_aside/ with
-steps that were moved away for new ones. On several hosts only process 0 writes here.
+manifests/STEP.json with the sha256 of every file of that step, best/ with links to the
+best steps (best_names.py), and set_aside/ with steps that were moved away for new ones.
+On several hosts only process 0 writes here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from clipjax import atomic_files
 from clipjax.engine.checkpoint import manifest, orbax_log
+from clipjax.engine.checkpoint.best_names import BestNames
 from clipjax.types import UserError
 
 JSON_NAME = "metadata"  # the file in the folder of a JSON item
@@ -151,26 +153,31 @@ class Store:
             followed = followed or (mode if name == metric else "")
         return followed
 
-    def best(self, metric: str, mode: str) -> set[int]:
-        """The step with a metric's best finite value; ties: the latest.
-
-        mode: "max", "min", or "" for `self.mode`. If that is unknown, both the step
-        with the largest and the step with the smallest value are returned.
-        """
-        mode = mode or self.mode(metric)
-        scores = []
+    def values(self, metric: str) -> dict[int, float]:
+        """The finite values of a metric by their steps, ascending."""
+        found = {}
         for step in self.steps():
             try:
                 value = float(self.item(step, "meta")["metrics"].get(metric, math.nan))
             except BROKEN:
                 continue  # damaged: restoring it reports that
             if math.isfinite(value):
-                scores.append((value, step))
-        if not scores:
-            return set()
-        largest = max(scores)[1]
-        smallest = max((-value, step) for value, step in scores)[1]
-        return {"max": {largest}, "min": {smallest}}.get(mode, {largest, smallest})
+                found[step] = value
+        return found
+
+    def best(self, metric: str, mode: str, count: int = 1) -> set[int]:
+        """So many steps with a metric's best finite values; of equal ones the latest.
+
+        mode: "max", "min", or "" for `self.mode`. If that is unknown, the steps with
+        the largest and those with the smallest values are returned.
+        """
+        mode = mode or self.mode(metric)
+        values = self.values(metric)
+        rising = sorted(values, key=lambda step: (values[step], step))
+        falling = sorted(values, key=lambda step: (-values[step], step))
+        largest, smallest = {*rising[-count:]}, {*falling[-count:]}
+        both = largest | smallest
+        return {"max": largest, "min": smallest}.get(mode, both)
 
     def prune(self, keep: int, every_keep: int, best: Collection[int]) -> None:
         """Deletes the steps that have `keep` newer ones with a manifest.
@@ -254,6 +261,7 @@ class Store:
             if self._manifest(step).exists():
                 self._manifest(step).rename(self._aside / f"{name}.json")
             self._warn(f"step {step} is moved to {self._aside / name}")
+        BestNames(self.folder).drop_dangling()
 
     def _probe(self) -> None:
         probe = self.folder / ".probe"

@@ -247,6 +247,38 @@ def test_retention(opened, tmp_path, mode, keep, every):
     assert opened.said == []
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize(("keep", "count"), [(1, 3), (2, 2)])
+def test_the_best_ones_are_kept(opened, tmp_path, mode, keep, count):
+    saves = opened(keep=keep, keep_best=count, best_metric="r/a", best_mode=mode)
+    draw, sign = random.Random(count), 1 if mode == "max" else -1
+    values: dict[int, float] = {}
+    for step in range(1, 13):
+        values[step] = draw.choice([0.1, 0.2, 0.3, float("nan")])
+        saves.save(step, {"n": step}, {}, {"r/a": values[step]})
+        saves.wait()
+        finite = sorted((sign * v, s) for s, v in values.items() if v == v)
+        best = {s for _, s in finite[-count:]}
+        assert {*saves.steps()} == best | {*range(max(1, step - keep + 1), step + 1)}
+        links = (tmp_path / "run/checkpoints/best").iterdir() if best else ()
+        assert {link.name: link.resolve().name for link in links} == {
+            f"{s}-r.a={values[s]:.4f}": str(s) for s in best
+        }
+        values = {s: v for s, v in values.items() if s in saves.steps()}
+    top = saves.best_step()
+    assert top == finite[-1][1]
+    name = f"{top}-r.a={values[top]:.4f}"
+    assert saves.restore(name)[2] == saves.restore("best")[2] == top
+    with pytest.raises(UserError, match="holds no checkpoint '1-r.a=9.0000'; its"):
+        saves.restore("1-r.a=9.0000")
+    assert opened.said == []
+    # One that is moved away has no name; fewer are wanted now.
+    saves.close()
+    saves = opened(keep=1, keep_best=1, best_metric="r/a", best_mode=mode)
+    fill(saves, 1)
+    assert [*(tmp_path / "run/checkpoints/best").iterdir()] == []
+
+
 VALUES = {1: 0.3, 2: 0.1, 3: 0.4, 4: 0.2, 5: 0.25}
 
 
