@@ -41,6 +41,7 @@ from clipjax.engine.compilation import enable_cache
 from clipjax.engine.early_stop import EarlyStop
 from clipjax.engine.evaluation import Evaluation, best_metric, describe_missing
 from clipjax.engine.metrics import MetricWriter
+from clipjax.engine.overfit import OverfitAlarm
 from clipjax.engine.progress import Progress
 from clipjax.engine.run import Run, batches, jit_step, prepare, size
 from clipjax.engine.starts import Start
@@ -253,6 +254,10 @@ def _loop(
         saves.wait()
         return _last_saved(saves)
 
+    replaced = meta.get("replaced", 0)
+    log = StepLog(run, source, progress, writer, start, replaced, last_saved)
+    overfit = OverfitAlarm(meta.get("overfit", {}), progress.warn)
+
     def evaluate(
         step: int, state: states.TrainState
     ) -> tuple[dict[str, EvalResult], dict[str, Metric]]:
@@ -264,10 +269,9 @@ def _loop(
             best = best_metric(config, results, evaluated)
             saves.follow(*best)
             early.look(step, evaluated, best[0])
+            overfit.look(step, evaluated, log.mean_loss())
         return results, evaluated
 
-    replaced = meta.get("replaced", 0)
-    log = StepLog(run, source, progress, writer, start, replaced, last_saved)
     several = peers.group() is not None
     results: dict[str, EvalResult] = {}
     step = start
@@ -321,6 +325,7 @@ def _loop(
                 "replaced": log.replaced,
                 "epoch_size": run.epoch_size,
                 "early_stop": early.seen,
+                "overfit": overfit.seen,
                 _UNEVALUATED: bool(is_due and stopping),
             }
             with activity.doing(f"saving step {step}"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +51,7 @@ class StepLog:
         names = jax.tree.leaves(param_paths.paths(run.template.params))
         self._watch = Watch(names, run.total_steps, progress.say)
         self._first = start + 1
+        self._losses: list[float] = []
         self._late: tuple[int, Metrics] | None = None
 
     def put(self, step: int, metrics: Metrics) -> None:
@@ -73,6 +76,7 @@ class StepLog:
             self._progress.first_step(step)
         self._count_replaced(int(values.pop("replaced")))
         self._watch.look(step, values)
+        self._losses.append(float(values["loss"]))
         config, total = self._run.config, self._run.total_steps
         bad = int(values["bad_in_row"])
         diverged = bad >= config.train.max_bad_steps
@@ -84,6 +88,12 @@ class StepLog:
                 f"step {step - bad} and {self._last_saved()}. Start again in another "
                 "--workdir with a lower --config.optim.lr or more warmup"
             )
+
+    def mean_loss(self) -> float:
+        """The mean finite loss of the steps logged since the last call; NaN if none."""
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        self._losses.clear()
+        return statistics.fmean(finite) if finite else math.nan
 
     def _count_replaced(self, count: int) -> None:
         self.replaced += count

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from clipjax.engine import overfit
 from clipjax.engine.activity import duration
 from clipjax.report_parts.loss_phases import Course
 from clipjax.report_parts.page import Check
@@ -137,19 +138,39 @@ def _overfitting(run: RunFiles) -> Check | None:
     steps, values = run.finite("eval/val_loss")
     if len(values) < 3:
         return None
+    mend = f"{overfit.ADVICE}: it learns its training examples by heart."
+    if len(values) >= 2 * overfit.WINDOW and len(run.finite("train/loss")[0]):
+        if found := _rise(run, steps, values):
+            why = (
+                f"The validation loss rose from {found.low:.3f} at step "
+                f"{found.step:,} to {found.last:.3f}, while the training loss fell "
+                f"from {found.train_from:.3f} to {found.train_to:.3f}."
+            )
+            return Check("warning", "overfitting", why, mend)
+        why = "The validation loss does not rise while the training loss falls."
+        return Check("good", "no overfitting", why)
     low = int(values.argmin())
     if values[-1] > (1 + WORSE) * values[low]:
         why = (
             f"The validation loss was {values[low]:.3f} at step {steps[low]:,} and is "
             f"{values[-1]:.3f}."
         )
-        mend = (
-            "Use augmentation, more weight decay, more data or fewer steps: it learns "
-            "its training examples by heart."
-        )
         return Check("warning", "overfitting", why, mend)
     why = f"The validation loss is at its lowest, or near it ({values[-1]:.3f})."
     return Check("good", "no overfitting", why)
+
+
+def _rise(run: RunFiles, steps: np.ndarray, losses: np.ndarray) -> overfit.Rise | None:
+    """The rise of the validation loss at the run's last evaluation."""
+    at, values = run.finite("train/loss")
+    seen: overfit.Seen = {}
+    before = 0
+    for step, loss in zip(steps, losses, strict=True):
+        between = values[(at > before) & (at <= step)]
+        if len(between):  # else rows are rarer than evaluations
+            seen = overfit.after(seen, int(step), float(loss), float(between.mean()))
+            before = step
+    return overfit.rise(seen)
 
 
 def _temperature(run: RunFiles) -> Check | None:
