@@ -11,7 +11,7 @@ from clipjax.types import Config, UserError
 
 
 def read(
-    command: str, argv: list[str], **own: bool
+    command: str, argv: list[str], **own: bool | int | str
 ) -> tuple[Config, Any, pathlib.Path, dict[str, tuple]]:
     """The checked config of a command line, the command's own flags, the run's folder,
     and the keys that flags change: key -> (the file's value, the config's).

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import shlex
 import typing
+from typing import Any
 
 from rich.console import Console
 
 from clipjax import commandline, help_pages, paths, run_command
-from clipjax.types import Config
+from clipjax.types import Config, UserError
 
 if typing.TYPE_CHECKING:
     from clipjax.engine.loop import Outcome
 
 HELP = """\
 usage: python -m clipjax.train --config FILE.py[:COMPONENTS] [--config.KEY=VALUE ...]
-                               [--workdir DIR] [--extend] [--dry_run]
+                               [--workdir DIR] [--extend] [--dry_run] [--find lr]
 
   --config FILE.py:loss=clip,optim=sgd   a config, with components chosen by name
   --config.optim.lr=3e-4                 a value of the config (--dry_run lists all)
   --workdir DIR                          the run's folder; runs/<config name>
   --extend                               resume with longer train.steps or epochs
   --dry_run                              show what would be trained, then exit
+  --find lr                              a learning-rate range test: suggests a rate
+    --find_steps 100                     how many steps it takes at most
+    --find_range 1e-7,10                 from which rate to which
 
 The same command resumes a run that was stopped.
 
@@ -55,8 +59,15 @@ def main(argv: list[str]) -> int:
     host.fast_cpu_flags()  # before jax starts its backend
     host.keep_memory()
     config, values, folder, changed = run_command.read(
-        "train", argv, extend=False, dry_run=False
+        "train",
+        argv,
+        extend=False,
+        dry_run=False,
+        find="",
+        find_steps=100,
+        find_range="1e-7,10",
     )
+    _check_find(values)
     workdir = run_command.workdir(argv)
 
     import jax
@@ -70,13 +81,24 @@ def main(argv: list[str]) -> int:
 
         describe.describe(config, folder)
         return 0
+    console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
+    if values.find:
+        from clipjax.engine import find_rate
+
+        find_rate.find(
+            config,
+            folder,
+            steps=values.find_steps,
+            rates=find_rate.parse_range(values.find_range),
+            console=console,
+        )
+        return 0
     from clipjax import result_tables
     from clipjax.engine import loop
     from clipjax.engine.starts import Start
 
     command = f"python -m clipjax.train {shlex.join(argv[1:])}"
     start = Start(command, commandline.config_value(argv) or "", changed)
-    console = Console(quiet=jax.process_index() > 0, highlight=False, markup=False)
     outcome = loop.train(
         config, folder, extend=values.extend, console=console, start=start
     )
@@ -88,6 +110,22 @@ def main(argv: list[str]) -> int:
     for line in _last_lines(config, workdir, outcome):
         console.print(commandline.spell_commands(line), soft_wrap=True)
     return 0
+
+
+def _check_find(values: Any) -> None:
+    """Raises UserError for flags of --find that do not go together."""
+    if values.find not in ("", "lr"):
+        raise UserError(
+            f"--find={values.find}: only a learning rate is found, --find lr"
+        )
+    for name in ("find_steps", "find_range"):
+        if values[name].present and not values.find:
+            raise UserError(f"--{name} is of a range test: add --find lr")
+    for name in ("extend", "dry_run"):
+        if values.find and getattr(values, name):
+            raise UserError(
+                f"--find lr trains no run and takes no --{name}: leave one of them out"
+            )
 
 
 def _last_lines(config: Config, workdir: str, outcome: Outcome) -> list[str]:
