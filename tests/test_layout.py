@@ -143,6 +143,7 @@ TESTED_BY = {
     "engine/part_encoding": "test_embedding_job",
     "engine/progress": "engine/test_loop",
     "engine/recording": "run_record/test_heartbeat",
+    "engine/rising_rate": "engine/test_rate_curve",
     "engine/relay": "scenarios/test_hosts engine/test_distributed",
     "engine/run": "engine/test_loop",
     "engine/sharding": "engine/test_step",

@@ -115,6 +115,8 @@ def smaller(words):
     if any("model=released" in word for word in words):  # it has its own sizes
         own = ("model.", "data.image_size")
         sizes = {key: x for key, x in sizes.items() if not key.startswith(own)}
+    if any("early_stop." in word for word in words):  # evaluated before its end
+        sizes["train.eval_every"] = 1
     for place, own in SMALLER_DATA.items():
         if any(word.endswith(f"={place}") for word in words):
             sizes |= own
