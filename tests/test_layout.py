@@ -133,6 +133,7 @@ TESTED_BY = {
     "engine/fitting": "engine/test_architecture",
     "engine/assemble": "scenarios/test_report_configs",
     "engine/checkpoint/layout": "engine/checkpoint/test_saves",
+    "engine/checkpoint/orbax_handler": "engine/checkpoint/test_saves",
     "engine/checkpoint/manifest": "engine/checkpoint/test_step_folder",
     "engine/classes": "models/test_classifier data/test_class_lists",
     "engine/datasets": "scenarios/test_run_data",

@@ -26,24 +26,15 @@ import orbax.checkpoint as ocp
 from clipjax import preempt
 from clipjax.engine.checkpoint import layout, orbax_log
 from clipjax.engine.checkpoint.best_names import BestNames
+from clipjax.engine.checkpoint.orbax_handler import ARRAYS_FILE, ASYNC, handler
 from clipjax.engine.checkpoint.reachable import Reachable
-from clipjax.engine.checkpoint.step_folder import BROKEN, JSON_NAME, Store
+from clipjax.engine.checkpoint.step_folder import BROKEN, Store
 from clipjax.multihost import gather, on_primary
 from clipjax.pulse import pulse
 from clipjax.types import UserError
 
 State = TypeVar("State")
 logger = logging.getLogger(__name__)
-
-# orbax's timeout of 10 minutes is too short for a slow disk.
-_SAVE_SECONDS = 6 * 3600
-# Folders are created synchronously: if creating one in the background fails, threads
-# wait for it until the timeout and keep the process from ending.
-_ASYNC = ocp.AsyncOptions(
-    timeout_secs=_SAVE_SECONDS, create_directories_asynchronously=False
-)
-# The file that lists a step's arrays; it is written last.
-_ARRAYS_FILE = "manifest.ocdbt"
 
 
 class Checkpoints:
@@ -108,9 +99,9 @@ class Checkpoints:
         except UserError:
             self._store.close()
             raise
-        self._saver = ocp.AsyncCheckpointer(_handler(), async_options=_ASYNC)
-        self._reader = ocp.Checkpointer(_handler())
-        self._opener = _handler()  # a checkpointer would wait for all processes
+        self._saver = ocp.AsyncCheckpointer(handler(), async_options=ASYNC)
+        self._reader = ocp.Checkpointer(handler())
+        self._opener = handler()  # a checkpointer would wait for all processes
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -289,14 +280,10 @@ class Checkpoints:
         return loaded
 
     def step_of(self, which: int | str) -> int | None:
-        """The step that is "best", or of a name in checkpoints/best; a number as it is;
-        None if unknown.
-        """
-        if which == "best":
-            return self.best_step()
-        if isinstance(which, str):
-            return self._names.step_of(which)
-        return which
+        """A step's number, of "best", or of a name in checkpoints/best; None: none."""
+        if isinstance(which, int):
+            return which
+        return self.best_step() if which == "best" else self._names.step_of(which)
 
     def _newest(self, template: Any, set_aside: bool) -> Any:
         damaged: list[int] = []
@@ -395,7 +382,7 @@ class Checkpoints:
 
     def _complete(self, step: int) -> Any:
         """`_path`; raises FileNotFoundError before orbax starts threads that fail."""
-        (self._path(step) / "state" / _ARRAYS_FILE).stat()
+        (self._path(step) / "state" / ARRAYS_FILE).stat()
         return self._path(step)
 
     def _open(self, step: int) -> None:
@@ -420,12 +407,3 @@ class Checkpoints:
         if not same:
             raise OSError("it cannot be read back: its arrays have other shapes")
         self._read_back = True
-
-
-def _handler() -> ocp.CompositeCheckpointHandler:
-    return ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(async_options=_ASYNC),
-        state=ocp.StandardCheckpointHandler(),
-        meta=ocp.JsonCheckpointHandler(filename=JSON_NAME),
-        layout=ocp.JsonCheckpointHandler(filename=JSON_NAME),
-    )
