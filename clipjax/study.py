@@ -133,12 +133,17 @@ def _end(study, cells, folder, records, console: Console) -> None:
         study_results.unit(records),
     )
     console.print(study_tables.end(study, found, of))
+    names: list[str] = [*study_tables.FILES]
+    if study.tuning is not None:
+        curves = study_results.best_of_trials(study, cells, records)
+        console.print()
+        console.print(study_tables.trials(study, curves, of))
+        names.append(study_tables.TRIALS)
     study_tables.write(study, cells, records, found, folder)
     line = best_config.write(study, found[0], of, folder)
     if line:
         console.print(line, soft_wrap=True)
-    names = ", ".join(study_tables.FILES)
-    console.print(f"written: {folder}: {names}", soft_wrap=True)
+    console.print(f"written: {folder}: {', '.join(names)}", soft_wrap=True)
 
 
 @contextlib.contextmanager

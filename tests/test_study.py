@@ -1,5 +1,6 @@
 """The command: what it refuses, and what a dry run says."""
 
+import json
 import sys
 
 import pytest
@@ -90,6 +91,22 @@ def test_two_studies_have_two_folders(tmp_path, capsys, checked):
     (taken / "file").write_text("x")
     line = failure(capsys, study.main, file, f"--workdir={taken}")
     assert "exists and is no study's" in line
+
+
+def test_a_study_goes_on_when_a_component_has_got_an_option(tmp_path, capsys, checked):
+    file, folder = write(tmp_path / "mine.py", "{'loss': ('clip',)}"), tmp_path / "x"
+    argv = ["study", file, f"--workdir={folder}"]
+    study.main(argv)
+    place = folder / study_folder.FILE
+    saved = json.loads(place.read_text())
+    config = saved["cells"]["loss=clip"]["config"]
+    del config["optim"]["b2"]
+    place.write_text(json.dumps(saved))
+    assert study.main(argv) == 0
+    config["optim"]["b2"] = 0.5
+    place.write_text(json.dumps(saved))
+    capsys.readouterr()
+    assert "loss=clip: optim.b2: 0.5 ->" in failure(capsys, study.main, *argv[1:])
 
 
 @pytest.mark.thorough

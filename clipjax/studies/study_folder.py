@@ -106,7 +106,9 @@ def _compare(
             continue
         if saved["folder"] != cell.folder:
             other.append(f"{cell.name} has another folder, {saved['folder']}")
-        found = config_check.differences(saved["config"], cell.config)
+        # Options that are newer than the study get their defaults.
+        config = config_check.to_dict(config_check.from_dict(saved["config"]))
+        found = config_check.differences(config, cell.config)
         other += [
             f"{cell.name}: {key}: {old!r} -> {new!r}"
             for key, (old, new) in found.items()

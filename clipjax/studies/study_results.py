@@ -14,7 +14,13 @@ from clipjax.studies import study_jobs
 from clipjax.studies.study_cells import Cell
 from clipjax.studies.study_file import Study
 from clipjax.studies.study_jobs import Record, Records
-from clipjax.study_statistics import cell_comparison, seed_planning, seed_table
+from clipjax.study_statistics import (
+    best_of_k,
+    cell_comparison,
+    seed_planning,
+    seed_table,
+)
+from clipjax.study_statistics.best_of_k import BestOf
 from clipjax.study_statistics.cell_comparison import CellComparison, Pair
 from clipjax.types import Metric
 
@@ -64,6 +70,28 @@ def families(study: Study, cells: Sequence[Cell], records: Records) -> list[Fami
     if study.tuning.untuned_too:
         found.append(_family(study, cells, records, study_jobs.RUN, "as configured"))
     return found
+
+
+def best_of_trials(
+    study: Study, cells: Sequence[Cell], records: Records
+) -> dict[str, list[BestOf]]:
+    """What fewer trials would have reached: a tuning's name -> the best of 1, 2, ...
+    trials of their own length; {} without tuning.
+
+    A pruned or failed trial counts as the worst.
+    """
+    names = {cell.folder: cell.name for cell in cells}
+    values: dict[str, list[float]] = {}
+    for one in records.values():
+        if one.job.kind == study_jobs.TRIAL and one.over:
+            name = names[one.job.cell]
+            name += f", seed {one.job.group}" if one.job.group >= 0 else ""
+            done = one.state == study_jobs.DONE
+            values.setdefault(name, []).append(one.value if done else math.nan)
+    return {
+        name: best_of_k.curve(found, study.higher_is_better)
+        for name, found in values.items()
+    }
 
 
 def unit(records: Records) -> str:

@@ -21,8 +21,11 @@ from clipjax.studies.study_cells import Cell
 from clipjax.studies.study_file import Study
 from clipjax.studies.study_jobs import Records
 from clipjax.studies.study_results import CellResult, Family
+from clipjax.study_statistics.best_of_k import BestOf
 
 FILES = "table.csv", "table.md", "pairs.csv", "runs.csv"
+TRIALS = "trials.csv"  # of a study with tuning
+_SHOWN = 5  # columns of a table of trials
 
 
 def live(study: Study, cells: Sequence[Cell], records: Records) -> Table:
@@ -65,6 +68,20 @@ def end(study: Study, found: Sequence[Family], of: str) -> Group:
     return Group(*parts[:-1])
 
 
+def trials(study: Study, found: Mapping[str, Sequence[BestOf]], of: str) -> Table:
+    """The expected best of k trials, for some k up to all."""
+    most = max((len(curve) for curve in found.values()), default=0)
+    counts = sorted({max(1, round(most * i / _SHOWN)) for i in range(1, _SHOWN + 1)})
+    shown = _plain(f"{study.metric}, best of k trials", *map(str, counts))
+    for name, curve in found.items():
+        cells = [
+            study_results.shown(curve[k - 1].mean, of) if k <= len(curve) else ""
+            for k in counts
+        ]
+        shown.add_row(Text(name), *map(Text, cells))
+    return shown
+
+
 def write(
     study: Study,
     cells: Sequence[Cell],
@@ -72,7 +89,7 @@ def write(
     found: Sequence[Family],
     folder: pathlib.Path,
 ) -> None:
-    """Writes FILES; raises OSError."""
+    """Writes FILES, and TRIALS of a study with tuning; raises OSError."""
     of = study_results.unit(records)
     texts = {
         "table.csv": _csv(_cell_lines(study, found)),
@@ -80,6 +97,9 @@ def write(
         "pairs.csv": _csv(_pair_lines(found)),
         "runs.csv": _csv(_run_lines(study, cells, records)),
     }
+    if study.tuning is not None:
+        curves = study_results.best_of_trials(study, cells, records)
+        texts[TRIALS] = _csv(_trial_lines(curves))
     for name, text in texts.items():
         with atomic_files.open_to_write(folder / name) as file:
             file.write(text)
@@ -154,6 +174,14 @@ def _pair_lines(found: Sequence[Family]) -> Iterator[Sequence[Any]]:
         for one in family.pairs:
             numbers = [_text(x) for x in (one.difference, one.low, one.high, one.p)]
             yield [family.kind, one.first, one.second, *numbers, int(one.apart)]
+
+
+def _trial_lines(found: Mapping[str, Sequence[BestOf]]) -> Iterator[Sequence[Any]]:
+    yield ["tuning", "trials", "mean", "low", "high"]
+    for name, curve in found.items():
+        for one in curve:
+            numbers = [_text(x) for x in (one.mean, one.low, one.high)]
+            yield [name, one.trials, *numbers]
 
 
 def _run_lines(

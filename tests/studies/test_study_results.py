@@ -164,3 +164,24 @@ def test_the_plan_counts_trials_and_finalists():
         small(minutes=2.0, tuning=tuning, screen=study.screen), working.cells, {}
     )
     assert left == pytest.approx(120 * 20) and np.isfinite(left)
+
+
+def test_what_fewer_trials_reach_is_told(tmp_path):
+    tuning = Tuning({"optim.lr": factors(0.5, 1, 2)}, method="grid")
+    working = Working(small(axes={"loss": ("clip",)}, tuning=tuning), None)
+    records = {}
+    for number, value in enumerate([0.2, math.nan, 0.5]):
+        job = Job("trial", "clip", 2, number)
+        state = study_jobs.DONE if math.isfinite(value) else study_jobs.FAILED
+        records[job.key] = Record(job, state, value, {}, {"unit": "fraction"})
+    found = study_results.best_of_trials(working.study, working.cells, records)
+    # The failed trial counts as 0.2: pairs of (0.2, 0.2, 0.5) reach 0.4 on average.
+    means = [one.mean for one in found["loss=clip"]]
+    assert means == pytest.approx([0.3, 0.4, 0.5])
+    console = Console(width=100, file=io.StringIO())
+    console.print(study_tables.trials(working.study, found, "fraction"))
+    assert "30.00 %" in console.file.getvalue()
+    families = study_results.families(working.study, working.cells, records)
+    study_tables.write(working.study, working.cells, records, families, tmp_path)
+    lines = (tmp_path / study_tables.TRIALS).read_text().splitlines()
+    assert lines[2] == "loss=clip,2,0.4,0.2,0.5"
