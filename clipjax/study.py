@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
 def _work(
     study, cells, steps, folder, journal, limit: float, console: Console, workdir: str
 ) -> int:
-    from clipjax.studies import study_worker
+    from clipjax.studies import study_jobs, study_worker
 
     deadline = time.monotonic() + limit
     stopped = 0
@@ -116,9 +116,10 @@ def _work(
     _end(study, cells, folder, records, console)
     if stopped or not done:
         over = sum(one.over for one in records.values())
+        whole = sum(runs for runs, _ in study_jobs.count(study, cells).values())
         why = "stopped" if stopped else "--max_time has passed"
         console.print(
-            f"{why}: {over} of {len(records)} runs are done; the same command goes on",
+            f"{why}: {over} of {whole} runs are done; the same command goes on",
             soft_wrap=True,
         )
     return 128 + stopped if stopped else 0

@@ -44,6 +44,8 @@ def write(study: Study, family: Family, of: str, folder: pathlib.Path) -> str:
         x.cell.name for x in rows[1:] if row.groups and set(x.groups) & set(row.groups)
     ]
     result = f"{study.metric} {mean} as the mean of {row.count} seeds"
+    if row.count == 1:
+        result = f"{study.metric} {mean} with one seed"
     if same:
         result += f", not told apart from {len(same)} other cells"
     text = _TEXT.format(

@@ -36,6 +36,7 @@ def test_fifteen_equal_cells_of_three_seeds_are_seldom_told_apart():
     assert 0.03 < rate <= 0.07
 
 
+@pytest.mark.thorough
 def test_intervals_of_different_cells_hold_together():
     truth = np.linspace(0, 30, 15)
     held = [
@@ -60,6 +61,7 @@ def test_pairing_by_seed_takes_out_what_seeds_share():
     assert np.mean(found, axis=0)[0] > 0.7 > 0.2 > np.mean(found, axis=0)[1]
 
 
+@pytest.mark.thorough
 def test_finalists_chosen_by_their_first_seeds_keep_the_error():
     values = draws(1000, 15, 6, seed=3)
     wrong = 0
@@ -74,6 +76,7 @@ def test_finalists_chosen_by_their_first_seeds_keep_the_error():
     assert wrong / len(values) <= 0.07
 
 
+@pytest.mark.thorough
 def test_spreads_that_differ_get_intervals_of_their_own():
     rng = np.random.default_rng(4)
     values = rng.normal(size=(4, 6)) * np.array([0.1, 0.1, 3, 9])[:, None]
@@ -94,6 +97,7 @@ def test_unequal_spreads_seldom_give_false_differences():
     assert false_rate(values) < 0.09
 
 
+@pytest.mark.thorough
 def test_values_are_tukeys_of_scipy_with_unequal_counts():
     rng = np.random.default_rng(6)
     values = rng.normal(size=(4, 5)) + np.arange(4)[:, None]
@@ -127,6 +131,7 @@ def test_the_probability_of_a_better_run_by_hand():
     assert found.low < 0.5 < found.value < found.high < 1
 
 
+@pytest.mark.thorough
 def test_its_interval_holds_the_true_probability():
     truth = stats.norm.cdf(1 / math.sqrt(2))
     held = []

@@ -8,6 +8,7 @@ from seed_draws import draws, table
 from clipjax.study_statistics import cell_comparison, seed_planning
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "cells, seeds, size, paired",
     [(15, 3, 3.0, False), (4, 5, 2.0, False), (6, 4, 2.2, True)],
