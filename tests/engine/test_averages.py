@@ -9,7 +9,6 @@ import optax
 import pytest
 from checkpoint_helpers import bits
 from flax import linen as nn
-from marks import mostly
 
 import tiny
 from clipjax import config
@@ -136,7 +135,8 @@ def test_a_bad_step_leaves_the_average():
     )
 
 
-@pytest.mark.parametrize("micro_batches", mostly([1, 2], [2]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_step_takes_the_gradient_uphill(micro_batches):
     """Of the same batch, as two gradients by hand give it."""
     lr, radius = 0.1, 0.2
