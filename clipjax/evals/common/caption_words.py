@@ -14,7 +14,7 @@ WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’-][\p{L}\p{M}\p{N}]+)*")
 ONE, MANY = "one", "many"  # a noun's numbers
 
 
-@functools.lru_cache(maxsize=2**12)  # several rules ask for the same ones
+@functools.lru_cache(maxsize=2**15)  # several rules ask for the same ones
 def words(text: str) -> tuple[str, ...]:
     """A caption's words in order, without case and punctuation.
 
