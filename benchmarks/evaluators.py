@@ -6,40 +6,48 @@
 Retrieval, geometry, caption choice by rule and the score run on captioned webdataset
 shards, zero-shot and k-NN on a folder of classes: one `clipjax.evaluate`, with rows and
 intervals. Printed are the CPU seconds of all threads and the wall seconds of the whole
-command, those inside the encoder (reading, decoding and the towers), and the ratio of
-the two. The first turn compiles; the medians are of the others.
+command (with reading the model and writing the results), of the evaluators with the
+encoding that they ask for, and of the encoder alone (reading, decoding and the towers),
+and both ratios to the encoder. The first turn compiles; the medians are of the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import pathlib
-import statistics
 import tempfile
 import time
 
+import numpy as np
+
 ON_CAPTIONS = "retrieval+geometry+caption_choice"
 ON_CLASSES = "zeroshot@imagefolder+knn@imagefolder"
+CLOCKS = ("CPU", "wall")
 
 
-class EncoderTime:
-    """CPU and wall seconds inside `Encoder._encode`, which all embeddings come from."""
+class Inside:
+    """CPU and wall seconds inside a method."""
 
-    def __init__(self):
-        from clipjax.encoder import Encoder
-
-        self.cpu = self.wall = 0.0
-        inner = Encoder._encode
+    def __init__(self, owner: type, name: str):
+        self.reset()
+        inner = getattr(owner, name)
 
         def timed(*args, **options):
-            cpu, wall = time.process_time(), time.perf_counter()
+            begin = clocks()
             try:
                 return inner(*args, **options)
             finally:
-                self.cpu += time.process_time() - cpu
-                self.wall += time.perf_counter() - wall
+                self.spent += clocks() - begin
 
-        Encoder._encode = timed  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(owner, name, timed)
+
+    def reset(self) -> None:
+        self.spent = np.zeros(2)
+
+
+def clocks() -> np.ndarray:
+    """Seconds of CPU and wall time."""
+    return np.array([time.process_time(), time.perf_counter()])
 
 
 def evaluate(args: argparse.Namespace, out: pathlib.Path) -> None:
@@ -73,25 +81,35 @@ def main() -> None:
     parser.add_argument("--classes_split", default="test")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    from clipjax.encoder import Encoder
     from clipjax.engine import host
+    from clipjax.engine.evaluator_set import Evaluators
 
     host.fast_cpu_flags()
     host.keep_memory()
-    inside = EncoderTime()
-    ratios: dict[str, list[float]] = {"CPU": [], "wall": []}
+    evaluators = Inside(Evaluators, "run")
+    encoder = Inside(Encoder, "_encode")  # which all embeddings come from
+    ratios = []
     with tempfile.TemporaryDirectory() as name:
         for number in range(args.rounds + 1):
-            inside.cpu = inside.wall = 0.0
-            cpu, wall = time.process_time(), time.perf_counter()
+            evaluators.reset()
+            encoder.reset()
+            begin = clocks()
             evaluate(args, pathlib.Path(name) / str(number))
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            found = {"CPU": (cpu, inside.cpu), "wall": (wall, inside.wall)}
-            for key, (whole, encoding) in found.items():
-                print(f"{key}: {whole:.2f} s, in the encoder {encoding:.2f} s")
-                if number:
-                    ratios[key].append(whole / encoding)
-    for key, values in ratios.items():
-        print(f"{key}: whole / encoding {statistics.median(values):.3f}")
+            seconds = [clocks() - begin, evaluators.spent, encoder.spent]
+            for clock, (whole, inside, alone) in zip(
+                CLOCKS, zip(*seconds, strict=True), strict=True
+            ):
+                print(
+                    f"{clock}: {whole:.2f} s, in the evaluators {inside:.2f} s, "
+                    f"in the encoder {alone:.2f} s"
+                )
+            if number:
+                ratios.append([x / encoder.spent for x in seconds[:2]])
+    for clock, (whole, inside) in zip(CLOCKS, np.median(ratios, 0).T, strict=True):
+        print(
+            f"{clock}: whole / encoder {whole:.3f}, evaluators / encoder {inside:.3f}"
+        )
 
 
 if __name__ == "__main__":
