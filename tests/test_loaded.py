@@ -418,6 +418,7 @@ def test_what_it_says_of_itself_is_short(clip):
     assert {clip: 1}[clip] == 1
 
 
+@pytest.mark.thorough
 def test_gradients_by_pixels_and_parameters(clip):
     images = pictures(2)
     pixels = jnp.asarray(images, jnp.float32) / 255

@@ -210,6 +210,7 @@ def test_a_folder_that_has_none(run, tmp_path):
         clipjax.load(run, match=other)
 
 
+@pytest.mark.thorough
 def test_a_released_model(tmp_path, monkeypatch, capsys):
     """With prompts of classes, whose own copies are no wrong pairs."""
     monkeypatch.chdir(tmp_path)

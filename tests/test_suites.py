@@ -96,6 +96,7 @@ def test_a_suite_goes_on(place, suite, tmp_path, capsys):
     assert cells[0] == cells[1].removesuffix(" |") and " % (" in cells[0]
 
 
+@pytest.mark.thorough
 def test_one_that_fails_keeps_the_others(place, suite, tmp_path, capsys):
     bad = suite["plain"] | {"data_options": {"path": "nowhere"}}
     write(tmp_path, {"bad": bad, "plain": suite["plain"]})

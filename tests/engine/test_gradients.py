@@ -134,7 +134,11 @@ def test_as_plain_differentiation_under_the_same_masks(case, count, light):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param("clip", marks=pytest.mark.slow), "sogclr"]
+    "case",
+    [
+        pytest.param("clip", marks=pytest.mark.slow),
+        pytest.param("sogclr", marks=pytest.mark.thorough),
+    ],
 )
 def test_equal_in_any_number_of_parts_without_dropout(case):
     model, loss, state = fresh(case, dropout=0.0, light=True)

@@ -231,6 +231,7 @@ def tiny(arg, **changes):
     return run_tools.tiny(arg, model__num_classes=6, data__label_set="shape", **changes)
 
 
+@pytest.mark.thorough
 def test_a_config_says_it(tmp_path):
     made = tiny("model=classifier", data__mixup=0.5, data__cutmix=0.5)
     config_check.validate(made)

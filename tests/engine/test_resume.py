@@ -71,6 +71,7 @@ def test_a_signal_saves_and_the_rest_gives_the_same_bits(
     assert_as(tmp_path, alone)
 
 
+@pytest.mark.thorough
 def test_signals_are_held_back_until_the_save_is_done(tmp_path, monkeypatch):
     close = saves.Checkpoints.close
     handlers = []

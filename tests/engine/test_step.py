@@ -94,6 +94,7 @@ def test_training_lowers_the_loss_to_what_memorising_gives():
     assert int(state.step) == 151
 
 
+@pytest.mark.thorough
 def test_a_non_finite_step_changes_only_step_and_counts():
     model = tiny.model()
     state, step = fresh(model, ema=True)
@@ -217,6 +218,7 @@ def test_a_frozen_logit_scale_is_left_as_it_is():
     assert float(after.params["logit_scale"]) == 4.75
 
 
+@pytest.mark.thorough
 def test_the_moving_average_by_hand():
     state, step = fresh(tiny.model(), ema=True)
     after, _ = jax.jit(step)(state, tiny.batch())
@@ -230,6 +232,7 @@ def test_the_moving_average_by_hand():
         np.testing.assert_allclose(mean, rate * old + (1 - rate) * new, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_evaluation_loss_has_no_dropout_and_is_the_softmax_loss():
     model = tiny.model(dropout=0.5)
     state, _ = fresh(model)

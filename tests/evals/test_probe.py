@@ -49,6 +49,7 @@ def test_a_given_penalty_equals_scikit_learn():
     assert found.protocol.startswith("linear probe, L2 3; class: 4 classes ")
 
 
+@pytest.mark.thorough
 def test_the_penalty_is_the_best_on_images_held_out():
     """Features of noise alone: the more penalty, the better."""
     rng = np.random.default_rng(0)
@@ -93,6 +94,7 @@ def test_options_out_of_range(options, words):
         probe.make(labelled_inputs([0], [0, 1]), **options)
 
 
+@pytest.mark.thorough
 def test_nothing_to_hold_out():
     inputs, table = labelled_inputs([0], [0, 1]), image_table(np.eye(3))
     with pytest.raises(UserError, match="no class of 'class' has two training images"):

@@ -20,9 +20,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("case", "options"), mostly(CASES, [("clip", {}), ("sogclr", {}), ("xbm", {})])
-)
+@pytest.mark.parametrize(("case", "options"), mostly(CASES, [("clip", {})]))
 def test_of_value_and_gradient(case, options):
     """Whole and in blocks."""
     options = tiny.LOSSES.get(case, ({},))[0] | options

@@ -544,6 +544,7 @@ def info_nce(x, y, scale=5.0):
     return (rows.mean() + columns.mean()) / 2
 
 
+@pytest.mark.thorough
 def test_loss_by_hand_with_absent_rows():
     outputs, here = make_outputs(), np.array([1, 1, 0, 1, 1, 0], bool)
     batch = {"audio_present": jnp.asarray(here)}

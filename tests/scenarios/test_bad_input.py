@@ -236,6 +236,7 @@ def test_a_fault_breaks_its_example_alone(tmp_path, form, fault):
     check(form, source, {BAD: reason} if reason else {}, [] if reason else [BAD])
 
 
+@pytest.mark.thorough
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_faults_do_not_meet(tmp_path_factory, data):

@@ -620,6 +620,7 @@ def test_a_model_whose_tower_has_another_name():
 # The command
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path):
     """On one device more are emulated; a line for each check, and an exit status."""
     (tmp_path / "mine").mkdir()

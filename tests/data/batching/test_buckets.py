@@ -127,6 +127,7 @@ def test_a_replacement_is_cut_and_keeps_its_end():
     assert cut
 
 
+@pytest.mark.thorough
 def test_embeddings_are_those_of_full_padding():
     model = model_tools.make_model(text={"pool": "mean", "causal": False})
     variables, batch = model_tools.init(model), model_tools.make_batch()

@@ -232,6 +232,7 @@ def test_threads_and_workers_change_nothing(options):
     ]
 
 
+@pytest.mark.thorough
 def test_one_worker_changes_nothing_and_brings_its_errors():
     source = Tiny(size=5)
     assert_same(batches(source, 3, workers=1), batches(source, 3))

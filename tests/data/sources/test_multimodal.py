@@ -63,6 +63,7 @@ def test_pixels_and_audio_show_the_class(source):
         assert np.corrcoef(waves.ravel(), audio.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.thorough
 def test_captions_are_the_class_with_a_fifth_of_noise(source):
     kept, classes, words_seen = [], [], set()
     for i in range(len(source)):

@@ -51,6 +51,7 @@ def equal_mass(images, bins):
     return sum(map(gap, inside.values())) / len(images)
 
 
+@pytest.mark.thorough
 @settings(max_examples=50, deadline=None)
 @given(images=IMAGES, bins=st.sampled_from([1, 2, 3, 4, 8, 15, 50]))
 def test_errors_are_those_of_brute_force(images, bins):

@@ -31,6 +31,7 @@ def expected_rank(scores, right):
     return rank, len(tied) - own, own
 
 
+@pytest.mark.thorough
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**20), n=st.integers(3, 7), block=st.integers(1, 9))
 def test_retrieval_rows_equal_brute_force(seed, n, block):

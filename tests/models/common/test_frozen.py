@@ -98,6 +98,7 @@ def test_nothing_left_to_train(cached):
         run.prepare(config, cached, True)
 
 
+@pytest.mark.thorough
 def test_batch_norm_in_micro_batches(cached):
     config = run_tools.tiny(RESNET, train__micro_batches=2, **TINY)
     with pytest.raises(UserError, match="norm_in_parts"):

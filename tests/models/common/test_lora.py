@@ -39,6 +39,7 @@ def test_fresh_additions_change_nothing():
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+@pytest.mark.thorough
 def test_merged_by_hand():
     base, model, fresh = variables_and_model()
     place = ("image", "transformer", "block_0", "mlp", "fc1", "kernel")
@@ -99,6 +100,7 @@ def test_what_cannot_be_added():
         lora.add(tiny.model(), rank=2, alpha=1.0, on="(")
 
 
+@pytest.mark.thorough
 def test_dropout_goes_on_around_kernels_with_additions():
     model = lora.add(tiny.model(dropout=0.5), rank=2, alpha=6.0, on="image/.*/fc1")
     variables = model_tools.init(model)

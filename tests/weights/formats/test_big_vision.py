@@ -105,6 +105,7 @@ def test_fixed_positions(tmp_path):
     assert found.size == 224 and found.options["positions"] == "sincos"
 
 
+@pytest.mark.thorough
 def test_a_class_token_that_training_gave_a_position(tmp_path):
     """It has none in the file, so the way back adds it to the token."""
     image, arrays, outputs = image_case("tok", classes=5)

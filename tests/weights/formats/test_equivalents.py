@@ -60,6 +60,7 @@ def test_written_for_open_clip_and_read_again(tmp_path, name):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_fixed_positions_become_a_table():
     model = model_tools.make_model({"positions": "sincos"})
     variables = model_tools.init(model)
