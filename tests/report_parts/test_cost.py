@@ -43,7 +43,11 @@ def costs(place):
 
 @pytest.fixture
 def rate(monkeypatch):
-    monkeypatch.setattr(matmul_rate, "measured", lambda device, name: 64e9)
+    """An idle machine that multiplies at this rate, which can be set."""
+    found = {"now": 64e9}
+    monkeypatch.setattr(matmul_rate, "measured", lambda device, name: found["now"])
+    monkeypatch.setattr(peak_rate.os, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    return found
 
 
 @pytest.mark.usefixtures("rate")
@@ -54,6 +58,16 @@ def test_share_of_a_measured_rate(place):
     assert found["share of the matmul peak"] == (
         "25.0 % of 64 GFLOP/s in float32, measured by this report on the run's machine"
     )
+
+
+def test_a_busy_machine_measures_nothing(place, rate, monkeypatch):
+    busy = "not measured: the machine is busy, make the report again later"
+    rate["now"] = 15e9
+    assert costs(place)["share of the matmul peak"] == busy
+    rate["now"] = 64e9
+    load = counters.cpus() + 0.1
+    monkeypatch.setattr(peak_rate.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert costs(place)["share of the matmul peak"] == busy
 
 
 def test_share_of_a_published_rate(place):
