@@ -51,27 +51,16 @@ def test_the_curve_is_that_of_the_runs_own_steps(tmp_path):
     assert "no suggestion: the loss did not fall" in said
 
 
-def mean_losses(config, workdir):
-    """The mean loss of the first and of the last ten steps; infinite if it ended."""
-    try:
-        train(config, workdir)
-    except UserError:  # not finite
-        return np.inf, np.inf
-    losses = [value for _, value in rows(workdir)]
-    return np.mean(losses[:10]), np.mean(losses[-10:])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS[:3])
-def test_the_suggestion_trains_and_30_times_it_does_not(tmp_path, name):
+def test_the_suggestion_trains(tmp_path, name):
     words = f",optim={name}"
-    curve, said = find(steady(1.0, words=words), tmp_path / "find", steps=100)
+    _, said = find(steady(1.0, words=words), tmp_path / "find", steps=100)
     rate = float(said.split("--config.optim.lr=")[1].split()[0])
     assert RATES[0] < rate < RATES[1]
-    first, last = mean_losses(steady(rate, words=words), tmp_path / "found")
-    assert last < 0.85 * first
-    _, high = mean_losses(steady(30 * rate, words=words), tmp_path / "high")
-    assert high > 1.15 * last
+    train(steady(rate, words=words), tmp_path / "found")
+    losses = [value for _, value in rows(tmp_path / "found")]
+    assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
 
 
 @pytest.mark.parametrize(
