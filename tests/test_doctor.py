@@ -292,7 +292,8 @@ MODELS = {"cross_entropy": "classifier", "tri_modal": "memory_network"}
 @pytest.mark.parametrize("loss", registry.names("loss"))
 def test_every_loss_learns_a_batch_by_heart(loss, tmp_path):
     model = MODELS.get(loss, "two_tower")
-    labels = {"data__label_set": "shape"} if model == "classifier" else {}
+    of_classes = {"data__label_set": "shape", "model__num_classes": 6}
+    labels = of_classes if model == "classifier" else {}
     config = tiny(f"model={model},loss={loss}", **labels)
     found = next(learning.checks(config, tmp_path))
     assert found.state == "ok" and "by heart: accuracy" in found.what, found
