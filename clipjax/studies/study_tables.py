@@ -115,8 +115,8 @@ def markdown(study: Study, found: Sequence[Family], of: str) -> str:
         for row in family.rows:
             cells = (row.cell.name, *_cells(row, of))
             lines.append(f"| {' | '.join(x.replace('|', '/') for x in cells)} |")
-        lines += ["", *family.notes]
-        lines += [f"Gap: {x.cell.name}: {x.gap}" for x in family.rows if x.gap]
+        lines += ["", *(f"- {note}" for note in family.notes)]
+        lines += [f"- Gap: {x.cell.name}: {x.gap}" for x in family.rows if x.gap]
         lines.append("")
     return "\n".join(lines)
 
