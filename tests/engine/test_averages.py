@@ -11,7 +11,7 @@ from checkpoint_helpers import bits
 from flax import linen as nn
 
 import tiny
-from clipjax import config
+from clipjax import config, results
 from clipjax.engine import assemble, gradients
 from clipjax.engine import run as runs
 from clipjax.engine import state as states
@@ -217,8 +217,8 @@ def test_a_run_evaluates_and_saves_its_average(tmp_path):
         lambda x, y: float(np.abs(x - y).max()), average["params"], plain["params"]
     )
     assert max(jax.tree.leaves(gaps)) > 1e-4
-    (meta,) = (tmp_path / "run" / "evaluations").glob("*/metrics.json")
-    assert '"ema": true' in meta.read_text()
+    (folder,) = (tmp_path / "run" / results.FOLDER).iterdir()
+    assert results.read(folder).meta["ema"] is True
 
 
 @pytest.mark.thorough
