@@ -122,7 +122,7 @@ def _run(run: Run, steps: int, activity: Activity) -> Curve:
             with pulse.pause():  # data.timeout bounds it
                 local = dict(next(source))
             pulse.beat(len(losses))
-            rates.append(float(run.optim.schedule(len(losses))))
+            rates.append(np.asarray(run.optim.schedule(len(losses))).item())
             batch = sharding.put_batch(run.mesh, local)
             state, metrics = step(state, batch)
             # Each step is awaited: its loss decides whether there is a next one.

@@ -42,8 +42,8 @@ def make_mesh(config: Mapping[str, int]) -> Mesh:
     return mesh_of(jax.devices(), data, fsdp)
 
 
-def mesh_of(devices: Sequence[jax.Device], data: int, fsdp: int) -> Mesh:
-    """The mesh (data, fsdp) of data x fsdp devices."""
+def mesh_of(devices: Sequence[Any], data: int, fsdp: int) -> Mesh:
+    """The mesh (data, fsdp) of data x fsdp devices, as `jax.devices()` has them."""
     # The default axis type is Explicit since jax 0.9, under which indexing a sharded
     # table and multiplying two batch-sharded embeddings raise.
     return jax.make_mesh(

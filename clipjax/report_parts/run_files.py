@@ -185,9 +185,8 @@ def _evaluations(run: RunFiles) -> None:
             found.append(results.read(place))
         except UserError as error:
             run.gaps.append(str(error))
-    top = run.folder / results.FOLDER
-    own = [x for x in found if x.folder.parent == top and x.folder.name.isdecimal()]
-    first = own[-1:]
+    own = set(results.own_folders(run.folder))
+    first = [x for x in found if x.folder in own][-1:]
     run.evaluations = first + [x for x in reversed(found) if x not in first]
     if not found:
         run.gaps.append(
