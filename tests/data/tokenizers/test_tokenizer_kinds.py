@@ -16,6 +16,10 @@ from clipjax.types import UserError
 pytest.importorskip("tokenizers")
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
+# Those of a run; a file of configs/studies/ names one of them.
+RUN_CONFIGS = sorted(
+    path for path in CONFIGS.rglob("*.py") if path.parent.name != "studies"
+)
 NAMES = registry.names("tokenizer")
 # What a kind has beside its defaults: option -> value, FILE the path of its file.
 FILE = object()
@@ -67,9 +71,7 @@ def captions():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: path.stem)
 def test_in_every_config(options_of, path, name):
     get_config = runpy.run_path(str(path))["get_config"]
     if path.stem == "resnet_classifier":
