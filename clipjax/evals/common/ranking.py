@@ -66,8 +66,8 @@ def rank(
 ) -> Ranks:
     """Ranks the gallery for each query by the float32 inner product.
 
-    It runs on the host: as fast as XLA on a CPU, with the same result on every device,
-    and never rounded to TF32 or bfloat16. Identical gallery entries tie exactly. An
+    It runs on the host, with the same result on every device, and is never rounded to
+    TF32 or bfloat16. Identical gallery entries tie exactly. An
     embedding that is not finite ranks behind all others, and so does the right answer
     to such a query.
 
