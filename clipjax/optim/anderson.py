@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from clipjax.optim.row import pull_of
+
 Tx = optax.GradientTransformation
 # Of each weight, before their mean is made 1.
 LEAST = 1e-8
@@ -172,9 +174,7 @@ def _mixing(
             pushed(state.history.gradients, updates),
             pushed(state.history.bases, bases) if with_bases else {},
         )
-        pull, _ = decay.update(
-            optax.tree.zeros_like(updates), optax.EmptyState(), params
-        )
+        pull = pull_of(decay, params)
         moved = jax.tree.map(lambda step, p: step - now * p, taken, pull)
         count = state.count + 1
         return moved, AndersonState(count, adam_state, history)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from clipjax.optim.row import pull_of
+
 Tx = optax.GradientTransformation
 
 
@@ -85,8 +87,7 @@ def _along_spheres(
     strength: float,
 ) -> Any:
     """Steps without their part along weights of free size, whose decay is reduced."""
-    zeros = optax.tree.zeros_like(steps)
-    pulls, _ = decay.update(zeros, optax.EmptyState(), params)
+    pulls = pull_of(decay, params)
 
     def one(step, gradient, param, pull):
         if param.ndim < 2:

@@ -110,6 +110,12 @@ def with_options(make: Factory, doc: str, options: Mapping[str, Option]) -> Fact
     return make
 
 
+def pull_of(decay: optax.GradientTransformation, params: Any) -> Any:
+    """What the transformation that adds weight decay adds to any steps."""
+    zeros = optax.tree.zeros_like(params)
+    return decay.update(zeros, optax.EmptyState(), params)[0]
+
+
 def named(module: str, table: Mapping[str, Factory]) -> dict[str, Factory]:
     """The table with each factory named, and put into the module, as its function."""
     for name, factory in table.items():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from clipjax.optim.row import pull_of
 from clipjax.optim.scaling import scale_by_norm_mean
 
 Tx = optax.GradientTransformation
@@ -122,9 +123,7 @@ def _estimated(tx: Tx, rate: optax.Schedule, decay: Tx, b1: float, b2: float) ->
         count = state.count + 1
         corrected = jnp.sqrt(1 - b2**count) / (1 - b1**count)
         step_rate = state.estim_lr * rate(state.count) * corrected
-        pull, _ = decay.update(
-            optax.tree.zeros_like(updates), optax.EmptyState(), params
-        )
+        pull = pull_of(decay, params)
         steps = jax.tree.map(lambda u, p: u - step_rate * p, steps, pull)
         return steps, new
 
