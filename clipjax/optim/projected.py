@@ -26,13 +26,6 @@ def adamp(
     delta: float,
     decay_share: float,
 ) -> Tx:
-    def init(params):
-        return optax.ScaleByAdamState(
-            jnp.zeros((), jnp.int32),
-            optax.tree.zeros_like(params),
-            optax.tree.zeros_like(params),
-        )
-
     def update(updates, state, params=None):
         count = state.count + 1
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
@@ -49,6 +42,7 @@ def adamp(
         )
         return moved, optax.ScaleByAdamState(count, mu, nu)
 
+    init = optax.scale_by_adam(b1, b2).init
     return optax.chain(Tx(init, update), optax.scale_by_learning_rate(rate))
 
 

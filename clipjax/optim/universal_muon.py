@@ -26,13 +26,6 @@ def scale_by_universal_muon(
     if mode not in MODES:
         raise UserError(f"optim.mode={mode!r}: must be one of {', '.join(MODES)}")
 
-    def init(params):
-        return optax.ScaleByAdamState(
-            jnp.zeros((), jnp.int32),
-            optax.tree.zeros_like(params),
-            optax.tree.zeros_like(params),
-        )
-
     def direction(mean: Array) -> Array:
         if mean.ndim != 2 or min(mean.shape) < least:
             return mean
@@ -61,6 +54,7 @@ def scale_by_universal_muon(
         )
         return steps, optax.ScaleByAdamState(count, mu, nu)
 
+    init = optax.scale_by_adam(b1, b2).init
     return optax.GradientTransformation(init, update)
 
 
