@@ -50,6 +50,10 @@ def make_train_step(
 
     gradient = gradients.make(model, loss, micro_batches)
     statistics = gradients.statistics(model, micro_batches)
+    clamps = max_logit_scale and "logit_scale" not in optim.frozen
+
+    def clamp(params: Any) -> Any:
+        return _clamp(params, max_logit_scale) if clamps else params
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -70,13 +74,9 @@ def make_train_step(
                 state.replace(params=params), batch, key
             )[1],
         )
-        params = optax.apply_updates(state.params, updates)
-        if max_logit_scale and "logit_scale" not in optim.frozen:
-            params = _clamp(params, max_logit_scale)
+        params = clamp(optax.apply_updates(state.params, updates))
         if optim.averaged is not None and state.ema:
-            mean = optim.averaged(opt_state, params)
-            if max_logit_scale and "logit_scale" not in optim.frozen:
-                mean = _clamp(mean, max_logit_scale)
+            mean = clamp(optim.averaged(opt_state, params))
             # Batch normalisation sees other activations with other parameters.
             seen = statistics(mean, state.ema["model_state"], batch, key)
             averages = {"params": mean, "model_state": seen}
