@@ -127,10 +127,7 @@ def main(argv: list[str]) -> int:
             return photo_actions.forget(db, words)
         return photo_actions.status(db)
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") in (
-            "SQLITE_CORRUPT",
-            "SQLITE_NOTADB",
-        ):
+        if getattr(error, "sqlite_errorname", "") in _DAMAGED:
             raise UserError(
                 f"{db} is damaged ({error}): restore it with the file of vectors "
                 "beside it, or delete both and index the photos again"
