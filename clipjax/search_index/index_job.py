@@ -27,7 +27,7 @@ from clipjax.engine.activity import Task, duration
 from clipjax.preempt import StopRequest
 from clipjax.search_index import photo_reading
 from clipjax.search_index.photo_reading import PhotoSource
-from clipjax.search_index.photo_table import Photos, Row, below, readable
+from clipjax.search_index.photo_table import Photos, Row, readable
 from clipjax.search_index.vector_file import Vectors
 from clipjax.types import UserError, Variables
 
@@ -130,7 +130,7 @@ class Job:
         found: list[tuple[bytes, int, int]] = []
         for folder, exclude in folders.items():
             here = self._walk(os.fsdecode(folder), exclude)
-            if not here and next(table.rows(*_of(folder)), None) is not None:
+            if not here and next(table.rows_below(folder), None) is not None:
                 name, db = os.fsdecode(folder), paths.shell(table.place)
                 raise UserError(
                     f"{name} holds no photos, and the index has some from there: is a "
@@ -343,11 +343,6 @@ def _made(row: Row, vector: np.ndarray, reason: str) -> _Made:
     if reason:
         return _Made(row._replace(reason=reason), None)
     return _Made(row, vector)
-
-
-def _of(folder: bytes) -> tuple[str, tuple[bytes, bytes]]:
-    """For `rows`: those below a folder."""
-    return "WHERE path >= ? AND path < ? LIMIT 1", below(folder)
 
 
 def folder_of(name: str) -> bytes:

@@ -197,10 +197,10 @@ class Photos:
         """Drops a folder with its files, but for those in other folders of the index;
         how many files.
         """
-        (first, last), dropped = below(folder), 0
+        dropped = 0
         with self.change():
-            others = [below(other) for other in self.folders() if other != folder]
-            for row in [*self.rows("WHERE path >= ? AND path < ?", (first, last))]:
+            others = [_below(other) for other in self.folders() if other != folder]
+            for row in [*self.rows_below(folder)]:
                 if not any(low <= row.path < high for low, high in others):
                     self.delete(row.path)
                     dropped += 1
@@ -276,6 +276,9 @@ class Photos:
         found = self._sql.execute(f"SELECT {_COLUMNS} FROM photos {where}", (*values,))
         return (Row(*values) for values in found)
 
+    def rows_below(self, folder: bytes) -> Iterator[Row]:
+        return self.rows("WHERE path >= ? AND path < ?", _below(folder))
+
     def of_slots(self, slots: Iterable[int]) -> dict[int, Row]:
         """The rows of these slots, by their slots."""
         found = {}
@@ -335,12 +338,11 @@ class Photos:
 
     def gone(self, folder: bytes) -> list[bytes]:
         """The paths of rows below a folder whose files were not found."""
-        first, last = below(folder)
         found = self._sql.execute(
             "SELECT p.path FROM photos p "
             f"LEFT JOIN {_FOUND} f ON f.path = p.path "
             "WHERE f.path IS NULL AND p.path >= ? AND p.path < ?",
-            (first, last),
+            _below(folder),
         )
         return [path for (path,) in found]
 
@@ -357,7 +359,7 @@ class Photos:
         self.close()
 
 
-def below(folder: bytes) -> tuple[bytes, bytes]:
+def _below(folder: bytes) -> tuple[bytes, bytes]:
     """The range of the paths below a folder: from the first, before the second."""
     stem = folder.rstrip(b"/")
     return stem + b"/", stem + b"0"  # "0" follows "/"
