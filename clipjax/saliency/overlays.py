@@ -182,16 +182,30 @@ def _draw_scale(page, draw, scale: Scale, at: tuple[int, int], size: int, font) 
         draw.text((left + BAR + NUMBER, y), label, INK, font, anchor=anchor)
 
 
-def _lines(tile: Tile, size: int, font) -> list[list[tuple[str, float]]]:
+def _caption_lines(tile: Tile, size: int, font) -> list[list[tuple[str, float]]]:
     """The caption's words, each with its share of the largest, in lines that fit."""
     most = max(float(np.max(tile.shares, initial=0.0)), 1e-12)
+    shares = [float(share) / most for share in tile.shares]
+    return _lines(zip(tile.words, shares, strict=True), size, font)
+
+
+def _note_lines(tile: Tile, size: int, font) -> list[str]:
+    note = f"wrong caption, {tile.note}" if tile.wrong else tile.note
+    lines = _lines(((word, 0.0) for word in note.split()), size, font)
+    return [" ".join(word for word, _ in line) for line in lines]
+
+
+def _lines(
+    words: Iterable[tuple[str, float]], size: int, font
+) -> list[list[tuple[str, float]]]:
+    """Words with their shares, in lines that fit; a long word in pieces."""
     lines, used = [[]], 0.0
-    for word, share in zip(tile.words, tile.shares, strict=True):
+    for word, share in words:
         for piece in _pieces(word, size, font):
             if lines[-1] and used + font.getlength(piece) > size:
                 lines.append([])
                 used = 0.0
-            lines[-1].append((piece, float(share) / most))
+            lines[-1].append((piece, share))
             used += font.getlength(piece + " ")
     return lines
 
@@ -209,16 +223,10 @@ def _pieces(word: str, size: int, font) -> list[str]:
     return pieces
 
 
-def _note_lines(tile: Tile, size: int, font) -> list[str]:
-    note = f"wrong caption, {tile.note}" if tile.wrong else tile.note
-    as_words = tile._replace(words=note.split(), shares=np.zeros(len(note.split())))
-    return [" ".join(word for word, _ in x) for x in _lines(as_words, size, font)]
-
-
 def _text_height(tiles: Sequence[Tile], size: int, font) -> int:
     step = TEXT + 7
     lines = [
-        len(_lines(tile, size, font)) + len(_note_lines(tile, size, font))
+        len(_caption_lines(tile, size, font)) + len(_note_lines(tile, size, font))
         for tile in tiles
     ]
     return 4 + step * max(lines)
@@ -227,7 +235,7 @@ def _text_height(tiles: Sequence[Tile], size: int, font) -> int:
 def _write(draw, tile: Tile, at: tuple[int, int], size: int, font) -> None:
     left, top = at
     step = TEXT + 7
-    for line in _lines(tile, size, font):
+    for line in _caption_lines(tile, size, font):
         x = float(left)
         for word, share in line:
             wide = font.getlength(word)
