@@ -10,7 +10,6 @@ at whatever the text says.
 from __future__ import annotations
 
 import collections
-import pathlib
 from collections.abc import Sequence
 
 from clipjax import commandline, data_flags, help_pages, option_checks, paths, registry
@@ -151,12 +150,12 @@ def _texts(given: str) -> list[str]:
     """The texts that --texts names: a file's lines, or what stands between |."""
     try:
         path = paths.expand(given)
-        is_file = path.is_file()
+        file = path if path.is_file() else None
     except (OSError, UserError):  # it cannot be a file's name: too long, an address
-        path, is_file = pathlib.Path(), False
-    if is_file:
+        file = None
+    if file is not None:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise UserError(f"--texts={given}: the file is not UTF-8") from error
         found = [line.strip() for line in lines]
