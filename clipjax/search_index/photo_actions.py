@@ -1,4 +1,4 @@
-"""What `python -m clipjax.search` does: index, query, duplicates, status."""
+"""What `python -m clipjax.search` does: index, query, duplicates, forget, status."""
 
 from __future__ import annotations
 
