@@ -201,7 +201,7 @@ def _saves(run: RunFiles) -> None:
     try:
         steps = store.steps()
         metric, mode = store.best_metric()
-        best = store.best(metric, mode) if metric else set()
+        best = store.best(metric, mode) if metric else {}
     except OSError as error:
         run.gaps.append(atomic_files.describe_os_error(error))
         return

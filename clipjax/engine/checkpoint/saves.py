@@ -129,8 +129,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best finite value; ties: the latest; None: unknown."""
-        steps = self._store.best(*self.best_metric())
-        return steps.pop() if len(steps) == 1 else None
+        steps = [*self._store.best(*self.best_metric())]
+        return steps[0] if len(steps) == 1 else None
 
     def best_metric(self) -> tuple[str, str]:
         """The metric that chooses the best step, and its mode; empty if unknown."""
@@ -361,9 +361,7 @@ class Checkpoints:
             metric, mode = self.best_metric()
             best = self._store.best(metric, mode, self._keep_best)
             self._store.prune(self._keep, self._every_keep, best)
-            values = self._store.values(metric)
-            named = {step: values[step] for step in sorted(best)}
-            self._note = self._names.renew(metric, named)
+            self._note = self._names.renew(metric, best)
         except OSError as error:  # the save itself is good
             self._note = f"{self._store.folder}: cannot delete old steps: {error}"
 

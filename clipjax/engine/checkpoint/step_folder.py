@@ -153,7 +153,7 @@ class Store:
             followed = followed or (mode if name == metric else "")
         return followed
 
-    def values(self, metric: str) -> dict[int, float]:
+    def _values(self, metric: str) -> dict[int, float]:
         """The finite values of a metric by their steps, ascending."""
         found = {}
         for step in self.steps():
@@ -165,19 +165,21 @@ class Store:
                 found[step] = value
         return found
 
-    def best(self, metric: str, mode: str, count: int = 1) -> set[int]:
-        """So many steps with a metric's best finite values; of equal ones the latest.
+    def best(self, metric: str, mode: str, count: int = 1) -> dict[int, float]:
+        """The values of so many steps with a metric's best finite ones, ascending by
+        step; of equal ones the latest.
 
         mode: "max", "min", or "" for `self.mode`. If that is unknown, the steps with
         the largest and those with the smallest values are returned.
         """
         mode = mode or self.mode(metric)
-        values = self.values(metric)
+        values = self._values(metric)
         rising = sorted(values, key=lambda step: (values[step], step))
         falling = sorted(values, key=lambda step: (-values[step], step))
         largest, smallest = {*rising[-count:]}, {*falling[-count:]}
         both = largest | smallest
-        return {"max": largest, "min": smallest}.get(mode, both)
+        chosen = {"max": largest, "min": smallest}.get(mode, both)
+        return {step: value for step, value in values.items() if step in chosen}
 
     def prune(self, keep: int, every_keep: int, best: Collection[int]) -> None:
         """Deletes the steps that have `keep` newer ones with a manifest.
