@@ -82,10 +82,10 @@ class Journal:
     def add(self, jobs: Iterable[Job], cells: Mapping[str, Cell]) -> None:
         """Adds the jobs that the journal lacks. cells: by their folders."""
         known = self.records()
-        for job in jobs:
-            if job.key in known:
-                continue
-            fixed = self._earlier_values(job)
+        new = [job for job in jobs if job.key not in known]
+        earlier = self._earlier_values() if new else {}
+        for job in new:
+            fixed = earlier.get(job)
             if fixed is None and job.kind == study_jobs.TRIAL:
                 fixed = self._grid_values(job, cells[job.cell])
             made = optuna.trial.create_trial(
@@ -97,18 +97,12 @@ class Journal:
 
     def claim(self, jobs: Sequence[Job], owner: str) -> Claim | None:
         """Takes the first of the jobs that waits; None if none does."""
-        waiting = {}
-        for study_id, trial in self._trials():
-            if trial.state == TrialState.WAITING:
-                key = Job(**trial.user_attrs["job"]).key
-                waiting.setdefault(key, (study_id, trial.number))
         known = self.records()
         for job in jobs:
-            if job.key not in waiting or known[job.key].state != study_jobs.WAITING:
+            record = known.get(job.key)
+            if record is None or record.state != study_jobs.WAITING:
                 continue
-            number = self._storage.get_trial_id_from_study_id_trial_number(
-                *waiting[job.key]
-            )
+            number = self._id_of(record)
             try:
                 mine = self._storage.set_trial_state_values(number, TrialState.RUNNING)
             except UpdateFinishedTrialError:  # another process was faster
@@ -120,8 +114,7 @@ class Journal:
 
     def give_up(self, record: Record) -> None:
         """Frees a run whose process has ended, to be run again."""
-        number = self._storage.get_trial_id_from_study_id_trial_number(*record.place)
-        self._end(number, TrialState.FAIL)
+        self._end(self._id_of(record), TrialState.FAIL)
 
     def release(self, claim: Claim) -> None:
         """Frees a run of this process, to be run again."""
@@ -209,12 +202,17 @@ class Journal:
                 self._ids[name] = self._storage.get_study_id_from_name(name)
         return self._ids[name]
 
-    def _earlier_values(self, job: Job) -> dict[str, Any] | None:
-        """What a trial that was given up had been given, so that its run goes on."""
+    def _id_of(self, record: Record) -> int:
+        """A run's id in the storage."""
+        return self._storage.get_trial_id_from_study_id_trial_number(*record.place)
+
+    def _earlier_values(self) -> dict[Job, dict[str, Any]]:
+        """What trials that were given up had been given, so that their runs go on."""
+        found: dict[Job, dict[str, Any]] = {}
         for _, trial in self._trials():
-            if trial.user_attrs["job"] == vars(job) and trial.params:
-                return dict(trial.params)
-        return None
+            if trial.params:
+                found.setdefault(Job(**trial.user_attrs["job"]), dict(trial.params))
+        return found
 
     def _grid_values(self, job: Job, cell: Cell) -> dict[str, int] | None:
         tuning = self._study.tuning
