@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,16 +89,20 @@ def due(study: Study, cells: Sequence[Cell], records: Records) -> list[Job]:
     jobs: list[Job] = []
     final = final_kind(study)
     if study.tuning is not None and study.tuning.untuned_too:
-        jobs += [_job(RUN, cell, seed) for seed in study.first_seeds for cell in cells]
+        jobs += _of_seeds(study, RUN, cells, study.first_seeds)
     jobs += _of_stage(study, cells, study.first_seeds, records)
     if study.screen is None:
         return jobs
-    first = [_job_of(study, final, c, s) for s in study.first_seeds for c in cells]
-    if all(job.key in records and records[job.key].over for job in first):
+    if all_over(_of_seeds(study, final, cells, study.first_seeds), records):
         kept = set(_finalists(study, cells, records))
         chosen = [cell for cell in cells if cell.folder in kept]
         jobs += _of_stage(study, chosen, study.more_seeds, records)
     return jobs
+
+
+def all_over(jobs: Iterable[Job], records: Records) -> bool:
+    """Whether every one of the jobs has ended."""
+    return all(job.key in records and records[job.key].over for job in jobs)
 
 
 def count(study: Study, cells: Sequence[Cell]) -> dict[str, tuple[int, float]]:
@@ -133,31 +137,31 @@ def _of_stage(
 ) -> Iterator[Job]:
     """The runs that are compared, each after the trials that it needs."""
     if study.tuning is None:
-        yield from (_job(RUN, cell, seed) for seed in seeds for cell in cells)
+        yield from _of_seeds(study, RUN, cells, seeds)
         return
     for group in seeds if study.tuning.per_seed else (-1,):
         for number in range(study_cells.trial_count(study, cells[0])):
             for cell in cells:
                 yield Job(TRIAL, cell.folder, study.tuning_seed, number, group)
-    for seed in seeds:
-        for cell in cells:
-            job = _job_of(study, TUNED, cell, seed)
-            trials = [
-                Job(TRIAL, cell.folder, study.tuning_seed, number, job.group).key
-                for number in range(study_cells.trial_count(study, cell))
-            ]
-            if all(key in records and records[key].over for key in trials):
-                if best_trial(study, job.tuning, records) is not None:
-                    yield job
+    for job in _of_seeds(study, TUNED, cells, seeds):
+        trials = [
+            Job(TRIAL, job.cell, study.tuning_seed, number, job.group)
+            for number in range(study_cells.trial_count(study, cells[0]))
+        ]
+        if all_over(trials, records) and best_trial(study, job.tuning, records):
+            yield job
+
+
+def _of_seeds(
+    study: Study, kind: str, cells: Sequence[Cell], seeds: Sequence[int]
+) -> list[Job]:
+    """Runs of a kind, in whose order seeds come in turn."""
+    return [_job_of(study, kind, cell, seed) for seed in seeds for cell in cells]
 
 
 def _job_of(study: Study, kind: str, cell: Cell, seed: int) -> Job:
     alone = kind == TUNED and study.tuning is not None and study.tuning.per_seed
     return Job(kind, cell.folder, seed, group=seed if alone else -1)
-
-
-def _job(kind: str, cell: Cell, seed: int) -> Job:
-    return Job(kind, cell.folder, seed)
 
 
 def _finalists(study: Study, cells: Sequence[Cell], records: Records) -> list[str]:

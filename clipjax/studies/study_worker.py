@@ -100,7 +100,7 @@ class Worker:
 
     def _all_over(self, records: Mapping[str, Record]) -> bool:
         jobs = study_jobs.due(self._study, self._cells, records)
-        return all(job.key in records and records[job.key].over for job in jobs)
+        return study_jobs.all_over(jobs, records)
 
     def _records(self) -> dict[str, Record]:
         """All records, after the runs of dead processes were freed."""
