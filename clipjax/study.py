@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -72,9 +73,7 @@ def main(argv: list[str]) -> int:
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(width=width, highlight=False, markup=False)
 
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
-
+    say = functools.partial(console.print, soft_wrap=True)
     from clipjax.studies import study_folder
 
     study_folder.check_optuna()
@@ -92,18 +91,25 @@ def main(argv: list[str]) -> int:
         return 0
     study_folder.claim(study, cells, steps, folder)
     journal = study_journal.Journal(folder, study, values.retry)
-    return _work(study, cells, steps, folder, journal, limit, console, workdir)
+    return _work(study, cells, steps, folder, journal, limit, console, say)
 
 
 def _work(
-    study, cells, steps, folder, journal, limit: float, console: Console, workdir: str
+    study,
+    cells,
+    steps,
+    folder,
+    journal,
+    limit: float,
+    console: Console,
+    say: Callable[[str], None],
 ) -> int:
     from clipjax.studies import study_jobs, study_worker
 
     deadline = time.monotonic() + limit
     stopped = 0
     done = False
-    with _shown(study, cells, console) as (say, look):
+    with _shown(study, cells, console, say) as look:
         worker = study_worker.Worker(
             study, cells, folder, journal, steps, say=say, look=look, deadline=deadline
         )
@@ -113,67 +119,60 @@ def _work(
         except KeyboardInterrupt as error:
             stopped = int(error.args[0]) if error.args else 2
     records = journal.records()
-    _end(study, cells, folder, records, console)
+    _end(study, cells, folder, records, console, say)
     if stopped or not done:
         over = sum(one.over for one in records.values())
         whole = sum(runs for runs, _ in study_jobs.count(study, cells).values())
         why = "stopped" if stopped else "--max_time has passed"
-        console.print(
-            f"{why}: {over} of {whole} runs are done; the same command goes on",
-            soft_wrap=True,
-        )
+        say(f"{why}: {over} of {whole} runs are done; the same command goes on")
     return 128 + stopped if stopped else 0
 
 
-def _end(study, cells, folder, records, console: Console) -> None:
+def _end(
+    study, cells, folder, records, console: Console, say: Callable[[str], None]
+) -> None:
     """Prints and writes the tables."""
     from clipjax.studies import best_config, study_results, study_tables
 
-    found, of = (
-        study_results.families(study, cells, records),
-        study_results.unit(records),
-    )
+    found = study_results.families(study, cells, records)
+    of = study_results.unit(records)
     console.print(study_tables.end(study, found, of))
-    names: list[str] = [*study_tables.FILES]
     if study.tuning is not None:
         curves = study_results.best_of_trials(study, cells, records)
         console.print()
         console.print(study_tables.trials(study, curves, of))
-        names.append(study_tables.TRIALS)
-    study_tables.write(study, cells, records, found, folder)
+    names = study_tables.write(study, cells, records, found, folder)
     line = best_config.write(study, found[0], of, folder)
     if line:
-        console.print(line, soft_wrap=True)
-    console.print(f"written: {folder}: {', '.join(names)}", soft_wrap=True)
+        say(line)
+    say(f"written: {folder}: {', '.join(names)}")
 
 
 @contextlib.contextmanager
-def _shown(study, cells, console: Console) -> Iterator[tuple[Callable, Callable]]:
-    """Yields what prints a line, and what shows the table of all records."""
+def _shown(
+    study, cells, console: Console, say: Callable[[str], None]
+) -> Iterator[Callable]:
+    """Yields what shows the table of all records."""
     from clipjax.engine.activity import duration
     from clipjax.studies import study_plan, study_tables
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
 
     if not console.is_terminal:
         told = False
 
         def look(records) -> None:
             nonlocal told
+            if told:
+                return
             left = study_plan.seconds_left(study, cells, records)
-            if not told and math.isfinite(left):
+            if math.isfinite(left):
                 told = True
                 say(f"about {duration(left)} to go for one process")
 
-        yield say, look
+        yield look
         return
     with Live(console=console, auto_refresh=False, transient=True) as shown:
-        yield (
-            say,
-            lambda records: shown.update(
-                study_tables.live(study, cells, records), refresh=True
-            ),
+        yield lambda records: shown.update(
+            study_tables.live(study, cells, records), refresh=True
         )
 
 

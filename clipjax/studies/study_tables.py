@@ -23,7 +23,6 @@ from clipjax.studies.study_jobs import Records
 from clipjax.studies.study_results import CellResult, Family
 from clipjax.study_statistics.best_of_k import BestOf
 
-FILES = "table.csv", "table.md", "pairs.csv", "runs.csv"
 TRIALS = "trials.csv"  # of a study with tuning
 _SHOWN = 5  # columns of a table of trials
 
@@ -88,8 +87,11 @@ def write(
     records: Records,
     found: Sequence[Family],
     folder: pathlib.Path,
-) -> None:
-    """Writes FILES, and TRIALS of a study with tuning; raises OSError."""
+) -> list[str]:
+    """Writes the tables' files, and TRIALS of a study with tuning; returns their names.
+
+    Raises OSError.
+    """
     of = study_results.unit(records)
     texts = {
         "table.csv": _csv(_cell_lines(study, found)),
@@ -103,6 +105,7 @@ def write(
     for name, text in texts.items():
         with atomic_files.open_to_write(folder / name) as file:
             file.write(text)
+    return list(texts)
 
 
 def markdown(study: Study, found: Sequence[Family], of: str) -> str:
