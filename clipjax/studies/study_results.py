@@ -51,14 +51,12 @@ class Family:
     """The cells with runs of one kind, the best first.
 
     title: "" if there is one kind alone. notes: sentences on how they were compared.
-    comparison: None with less than two seeds of any cell.
     """
 
     kind: str
     title: str
     rows: list[CellResult]
     notes: list[str]
-    comparison: CellComparison | None
     pairs: list[Pair]
 
 
@@ -169,10 +167,9 @@ def _family(
         )
     sign = -1 if better else 1
     rows.sort(key=lambda row: (not row.count, sign * row.mean if row.count else 0))
-    several = found is not None and len(found.table.names) > 1
-    pairs = found.pairs if found is not None and several else []
+    pairs = found.pairs if found is not None else []
     notes = _notes(study, values, found, rows, unit(records))
-    return Family(kind, title, rows, notes, found, pairs)
+    return Family(kind, title, rows, notes, pairs)
 
 
 def _costs(kind: str) -> tuple[str, ...]:
@@ -211,7 +208,7 @@ def _notes(
 ) -> list[str]:
     if found is None:
         return ["No cell has two seeds, so there are no intervals."]
-    level = f"{100 * found.level:g} %"
+    level = f"{100 * cell_comparison.LEVEL:g} %"
     notes = [f"Intervals hold all together with {level}. {found.spread.said}"]
     count = len(found.table.names)
     deviation = found.spread.deviation
@@ -231,8 +228,7 @@ def _notes(
     names = list(found.table.names)
     best = [names.index(row.cell.name) for row in rows if row.cell.name in names][:2]
     if len(best) == 2:
-        chance = found.chance(*best)
-        value, low, high = chance
+        value, low, high = found.chance(*best)
         if not study.higher_is_better:
             value, low, high = 1 - value, 1 - high, 1 - low
         text = f"{100 * value:.0f} % (95 % interval {100 * low:.0f} - {100 * high:.0f})"

@@ -19,7 +19,7 @@ from clipjax.study_statistics.critical_values import (
     root,
 )
 from clipjax.study_statistics.letter_groups import letters
-from clipjax.study_statistics.seed_spread import PAIRED, POOLED, SEPARATE, Spread
+from clipjax.study_statistics.seed_spread import SEPARATE, Spread
 from clipjax.study_statistics.seed_table import SeedTable
 
 LEVEL = 0.95
@@ -67,14 +67,13 @@ class Chance(NamedTuple):
 class CellComparison:
     """Cells that all have a value, and the spread of their seeds.
 
-    level: how often all intervals of one kind hold at once.
+    All intervals of one kind hold at once in LEVEL of studies.
 
     Means of paired cells are over these seeds, whose common part is no error: their
     intervals say how cells differ, not what another seed gives.
     """
 
     spread: Spread
-    level: float = LEVEL
 
     @property
     def table(self) -> SeedTable:
@@ -135,7 +134,7 @@ class CellComparison:
         loads = [math.sqrt(counts[i] / (counts[i] + counts[at])) for i in others]
         # Cells that were screened out were compared as well.
         loads += loads[:1] * (table.compared - len(table.names))
-        limit = extreme_quantile(self.level, tuple(loads), float(df))
+        limit = extreme_quantile(LEVEL, tuple(loads), float(df))
         found = []
         for i in others:
             difference = float(table.means[i] - table.means[at])
@@ -173,7 +172,7 @@ class CellComparison:
         table, spread = self.table, self.spread
         parts = spread.variances / table.counts
         squares = parts[:, None] + parts
-        if spread.design in (POOLED, PAIRED):
+        if spread.design != SEPARATE:
             return np.sqrt(squares), np.full(squares.shape, spread.dfs[0])
         below = (parts**2 / spread.dfs)[:, None] + parts**2 / spread.dfs
         least = np.minimum(spread.dfs[:, None], spread.dfs)
@@ -185,17 +184,15 @@ class CellComparison:
         """Limits of differences, in standard errors of a mean, of the same shape."""
         count = max(2, self.table.compared)
         if self.spread.design == SEPARATE:
-            return range_quantiles(self.level, count, dfs)
+            return range_quantiles(LEVEL, count, dfs)
         df = float(self.spread.dfs[0])
-        return np.full(np.shape(dfs), range_quantile(self.level, count, df))
+        return np.full(np.shape(dfs), range_quantile(LEVEL, count, df))
 
     def _extreme(self, df: float) -> float:
-        return extreme_quantile(self.level, (0.0,) * self.table.compared, float(df))
+        return extreme_quantile(LEVEL, (0.0,) * self.table.compared, float(df))
 
 
-def compare(
-    table: SeedTable, *, paired: bool = False, level: float = LEVEL
-) -> CellComparison | None:
+def compare(table: SeedTable, *, paired: bool = False) -> CellComparison | None:
     """Compares the cells of a table that have a value.
 
     paired: as of seed_spread.estimate. None if no cell has two seeds.
@@ -204,7 +201,7 @@ def compare(
     if not len(table.names):
         return None
     spread = seed_spread.estimate(table, paired)
-    return None if spread is None else CellComparison(spread, level)
+    return None if spread is None else CellComparison(spread)
 
 
 def finalists(table: SeedTable) -> SeedTable:

@@ -25,7 +25,6 @@ def power(
     deviation: float = 1.0,
     *,
     paired: bool = False,
-    level: float = LEVEL,
 ) -> float:
     """The probability that two cells of this true difference are told apart, when all
     pairs of cells are compared at once.
@@ -34,7 +33,7 @@ def power(
       paired. At least 2 seeds and 2 cells.
     """
     df = degrees(cells, seeds, paired)
-    limit = range_quantile(level, cells, df) / math.sqrt(2)
+    limit = range_quantile(LEVEL, cells, df) / math.sqrt(2)
     shift = abs(difference) / (deviation * math.sqrt(2 / seeds))
     if shift > limit + 40:  # where the tail's series no longer converge
         return 1.0
@@ -48,12 +47,11 @@ def detectable(
     deviation: float = 1.0,
     *,
     paired: bool = False,
-    wanted: float = POWER,
 ) -> float:
-    """The difference that is found with probability `wanted`, in units of deviation."""
+    """The difference that is found with probability POWER, in units of deviation."""
 
     def miss(size: float) -> float:
-        return power(size, cells, seeds, paired=paired) - wanted
+        return power(size, cells, seeds, paired=paired) - POWER
 
     high = 1.0
     while miss(high) < 0:
@@ -67,13 +65,12 @@ def seeds_needed(
     deviation: float = 1.0,
     *,
     paired: bool = False,
-    wanted: float = POWER,
 ) -> int | None:
-    """The fewest seeds that find a difference with probability `wanted`; None above
+    """The fewest seeds that find a difference with probability POWER; None above
     MOST_SEEDS."""
 
     def enough(seeds: int) -> bool:
-        return power(difference, cells, seeds, deviation, paired=paired) >= wanted
+        return power(difference, cells, seeds, deviation, paired=paired) >= POWER
 
     low, high = 1, 2
     while not enough(high):

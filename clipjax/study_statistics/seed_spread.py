@@ -24,7 +24,6 @@ class Spread:
       when each seed's common part is taken out; "separate": each cell's own.
     table: the values that it is of: "paired" has the seeds of all cells alone.
     variances: float [k]. dfs: float [k], degrees of freedom of each.
-    check: p of the check that the variances are equal; NaN if it cannot be made.
     said: a sentence on what was done and why.
     """
 
@@ -32,7 +31,6 @@ class Spread:
     table: SeedTable
     variances: np.ndarray
     dfs: np.ndarray
-    check: float
     said: str
 
     @property
@@ -64,7 +62,7 @@ def estimate(table: SeedTable, paired: bool = False) -> Spread | None:
             f"{lead}The spreads between seeds differ (Bartlett's p {check:.2g}): each "
             "cell has its own (Welch, Games and Howell)."
         )
-        return Spread(SEPARATE, table, squares / dfs, dfs, check, said)
+        return Spread(SEPARATE, table, squares / dfs, dfs, said)
     df = float(dfs.sum())
     said = f"{lead}One spread between seeds for all cells, {df:g} degrees of freedom"
     if math.isnan(check):
@@ -78,7 +76,7 @@ def estimate(table: SeedTable, paired: bool = False) -> Spread | None:
         said += f" (Bartlett's check that they are equal: p {check:.2g})."
     every = np.ones(len(table.names))
     variance = squares.sum() / df
-    return Spread(POOLED, table, variance * every, df * every, check, said)
+    return Spread(POOLED, table, variance * every, df * every, said)
 
 
 def _paired(table: SeedTable, given: int, squares: float, df: float) -> Spread:
@@ -89,7 +87,7 @@ def _paired(table: SeedTable, given: int, squares: float, df: float) -> Spread:
     )
     said += f"; seeds left out, as not all cells have them: {left}." if left else "."
     every = np.ones(len(table.names))
-    return Spread(PAIRED, table, squares / df * every, df * every, math.nan, said)
+    return Spread(PAIRED, table, squares / df * every, df * every, said)
 
 
 def bartlett(squares: np.ndarray, dfs: np.ndarray) -> float:
