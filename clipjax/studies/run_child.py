@@ -91,7 +91,8 @@ def run(
                 child.terminate()
     wall = time.monotonic() - begin
     _check_end(child.returncode, folder, stopped)
-    return _came(study, folder, wall, stopped)
+    log.update()
+    return _came(study, folder, log, wall, stopped)
 
 
 def check(study: Study, cells: Sequence[Cell]) -> dict[str, int]:
@@ -173,22 +174,21 @@ def _last_line(output: pathlib.Path, code: int) -> str:
     return line.removeprefix("error: ")[:_LONGEST]
 
 
-def _came(study: Study, folder: pathlib.Path, wall: float, stopped: bool) -> Came:
-    log = MetricLog(folder)
-    log.update()
+def _came(
+    study: Study, folder: pathlib.Path, log: MetricLog, wall: float, stopped: bool
+) -> Came:
     name = f"eval/{study.metric}"
     value = log.last(name)
-    if value is None and not stopped:
-        given = [x.removeprefix("eval/") for x in log.names() if x.startswith("eval/")]
-        raise UserError(
-            f"metric={study.metric!r}: no evaluator gave it: use one of "
-            f"{', '.join(given) or 'none, for the config evaluates nothing'}"
-        )
     metrics = {
         x.removeprefix("eval/"): _number(log.last(x))
         for x in log.names()
         if x.startswith("eval/")
     }
+    if value is None and not stopped:
+        raise UserError(
+            f"metric={study.metric!r}: no evaluator gave it: use one of "
+            f"{', '.join(metrics) or 'none, for the config evaluates nothing'}"
+        )
     facts = {
         "metrics": metrics,
         "curve": _curve(log, name),
