@@ -13,7 +13,6 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 import optuna
@@ -269,15 +268,11 @@ def _home(job: Job) -> str:
 def _record(job: Job, trial: FrozenTrial, place: tuple[int, int]) -> Record:
     facts = {k: x for k, x in trial.user_attrs.items() if k not in ("job", "tuned")}
     if trial.datetime_start is not None:
-        facts["since"] = _seconds(trial.datetime_start)
+        facts["since"] = trial.datetime_start.timestamp()
     value = float("nan") if trial.value is None else float(trial.value)
     state = _STATES[trial.state]
     tuned = trial.user_attrs.get("tuned", {})
     return Record(job, state, value, tuned, facts, place)
-
-
-def _seconds(time: datetime) -> float:
-    return time.timestamp()
 
 
 def _failed(trial: FrozenTrial) -> bool:
