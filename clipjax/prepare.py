@@ -5,17 +5,14 @@ python -m clipjax.prepare convert --data=captions --data.path=DATA/flickr8k --ou
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich import progress as bars
 from rich.console import Console
 
 from clipjax import (
@@ -29,7 +26,7 @@ from clipjax import (
     registry,
 )
 from clipjax.data.images import perceptual_hash
-from clipjax.engine.activity import Activity
+from clipjax.engine import activity
 from clipjax.types import Source, UserError
 
 HELP = """\
@@ -162,7 +159,7 @@ def main(argv: list[str]) -> int:
     if against:
         checked = {"data": name, "split": splits[0], **options}
         other = leak_check.open_other(against, checked)
-        watch = functools.partial(_bar, console)
+        watch = functools.partial(activity.bar, console)
         act = functools.partial(leak_check.run, other=other, watch=watch)
     for split, source in sources.items():
         described = {"data": name, "split": split, **options}
@@ -218,25 +215,6 @@ def _use(values: Any) -> str:
     return use
 
 
-@contextlib.contextmanager
-def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar during the block on a terminal; elsewhere a line now and then."""
-    if not console.is_terminal:
-        with Activity(console) as activity, activity.doing(what) as plain:
-            yield plain
-        return
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _convert(
     console: Console, source: Source, described: dict[str, Any], values: Any
 ) -> int:
@@ -268,7 +246,7 @@ def _write(
     from clipjax.data.prepare import convert
 
     split, start = name or described["split"], time.monotonic()
-    with _bar(console, f"{split} -> {out}") as progress:
+    with activity.bar(console, f"{split} -> {out}") as progress:
         made = convert.convert(source, split, out, options, described, progress)
     shards = made.split.shards
     examples = sum(shard.examples for shard in shards)
@@ -310,7 +288,7 @@ def _inspect(
     title = " ".join(str(v) for k, v in described.items() if k in ("data", "path"))
     title += f", split {described['split']}"
     threads = values.threads
-    with _bar(console, "reading") as progress:
+    with activity.bar(console, "reading") as progress:
         found = survey.survey(source, decode=False, threads=threads, progress=progress)
     console.print(survey_text.tables(found, title))
     for problem in found.problems:
@@ -341,7 +319,7 @@ def _verify(
             f"{name}: its SHA-256 is not that of the file that was written"
             for name in record_shards.altered_shards(base, shards)
         ]
-    with _bar(console, "reading and decoding") as progress:
+    with activity.bar(console, "reading and decoding") as progress:
         found = survey.survey(
             source, decode=True, threads=values.threads, progress=progress
         )
@@ -370,7 +348,7 @@ def _tiny(
     how = {"resize": values.resize, "quality": values.quality}
     writing.Fit(**how)
     drawn = {name: values[name].value for name in ("classes", "per_class", "seed")}
-    with _bar(console, "choosing") as progress:
+    with activity.bar(console, "choosing") as progress:
         part = subset.choose(
             source,
             **drawn,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -174,3 +174,24 @@ class Activity:
                     self.say(f"{task.text()}  {duration(now - task.began)}")
                 except (OSError, ValueError):  # closed; who prints next says so
                     return
+
+
+@contextlib.contextmanager
+def bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar during the block on a terminal; elsewhere a line now and then."""
+    if not console.is_terminal:
+        with Activity(console) as activity, activity.doing(what) as plain:
+            yield plain
+        return
+    from rich import progress as bars  # here: training has its own line
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
