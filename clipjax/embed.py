@@ -9,12 +9,11 @@ any kind, and several machines can share the work.
 
 from __future__ import annotations
 
-import os
 import re
 
 from rich.console import Console
 
-from clipjax import commandline, data_flags, help_pages, paths, registry
+from clipjax import commandline, cores, data_flags, help_pages, paths, registry
 from clipjax.types import UserError
 
 HELP = """\
@@ -46,7 +45,7 @@ Starting the same command again makes the parts that are missing.
 
 
 def main(argv: list[str]) -> int:
-    threads = len(os.sched_getaffinity(0))
+    threads = cores.usable()
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
         print(help_pages.help_text(argv, HELP.format(sources=sources, threads=threads)))

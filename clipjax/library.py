@@ -16,6 +16,7 @@ import numpy as np
 
 from clipjax import (
     atomic_files,
+    cores,
     identity,
     match_cutoff,
     option_checks,
@@ -190,7 +191,7 @@ def on_all_devices(
         mesh,
         parts.classes,
         batch_size=batch_size,
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads or cores.usable(),
     )
     variables = jax.device_put(parts.variables, sharding.replicated(mesh))
     return encoder, variables, f"{mesh.size} x {jax.devices()[0].device_kind}"

@@ -19,6 +19,7 @@ from clipjax import (
     atomic_files,
     byte_sizes,
     commandline,
+    cores,
     data_flags,
     help_pages,
     leak_check,
@@ -98,7 +99,7 @@ MAX_LISTED = 5  # broken examples printed by commands that go on without them
 
 
 def main(argv: list[str]) -> int:
-    threads = len(os.sched_getaffinity(0))
+    threads = cores.usable()
     if "--help" in argv or "-h" in argv:
         sources = ", ".join(registry.names("data"))
         text = HELP.format(sources=sources, threads=threads, near=perceptual_hash.NEAR)

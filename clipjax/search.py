@@ -7,10 +7,9 @@ python -m clipjax.search duplicates
 
 from __future__ import annotations
 
-import os
 import sqlite3
 
-from clipjax import commandline, help_pages, paths, registry
+from clipjax import commandline, cores, help_pages, paths, registry
 from clipjax.types import UserError
 
 DB = "photos.clipjax"
@@ -62,7 +61,7 @@ SWITCHES = ("paths", "null", "ema", "noema", "reread", "noreread")
 def main(argv: list[str]) -> int:
     from clipjax.data.images import perceptual_hash
 
-    threads = len(os.sched_getaffinity(0))
+    threads = cores.usable()
     if "--help" in argv or "-h" in argv:
         text = HELP.format(db=DB, threads=threads, near=perceptual_hash.NEAR)
         print(help_pages.help_text(argv, text))

@@ -52,7 +52,7 @@ LEVELS = [
     ["paths"],
     ["peers"],
     ["links", "pulse", "atomic_files", "param_paths", "preempt", "malloc"]
-    + ["byte_sizes"]
+    + ["byte_sizes", "cores"]
     + ["probabilities"],
     ["types"],
     ["eval_types"],

@@ -11,9 +11,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from clipjax import byte_sizes
+from clipjax import byte_sizes, cores
 from clipjax.checkup.findings import Finding, error, ok, warning
-from clipjax.run_record import counters
 
 SHARED = pathlib.Path("/dev/shm")
 FILES = 1024  # open files that workers, shards and checkpoints need at least
@@ -90,7 +89,7 @@ def checks(
     yield from _shared(machine, batches)
     yield ok(
         f"memory: {byte_sizes.text(machine.memory_free)} of "
-        f"{byte_sizes.text(machine.memory)} is available, {counters.cpus()} cores"
+        f"{byte_sizes.text(machine.memory)} is available, {cores.usable()} cores"
     )
     if 0 <= machine.files < FILES:
         yield warning(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from clipjax import cores
 from clipjax.report_parts.run_files import RunFiles
-from clipjax.run_record import counters
 
 TYPES = ("float32", "bfloat16")
 _BUSY = "not measured: the machine is busy, make the report again later"
@@ -30,7 +30,7 @@ def share(run: RunFiles, rate: float) -> str:
         return f"not measured: no rate of {kind} is known"
     if why := _elsewhere(run):
         return f"not measured: {why}"
-    if os.getloadavg()[0] > counters.cpus():
+    if os.getloadavg()[0] > cores.usable():
         return _BUSY
     import jax
 
@@ -52,7 +52,7 @@ def _elsewhere(run: RunFiles) -> str:
     """Why the rate of this machine's CPU now says nothing of the run; "" if it does."""
     if run.status is None or not run.status.condition().over:
         return "the run has not ended"
-    here = socket.gethostname(), counters.cpus()
+    here = socket.gethostname(), cores.usable()
     if run.status.processes > 1 or (run.status.host, run.status.cpus) != here:
         return "make the report on the run's machine"
     return ""

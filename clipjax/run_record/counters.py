@@ -7,6 +7,8 @@ import os
 import time
 from typing import Any
 
+from clipjax import cores
+
 _CHILDREN_EVERY = 30.0  # seconds: finding them looks at all processes of the machine
 
 
@@ -50,7 +52,7 @@ class Counters:
         self._spent, self._at = spent, now
         return {
             "cpu_percent": percent,
-            "cpus": cpus(),
+            "cpus": cores.usable(),
             "memory": memory,
             "memory_free": self._psutil.virtual_memory().available,
         }
@@ -131,13 +133,6 @@ class Gpus:
             if word.startswith("MIG"):  # a part of a device that is not named here
                 return True
         return False
-
-
-def cpus() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _times(value: float | None, factor: float) -> float | None:

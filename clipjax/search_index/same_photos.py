@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipjax import cores
 from clipjax.data.images import perceptual_hash
 from clipjax.search_index import photo_reading
 from clipjax.search_index.photo_table import Photos, Row
@@ -26,7 +27,7 @@ def hash_missing(table: Photos, progress: Callable[[int, int], None]) -> None:
     is open to be written. What has been stored stays if it is interrupted.
     """
     rows = [*table.rows(UNHASHED)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores.usable()) as pool:
         for start in range(0, len(rows), _AT_ONCE):
             found = [*pool.map(photo_reading.hashed, rows[start : start + _AT_ONCE])]
             with table.change():

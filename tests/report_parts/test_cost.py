@@ -6,9 +6,10 @@ import socket
 import pytest
 import report_tools
 
+from clipjax import cores
 from clipjax.engine import matmul_rate
 from clipjax.report_parts import cost_sections, peak_rate
-from clipjax.run_record import counters, status
+from clipjax.run_record import status
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def ran_on(place, **changes):
 
 
 def say(place, **changes):
-    here = {"host": socket.gethostname(), "cpus": counters.cpus(), "beat": 2e9}
+    here = {"host": socket.gethostname(), "cpus": cores.usable(), "beat": 2e9}
     one = status.Status(**{"state": "finished", **here, **changes})
     status.write(place, one, sync=False)
 
@@ -65,7 +66,7 @@ def test_a_busy_machine_measures_nothing(place, rate, monkeypatch):
     rate["now"] = 15e9
     assert costs(place)["share of the matmul peak"] == busy
     rate["now"] = 64e9
-    load = counters.cpus() + 0.1
+    load = cores.usable() + 0.1
     monkeypatch.setattr(peak_rate.os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert costs(place)["share of the matmul peak"] == busy
 
