@@ -156,10 +156,12 @@ class Journal:
         steps: its whole length. every: steps between evaluations. values: step ->
         metric, of those that are new.
         """
+        if not values:
+            return False
         trial = self._trial(claim, steps, every)
         for step, value in values.items():
             trial.report(value, step)
-        return bool(values) and trial.should_prune()
+        return trial.should_prune()
 
     def _trial(self, claim: Claim, steps: int = 1, every: int = 1) -> Trial:
         tuning = self._study.tuning
