@@ -142,7 +142,7 @@ def _folder(text: str, taken: list[str]) -> str:
 
 
 def _is_key(name: str) -> bool:
-    return "." in name or name in ("seed", "init_from") or name.startswith("init_")
+    return "." in name or name == "seed" or name.startswith("init_")
 
 
 def _config(study: Study, changes: Mapping[str, Any], name: str) -> Config:
